@@ -1,0 +1,143 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tsoracle_core::{Clock, SystemClock};
+
+use crate::address::Address;
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::error::{Error, ErrorKind, Result, on_one_line};
+use crate::pool::{Dialer, Pool};
+use crate::tls::TlsOptions;
+
+/// Options of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    endpoints: Vec<String>,
+    tls: Option<TlsOptions>,
+    timeout: Duration,
+    connect_timeout: Duration,
+    attempt_timeout: Duration,
+    unary: bool,
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            tls: None,
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(1),
+            attempt_timeout: Duration::from_secs(2),
+            unary: false,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Adds nodes, as `host:port`; the port may be left out if it is 50551. Name some or all of
+    /// them: further ones are found through the nodes themselves.
+    #[must_use]
+    pub fn endpoints<I>(mut self, endpoints: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self
+    }
+
+    /// Encrypts every connection. Without it none is.
+    #[must_use]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// How long a call may take as a whole, connecting and retries included: 5 s by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long connecting to one address may take: 1 s by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long one attempt of a call waits for its answer before another is made, maybe elsewhere:
+    /// 2 s by default, at most a minute, and less when little of the call's time is left. A server
+    /// that does not know the leader holds a request for up to 1 s; allow more than that.
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// Makes a call of its own of every request, where many callers' would go together over a
+    /// stream otherwise. Slower; for servers behind proxies that do not pass streams on.
+    #[must_use]
+    pub fn unary(mut self, unary: bool) -> Self {
+        self.unary = unary;
+        self
+    }
+
+    /// Where time is read that bounds how late a request may be sent again. For tests.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes a client that connects at its first call.
+    ///
+    /// # Errors
+    /// `Config` if there is no endpoint, or an option is wrong.
+    pub fn build(self) -> Result<Client> {
+        let config = |context: String| Error::new(ErrorKind::Config, context);
+        for (name, value) in [
+            ("timeout", self.timeout),
+            ("connect timeout", self.connect_timeout),
+            ("attempt timeout", self.attempt_timeout),
+        ] {
+            if value.is_zero() {
+                return Err(config(format!("the {name} is 0: allow some time")));
+            }
+        }
+        if let Some(tls) = &self.tls {
+            tls.check().map_err(config)?;
+        }
+        let dialer = Dialer::new(self.tls, self.connect_timeout);
+        let mut addresses = Vec::with_capacity(self.endpoints.len());
+        for text in &self.endpoints {
+            let address = Address::parse(text, dialer.scheme()).map_err(config)?;
+            dialer.endpoint(&address).map_err(|error| {
+                config(format!("endpoint {text:?} cannot be used: {}", on_one_line(&error)))
+            })?;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            return Err(config("there is no endpoint: name at least one, as host:port".into()));
+        }
+        let cluster = Cluster::new(Pool::new(dialer, &addresses), self.attempt_timeout, self.unary);
+        Ok(Client::new(cluster, self.clock, self.timeout))
+    }
+
+    /// Makes a client and waits until a connection to any of the endpoints stands.
+    ///
+    /// # Errors
+    /// As of [`build`](Self::build); `Unavailable` or `Timeout` if no endpoint can be reached within
+    /// the timeout.
+    pub async fn connect(self) -> Result<Client> {
+        let client = self.build()?;
+        client.wait_for_connection().await?;
+        Ok(client)
+    }
+}

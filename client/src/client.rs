@@ -1,0 +1,343 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tsoracle_core::{
+    BootTime, Clock, Epoch, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
+};
+use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
+
+use crate::builder::ClientBuilder;
+use crate::cluster::{Cluster, Limit};
+use crate::error::{Error, ErrorKind, Result};
+use crate::lease::{Lease, SafeFrontier};
+use crate::rpc::{
+    AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
+    ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
+};
+use crate::session::{OpenRequest, Sessions};
+
+/// Closing is a courtesy to the server, not worth more of the caller's time than this.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many sequences are asked for in a page.
+const PAGE: u32 = 1_000;
+
+/// Gets timestamps and sequence values from whichever node leads.
+///
+/// Cloning is cheap, and clones share connections: make one client and clone it to wherever it is
+/// needed. Every call finds the leader by itself, follows it when it changes, and goes on trying
+/// until its timeout ([`ClientBuilder::timeout`], [`Client::with_timeout`]) has passed, which also
+/// covers connecting.
+///
+/// # Cancellation
+/// Any future returned here may be dropped. A dropped [`get_seq`](Self::get_seq) may have been
+/// carried out: its values are then spent without anyone having seen them.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cluster: Cluster,
+    sessions: Sessions,
+    clock: Arc<dyn Clock>,
+}
+
+/// A page of [`Client::list_seqs`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeqPage {
+    /// Keys in byte order, each with the value its next block starts with.
+    pub entries: Vec<(SeqKey, u64)>,
+    /// There are more after the last one.
+    pub more: bool,
+}
+
+/// The answer of [`Client::get_current_max_safe`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MaxSafe {
+    /// Milliseconds since the Unix epoch. Every timestamp issued with at most this physical part
+    /// is durably covered.
+    pub physical_ms: u64,
+    /// The epoch of the leader that says so.
+    pub epoch: Epoch,
+}
+
+impl Client {
+    /// Connects to a cluster, or a single server, with default options and without encryption.
+    ///
+    /// `endpoints` are some or all of the nodes, as `host:port`; the port may be left out if it is
+    /// 50551. Further ones are found through the nodes themselves.
+    ///
+    /// # Errors
+    /// `Config` if an endpoint is malformed, `Unavailable` or `Timeout` if none can be reached in
+    /// time.
+    pub async fn connect<I>(endpoints: I) -> Result<Self>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self::builder().endpoints(endpoints).connect().await
+    }
+
+    /// Options, to set before connecting.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn new(cluster: Cluster, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        let sessions = Sessions::new(clock.clone());
+        Self { shared: Arc::new(Shared { cluster, sessions, clock }), timeout }
+    }
+
+    /// The same client, whose calls may take as long as `timeout`. Connections stay shared.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { shared: self.shared.clone(), timeout }
+    }
+
+    /// Waits until a connection to any endpoint stands.
+    pub(crate) async fn wait_for_connection(&self) -> Result<()> {
+        self.shared.cluster.connect(self.limit()).await
+    }
+
+    /// Gets one timestamp, greater than every timestamp of any call, of any client, that was
+    /// answered before this one began.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Timeout` if no leader served in time.
+    pub async fn get_ts(&self) -> Result<Timestamp> {
+        Ok(self.shared.cluster.timestamps(1, self.timeout).await?.first())
+    }
+
+    /// Gets `count` contiguous timestamps, 1 to 262,144, ordered as in [`get_ts`](Self::get_ts).
+    ///
+    /// # Errors
+    /// `Invalid` if `count` is out of range; `Unavailable` or `Timeout` if no leader served in
+    /// time.
+    pub async fn get_ts_batch(&self, count: u32) -> Result<TimestampRange> {
+        if !(1..=MAX_TS_COUNT).contains(&count) {
+            let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        self.shared.cluster.timestamps(count, self.timeout).await
+    }
+
+    /// Gets the next `count` values of `key`, exactly once: if an answer is lost, the same block is
+    /// asked for again, through any later leader.
+    ///
+    /// Against a server that ignores request ids, a lost answer is reported as `Uncertain`.
+    ///
+    /// # Errors
+    /// `Invalid` if the key is empty or over 128 bytes, or the count 0 or above the server's limit;
+    /// `Refused` if the counter would overflow; `Exhausted` at a limit; `Unavailable` or `Timeout`
+    /// if no leader served in time, and certainly none spent anything; `Uncertain` if it may have
+    /// been carried out.
+    pub async fn get_seq(&self, key: impl AsRef<str>, count: u32) -> Result<SeqBlock> {
+        let key = checked(key.as_ref(), count)?;
+        let limit = self.limit();
+        let request = self.begin(limit).await?;
+        self.call(&GetSeq { key, count, request, named: false }, limit).await
+    }
+
+    /// Gets a block for each of 1 to 128 distinct keys, all or none of them, exactly once. The
+    /// blocks come in the order of `requests`.
+    ///
+    /// # Errors
+    /// As of [`get_seq`](Self::get_seq); `Invalid` also for a key that comes twice.
+    pub async fn get_seq_batch<K: AsRef<str>>(
+        &self,
+        requests: &[(K, u32)],
+    ) -> Result<Vec<SeqBlock>> {
+        let entries = checked_batch(requests)?;
+        let limit = self.limit();
+        let request = self.begin(limit).await?;
+        self.call(&GetSeqBatch { entries, request }, limit).await
+    }
+
+    /// Gets the block that `request_id` stands for: the same id, key and count give the same block
+    /// again, also from another client or after a restart of this one.
+    ///
+    /// The server remembers an id for ten minutes after its last use; a later request with it is a
+    /// new one. Use an id for one request only, and one that nobody else uses.
+    ///
+    /// # Errors
+    /// As of [`get_seq`](Self::get_seq); `Invalid` also if the id was used with another key or
+    /// count; `Unimplemented` if the server ignores request ids, without having asked it.
+    pub async fn get_seq_as(
+        &self,
+        request_id: impl AsRef<str>,
+        key: impl AsRef<str>,
+        count: u32,
+    ) -> Result<SeqBlock> {
+        let key = checked(key.as_ref(), count)?;
+        let request_id = request_id.as_ref();
+        if request_id.is_empty() {
+            let context = "the request id is empty: choose one that nobody else uses";
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        let request = self.shared.sessions.named(request_id);
+        self.call(&GetSeq { key, count, request, named: true }, self.limit()).await
+    }
+
+    /// Reads the value that the next block of `key` starts with. Grants nothing.
+    ///
+    /// # Errors
+    /// `NotFound` if the key has never been used; `Unimplemented` if the server cannot tell;
+    /// `Unavailable` or `Timeout` if no leader served in time.
+    pub async fn read_seq(&self, key: impl AsRef<str>) -> Result<u64> {
+        let key = checked(key.as_ref(), 1)?;
+        self.call(&ReadSeq { key }, self.limit()).await
+    }
+
+    /// Lists sequences whose keys begin with `prefix`, in byte order, a page at a time: those after
+    /// the key `after`, the last one of the page before, or from the first one on if it is empty.
+    ///
+    /// Each page is as of one moment. Whatever is used or seeded between two pages, none comes twice.
+    ///
+    /// # Errors
+    /// `Invalid` if a text is longer than any key; otherwise as [`read_seq`](Self::read_seq).
+    pub async fn list_seqs(
+        &self,
+        prefix: impl Into<String>,
+        after: impl Into<String>,
+    ) -> Result<SeqPage> {
+        let (prefix, after) = (prefix.into(), after.into());
+        self.call(&ListSeqs { prefix, after, page_size: PAGE }, self.limit()).await
+    }
+
+    /// Lets the first block of a key that was never used start at `start`.
+    ///
+    /// # Errors
+    /// `Refused` if the key was used or seeded before, with this value or another one; `Uncertain`
+    /// if it may have been this call that did so: read the key. `Exhausted` at a limit; otherwise as
+    /// [`get_seq`](Self::get_seq).
+    pub async fn seed_seq(&self, key: impl AsRef<str>, start: u64) -> Result<()> {
+        let key = checked(key.as_ref(), 1)?;
+        self.call(&SeedSeq { key, start }, self.limit()).await
+    }
+
+    /// Acquires a stamping lease: for `ttl`, the holder may stamp events by itself, up to the
+    /// lease's bound. The holder is named by 1 to 128 bytes, and has one lease at a time.
+    ///
+    /// With the epoch of the holder's live lease, that lease is returned unchanged; a higher one
+    /// supersedes it.
+    ///
+    /// # Errors
+    /// `Invalid` for a bad holder or TTL (5 s to 300 s by default); `Refused` for a lower epoch;
+    /// `Exhausted` at a limit; `Uncertain` if it may have been granted: ask again; `Unavailable` or
+    /// `Timeout` if no leader served in time.
+    pub async fn acquire_lease(
+        &self,
+        holder: impl AsRef<[u8]>,
+        holder_epoch: u64,
+        ttl: Duration,
+    ) -> Result<Lease> {
+        let holder = LeaseHolder::new(holder.as_ref()).map_err(invalid)?;
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let began = self.boot_time();
+        self.call(&AcquireLease { holder, holder_epoch, ttl_ms, began }, self.limit()).await
+    }
+
+    /// Lets a live lease run for its whole time again. Its bound never falls.
+    ///
+    /// # Errors
+    /// `NotFound` if there never was such a lease; `Refused` if it has run out, was released or
+    /// superseded; otherwise as [`acquire_lease`](Self::acquire_lease).
+    pub async fn renew_lease(&self, id: LeaseId) -> Result<Lease> {
+        self.call(&RenewLease { id, began: self.boot_time() }, self.limit()).await
+    }
+
+    /// Gives a lease back, under which nothing must be stamped any more. One that is gone is no
+    /// error.
+    ///
+    /// # Errors
+    /// As [`acquire_lease`](Self::acquire_lease).
+    pub async fn release_lease(&self, id: LeaseId) -> Result<()> {
+        self.call(&ReleaseLease { id }, self.limit()).await
+    }
+
+    /// Reads the safe frontier: the least of the high-water and the bounds of all leases that may
+    /// still be relied on. It never falls.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Timeout` if no leader served in time.
+    pub async fn get_safe_frontier(&self) -> Result<SafeFrontier> {
+        self.call(&GetSafeFrontier, self.limit()).await
+    }
+
+    /// Reads the physical time up to which every issued timestamp is durably covered.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Timeout` if no leader served in time.
+    pub async fn get_current_max_safe(&self) -> Result<MaxSafe> {
+        self.call(&GetCurrentMaxSafe, self.limit()).await
+    }
+
+    /// Tells the server that this client's answers need not be kept any longer. A courtesy: what
+    /// is not closed runs out by itself. Call it when no request is under way; clones stay usable.
+    pub async fn close(self) {
+        if let Some(id) = self.shared.sessions.close() {
+            let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
+            // If it fails the server forgets the session in its own time.
+            let _ = self.call(&CloseSession { id }, limit).await;
+        }
+    }
+
+    async fn begin(&self, limit: Limit) -> Result<OpenRequest> {
+        self.shared.sessions.begin(limit.deadline).await.ok_or_else(|| {
+            let context = format!(
+                "too many sequence requests are in flight: none ended within {:?}",
+                limit.timeout
+            );
+            Error::new(ErrorKind::Timeout, context)
+        })
+    }
+
+    async fn call<R: Rpc>(&self, rpc: &R, limit: Limit) -> Result<R::Output> {
+        self.shared.cluster.call(rpc, limit).await
+    }
+
+    fn boot_time(&self) -> BootTime {
+        self.shared.clock.now().boot
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::starting_now(self.timeout)
+    }
+}
+
+fn invalid(error: tsoracle_core::Error) -> Error {
+    Error::new(ErrorKind::Invalid, error.to_string()).with_source(error)
+}
+
+fn checked(key: &str, count: u32) -> Result<SeqKey> {
+    let key = SeqKey::new(key).map_err(invalid)?;
+    if count == 0 {
+        let context = format!("0 values of {key:?}: ask for at least 1");
+        return Err(Error::new(ErrorKind::Invalid, context));
+    }
+    Ok(key)
+}
+
+fn checked_batch<K: AsRef<str>>(requests: &[(K, u32)]) -> Result<Vec<(SeqKey, u32)>> {
+    let len = requests.len();
+    if !(1..=MAX_SEQ_BATCH_ENTRIES).contains(&len) {
+        let context = format!("a batch of {len} keys: ask for 1 to {MAX_SEQ_BATCH_ENTRIES}");
+        return Err(Error::new(ErrorKind::Invalid, context));
+    }
+    let mut seen = HashSet::with_capacity(len);
+    let mut entries = Vec::with_capacity(len);
+    for (key, count) in requests {
+        let key = checked(key.as_ref(), *count)?;
+        if !seen.insert(key.clone()) {
+            let context = format!("key {key:?} comes twice in a batch: add up its counts");
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        entries.push((key, *count));
+    }
+    Ok(entries)
+}

@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod address;
+mod attempt;
+mod backoff;
+mod builder;
+mod client;
+mod cluster;
+mod error;
+mod history;
+mod leader;
+mod lease;
+mod line;
+mod pool;
+mod ride;
+mod route;
+mod rpc;
+mod session;
+mod tls;
+mod verdict;
+
+pub use builder::ClientBuilder;
+pub use client::{Client, MaxSafe, SeqPage};
+pub use error::{Error, ErrorKind, Result};
+pub use lease::{Lease, SafeFrontier};
+pub use tls::TlsOptions;
+pub use tsoracle_core::{
+    BootTime, Epoch, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampIter, TimestampRange,
+};

@@ -1,0 +1,216 @@
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+use tokio::time::Instant;
+
+use super::batch::{Batch, Lost};
+use super::{Kind, MAX_WAITING};
+
+/// The batches of a line, in the order in which they are sent and answered.
+pub(super) struct Queue<K: Kind> {
+    /// The first `in_flight` of them are sent.
+    batches: VecDeque<Batch<K>>,
+    in_flight: usize,
+    waiting: usize,
+    /// Counts batches.
+    last_number: u64,
+    /// Which stream this is. What an earlier one still does or says is not heard.
+    run: u64,
+    pub(super) is_running: bool,
+    /// The transport's side, while it waits for something to send.
+    outbound: Option<Waker>,
+    /// The line's task, which watches the time.
+    task: Option<Waker>,
+    /// Nobody's time is over before this. May lie in the past.
+    earliest: Option<Instant>,
+    /// How many callers the batch had that was answered last.
+    last_size: usize,
+    /// Sealing was put off once already.
+    has_yielded: bool,
+}
+
+/// A caller's place in a batch.
+pub(super) struct Place<K: Kind> {
+    pub(super) outcome: Arc<OnceLock<Result<K::Answer, Lost>>>,
+    /// Where its part of the answer begins.
+    pub(super) first: u32,
+    index: u32,
+    number: u64,
+}
+
+impl<K: Kind> Queue<K> {
+    pub(super) fn new() -> Self {
+        Self {
+            batches: VecDeque::new(),
+            in_flight: 0,
+            waiting: 0,
+            last_number: 0,
+            run: 0,
+            is_running: false,
+            outbound: None,
+            task: None,
+            earliest: None,
+            last_size: 0,
+            has_yielded: false,
+        }
+    }
+
+    /// Begins a stream, and returns what it is known by.
+    pub(super) fn begin(&mut self) -> u64 {
+        self.run += 1;
+        self.is_running = true;
+        self.run
+    }
+
+    /// Takes a caller into the batch that is sent next, and says whom to wake for it. Nothing if
+    /// too many wait.
+    pub(super) fn join(
+        &mut self,
+        entry: K::Entry,
+        until: Instant,
+        waker: &Waker,
+    ) -> Option<(Place<K>, [Option<Waker>; 2])> {
+        if self.waiting >= MAX_WAITING {
+            return None;
+        }
+        self.waiting += 1;
+        if !self.batches.back().is_some_and(|batch| batch.takes(&entry)) {
+            self.last_number += 1;
+            self.batches.push_back(Batch::new(self.last_number));
+        }
+        let batch = self.batches.back_mut()?;
+        let (index, first) = batch.join(entry, until, waker);
+        let place = Place { outcome: batch.outcome.clone(), first, index, number: batch.number };
+        let mut wake = [None, None];
+        if self.is_due() {
+            wake[0] = self.outbound.take();
+        }
+        if self.earliest.is_none_or(|earliest| until < earliest) {
+            self.earliest = Some(until);
+            wake[1] = self.task.take();
+        }
+        Some((place, wake))
+    }
+
+    /// A caller has gone before its batch had an outcome. Whether the batch may have been sent.
+    pub(super) fn leave(&mut self, place: &Place<K>) -> bool {
+        let Some(batch) = self.find(place) else { return true };
+        let was_sent = batch.leave(place.index);
+        self.waiting -= 1;
+        was_sent
+    }
+
+    /// Whom to wake for a caller from now on.
+    pub(super) fn renew(&mut self, place: &Place<K>, waker: &Waker) {
+        if let Some(batch) = self.find(place) {
+            batch.renew(place.index, waker);
+        }
+    }
+
+    fn find(&mut self, place: &Place<K>) -> Option<&mut Batch<K>> {
+        self.batches.iter_mut().find(|batch| batch.number == place.number)
+    }
+
+    /// Whether the next batch, if there is one, is to be sent.
+    fn is_due(&self) -> bool {
+        let next = self.batches.get(self.in_flight).map_or(0, |next| next.live);
+        match self.in_flight {
+            0 => true,
+            in_flight if in_flight < K::MOST_IN_FLIGHT => !K::GATHERS || next >= self.last_size,
+            _ => false,
+        }
+    }
+
+    /// The next request to send; the end once another stream has begun.
+    pub(super) fn poll_seal(
+        &mut self,
+        run: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<K::Request>> {
+        if self.run != run || !self.is_running {
+            return Poll::Ready(None);
+        }
+        if self.is_due() {
+            while self.batches.len() > self.in_flight + 1 && self.batches[self.in_flight].live == 0
+            {
+                self.batches.remove(self.in_flight);
+            }
+            if let Some(next) = self.batches.get_mut(self.in_flight)
+                && next.live > 0
+            {
+                // Those who were woken by the last answer are about to ask again. They are let
+                // ahead once, so that they go together; nobody waits for them.
+                if next.live < self.last_size && !self.has_yielded {
+                    self.has_yielded = true;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.has_yielded = false;
+                self.in_flight += 1;
+                return Poll::Ready(Some(next.seal()));
+            }
+        }
+        self.outbound = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Takes the answer to the first batch in flight, and says whom to wake.
+    pub(super) fn answer(&mut self, answer: K::Response) -> (Vec<Waker>, Result<(), Arc<str>>) {
+        if self.in_flight == 0 {
+            return (vec![], Err("an answer to nothing that was asked".into()));
+        }
+        let Some(mut batch) = self.batches.pop_front() else { return (vec![], Ok(())) };
+        self.in_flight -= 1;
+        self.waiting -= batch.live;
+        self.last_size = batch.live;
+        let result = batch.answered(answer);
+        let mut wake: Vec<_> = batch.into_wakers().collect();
+        wake.extend(self.outbound.take_if(|_| !self.batches.is_empty()));
+        (wake, result)
+    }
+
+    /// Ends a stream, and with it everything that waits. Says whom to wake.
+    pub(super) fn end(&mut self, run: u64, lost: &Lost) -> Vec<Waker> {
+        let mut wake = Vec::new();
+        if self.run != run {
+            return wake;
+        }
+        self.is_running = false;
+        for (place, mut batch) in self.batches.drain(..).enumerate() {
+            let lost = match lost {
+                Lost::Broken { status, .. } if place >= self.in_flight => {
+                    Lost::Broken { status: status.clone(), is_certain: true }
+                }
+                lost => lost.clone(),
+            };
+            batch.lost(lost);
+            wake.extend(batch.into_wakers());
+        }
+        (self.in_flight, self.waiting, self.last_size) = (0, 0, 0);
+        (self.earliest, self.task) = (None, None);
+        wake.extend(self.outbound.take());
+        wake
+    }
+
+    /// When somebody's time may be over, for the line's task to be woken otherwise.
+    pub(super) fn watch(&mut self, context: &Context<'_>) -> Option<Instant> {
+        match &mut self.task {
+            Some(task) => task.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        self.earliest
+    }
+
+    /// Those whose time is over at `now`.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Waker> {
+        let mut late = Vec::new();
+        let next = self.batches.iter_mut().filter_map(|batch| batch.expire(now, &mut late));
+        self.earliest = next.min();
+        late
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_test.rs"]
+mod tests;

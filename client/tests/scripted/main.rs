@@ -1,0 +1,48 @@
+//! The client against servers that misbehave on cue.
+
+#![allow(clippy::unwrap_used)]
+
+mod discovery;
+mod node;
+mod sequences;
+mod shared;
+mod state;
+mod step;
+mod streams;
+mod tls;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tsoracle_client::{Client, ClientBuilder};
+
+/// A client of these endpoints that soon tries the next one.
+fn builder<const N: usize>(endpoints: [String; N]) -> ClientBuilder {
+    Client::builder()
+        .endpoints(endpoints)
+        .timeout(Duration::from_secs(20))
+        .attempt_timeout(Duration::from_millis(300))
+}
+
+fn client<const N: usize>(endpoints: [String; N]) -> Client {
+    builder(endpoints).build().unwrap()
+}
+
+/// An address where nobody listens.
+async fn closed_address() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+}
+
+/// Accepts connections and says nothing on them.
+async fn black_hole() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    address
+}

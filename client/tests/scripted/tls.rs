@@ -1,0 +1,138 @@
+//! Encrypted connections, and that nothing leads away from them.
+
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tsoracle_client::{Client, ErrorKind, TlsOptions};
+
+use crate::black_hole;
+use crate::node::Node;
+use crate::step::not_leader;
+
+/// The first byte of a TLS connection: a handshake record.
+const HANDSHAKE: u8 = 0x16;
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate and its key.
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn server(&self, name: &str) -> ServerTlsConfig {
+        let (certificate, key) = self.issue(name);
+        ServerTlsConfig::new().identity(Identity::from_pem(certificate, key))
+    }
+}
+
+fn client(endpoint: String, tls: TlsOptions) -> Client {
+    let builder = Client::builder().endpoints([endpoint]).tls(tls);
+    builder.attempt_timeout(Duration::from_millis(500)).build().unwrap()
+}
+
+#[tokio::test]
+async fn servers_are_verified() {
+    let authority = Authority::new();
+    let node = Node::builder().tls(authority.server("127.0.0.1")).start().await;
+    client(node.address(), TlsOptions::new(authority.pem())).get_ts().await.unwrap();
+
+    let stranger = client(node.address(), TlsOptions::new(Authority::new().pem()));
+    let error = stranger.with_timeout(Duration::from_secs(1)).get_ts().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn the_name_to_verify_may_be_given() {
+    let authority = Authority::new();
+    let node = Node::builder().tls(authority.server("oracle.example")).start().await;
+    let tls = TlsOptions::new(authority.pem()).domain_name("oracle.example");
+    client(node.address(), tls).get_ts().await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_prove_who_they_are() {
+    let authority = Authority::new();
+    let tls = authority.server("127.0.0.1").client_ca_root(Certificate::from_pem(authority.pem()));
+    let node = Node::builder().tls(tls).start().await;
+    let (certificate, key) = authority.issue("a client");
+    let options = TlsOptions::new(authority.pem());
+    let known = client(node.address(), options.clone().identity(certificate, key));
+    known.get_ts().await.unwrap();
+    assert_eq!(known.get_seq("orders", 4).await.unwrap().range(), 0..4);
+
+    let unknown = client(node.address(), options).with_timeout(Duration::from_millis(500));
+    assert!(unknown.get_ts().await.is_err());
+    assert_eq!(node.seen().timestamps, 1);
+}
+
+#[tokio::test]
+async fn a_hint_never_leads_to_plaintext() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hinted = listener.local_addr().unwrap().to_string();
+    let (sender, first_byte) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        sender.send(stream.read_u8().await.unwrap()).unwrap();
+    });
+    let node = Node::builder().tls(authority.server("127.0.0.1")).start().await;
+    // Nodes give addresses without a scheme; one that gives one all the same is not followed.
+    node.script([not_leader(&format!("http://{hinted}"), 1), not_leader(&hinted, 1)]);
+    client(node.address(), TlsOptions::new(authority.pem())).get_ts().await.unwrap();
+    assert_eq!(first_byte.await.unwrap(), HANDSHAKE);
+    assert_eq!(node.seen().timestamps, 3);
+}
+
+#[tokio::test]
+async fn the_deadline_covers_the_handshake() {
+    let builder = Client::builder()
+        .endpoints([black_hole().await.to_string()])
+        .tls(TlsOptions::new(Authority::new().pem()))
+        .connect_timeout(Duration::from_secs(3_600))
+        .timeout(Duration::from_millis(300));
+    let error = builder.clone().connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let error = builder.build().unwrap().get_seq("orders", 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "nothing was sent");
+}
+
+#[tokio::test]
+async fn options_are_checked_and_keep_their_secrets() {
+    let authority = Authority::new();
+    let build = |endpoint: &str, tls: TlsOptions| {
+        Client::builder().endpoints([endpoint]).tls(tls).build().map(|_| ())
+    };
+    let (certificate, key) = authority.issue("a client");
+    let good = TlsOptions::new(authority.pem()).identity(certificate.clone(), key.clone());
+    build("https://a:1", good.clone()).unwrap();
+    assert!(!format!("{good:?}").contains("PRIVATE"));
+    let bad = [
+        ("http://a:1", good),
+        ("a:1", TlsOptions::new("no certificate")),
+        ("a:1", TlsOptions::new(authority.pem()).identity(certificate, "no key")),
+        ("a:1", TlsOptions::new(authority.pem()).identity("no certificate", key)),
+        ("a:1", TlsOptions::new(authority.pem()).domain_name("not a name")),
+    ];
+    for (endpoint, tls) in bad {
+        assert_eq!(build(endpoint, tls).unwrap_err().kind(), ErrorKind::Config);
+    }
+}

@@ -1,0 +1,54 @@
+//! The checks, by area. Each is one sentence of the contracts of `ConsensusDriver` and `SeqStore`.
+
+use crate::Check;
+
+/// Declares the checks of an area: functions of this module, each with the abilities it needs.
+macro_rules! checks {
+    ($area:literal: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
+        pub(super) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
+            $area,
+            stringify!($sentence),
+            &[$($($crate::Ability::$ability),+)?],
+            |rig| Box::pin($sentence(rig)),
+        )),+];
+    };
+}
+
+mod cancellation;
+mod cluster;
+mod concurrency;
+mod config;
+mod crashes;
+mod identity;
+mod leadership;
+mod listing;
+mod order;
+mod reigns;
+mod sequences;
+mod sessions;
+mod shutdown;
+mod sizes;
+mod stamping;
+mod store;
+
+pub(crate) fn all() -> Vec<Check> {
+    [
+        config::CHECKS,
+        identity::CHECKS,
+        store::CHECKS,
+        leadership::CHECKS,
+        reigns::CHECKS,
+        sequences::CHECKS,
+        sessions::CHECKS,
+        listing::CHECKS,
+        stamping::CHECKS,
+        concurrency::CHECKS,
+        cancellation::CHECKS,
+        crashes::CHECKS,
+        order::CHECKS,
+        sizes::CHECKS,
+        shutdown::CHECKS,
+        cluster::CHECKS,
+    ]
+    .concat()
+}

@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "deployment")]
+pub mod deployment;
+pub mod history;
+
+#[cfg(feature = "suite")]
+mod checks;
+#[cfg(feature = "suite")]
+mod harness;
+#[cfg(feature = "suite")]
+mod load;
+#[cfg(feature = "suite")]
+mod local;
+#[cfg(feature = "suite")]
+mod rig;
+#[cfg(feature = "suite")]
+mod suite;
+#[cfg(feature = "suite")]
+mod worker;
+
+#[cfg(feature = "suite")]
+pub use harness::{Ability, Cluster, Harness, Place, Service};
+#[cfg(feature = "suite")]
+pub use local::Local;
+#[cfg(feature = "suite")]
+pub use suite::{Check, run};

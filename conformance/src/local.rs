@@ -1,0 +1,259 @@
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use tokio::{runtime::Builder, time::timeout};
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, Registry, Result, SeqStore,
+    Surroundings,
+};
+
+use crate::{Ability, Harness, Place};
+
+/// The state of a place that has not crashed.
+const STATE: &str = "state";
+
+/// How long a driver may take to stop when its check is over.
+const STOPPING: Duration = Duration::from_secs(5);
+
+type OpenStore = Arc<dyn Fn(&Path) -> Result<Box<dyn OpenedStore>> + Send + Sync>;
+type ConfigOf = Arc<dyn Fn(&Path) -> String + Send + Sync>;
+type Damage = Arc<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
+
+/// The harness of a driver that keeps its state in a directory, which one process owns.
+///
+/// Each check gets a directory of its own. A crash goes on with a copy of the directory, taken while
+/// the driver is open: just what `kill -9` leaves.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+/// use tsoracle_conformance::{Local, run};
+///
+/// fn main() -> ExitCode {
+///     run(Local::config(|directory| format!("file:{}", directory.display())))
+/// }
+/// ```
+#[derive(Clone, Default)]
+pub struct Local {
+    config: Option<ConfigOf>,
+    store: Option<OpenStore>,
+    damage: Option<Damage>,
+    registry: Option<Registry>,
+    forgets: bool,
+}
+
+impl Local {
+    /// Opens the driver by the config string of a directory, from the drivers linked in.
+    pub fn config(string: impl Fn(&Path) -> String + Send + Sync + 'static) -> Self {
+        Self { config: Some(Arc::new(string)), ..Self::default() }
+    }
+
+    /// Opens a store in a directory, and wraps it in a [`LocalDriver`].
+    pub fn store<S: SeqStore>(open: impl Fn(&Path) -> Result<S> + Send + Sync + 'static) -> Self {
+        Self::default().with_store(open)
+    }
+
+    /// Lets the suite look at the store itself, below the driver.
+    #[must_use]
+    pub fn with_store<S: SeqStore>(
+        mut self,
+        open: impl Fn(&Path) -> Result<S> + Send + Sync + 'static,
+    ) -> Self {
+        self.store = Some(Arc::new(move |directory| Ok(Box::new(open(directory)?))));
+        self
+    }
+
+    /// Damages what a driver left in a directory, as a bad disk would.
+    #[must_use]
+    pub fn with_damage(
+        mut self,
+        damage: impl Fn(&Path) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.damage = Some(Arc::new(damage));
+        self
+    }
+
+    /// Says that the driver keeps nothing when it stops.
+    #[must_use]
+    pub fn that_forgets(mut self) -> Self {
+        self.forgets = true;
+        self
+    }
+
+    /// Looks for the driver in `registry` instead of those linked in.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Registry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+}
+
+#[async_trait]
+impl Harness for Local {
+    fn lacks(&self, ability: Ability) -> Option<String> {
+        let reason = match ability {
+            Ability::Reopen | Ability::Crash | Ability::Lock | Ability::Process => {
+                if !self.forgets {
+                    return None;
+                }
+                "the driver forgets everything when it stops"
+            }
+            Ability::Configure if self.config.is_some() => return None,
+            Ability::Store if self.store.is_some() => return None,
+            Ability::Damage if self.damage.is_some() => return None,
+            Ability::Configure => "this rig was given no config string",
+            Ability::Store => "this rig was not given the store below the driver",
+            Ability::Contend | Ability::CutOff => "one process owns the directory",
+            Ability::Cluster | Ability::Pause | Ability::Partition => "the driver has one node",
+            Ability::Damage => "this rig was not told how to damage the state",
+            Ability::FailStorage | Ability::LosePower => {
+                "a directory's disk cannot be told to fail"
+            }
+        };
+        Some(reason.into())
+    }
+
+    async fn place(&self) -> Result<Box<dyn Place>> {
+        let directory = TempDir::new()?;
+        fs::create_dir(directory.path().join(STATE))?;
+        Ok(Box::new(Directory::new(self.clone(), directory.path().into(), Some(directory))))
+    }
+
+    async fn place_named(&self, name: &str) -> Result<Box<dyn Place>> {
+        Ok(Box::new(Directory::new(self.clone(), name.into(), None)))
+    }
+
+    fn registry(&self) -> Result<Registry> {
+        self.registry.clone().map_or_else(Registry::linked, Ok)
+    }
+}
+
+/// A directory with the state of a driver.
+struct Directory {
+    local: Local,
+    /// Below the root: the first one, or the copy that the last crash left.
+    state: PathBuf,
+    generation: u32,
+    root: PathBuf,
+    /// What crashed is neither stopped nor dropped before the check has ended.
+    opened: Vec<Arc<dyn ConsensusDriver>>,
+    crashed: Vec<Arc<dyn ConsensusDriver>>,
+    _temporary: Option<TempDir>,
+}
+
+impl Directory {
+    fn new(local: Local, root: PathBuf, temporary: Option<TempDir>) -> Self {
+        let state = root.join(STATE);
+        let (opened, crashed) = Default::default();
+        Self { local, state, generation: 0, root, opened, crashed, _temporary: temporary }
+    }
+}
+
+#[async_trait]
+impl Place for Directory {
+    async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
+        let driver = match (&self.local.config, &self.local.store) {
+            (Some(config), _) => {
+                let config = DriverConfig::parse(&config(&self.state))?;
+                self.local.registry()?.open(config, Surroundings::default()).await?
+            }
+            (None, Some(open)) => open(&self.state)?.wrap().await?,
+            (None, None) => {
+                return Err(Error::new(ErrorKind::Config, "there is no driver to open"));
+            }
+        };
+        self.opened.push(driver.clone());
+        Ok(driver)
+    }
+
+    async fn crash(&mut self) -> Result<()> {
+        self.generation += 1;
+        let copy = self.root.join(format!("after-crash-{}", self.generation));
+        copy_directory(&self.state, &copy)?;
+        self.state = copy;
+        self.crashed.append(&mut self.opened);
+        Ok(())
+    }
+
+    async fn damage(&mut self) -> Result<()> {
+        match &self.local.damage {
+            Some(damage) => Ok(damage(&self.state)?),
+            None => Err(Error::new(ErrorKind::Config, "how to damage the state is not known")),
+        }
+    }
+
+    fn store(&mut self) -> Result<Box<dyn SeqStore>> {
+        match &self.local.store {
+            Some(open) => Ok(open(&self.state)?.into_store()),
+            None => Err(Error::new(ErrorKind::Config, "there is no store to open")),
+        }
+    }
+
+    fn config(&self) -> Result<String> {
+        match &self.local.config {
+            Some(config) => Ok(config(&self.state)),
+            None => Err(Error::new(ErrorKind::Config, "there is no config string")),
+        }
+    }
+
+    fn name(&self) -> Result<String> {
+        Ok(self.root.display().to_string())
+    }
+}
+
+/// Once the check is over, everything is stopped and waited for: a store that is still closing while
+/// the process ends may bring it down.
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let drivers: Vec<_> = self.opened.drain(..).chain(self.crashed.drain(..)).collect();
+        let stopping = thread::spawn(move || {
+            let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
+            runtime.block_on(async {
+                for driver in drivers {
+                    // What it ends with is of no interest any more.
+                    let _ = timeout(STOPPING, driver.shutdown()).await;
+                }
+            });
+            runtime.shutdown_background();
+        });
+        // A panic in a driver has been seen by the check already.
+        let _ = stopping.join();
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_directory(&entry.path(), &to)?,
+            false => drop(fs::copy(entry.path(), to)?),
+        }
+    }
+    Ok(())
+}
+
+/// A store whose type is not known any more, but was when this was made.
+#[async_trait]
+trait OpenedStore: Send {
+    async fn wrap(self: Box<Self>) -> Result<Arc<dyn ConsensusDriver>>;
+    fn into_store(self: Box<Self>) -> Box<dyn SeqStore>;
+}
+
+#[async_trait]
+impl<S: SeqStore> OpenedStore for S {
+    async fn wrap(self: Box<Self>) -> Result<Arc<dyn ConsensusDriver>> {
+        Ok(LocalDriver::open(*self).await?)
+    }
+
+    fn into_store(self: Box<Self>) -> Box<dyn SeqStore> {
+        self
+    }
+}

@@ -1,0 +1,157 @@
+//! The directory of a store: its lock, and a state that is there whole or not at all.
+
+mod lock;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind as Io},
+    path::{Path, PathBuf},
+};
+
+use self::lock::{Lock, Note};
+use crate::{Error, ErrorKind, Result};
+
+const LOCK: &str = "LOCK";
+
+/// A directory in which one process at a time keeps its state, in one file or one directory.
+///
+/// The file `LOCK` in it keeps every other process out until this is dropped, and remembers the last
+/// acknowledged commit. So a store need not tell a fresh start from a loss by itself: state that was
+/// there once and is missing, or that is older than what was acknowledged, is refused.
+///
+/// An example of a store that is built on it is the `tsoracle-file` driver's.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    state: PathBuf,
+    lock: Lock,
+}
+
+impl Directory {
+    /// Makes the directory if it is missing, and locks it. `state` is the name in it under which the
+    /// state is kept.
+    ///
+    /// # Errors
+    /// `Config` if the directory is in use or cannot be used; `Fatal` if the disk fails.
+    pub fn lock(path: &Path, state: &str) -> Result<Self> {
+        fs::create_dir_all(path).map_err(|source| unusable(path, source))?;
+        let lock = Lock::acquire(&path.join(LOCK), state).map_err(|error| in_use(path, error))?;
+        Ok(Self { path: path.into(), state: path.join(state), lock })
+    }
+
+    /// Where the state is. If there never was any, `create` makes it, under another name which
+    /// becomes its name only when `create` has returned; all of it MUST be on disk by then.
+    ///
+    /// # Errors
+    /// `Corrupt` if the state was there once and is missing; those of `create`; and those of
+    /// [`lock`](Self::lock).
+    pub fn state(&mut self, create: impl FnOnce(&Path) -> Result<()>) -> Result<&Path> {
+        let note = self.lock.note().map_err(|source| unusable(&self.path, source))?;
+        match fs::symlink_metadata(&self.state) {
+            Ok(_) => {}
+            Err(error) if error.kind() == Io::NotFound && note == Note::New => {
+                let mut unfinished = self.state.clone().into_os_string();
+                unfinished.push(".new");
+                let unfinished = PathBuf::from(unfinished);
+                remove(&unfinished).map_err(|source| unusable(&self.path, source))?;
+                create(&unfinished)?;
+                fs::rename(&unfinished, &self.state)
+                    .map_err(|source| unusable(&self.path, source))?;
+            }
+            Err(error) if error.kind() == Io::NotFound => {
+                let context = format!(
+                    "{} is missing, though it was there; restore it, or remove {LOCK} too to \
+                     begin anew from 0",
+                    self.state.display()
+                );
+                return Err(Error::new(ErrorKind::Corrupt, context));
+            }
+            Err(error) => return Err(unusable(&self.path, error)),
+        }
+        sync_names(&self.path).map_err(|source| unusable(&self.path, source))?;
+        Ok(&self.state)
+    }
+
+    /// Compares the last commit that the opened state holds with the last one acknowledged.
+    ///
+    /// # Errors
+    /// `Corrupt` if the state lacks a commit that was acknowledged; `Fatal` if the disk fails.
+    pub fn verify(&mut self, commit: u64) -> Result<()> {
+        let name = self.state.display();
+        match self.lock.note().map_err(|source| unusable(&self.path, source))? {
+            Note::Used(Some(acknowledged)) if acknowledged > commit => {
+                let context = format!(
+                    "{name} is at commit {commit}, though {acknowledged} was acknowledged: it is \
+                     an older copy, or damaged; restore the right one, or remove {LOCK} to go on \
+                     without what is lost"
+                );
+                return Err(Error::new(ErrorKind::Corrupt, context));
+            }
+            Note::Used(None) => tracing::warn!(
+                "{LOCK} beside {name} cannot be read, so whether the last commit is complete is \
+                 not known"
+            ),
+            _ => {}
+        }
+        self.acknowledge(commit)?;
+        self.lock.sync().map_err(|source| unusable(&self.path, source))
+    }
+
+    /// Remembers that this commit, which is durable, is about to be acknowledged.
+    ///
+    /// Not synced, so that it costs next to nothing: a killed process loses none of these notes, a
+    /// power loss those of the last seconds.
+    ///
+    /// # Errors
+    /// `Fatal` or `Config`, and then the commit must not be acknowledged.
+    pub fn acknowledge(&mut self, commit: u64) -> Result<()> {
+        self.lock.acknowledge(commit).map_err(|source| unusable(&self.path, source))
+    }
+}
+
+/// Removes what an earlier start left unfinished, if anything.
+fn remove(unfinished: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(unfinished) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(unfinished),
+        Ok(_) => fs::remove_file(unfinished),
+        Err(error) if error.kind() == Io::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.inspect(|()| tracing::info!(?unfinished, "removed what an earlier start left"))
+}
+
+/// Makes the names of the files last, and those of the directories above, which may be new as well.
+///
+/// Done at every start: the one that made them may have been killed before it came to this.
+fn sync_names(directory: &Path) -> io::Result<()> {
+    let directory = directory.canonicalize()?;
+    sync_directory(&File::open(&directory)?)?;
+    // One that cannot be opened was there before.
+    directory.ancestors().skip(1).flat_map(File::open).try_for_each(|above| sync_directory(&above))
+}
+
+fn sync_directory(directory: &File) -> io::Result<()> {
+    match directory.sync_all() {
+        // So says a file system on which there is nothing to sync.
+        Err(error) if matches!(error.kind(), Io::InvalidInput | Io::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
+fn unusable(directory: &Path, source: io::Error) -> Error {
+    Error::cannot_use(format_args!("directory {}", directory.display()), source)
+}
+
+fn in_use(directory: &Path, error: TryLockError) -> Error {
+    match error {
+        TryLockError::WouldBlock => {
+            let context = format!(
+                "directory {} is in use by another process; stop that one, or give this one \
+                 another path",
+                directory.display()
+            );
+            Error::new(ErrorKind::Config, context)
+        }
+        TryLockError::Error(source) => unusable(directory, source),
+    }
+}

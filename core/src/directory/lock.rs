@@ -1,0 +1,95 @@
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+/// The file by which a directory is locked, and which remembers the last acknowledged commit.
+///
+/// After a crash, a database cannot tell a last commit that was never finished from one that was
+/// acknowledged and damaged since: it goes back to the commit before either. So each acknowledged
+/// commit is noted here. A note that is ahead of the state proves that something was lost.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+    preamble: String,
+}
+
+/// What a [`Lock`]'s file says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Note {
+    /// There was never any state.
+    New,
+    /// There was state. The last commit known to be acknowledged, unless that cannot be read.
+    Used(Option<u64>),
+}
+
+impl Lock {
+    /// The file is never deleted: whoever still had it open would hold a lock that nobody sees.
+    pub(crate) fn acquire(path: &Path, state: &str) -> Result<Self, TryLockError> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(TryLockError::Error)?;
+        file.try_lock()?;
+        let preamble = format!(
+            "This directory holds the state of a tsoracle node, in {state}. Keep this file beside \
+             it:\nit locks the directory, and remembers the last acknowledged commit.\n"
+        );
+        Ok(Self { file, preamble })
+    }
+
+    pub(crate) fn note(&mut self) -> io::Result<Note> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.read_to_end(&mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(Note::New);
+        }
+        let commit = str::from_utf8(&bytes).ok().and_then(|text| {
+            let (_, commit) = text.trim_end().rsplit_once("\ncommit ")?;
+            commit.split(' ').next()?.parse().ok()
+        });
+        Ok(Note::Used(commit.filter(|commit| bytes == self.text(*commit).as_bytes())))
+    }
+
+    pub(crate) fn acknowledge(&mut self, commit: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(self.text(commit).as_bytes())
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Always of the same length, so that a note replaces the one before in place.
+    fn text(&self, commit: u64) -> String {
+        let line = format!("commit {commit:020}");
+        format!("{}{line} {:08x}\n", self.preamble, crc32c::crc32c(line.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_as_written_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let mut lock = Lock::acquire(&path, "state").unwrap();
+        assert_eq!(lock.note().unwrap(), Note::New);
+        for commit in [u64::MAX, 0, 42] {
+            lock.acknowledge(commit).unwrap();
+            assert_eq!(lock.note().unwrap(), Note::Used(Some(commit)));
+        }
+        let written = std::fs::read(&path).unwrap();
+        for bit in 0..written.len() * 8 {
+            let mut damaged = written.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(lock.note().unwrap(), Note::Used(None), "bit {bit}");
+        }
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(lock.note().unwrap(), Note::Used(None));
+    }
+}

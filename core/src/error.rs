@@ -1,0 +1,140 @@
+use std::{error, fmt, io, result};
+
+use crate::{Epoch, Reject};
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = result::Result<T, E>;
+
+type Source = Box<dyn error::Error + Send + Sync>;
+
+/// What went wrong: a kind to act on, a sentence to read, and the cause.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: String,
+    source: Option<Source>,
+}
+
+/// What a caller does about an error.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Ask the leader, if one is named; otherwise ask again later. Nothing was committed.
+    NotLeader(Option<LeaderHint>),
+    /// Ask again later. Certainly nothing was committed.
+    Unavailable,
+    /// It may or may not have been committed: only a request with an id can be sent again.
+    Uncertain,
+    /// The state refused the command, and recorded nothing.
+    Rejected(Reject),
+    /// The request itself is wrong. Nothing was committed.
+    Invalid,
+    /// Too many requests wait already; ask again later, or less at once. Nothing was committed.
+    Overloaded,
+    /// The configuration is wrong, or what it names cannot be used.
+    Config,
+    /// The stored state is damaged, or of an unknown format. An operator must look.
+    Corrupt,
+    /// A bug, or a failed disk: this process serves no more.
+    Fatal,
+}
+
+/// Where the leader is, as far as this node knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaderHint {
+    /// `host:port` of the leader's service, without a scheme.
+    pub endpoint: String,
+    /// The epoch it leads, if known.
+    pub epoch: Option<Epoch>,
+}
+
+impl Error {
+    /// An error of `kind`; `context` is a sentence in lower case that names the value and the fix.
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// `what`, a file or a directory, cannot be used: `Config` if somebody has to give another one,
+    /// `Fatal` if the disk is full or fails.
+    pub fn cannot_use(what: impl fmt::Display, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput => ErrorKind::Config,
+            _ => ErrorKind::Fatal,
+        };
+        Self::new(kind, format!("cannot use {what}")).with_source(source)
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What the caller does about it.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// Whether the same request may succeed later, without anyone mending anything.
+    ///
+    /// `Uncertain` is retryable only by a request that carries an id.
+    pub fn is_retryable(&self) -> bool {
+        match self.kind {
+            ErrorKind::NotLeader(_)
+            | ErrorKind::Unavailable
+            | ErrorKind::Uncertain
+            | ErrorKind::Overloaded => true,
+            ErrorKind::Rejected(_)
+            | ErrorKind::Invalid
+            | ErrorKind::Config
+            | ErrorKind::Corrupt
+            | ErrorKind::Fatal => false,
+        }
+    }
+
+    /// A copy for another waiter: same kind and text, with the causes folded into the text.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self::new(self.kind.clone(), self.to_string())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)?;
+        let mut cause = self.source.as_deref().map(|source| source as &dyn error::Error);
+        while let Some(current) = cause {
+            write!(f, ": {current}")?;
+            cause = current.source();
+        }
+        Ok(())
+    }
+}
+
+// The causes are part of the text already, so `source` stays silent: a chain printer would
+// otherwise say everything twice.
+impl error::Error for Error {}
+
+impl From<Reject> for Error {
+    fn from(reject: Reject) -> Self {
+        let context = reject.to_string();
+        match reject {
+            Reject::Fenced { .. } => Self::new(ErrorKind::NotLeader(None), context),
+            reject => Self::new(ErrorKind::Rejected(reject), context),
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(source: io::Error) -> Self {
+        Self::new(ErrorKind::Fatal, "input or output failed").with_source(source)
+    }
+}

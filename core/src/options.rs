@@ -1,0 +1,122 @@
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    Clock, Error, ErrorKind, Result, SystemClock,
+    state::{Limits, RETENTION},
+};
+
+/// How an [`Oracle`](crate::Oracle) serves. The defaults suit a LAN.
+#[derive(Clone, Debug)]
+pub struct OracleOptions {
+    /// How long a leader serves after its last durable renewal. A successor may have to wait 1.1
+    /// times as long.
+    pub lease: Duration,
+    /// How far beyond the present timestamps are reserved by each renewal.
+    pub window_ahead: Duration,
+    /// How far timestamps are reserved beyond the floor when taking over.
+    pub failover_advance: Duration,
+    /// How far timestamps may run ahead of the wall clock under load; beyond it requests wait.
+    pub max_ahead: Duration,
+    /// By how much the wall clock may leap ahead of the boot clock and still be followed.
+    pub max_clock_step: Duration,
+    /// How long a request waits for a leader, a renewal or the clock before it is refused.
+    pub hold: Duration,
+    /// How many requests may wait at once; beyond it they are refused.
+    pub max_waiting: usize,
+    /// The most values one sequence block may have.
+    pub max_seq_count: u32,
+    /// How long a stamping lease may be asked to run, at least and at most.
+    pub lease_ttl: (Duration, Duration),
+    /// Caps on what the state may hold.
+    pub limits: Limits,
+    /// How long stopping may take, before what is in flight is given up.
+    pub shutdown_timeout: Duration,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for OracleOptions {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(1),
+            window_ahead: Duration::from_secs(3),
+            failover_advance: Duration::from_secs(1),
+            max_ahead: Duration::from_secs(3),
+            max_clock_step: Duration::from_secs(10),
+            hold: Duration::from_secs(1),
+            max_waiting: 65_536,
+            max_seq_count: 65_536,
+            lease_ttl: (Duration::from_secs(5), Duration::from_secs(300)),
+            limits: Limits::default(),
+            shutdown_timeout: Duration::from_secs(5),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Leases outside of this can neither be renewed in time nor waited for in patience.
+const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+/// A window beyond this would carry timestamps far into the future at every restart.
+const LONGEST_WINDOW: Duration = Duration::from_secs(3_600);
+
+impl OracleOptions {
+    /// How long after a renewal the next one begins, while there are requests: 300 ms of a lease of
+    /// one second.
+    pub(crate) fn renewal(&self) -> Duration {
+        self.lease * 3 / 10
+    }
+
+    /// How long after the last request the lease is let lapse.
+    pub(crate) fn idle_after(&self) -> Duration {
+        self.lease * 30
+    }
+
+    /// The lease in whole milliseconds, as it is put on record: never less than is served under.
+    pub(crate) fn lease_ms(&self) -> u64 {
+        u64::try_from(self.lease.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    }
+
+    /// How often expired sessions are looked for.
+    pub(crate) fn expiry(&self) -> Duration {
+        RETENTION / 60
+    }
+
+    /// Checks that the values make sense together.
+    ///
+    /// # Errors
+    /// `Config`, naming the value and its bounds.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::new(ErrorKind::Config, what));
+        if self.lease < LEASE.0 || self.lease > LEASE.1 {
+            return refuse(format!(
+                "the lease must be {:?} to {:?}, not {:?}",
+                LEASE.0, LEASE.1, self.lease
+            ));
+        }
+        for (name, window) in
+            [("window_ahead", self.window_ahead), ("failover_advance", self.failover_advance)]
+        {
+            if window.as_millis() == 0 || window > LONGEST_WINDOW {
+                return refuse(format!("{name} must be 1ms to {LONGEST_WINDOW:?}, not {window:?}"));
+            }
+        }
+        if self.window_ahead < self.lease {
+            return refuse(format!(
+                "window_ahead ({:?}) must not be shorter than the lease ({:?}), or timestamps run \
+                 out between renewals",
+                self.window_ahead, self.lease
+            ));
+        }
+        let (least, most) = self.lease_ttl;
+        if least.as_millis() == 0 || least > most || most > LONGEST_WINDOW {
+            return refuse(format!(
+                "a stamping lease must run for 1ms to {LONGEST_WINDOW:?}, not {least:?} to {most:?}"
+            ));
+        }
+        if self.max_waiting == 0 || self.max_seq_count == 0 {
+            return refuse("max_waiting and max_seq_count must not be 0".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,289 @@
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject, Result, SeqBlock,
+    TIMESTAMPS_PER_MS, TimestampRange,
+    engine::{self, Phase, Shared},
+    reign::{Denied, Reign},
+    state::{Answer, Query, millis},
+    window::MAX_HIGH_WATER_MS,
+};
+
+mod errands;
+mod sequences;
+mod waiting;
+
+pub use errands::{MAX_SEQ_PAGE, SeqList, SeqListing};
+use waiting::Waiting;
+
+/// The oracle: timestamps and gapless sequences over any driver, usable in-process.
+///
+/// Cloning it is cheap. Once the last clone is dropped it stops as [`shutdown`](Self::shutdown)
+/// does, but nobody waits for that.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    shared: Arc<Shared>,
+    control: Arc<Control>,
+    hold: Duration,
+}
+
+#[derive(Debug)]
+struct Control {
+    stop: watch::Sender<bool>,
+    /// Until it has ended and the driver has stopped.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Timestamps, and the epoch they were granted under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Granted {
+    /// The timestamps.
+    pub range: TimestampRange,
+    /// Who granted them.
+    pub epoch: Epoch,
+}
+
+/// Blocks, and the epoch they were committed under.
+///
+/// For a repeated request, the epoch is the one that answered now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeqGrant {
+    /// In the order asked for.
+    pub blocks: Vec<SeqBlock>,
+    /// Who committed or repeated them.
+    pub epoch: Epoch,
+}
+
+/// How an oracle is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Its epoch while it leads.
+    pub epoch: Option<Epoch>,
+    /// How long it may serve without a renewal; zero unless it leads.
+    pub lease_left: Duration,
+    /// Up to where timestamps are durably reserved; 0 unless it leads.
+    pub high_water_ms: u64,
+    /// Every timestamp issued up to this millisecond is durably covered; 0 unless it leads.
+    pub max_safe_physical_ms: u64,
+    /// Requests that wait for a commit, a leader or the clock.
+    pub waiting: usize,
+}
+
+impl Oracle {
+    /// Starts serving whenever `driver` says that this node leads.
+    ///
+    /// Must be called within a tokio runtime. A `metrics` recorder must be installed before.
+    ///
+    /// # Errors
+    /// `Config` if the options make no sense.
+    pub fn start(driver: Arc<dyn ConsensusDriver>, options: OracleOptions) -> Result<Self> {
+        options.validate()?;
+        let hold = options.hold;
+        let shared = Arc::new(Shared::new(driver, options));
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(engine::run(shared.clone(), stopped));
+        let control = Arc::new(Control { stop, task: Mutex::new(Some(task)) });
+        Ok(Self { shared, control, hold })
+    }
+
+    /// The same oracle, whose calls wait for a leader, a renewal or the clock no longer than `hold`,
+    /// for a caller who has less time than [`hold`](OracleOptions::hold).
+    #[must_use]
+    pub fn with_hold(&self, hold: Duration) -> Self {
+        Self { hold: hold.min(self.hold), ..self.clone() }
+    }
+
+    /// Grants `count` contiguous timestamps, greater than all that any call got before this one.
+    ///
+    /// Waits up to [`hold`](OracleOptions::hold) while a leader is sought, this node takes over or
+    /// its lease is renewed. Dropping the future costs nothing.
+    ///
+    /// # Errors
+    /// `Invalid` if `count` is not 1 to [`TIMESTAMPS_PER_MS`]; `NotLeader`; `Unavailable` if the
+    /// lease cannot be renewed or the clock would be outrun; `Overloaded`; `Rejected` with
+    /// [`Reject::OutOfRange`] at the end of the timestamp space; `Fatal`.
+    pub async fn get_ts(&self, count: u32) -> Result<Granted> {
+        check_ts_count(count)?;
+        match self.grant(count) {
+            Ok(granted) => Ok(granted),
+            Err(_) => {
+                let _waiting = Waiting::enter(&self.shared, 1)?;
+                self.wait(|| self.grant(count)).await
+            }
+        }
+    }
+
+    /// As [`get_ts`](Self::get_ts), but never waits: `None` where that would.
+    ///
+    /// # Errors
+    /// `Invalid` if `count` is not 1 to [`TIMESTAMPS_PER_MS`].
+    pub fn try_get_ts(&self, count: u32) -> Result<Option<Granted>> {
+        check_ts_count(count)?;
+        Ok(self.grant(count).ok())
+    }
+
+    /// How this oracle is doing, now.
+    pub fn status(&self) -> Status {
+        let boot = self.shared.clock.now().boot;
+        let reign = self.shared.reign.load();
+        let leading = reign.as_ref().filter(|reign| reign.leads_at(boot));
+        let high_water_ms = leading.map_or(0, |reign| reign.high_water_ms());
+        let window_ms = millis(self.shared.options.window_ahead);
+        Status {
+            phase: self.shared.phase.borrow().clone(),
+            epoch: leading.map(|reign| reign.epoch),
+            lease_left: leading.map_or(Duration::ZERO, |reign| reign.lease_left(boot)),
+            high_water_ms,
+            max_safe_physical_ms: high_water_ms.saturating_sub(window_ms + 1),
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What this oracle is doing, to be watched. Values may repeat.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.shared.phase.subscribe()
+    }
+
+    /// Stops: refuses new requests, ends what is in flight, releases the lease, and stops the
+    /// driver. Takes at most [`shutdown_timeout`](OracleOptions::shutdown_timeout), and as long
+    /// again for the driver. If the future is dropped meanwhile, another call goes on from there.
+    ///
+    /// # Errors
+    /// `Unavailable` if that was not enough time; the driver's own.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.control.stop.send_replace(true);
+        let mut task = self.control.task.lock().await;
+        let Some(running) = task.as_mut() else { return Ok(()) };
+        let limit = self.shared.options.shutdown_timeout;
+        let ended = within(&self.shared, limit, "the reign did not end", async {
+            // It must not be asked again for an end that it has told.
+            if !running.is_finished() {
+                // A panic of the task is on record as a failed phase.
+                drop(running.await);
+            }
+        });
+        let ended = ended.await;
+        let driver = self.shared.driver.shutdown();
+        let stopped = within(&self.shared, limit, "the driver did not stop", driver).await;
+        *task = None;
+        ended.and(stopped.and_then(|stopped| stopped))
+    }
+
+    fn grant(&self, count: u32) -> Result<Granted, Denied> {
+        let reign = self.shared.reign.load();
+        let reign = reign.as_ref().ok_or(Denied::Closed)?;
+        let range = reign.grant(self.shared.clock.now(), count)?;
+        self.shared.meters.grants.increment(1);
+        self.shared.meters.timestamps.increment(u64::from(count));
+        Ok(Granted { range, epoch: reign.epoch })
+    }
+
+    /// Reads, for as long as a request may wait, or a leader may serve without hearing of anyone.
+    async fn read(&self, query: Query) -> Result<Answer> {
+        self.shared.read(query, self.hold.max(self.shared.options.lease)).await
+    }
+
+    fn reign(&self) -> Result<Arc<Reign>, Denied> {
+        self.shared.reign.load_full().ok_or(Denied::Closed)
+    }
+
+    /// Attempts again whenever something has changed, until it succeeds or waiting is of no use.
+    async fn wait<T>(&self, attempt: impl Fn() -> Result<T, Denied>) -> Result<T> {
+        let clock = &self.shared.clock;
+        let deadline = clock.now().boot + self.hold;
+        let mut phase = self.shared.phase.subscribe();
+        loop {
+            // Looked at before the attempt, so that no change in between is missed.
+            let current = phase.borrow_and_update().clone();
+            let denied = match attempt() {
+                Ok(value) => return Ok(value),
+                Err(Denied::OutOfRange) => {
+                    let high_water_ms = MAX_HIGH_WATER_MS + 1;
+                    return Err(Reject::OutOfRange { high_water_ms }.into());
+                }
+                Err(denied) => denied,
+            };
+            if let Some(error) = hopeless(&current) {
+                return Err(error);
+            }
+            if clock.now().boot >= deadline {
+                return Err(in_vain(denied, &current));
+            }
+            let until = match denied {
+                Denied::Ahead(at) => at.min(deadline),
+                _ => deadline,
+            };
+            tokio::select! {
+                // An error means that the engine's task is gone; the deadline ends the wait.
+                changed = phase.changed() => drop(changed),
+                () = clock.sleep_until(until) => {}
+            }
+        }
+    }
+}
+
+/// The error of a request that no amount of waiting here would help.
+fn hopeless(phase: &Phase) -> Option<Error> {
+    match phase {
+        Phase::Following(leader) => {
+            let context = "this node does not lead";
+            Some(Error::new(ErrorKind::NotLeader(leader.clone()), context))
+        }
+        Phase::Stopping => Some(not_leading("this node is stopping")),
+        Phase::Failed(reason) => Some(Error::new(ErrorKind::Fatal, reason.to_string())),
+        Phase::Electing | Phase::TakingOver { .. } | Phase::Serving { .. } => None,
+    }
+}
+
+/// The error of a request that was held as long as it may be.
+fn in_vain(denied: Denied, phase: &Phase) -> Error {
+    match (denied, phase) {
+        (Denied::Ahead(_), _) => Error::new(
+            ErrorKind::Unavailable,
+            "timestamps have run as far ahead of the clock as they may; ask for fewer at a time",
+        ),
+        (_, Phase::TakingOver { trouble: Some(trouble), .. }) => {
+            not_leading(&format!("this node cannot take over: {trouble}"))
+        }
+        (_, Phase::TakingOver { .. }) => not_leading("this node is taking over"),
+        (_, Phase::Serving { .. }) => not_leading("the lease has run out and cannot be renewed"),
+        _ => not_leading("no leader is known"),
+    }
+}
+
+fn not_leading(context: &str) -> Error {
+    Error::new(ErrorKind::NotLeader(None), context)
+}
+
+fn check_ts_count(count: u32) -> Result<()> {
+    if (1..=TIMESTAMPS_PER_MS).contains(&count) {
+        return Ok(());
+    }
+    let context = format!("a grant has 1 to {TIMESTAMPS_PER_MS} timestamps, not {count}");
+    Err(Error::new(ErrorKind::Invalid, context))
+}
+
+async fn within<T>(
+    shared: &Shared,
+    limit: Duration,
+    otherwise: &str,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = shared.clock.sleep(limit) => {
+            let context = format!("{otherwise} within {limit:?}");
+            Err(Error::new(ErrorKind::Unavailable, context))
+        }
+    }
+}

@@ -1,0 +1,278 @@
+use std::{num::NonZeroU64, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{keys, lease, record::ReignRecord, session};
+use crate::{LeaseHolder, LeaseId, NodeId, RequestId, SeqBlock, SeqKey, Session};
+
+/// A change to the state, committed under the epoch of the leader that asks for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Begins a reign: rejects all older epochs from here on and reserves a first window.
+    Fence {
+        /// The wall clock of the node that takes over.
+        now_ms: u64,
+        /// How far beyond the floor the window reaches.
+        headroom_ms: u64,
+        /// The lease the node will serve under.
+        lease_ms: u64,
+    },
+    /// Lets the fenced reign serve, once the replaced one's lease has certainly run out.
+    Open {
+        /// Who serves.
+        node: NodeId,
+        /// The lease it serves under.
+        lease_ms: u64,
+    },
+    /// Renews the lease of the open reign, and raises the high-water.
+    Extend {
+        /// The new high-water, inclusive. A lower one than stored changes nothing.
+        high_water_ms: u64,
+        /// Boot time since the reign was opened, by which session time advances.
+        elapsed_ms: u64,
+    },
+    /// Ends the open reign for good, so that the next one need not wait for its lease.
+    Release,
+    /// Hands out blocks, or answers as before if the request was executed already.
+    Advance(Advance),
+    /// Forgets sessions that have been unused for longer than the retention, a bounded number of
+    /// answers each.
+    Expire {
+        /// The sessions to look at, as [`Query::Expired`](super::Query::Expired) names them.
+        sessions: Vec<Session>,
+    },
+    /// Sets the high-water of a state that was never used.
+    Init {
+        /// The high-water, inclusive: every timestamp will lie above it.
+        high_water_ms: u64,
+    },
+    /// Sets the first value of a sequence that was never used.
+    Seed(Seed),
+    /// Grants, renews or ends stamping leases. Each of these also ends a bounded number of leases
+    /// that have expired.
+    Lease {
+        /// What is asked for.
+        ask: LeaseAsk,
+        /// When, by the clocks of the leader.
+        at: Moment,
+    },
+}
+
+/// Sets the first value of a sequence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seed {
+    /// The sequence.
+    pub key: SeqKey,
+    /// The first value of its first block.
+    pub start: u64,
+    /// The caps to apply.
+    pub limits: Limits,
+}
+
+/// A request about stamping leases.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LeaseAsk {
+    /// Grants a lease, or answers with the live one of the same holder and holder's epoch.
+    Acquire {
+        /// Who asks.
+        holder: LeaseHolder,
+        /// A higher one than that of the holder's live lease supersedes it, a lower one is refused.
+        holder_epoch: u64,
+        /// How long the lease runs, in milliseconds of a leader's serving time.
+        ttl_ms: u64,
+        /// The caps to apply.
+        limits: Limits,
+    },
+    /// Lets a live lease run for its whole time again.
+    Renew {
+        /// Which.
+        id: LeaseId,
+    },
+    /// Ends a lease; that there is none is no error.
+    Release {
+        /// Which.
+        id: LeaseId,
+    },
+    /// Ends leases that have expired, and nothing else.
+    Expire,
+}
+
+/// A moment on the clocks of the leader that submits a command.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// The wall clock, as far as it is believed: bounds are computed from it.
+    pub now_ms: u64,
+    /// Boot time since the reign was opened: leases expire by it.
+    pub elapsed_ms: u64,
+}
+
+/// Asks for blocks of distinct keys, all or none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Advance {
+    /// Each key with how many values it is asked for.
+    pub entries: Vec<(SeqKey, u32)>,
+    /// Present if the request is to be exactly once.
+    pub id: Option<RequestId>,
+    /// Boot time since the reign was opened, to stamp the session's last use with.
+    pub elapsed_ms: u64,
+    /// The caps to apply.
+    pub limits: Limits,
+}
+
+/// Caps on what the state may hold; beyond one, a request is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// Sequences.
+    pub keys: u64,
+    /// Sessions kept for exactly-once requests.
+    pub sessions: u64,
+    /// How far a request's number may lie above its session's first incomplete one, and so how
+    /// many answers are kept per session; 4,096 at most.
+    pub open_requests: u64,
+    /// Stamping leases, superseded ones that have not expired included.
+    pub leases: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { keys: 100_000_000, sessions: 100_000, open_requests: 4_096, leases: 10_000 }
+    }
+}
+
+/// What a command that took effect answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The reign is fenced.
+    Fenced {
+        /// The first millisecond that may be granted from.
+        floor_ms: u64,
+        /// The last one, until extended.
+        high_water_ms: u64,
+        /// The record the fence replaced, if there was any.
+        replaced: Option<ReignRecord>,
+    },
+    /// The reign is open.
+    Opened,
+    /// The lease is renewed.
+    Extended {
+        /// The stored high-water.
+        high_water_ms: u64,
+    },
+    /// The reign is over.
+    Released,
+    /// The blocks, in the order asked for.
+    Advanced(Vec<SeqBlock>),
+    /// How many sessions are gone.
+    Expired(u64),
+    /// The state is set up.
+    Initialized,
+    /// The sequence is seeded, and starts here.
+    Seeded(u64),
+    /// The lease, granted or renewed.
+    Leased(LeaseGrant),
+    /// The lease is over.
+    LeaseReleased,
+    /// How many leases that had expired are over.
+    LeasesExpired(u64),
+}
+
+/// A stamping lease, as the state grants it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// Names it.
+    pub id: LeaseId,
+    /// The last millisecond that the holder may stamp.
+    pub bound_ms: u64,
+    /// When it runs out by the wall clock of the leader that granted or renewed it.
+    pub expires_at_ms: u64,
+    /// How long it may be relied on, from before the request was sent.
+    pub remaining_ms: u64,
+}
+
+/// What a command will read, so that a remote store can fetch it in one round trip.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Reads {
+    /// Single keys.
+    pub keys: Vec<Vec<u8>>,
+    /// Ranges: from here, up to there (exclusive), at most so many entries. A scan may begin later
+    /// than its range, and within a batch it asks for as many more as commands before it deleted.
+    pub ranges: Vec<(Vec<u8>, Vec<u8>, usize)>,
+}
+
+impl Command {
+    /// Everything [`plan`](super::plan) reads for this command.
+    pub fn reads(&self) -> Reads {
+        let mut reads = Reads { keys: vec![keys::REIGN.into(), keys::META.into()], ranges: vec![] };
+        match self {
+            Self::Advance(advance) => {
+                reads.keys.extend(advance.entries.iter().map(|(key, _)| keys::sequence(key)));
+                if let Some(id) = &advance.id {
+                    reads.keys.push(keys::session(id.session));
+                    reads.keys.push(keys::answers_of(id.session, id.number.get()));
+                    if id.close {
+                        let (from, to) = keys::answers(id.session);
+                        reads.ranges.push((from, to, session::CLEARED_PAGES));
+                    } else if id.first_incomplete > NonZeroU64::MIN {
+                        let below = id.first_incomplete.get();
+                        let (from, to) = keys::answers_between(id.session, 0, below);
+                        reads.ranges.push((from, to, session::OPEN_PAGES));
+                    }
+                }
+            }
+            Self::Expire { sessions } => {
+                for &session in sessions {
+                    reads.keys.push(keys::session(session));
+                    let (from, to) = keys::answers(session);
+                    reads.ranges.push((from, to, session::CLEARED_PAGES));
+                }
+            }
+            Self::Seed(seed) => reads.keys.push(keys::sequence(&seed.key)),
+            Self::Lease { ask, .. } => {
+                reads.keys.push(keys::LEASES.into());
+                match ask {
+                    LeaseAsk::Acquire { holder, .. } => reads.keys.push(keys::lease_of(holder)),
+                    LeaseAsk::Renew { id } | LeaseAsk::Release { id } => {
+                        reads.keys.push(keys::lease(*id));
+                    }
+                    LeaseAsk::Expire => {}
+                }
+                let (from, to) = keys::lease_ends();
+                reads.ranges.push((from, to, lease::EXPIRE_LEASES));
+            }
+            Self::Fence { .. }
+            | Self::Open { .. }
+            | Self::Extend { .. }
+            | Self::Release
+            | Self::Init { .. } => {}
+        }
+        reads
+    }
+
+    /// About how many bytes the command takes in a log, never less than it does.
+    pub fn size_hint(&self) -> usize {
+        match self {
+            Self::Advance(advance) => advance.size_hint(),
+            Self::Expire { sessions } => FIXED_BYTES + sessions.len() * size_of::<Session>(),
+            Self::Seed(seed) => FIXED_BYTES + seed.key.as_str().len(),
+            Self::Lease { ask: LeaseAsk::Acquire { holder, .. }, .. } => {
+                FIXED_BYTES + holder.as_bytes().len()
+            }
+            _ => FIXED_BYTES,
+        }
+    }
+}
+
+/// What any command takes besides its lists: ids, limits and lengths in their longest encoding.
+const FIXED_BYTES: usize = 160;
+
+impl Advance {
+    /// As [`Command::size_hint`].
+    pub fn size_hint(&self) -> usize {
+        FIXED_BYTES + self.entries.iter().map(|(key, _)| key.as_str().len() + 8).sum::<usize>()
+    }
+}
+
+/// A duration in whole milliseconds, as commands carry it.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,133 @@
+//! Where things lie in the store. The first byte names the kind.
+
+use crate::{LeaseHolder, LeaseId, SeqKey, Session};
+
+/// The [`ReignRecord`](super::ReignRecord).
+pub(super) const REIGN: &[u8] = b"r";
+
+/// The counts of keys and sessions, and the version of the rules.
+pub(super) const META: &[u8] = b"m";
+
+/// The count of stamping leases, and the last id given to one.
+pub(super) const LEASES: &[u8] = b"k";
+
+/// The last epoch claimed over this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
+pub const CLAIM: &[u8] = b"c";
+
+/// The node id of this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
+pub const NODE: &[u8] = b"n";
+
+/// The next value of a sequence.
+pub(super) fn sequence(key: &SeqKey) -> Vec<u8> {
+    join(b's', &[key.as_str().as_bytes()])
+}
+
+/// All sequences whose names begin with `prefix`, after the one named `after`: from the first key
+/// to before the other.
+pub(super) fn sequences(prefix: &str, after: &str) -> (Vec<u8>, Vec<u8>) {
+    let first = join(b's', &[prefix.as_bytes()]);
+    let mut end = first.clone();
+    // No byte of UTF-8 is the highest one.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    match after.is_empty() {
+        true => (first, end),
+        false => (first.max(join(b's', &[after.as_bytes(), &[0]])), end),
+    }
+}
+
+/// The name of a sequence's key.
+pub(super) fn name_of(sequence: &[u8]) -> Option<SeqKey> {
+    let name = std::str::from_utf8(sequence.get(1..)?).ok()?;
+    SeqKey::new(name).ok()
+}
+
+/// The record of a session.
+pub(super) fn session(session: Session) -> Vec<u8> {
+    join(b'u', &[&session.0])
+}
+
+/// How many consecutive requests share an [`AnswerPage`](super::record::AnswerPage).
+///
+/// With a page each, a busy session would put and delete a key for every request.
+pub(super) const PAGE: u64 = 16;
+
+/// The answers of a session to request `number` and its neighbours.
+pub(super) fn answers_of(session: Session, number: u64) -> Vec<u8> {
+    join(b'a', &[&session.0, &(number / PAGE).to_be_bytes()])
+}
+
+/// All answers of a session, in the order of their numbers: from the first key to before the other.
+pub(super) fn answers(session: Session) -> (Vec<u8>, Vec<u8>) {
+    let mut end = answers_of(session, u64::MAX);
+    end.push(0);
+    (answers_of(session, 0), end)
+}
+
+/// The pages of a session from that of one request to before that of another.
+pub(super) fn answers_between(session: Session, from: u64, to: u64) -> (Vec<u8>, Vec<u8>) {
+    (answers_of(session, from), answers_of(session, to))
+}
+
+/// The first request after those of a page.
+pub(super) fn end_of_page(answers: &[u8]) -> Option<u64> {
+    let page = u64::from_be_bytes(answers.get(17..)?.try_into().ok()?);
+    Some((page + 1).saturating_mul(PAGE))
+}
+
+/// The index by last use, least recent first.
+pub(super) fn last_use(last_used_ms: u64, session: Session) -> Vec<u8> {
+    join(b'x', &[&last_used_ms.to_be_bytes(), &session.0])
+}
+
+/// The part of the index before `until_ms`.
+pub(super) fn last_uses(until_ms: u64) -> (Vec<u8>, Vec<u8>) {
+    (vec![b'x'], join(b'x', &[&until_ms.to_be_bytes()]))
+}
+
+/// The session an index entry is about.
+pub(super) fn session_of(last_use: &[u8]) -> Option<Session> {
+    last_use.get(9..)?.try_into().ok().map(Session)
+}
+
+/// A stamping lease.
+pub(super) fn lease(id: LeaseId) -> Vec<u8> {
+    join(b'l', &[&id.0.to_be_bytes()])
+}
+
+/// The lease of a holder that is not superseded.
+pub(super) fn lease_of(holder: &LeaseHolder) -> Vec<u8> {
+    join(b'h', &[holder.as_bytes()])
+}
+
+/// The index of leases by when they expire, the first to expire first.
+pub(super) fn lease_end(expires_ms: u64, id: LeaseId) -> Vec<u8> {
+    join(b'e', &[&expires_ms.to_be_bytes(), &id.0.to_be_bytes()])
+}
+
+/// The whole of that index.
+pub(super) fn lease_ends() -> (Vec<u8>, Vec<u8>) {
+    (vec![b'e'], vec![b'e' + 1])
+}
+
+/// The index of leases by their bounds, the lowest first.
+pub(super) fn lease_bound(bound_ms: u64, id: LeaseId) -> Vec<u8> {
+    join(b'b', &[&bound_ms.to_be_bytes(), &id.0.to_be_bytes()])
+}
+
+/// The whole of that index.
+pub(super) fn lease_bounds() -> (Vec<u8>, Vec<u8>) {
+    (vec![b'b'], vec![b'b' + 1])
+}
+
+/// The bound that an index entry is about.
+pub(super) fn bound_of(lease_bound: &[u8]) -> Option<u64> {
+    lease_bound.get(1..9)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+fn join(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![kind];
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}

@@ -1,0 +1,188 @@
+//! Gaplessness and exactly-once for any sequence of commands, against a plain model.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{
+    Command, Limits, RETENTION, Reject, Reply,
+    testing::{State, id, key},
+};
+use crate::{Epoch, RequestId, SeqBlock, SeqKey, Session};
+
+const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
+
+/// What can happen to a state.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch of requests, committed together.
+    Batch(Vec<Ask>),
+    /// The leader before this one is heard of late.
+    Late(Ask),
+    /// A new leader, whose wall clock may show anything.
+    TakeOver { now_ms: u64 },
+    /// The leader serves for a while, then clears away what has expired.
+    Pass { millis: u64 },
+}
+
+/// One request: its keys and counts by index, and its id, if it has one.
+#[derive(Clone, Debug)]
+struct Ask {
+    entries: Vec<(usize, u32)>,
+    id: Option<(u8, u64, u64, bool, bool)>,
+}
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+fn asks() -> impl Strategy<Value = Ask> {
+    let entries = prop::sample::subsequence(vec![0, 1, 2], 1..=3)
+        .prop_flat_map(|keys| {
+            let counts = prop::collection::vec(prop_oneof![1..3u32, Just(u32::MAX)], keys.len());
+            (Just(keys), counts)
+        })
+        .prop_map(|(keys, counts)| keys.into_iter().zip(counts).collect());
+    // Few sessions and numbers, so that duplicates and conflicts are common.
+    let id = (0..3u8, 1..8u64, 0..4u64, prop::bool::weighted(0.3), prop::bool::weighted(0.1))
+        .prop_map(|(session, number, behind, retry, close)| {
+            (session, number, number.saturating_sub(behind).max(1), retry, close)
+        });
+    (entries, prop::option::weighted(0.8, id)).prop_map(|(entries, id)| Ask { entries, id })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let now_ms = prop_oneof![Just(0), 0..10_000u64, Just(4_000_000_000_000)];
+    let millis = prop_oneof![0..RETENTION_MS / 4, Just(RETENTION_MS * 2)];
+    let step = prop_oneof![
+        6 => prop::collection::vec(asks(), 1..6).prop_map(Step::Batch),
+        1 => asks().prop_map(Step::Late),
+        1 => now_ms.prop_map(|now_ms| Step::TakeOver { now_ms }),
+        1 => millis.prop_map(|millis| Step::Pass { millis }),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// What a client believes, from nothing but the answers.
+#[derive(Default)]
+struct Model {
+    next: BTreeMap<SeqKey, u64>,
+    executed: BTreeMap<(Session, u64), Vec<SeqBlock>>,
+}
+
+impl Model {
+    fn check(&mut self, command: &Command, result: Result<Reply, Reject>) {
+        let Command::Advance(advance) = command else { unreachable!("only advances are checked") };
+        let before = advance.id.and_then(|id| self.executed.get(&(id.session, id.number.get())));
+        let blocks = match result {
+            Ok(Reply::Advanced(blocks)) => blocks,
+            Ok(other) => panic!("an advance was answered with {other:?}"),
+            Err(reject) => return self.check_refusal(command, &reject),
+        };
+        let asked: Vec<_> = blocks.iter().map(|block| (block.key.clone(), block.count)).collect();
+        assert_eq!(asked, advance.entries);
+        if before == Some(&blocks) {
+            return self.close(advance.id);
+        }
+        if let Some(id) = advance.id {
+            assert_eq!(before, None, "request {id:?} was executed twice");
+        }
+        for block in &blocks {
+            let next = self.next.entry(block.key.clone()).or_default();
+            assert_eq!(block.start, *next, "a gap or an overlap in {}", block.key);
+            *next += u64::from(block.count);
+        }
+        if let Some(id) = advance.id.filter(|id| !id.close) {
+            self.executed.insert((id.session, id.number.get()), blocks);
+        }
+        self.close(advance.id);
+    }
+
+    fn check_refusal(&self, command: &Command, reject: &Reject) {
+        let Command::Advance(advance) = command else { return };
+        let known = |id: RequestId| self.executed.contains_key(&(id.session, id.number.get()));
+        match reject {
+            Reject::IdReused { .. } => assert!(advance.id.is_some_and(known)),
+            Reject::SessionUnknown => assert!(advance.id.is_some_and(|id| id.retry)),
+            Reject::Forgotten { number, first_incomplete } => assert!(number < first_incomplete),
+            other => panic!("nothing asked for could be refused as {other:?}"),
+        }
+    }
+
+    fn close(&mut self, id: Option<RequestId>) {
+        if let Some(id) = id.filter(|id| id.close) {
+            self.forget(id.session);
+        }
+    }
+
+    fn forget(&mut self, session: Session) {
+        self.executed.retain(|(other, _), _| *other != session);
+    }
+}
+
+fn command(state: &State, ask: &Ask) -> Command {
+    let entries: Vec<_> = ask.entries.iter().map(|&(index, count)| (KEYS[index], count)).collect();
+    let id = ask.id.map(|(session, number, first, retry, close)| RequestId {
+        retry,
+        close,
+        ..id(session, number, first)
+    });
+    state.advance_command(&entries, id, Limits::default())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn blocks_are_gapless_and_requests_exactly_once(steps in steps()) {
+        let mut state = State::open();
+        let mut model = Model::default();
+        for step in steps {
+            match step {
+                Step::Batch(asks) => {
+                    let commands: Vec<_> = asks.iter().map(|ask| command(&state, ask)).collect();
+                    let results = state.apply(&commands);
+                    for (command, result) in commands.iter().zip(results) {
+                        model.check(command, result);
+                    }
+                }
+                Step::Late(ask) => {
+                    let before = state.store.clone();
+                    let late = command(&state, &ask);
+                    let results = state.apply_as(Epoch(state.epoch.0 - 1), &[late]);
+                    prop_assert_eq!(results, [Err(Reject::Fenced { current: state.epoch })]);
+                    prop_assert!(state.store == before);
+                }
+                Step::TakeOver { now_ms } => state.take_over(now_ms),
+                Step::Pass { millis } => {
+                    state.pass(millis);
+                    state.expire();
+                    for session in (0..3).map(|n| Session([n; 16])) {
+                        if !state.knows(session) {
+                            model.forget(session);
+                        }
+                    }
+                }
+            }
+        }
+        for (name, next) in model.next {
+            let stored = super::answer(&state.store, &super::Query::Sequence(name)).unwrap();
+            prop_assert_eq!(stored, super::Answer::Sequence(Some(next)));
+        }
+    }
+
+    #[test]
+    fn an_overflow_takes_nothing_of_its_request(count in 1..=u32::MAX) {
+        let mut state = State::open();
+        let near = u64::MAX - u64::from(count) + 1;
+        let stored = super::record::encode(&near);
+        state.store = super::testing::with(state.store, super::keys::sequence(&key("a")), stored);
+        let meta = super::record::Meta { keys: 1, ..Default::default() };
+        let stored = super::record::encode(&meta);
+        state.store = super::testing::with(state.store, super::keys::META.into(), stored);
+        let refused = state.advance(&[("b", 1), ("a", count)], None);
+        prop_assert_eq!(refused, Err(Reject::Overflow { key: key("a"), next: near }));
+        prop_assert_eq!(state.count(b's'), 1, "b was not created");
+        if count > 1 {
+            prop_assert!(state.advance(&[("a", count - 1)], None).is_ok());
+        }
+    }
+}

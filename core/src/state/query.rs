@@ -1,0 +1,81 @@
+use super::{
+    ReignRecord, View, keys, lease,
+    record::{decode, load},
+    session,
+};
+use crate::{Result, SeqKey, Session};
+
+/// A question about the state. Answers are linearizable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Query {
+    /// Who reigns, and how far timestamps are promised.
+    Reign,
+    /// The next value of a sequence.
+    Sequence(SeqKey),
+    /// Sequences in the byte order of their names, with their next values.
+    Sequences {
+        /// Only those whose names begin with this.
+        prefix: String,
+        /// Only those after this name; empty for all.
+        after: String,
+        /// How many to name at most.
+        limit: usize,
+    },
+    /// How far the bounds of all leases reach.
+    Frontier {
+        /// Boot time since the leader's reign was opened.
+        elapsed_ms: u64,
+    },
+    /// Sessions whose retention is over, the longest unused first.
+    Expired {
+        /// How many to name at most.
+        limit: usize,
+    },
+}
+
+/// What a [`Query`] is answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// To [`Query::Reign`]; nothing before the first fence.
+    Reign(Option<ReignRecord>),
+    /// To [`Query::Sequence`]; nothing if the key was never used.
+    Sequence(Option<u64>),
+    /// To [`Query::Sequences`].
+    Sequences(Vec<(SeqKey, u64)>),
+    /// To [`Query::Frontier`].
+    Frontier {
+        /// The least of the high-water and the bounds of all leases that are not over.
+        frontier_ms: u64,
+        /// Some of these leases have expired, and a command may end them.
+        expired: bool,
+    },
+    /// To [`Query::Expired`].
+    Expired(Vec<Session>),
+}
+
+/// Answers `query` from the state behind `view`.
+///
+/// # Errors
+/// Only those of `view`, and `Corrupt` for a stored value that cannot be read.
+pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
+    Ok(match query {
+        Query::Reign => Answer::Reign(ReignRecord::load(view)?),
+        Query::Sequence(key) => Answer::Sequence(load(view, &keys::sequence(key))?),
+        Query::Sequences { prefix, after, limit } => {
+            let (from, to) = keys::sequences(prefix, after);
+            let entries = view.scan(&from, &to, *limit)?.into_iter();
+            let sequences = entries.filter_map(|(key, value)| {
+                let name = keys::name_of(&key)?;
+                Some(decode(&key, &value).map(|next| (name, next)))
+            });
+            Answer::Sequences(sequences.collect::<Result<_>>()?)
+        }
+        Query::Frontier { elapsed_ms } => lease::frontier(view, *elapsed_ms)?,
+        Query::Expired { limit } => {
+            let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);
+            let (from, to) = keys::last_uses(session::expired_before(session_ms));
+            let entries = view.scan(&from, &to, *limit)?;
+            Answer::Expired(entries.iter().filter_map(|(key, _)| keys::session_of(key)).collect())
+        }
+    })
+}

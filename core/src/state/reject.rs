@@ -1,0 +1,157 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::RULES;
+use crate::{Epoch, LeaseId, SeqKey};
+
+/// Why the state refused a command. A refusal writes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Reject {
+    /// The epoch no longer leads, or its reign is not open.
+    Fenced {
+        /// The epoch the state is at.
+        current: Epoch,
+    },
+    /// The timestamp space would be exceeded.
+    OutOfRange {
+        /// The high-water that was asked for.
+        high_water_ms: u64,
+    },
+    /// A sequence would exceed 64 bits.
+    Overflow {
+        /// The sequence.
+        key: SeqKey,
+        /// Its next value.
+        next: u64,
+    },
+    /// The cap of sequences is reached.
+    TooManyKeys {
+        /// The cap.
+        limit: u64,
+    },
+    /// The cap of sessions is reached.
+    TooManySessions {
+        /// The cap.
+        limit: u64,
+    },
+    /// The session has too many requests open.
+    TooManyOpenRequests {
+        /// The cap.
+        limit: u64,
+    },
+    /// A retry whose session is not known: it was not executed now, and may have been before.
+    SessionUnknown,
+    /// The request lies below the first one whose answer is kept. It was not executed now.
+    Forgotten {
+        /// The request's number.
+        number: u64,
+        /// The first number that is kept.
+        first_incomplete: u64,
+    },
+    /// The number was used before, for another request.
+    IdReused {
+        /// The number.
+        number: u64,
+    },
+    /// The sequence was used or seeded before.
+    SequenceExists {
+        /// The sequence.
+        key: SeqKey,
+        /// Its next value.
+        next: u64,
+    },
+    /// The cap of stamping leases is reached.
+    TooManyLeases {
+        /// The cap.
+        limit: u64,
+    },
+    /// The holder has a live lease under a higher epoch of its own.
+    StaleHolder {
+        /// That epoch.
+        current: u64,
+    },
+    /// There never was such a lease.
+    LeaseUnknown {
+        /// The lease that was asked for.
+        id: LeaseId,
+    },
+    /// The lease has expired, or was released.
+    LeaseOver {
+        /// The lease.
+        id: LeaseId,
+    },
+    /// The holder has taken another lease, under a higher epoch of its own.
+    LeaseSuperseded {
+        /// The lease.
+        id: LeaseId,
+    },
+    /// The state is in use already.
+    NotEmpty,
+    /// The state was written under rules this release does not know.
+    NewerRules {
+        /// The version of the rules.
+        rules: u32,
+    },
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fenced { current } => write!(f, "fenced: the state is at epoch {current}"),
+            Self::OutOfRange { high_water_ms } => write!(
+                f,
+                "{high_water_ms} ms lies beyond the timestamp space; is the wall clock right?"
+            ),
+            Self::Overflow { key, next } => {
+                write!(f, "sequence {key:?} is at {next} and cannot advance that far in 64 bits")
+            }
+            Self::TooManyKeys { limit } => write!(f, "the cap of {limit} sequences is reached"),
+            Self::TooManySessions { limit } => write!(
+                f,
+                "the cap of {limit} sessions is reached; close unused ones, or send without a \
+                 request id"
+            ),
+            Self::TooManyOpenRequests { limit } => {
+                write!(f, "the session has {limit} requests open already; open another one")
+            }
+            Self::SessionUnknown => f.write_str(
+                "the session of this retry is not known; whether the request was executed before \
+                 cannot be told any more",
+            ),
+            Self::Forgotten { number, first_incomplete } => write!(
+                f,
+                "request {number} lies below {first_incomplete}, the first one the session waits \
+                 for"
+            ),
+            Self::IdReused { number } => {
+                write!(f, "request {number} of this session was another request")
+            }
+            Self::SequenceExists { key, next } => {
+                write!(f, "sequence {key:?} is in use already, and goes on at {next}")
+            }
+            Self::TooManyLeases { limit } => write!(
+                f,
+                "the cap of {limit} stamping leases is reached; release unused ones, or wait until \
+                 some expire"
+            ),
+            Self::StaleHolder { current } => {
+                write!(f, "the holder has a lease under its epoch {current}, which is higher")
+            }
+            Self::LeaseUnknown { id } => write!(f, "there never was a lease {id}"),
+            Self::LeaseOver { id } => {
+                write!(f, "lease {id} has expired or was released; acquire another one")
+            }
+            Self::LeaseSuperseded { id } => {
+                write!(f, "lease {id} was superseded under a higher epoch of its holder")
+            }
+            Self::NotEmpty => f.write_str("the state is in use already"),
+            Self::NewerRules { rules } => write!(
+                f,
+                "the state is under rules version {rules}, this release knows up to {}",
+                RULES
+            ),
+        }
+    }
+}

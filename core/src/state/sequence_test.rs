@@ -1,0 +1,110 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{
+    Answer, Command, Limits, Query, Reject, Reply, Seed, answer,
+    testing::{State, key},
+};
+use crate::{Epoch, Result, SeqKey};
+
+fn seed_command(name: &str, start: u64, limits: Limits) -> Command {
+    Command::Seed(Seed { key: key(name), start, limits })
+}
+
+fn seed(state: &mut State, name: &str, start: u64) -> Result<Reply, Reject> {
+    state.apply(&[seed_command(name, start, Limits::default())]).remove(0)
+}
+
+fn list(state: &State, prefix: &str, after: &str, limit: usize) -> Vec<(SeqKey, u64)> {
+    let query = Query::Sequences { prefix: prefix.into(), after: after.into(), limit };
+    match answer(&state.store, &query).unwrap() {
+        Answer::Sequences(entries) => entries,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_seeded_sequence_begins_there() {
+    let mut state = State::open();
+    assert_eq!(seed(&mut state, "a", 1_000), Ok(Reply::Seeded(1_000)));
+    assert_eq!(state.advance(&[("a", 5)], None).unwrap()[0].start, 1_000);
+    assert_eq!(state.advance(&[("a", 5)], None).unwrap()[0].start, 1_005);
+}
+
+#[test]
+fn what_exists_is_not_seeded_whatever_the_value() {
+    let mut state = State::open();
+    seed(&mut state, "seeded", 7).unwrap();
+    state.advance(&[("used", 7)], None).unwrap();
+    for name in ["seeded", "used"] {
+        for start in [0, 7, 8, u64::MAX] {
+            let refused = Err(Reject::SequenceExists { key: key(name), next: 7 });
+            assert_eq!(seed(&mut state, name, start), refused);
+        }
+    }
+}
+
+#[test]
+fn seeding_counts_towards_the_cap_and_takes_an_open_reign() {
+    let mut state = State::open();
+    let limits = Limits { keys: 1, ..Limits::default() };
+    let commands = [seed_command("a", 1, limits), seed_command("b", 1, limits)];
+    let results = state.apply(&commands);
+    assert_eq!(results, [Ok(Reply::Seeded(1)), Err(Reject::TooManyKeys { limit: 1 })]);
+    let late = state.apply_as(Epoch(0), &commands[1..]);
+    assert_eq!(late, [Err(Reject::Fenced { current: state.epoch })]);
+}
+
+#[test]
+fn within_a_batch_a_seed_sees_what_came_before() {
+    let mut state = State::open();
+    let limits = Limits::default();
+    let advance = state.advance_command(&[("a", 1)], None, limits);
+    let results =
+        state.apply(&[seed_command("a", 9, limits), advance, seed_command("a", 9, limits)]);
+    assert_eq!(results[2], Err(Reject::SequenceExists { key: key("a"), next: 10 }));
+}
+
+#[test]
+fn a_page_goes_on_where_the_one_before_ended_whatever_was_used_meanwhile() {
+    let mut state = State::open();
+    state.advance(&[("b", 1), ("d", 2), ("f", 3)], None).unwrap();
+    assert_eq!(list(&state, "", "", 2), [(key("b"), 1), (key("d"), 2)]);
+    state.advance(&[("a", 1), ("e", 5)], None).unwrap();
+    assert_eq!(list(&state, "", "d", 2), [(key("e"), 5), (key("f"), 3)]);
+    assert_eq!(list(&state, "", "f", 2), []);
+}
+
+/// Keys that are prefixes of each other, or end in the highest characters there are.
+fn names() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "é", "\u{10ffff}", "\0"]), 1..4)
+        .prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn pages_together_are_what_a_plain_map_holds(
+        used in prop::collection::btree_map(names(), 1..9u32, 0..30),
+        prefix in prop_oneof![Just(String::new()), names()],
+        limit in 1..5usize,
+    ) {
+        let mut state = State::open();
+        for (name, count) in &used {
+            state.advance(&[(name, *count)], None).unwrap();
+        }
+        let (mut listed, mut after) = (BTreeMap::new(), String::new());
+        loop {
+            let page = list(&state, &prefix, &after, limit);
+            let Some((last, _)) = page.last() else { break };
+            prop_assert!(page.len() <= limit && page.is_sorted());
+            after = last.as_str().into();
+            for (name, next) in page {
+                prop_assert_eq!(listed.insert(String::from(name), next), None, "listed twice");
+            }
+        }
+        let begins = used.into_iter().filter(|(name, _)| name.starts_with(&prefix));
+        let expected: BTreeMap<_, _> = begins.map(|(name, n)| (name, u64::from(n))).collect();
+        prop_assert_eq!(listed, expected);
+    }
+}

@@ -1,0 +1,248 @@
+//! Exactly once: a session's answers are kept until the client says that it has them.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Advance, Effect, Reject, Reply, View, keys,
+    plan::Planned,
+    record::{AnswerPage, AnswerRecord, Meta, SessionRecord, encode, load},
+    reign,
+};
+use crate::{Epoch, RequestId, Result, SeqBlock, SeqKey, Session};
+
+/// How long an unused session is kept at least, in time that a leader served.
+pub const RETENTION: Duration = Duration::from_secs(600);
+
+const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
+
+/// The last use is rewritten only once it is this old, so that steady use costs no writes.
+const TOUCH_AFTER_MS: u64 = RETENTION_MS / 8;
+
+/// The furthest a request's number may lie above its session's first incomplete one, whatever the
+/// cap says. All answers of a session lie that close together.
+const MOST_OPEN_REQUESTS: u64 = 4_096;
+
+/// The most pages of answers that a request clears away: all of its session's.
+pub(super) const OPEN_PAGES: usize = (MOST_OPEN_REQUESTS / keys::PAGE) as usize + 1;
+
+/// How many pages the closing of a session clears away, and its expiry each time.
+pub(super) const CLEARED_PAGES: usize = 4;
+
+/// The first incomplete request of a session that is closed.
+const CLOSED: u64 = u64::MAX;
+
+/// What becomes of a request that carries an id.
+pub(super) enum Admission {
+    /// It must not be executed.
+    Refused(Reject),
+    /// It was executed before, and got these blocks.
+    Answered(Vec<SeqBlock>),
+    /// It is new.
+    Fresh,
+}
+
+/// What the state knows of a request's session.
+pub(super) struct Known {
+    record: Option<SessionRecord>,
+    /// Session time of this request.
+    now_ms: u64,
+}
+
+impl Known {
+    pub(super) fn load(view: &dyn View, id: &RequestId, now_ms: u64) -> Result<Self> {
+        Ok(Self { record: load(view, &keys::session(id.session))?, now_ms })
+    }
+}
+
+/// The session time before which a last use has expired. As the last use may be an eighth of the
+/// retention older than recorded, that much is added.
+pub(super) fn expired_before(session_ms: u64) -> u64 {
+    session_ms.saturating_sub(RETENTION_MS + TOUCH_AFTER_MS)
+}
+
+pub(super) fn admit(
+    view: &dyn View,
+    advance: &Advance,
+    id: &RequestId,
+    known: &Known,
+    meta: &Meta,
+) -> Result<Admission> {
+    if id.close && advance.entries.is_empty() {
+        return Ok(Admission::Answered(vec![]));
+    }
+    let number = id.number.get();
+    let limit = advance.limits.open_requests.min(MOST_OPEN_REQUESTS);
+    let fresh = |first_incomplete: u64| {
+        let open = number.saturating_sub(first_incomplete.max(id.first_incomplete.get()));
+        match open >= limit {
+            true => Admission::Refused(Reject::TooManyOpenRequests { limit }),
+            false => Admission::Fresh,
+        }
+    };
+    let Some(session) = &known.record else {
+        return Ok(if id.retry {
+            Admission::Refused(Reject::SessionUnknown)
+        } else if meta.sessions >= advance.limits.sessions {
+            Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })
+        } else {
+            fresh(0)
+        });
+    };
+    let first_incomplete = session.first_incomplete;
+    if number < first_incomplete || first_incomplete == CLOSED {
+        return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
+    }
+    let page = keys::answers_of(id.session, number);
+    if let Some(answer) = AnswerPage::load(view, &page)?.find(&page, number)? {
+        return Ok(if answer.digest == digest(&advance.entries) {
+            Admission::Answered(blocks(&advance.entries, &answer.starts))
+        } else {
+            Admission::Refused(Reject::IdReused { number })
+        });
+    }
+    Ok(fresh(first_incomplete))
+}
+
+/// What is kept of a request that was executed.
+pub(super) fn answer(advance: &Advance, blocks: &[SeqBlock]) -> AnswerRecord {
+    AnswerRecord {
+        digest: digest(&advance.entries),
+        starts: blocks.iter().map(|block| block.start).collect(),
+    }
+}
+
+/// Records a request's answer and brings its session up to date, or closes it.
+pub(super) fn settle(
+    view: &dyn View,
+    id: &RequestId,
+    known: Known,
+    answer: Option<AnswerRecord>,
+    meta: &mut Meta,
+    effect: &mut Effect,
+) -> Result<()> {
+    if id.close {
+        if let Some(mut record) = known.record {
+            record.first_incomplete = CLOSED;
+            clear(view, id.session, record, meta, effect)?;
+        }
+        return Ok(());
+    }
+    let first_incomplete = id.first_incomplete.get();
+    let updated = match &known.record {
+        None => {
+            meta.sessions += 1;
+            SessionRecord { first_incomplete, last_used_ms: known.now_ms }
+        }
+        Some(old) => {
+            let stale = known.now_ms.saturating_sub(old.last_used_ms) >= TOUCH_AFTER_MS;
+            SessionRecord {
+                first_incomplete: old.first_incomplete.max(first_incomplete),
+                last_used_ms: if stale { known.now_ms } else { old.last_used_ms },
+            }
+        }
+    };
+    if let Some(old) = &known.record
+        && old.first_incomplete < updated.first_incomplete
+    {
+        // Looked for first: numbers may jump, and most of those passed over have no answer.
+        let (from, to) =
+            keys::answers_between(id.session, old.first_incomplete, updated.first_incomplete);
+        if from < to {
+            for (page, _) in view.scan(&from, &to, OPEN_PAGES)? {
+                effect.delete(page);
+            }
+        }
+    }
+    if known.record.as_ref() != Some(&updated) {
+        store(id.session, known.record.as_ref(), &updated, effect);
+    }
+    if let Some(answer) = answer {
+        let number = id.number.get();
+        let key = keys::answers_of(id.session, number);
+        let page = AnswerPage::load(view, &key)?.push(number, &answer);
+        effect.put(key, page.into_bytes());
+    }
+    Ok(())
+}
+
+pub(super) fn expire(view: &dyn View, epoch: Epoch, sessions: &[Session]) -> Result<Planned> {
+    let reign = match reign::serving(view, epoch)? {
+        Ok(reign) => reign,
+        Err(reject) => return Ok(Err(reject)),
+    };
+    let mut meta = Meta::load(view)?;
+    let before = meta.sessions;
+    let mut effect = Effect::default();
+    for &session in sessions {
+        if let Some(record) = load::<SessionRecord>(view, &keys::session(session))?
+            && record.last_used_ms < expired_before(reign.session_ms)
+        {
+            clear(view, session, record, &mut meta, &mut effect)?;
+        }
+    }
+    effect.put(keys::META, encode(&meta));
+    Ok(Ok((Reply::Expired(before - meta.sessions), effect)))
+}
+
+/// Clears away some pages of answers, and the session itself once none is left.
+///
+/// What is cleared lies below the first incomplete request from then on: refused, never executed
+/// again.
+fn clear(
+    view: &dyn View,
+    session: Session,
+    record: SessionRecord,
+    meta: &mut Meta,
+    effect: &mut Effect,
+) -> Result<()> {
+    let (from, to) = keys::answers(session);
+    let pages = view.scan(&from, &to, CLEARED_PAGES)?;
+    let cleared_to = pages.last().and_then(|(key, _)| keys::end_of_page(key)).unwrap_or(0);
+    for (key, _) in &pages {
+        effect.delete(key.as_slice());
+    }
+    if pages.len() < CLEARED_PAGES {
+        effect.delete(keys::session(session));
+        effect.delete(keys::last_use(record.last_used_ms, session));
+        meta.sessions = meta.sessions.saturating_sub(1);
+    } else {
+        let first_incomplete = record.first_incomplete.max(cleared_to);
+        store(session, Some(&record), &SessionRecord { first_incomplete, last_used_ms: 0 }, effect);
+    }
+    Ok(())
+}
+
+/// The index is written only if the last use has changed.
+fn store(session: Session, old: Option<&SessionRecord>, new: &SessionRecord, effect: &mut Effect) {
+    if old.is_none_or(|old| old.last_used_ms != new.last_used_ms) {
+        if let Some(old) = old {
+            effect.delete(keys::last_use(old.last_used_ms, session));
+        }
+        effect.put(keys::last_use(new.last_used_ms, session), []);
+    }
+    effect.put(keys::session(session), encode(new));
+}
+
+fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
+    let block = |((key, count), &start): (&(SeqKey, u32), &u64)| SeqBlock {
+        key: key.clone(),
+        start,
+        count: *count,
+    };
+    entries.iter().zip(starts).map(block).collect()
+}
+
+/// Tells requests apart; lengths are hashed along, so that no two requests look alike.
+fn digest(entries: &[(SeqKey, u32)]) -> [u8; 16] {
+    let mut hasher = Sha256::new();
+    for (key, count) in entries {
+        hasher.update([key.as_str().len() as u8]);
+        hasher.update(key.as_str());
+        hasher.update(count.to_be_bytes());
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize()[..16]);
+    digest
+}

@@ -1,0 +1,173 @@
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, btree_map},
+    ops::Bound,
+};
+
+use crate::{Result, SeqStore};
+
+/// A key with its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// What the state machine reads through.
+pub trait View {
+    /// The value under `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The first `limit` entries from `from` (inclusive) to `to` (exclusive), in the order of keys.
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>>;
+}
+
+impl<S: SeqStore> View for S {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        SeqStore::get(self, key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
+        SeqStore::scan(self, from, to, limit)
+    }
+}
+
+/// The writes to make, all or none: a value per key, or `None` to delete it.
+///
+/// Values are absolute. Iteration is in the order of keys.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Effect(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
+
+impl Effect {
+    /// Writes `value` under `key`.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.0.insert(key.into(), Some(value.into()));
+    }
+
+    /// Deletes `key`; that it does not exist is no error.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.0.insert(key.into(), None);
+    }
+
+    /// Adds the writes of `later`, which win.
+    pub fn merge(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The writes: key, and value or `None` to delete.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.0.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+}
+
+impl IntoIterator for Effect {
+    type Item = (Vec<u8>, Option<Vec<u8>>);
+    type IntoIter = btree_map::IntoIter<Vec<u8>, Option<Vec<u8>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// A view with writes over it that are not committed yet. It remembers what it has read, since the
+/// commands of a batch read much the same.
+pub(super) struct Overlay<'a> {
+    below: &'a dyn View,
+    read: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
+    effect: Effect,
+}
+
+impl<'a> Overlay<'a> {
+    pub(super) fn new(below: &'a dyn View) -> Self {
+        Self { below, read: RefCell::default(), effect: Effect::default() }
+    }
+
+    pub(super) fn merge(&mut self, later: Effect) {
+        self.effect.merge(later);
+    }
+
+    pub(super) fn into_effect(self) -> Effect {
+        self.effect
+    }
+}
+
+impl View for Overlay<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        if let Some(written) = self.effect.0.get(key) {
+            return Ok(written.clone());
+        }
+        if let Some(read) = self.read.borrow().get(key) {
+            return Ok(read.clone());
+        }
+        let value = self.below.get(key)?;
+        self.read.borrow_mut().insert(key.to_vec(), value.clone());
+        Ok(value)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        let written: Vec<_> = self.effect.0.range::<[u8], _>(bounds).collect();
+        // Each deletion may hide one entry from below, so that many more are asked for.
+        let hidden = written.iter().filter(|(_, value)| value.is_none()).count();
+        let mut merged: BTreeMap<_, _> =
+            self.below.scan(from, to, limit + hidden)?.into_iter().collect();
+        for (key, value) in written {
+            match value {
+                Some(value) => drop(merged.insert(key.clone(), value.clone())),
+                None => drop(merged.remove(key)),
+            }
+        }
+        Ok(merged.into_iter().take(limit).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::MemoryStore;
+
+    fn effects() -> impl Strategy<Value = Vec<Vec<(u8, Option<u8>)>>> {
+        let write = (0..12u8, prop::option::of(any::<u8>()));
+        prop::collection::vec(prop::collection::vec(write, 0..6), 0..5)
+    }
+
+    fn effect(writes: &[(u8, Option<u8>)]) -> Effect {
+        let mut effect = Effect::default();
+        for &(key, value) in writes {
+            match value {
+                Some(value) => effect.put([key], [value]),
+                None => effect.delete([key]),
+            }
+        }
+        effect
+    }
+
+    proptest! {
+        #[test]
+        fn an_overlay_reads_as_if_committed(
+            below in effects(), above in effects(), from in 0..12u8, to in 0..13u8, limit in 0..8usize,
+        ) {
+            let mut store = MemoryStore::default();
+            for writes in &below {
+                store.commit(effect(writes)).unwrap();
+            }
+            let mut committed = store.clone();
+            let mut overlay = Overlay::new(&store);
+            for writes in &above {
+                committed.commit(effect(writes)).unwrap();
+                overlay.merge(effect(writes));
+            }
+            let (from, to) = ([from.min(to)], [to]);
+            prop_assert_eq!(
+                overlay.scan(&from, &to, limit).unwrap(),
+                View::scan(&committed, &from, &to, limit).unwrap()
+            );
+            for key in 0..12 {
+                prop_assert_eq!(overlay.get(&[key]).unwrap(), View::get(&committed, &[key]).unwrap());
+            }
+        }
+    }
+}

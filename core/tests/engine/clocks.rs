@@ -1,0 +1,95 @@
+//! Wall clocks are advisory: whatever they show, timestamps rise and time does not run away.
+
+use std::time::Duration;
+
+use tsoracle_core::{ErrorKind, ManualClock};
+
+use crate::rig::{Cluster, NOON_MS, settle};
+
+const HOUR_MS: u64 = 3_600_000;
+
+#[tokio::test]
+async fn an_hour_ahead_for_a_moment_leaves_no_trace() {
+    let (cluster, node) = Cluster::serving().await;
+    node.clock.set_wall(NOON_MS + HOUR_MS);
+    node.busy_for(Duration::from_secs(2)).await;
+    let meanwhile = node.grant().range.last();
+    assert!(meanwhile.physical_ms() < NOON_MS + 10_000, "the leap is not followed");
+    node.clock.set_wall(NOON_MS + 2_000);
+    node.busy_for(Duration::from_secs(2)).await;
+    assert!(node.grant().range.first() > meanwhile);
+    assert!(cluster.record().high_water_ms < NOON_MS + 20_000, "nor is it stored");
+}
+
+#[tokio::test]
+async fn an_hour_back_is_absorbed_without_a_wait() {
+    let (cluster, node) = Cluster::serving().await;
+    let before = node.grant().range.last();
+    node.clock.set_wall(NOON_MS - HOUR_MS);
+    for _ in 0..100 {
+        node.busy_for(Duration::from_millis(100)).await;
+        node.grant();
+    }
+    let after = node.grant().range.first();
+    assert!(after > before);
+    assert_eq!(after.physical_ms(), NOON_MS, "time stands still until the clock catches up");
+    assert!(cluster.record().high_water_ms < NOON_MS + 20_000);
+}
+
+#[tokio::test]
+async fn a_successor_whose_clock_is_behind_still_starts_above() {
+    let (cluster, a) = Cluster::serving().await;
+    let before = a.grant().range.last();
+    a.oracle.shutdown().await.unwrap();
+    let b = cluster.node(2, &ManualClock::new(NOON_MS - HOUR_MS));
+    b.elect();
+    b.serving().await;
+    assert!(b.grant().range.first() > before);
+}
+
+#[tokio::test]
+async fn large_counts_cannot_run_time_away() {
+    let (_, node) = Cluster::serving().await;
+    for _ in 0..=3_000 {
+        let grant = node.oracle.get_ts(262_144).await.unwrap();
+        assert!(grant.range.last().physical_ms() <= NOON_MS + 3_000);
+    }
+    let ask = || {
+        let oracle = node.oracle.clone();
+        tokio::spawn(async move { oracle.get_ts(262_144).await })
+    };
+    let (first, second) = (ask(), ask());
+    settle().await;
+    assert!(!first.is_finished(), "beyond that, requests wait for the clock");
+    node.clock.advance(Duration::from_millis(5));
+    settle().await;
+    assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_clock_in_vain_is_told_so() {
+    let cluster = Cluster::default();
+    let clock = ManualClock::new(NOON_MS);
+    let node = cluster.node_with(1, &clock, |options| options.hold = Duration::from_millis(50));
+    node.elect();
+    node.serving().await;
+    for _ in 0..3_001 {
+        node.oracle.get_ts(262_144).await.unwrap();
+    }
+    let waiting: Vec<_> = (0..100)
+        .map(|_| {
+            let oracle = node.oracle.clone();
+            tokio::spawn(async move { oracle.get_ts(262_144).await })
+        })
+        .collect();
+    settle().await;
+    clock.advance(Duration::from_millis(50));
+    let mut served = 0;
+    for outcome in waiting {
+        match outcome.await.unwrap() {
+            Ok(_) => served += 1,
+            Err(error) => assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}"),
+        }
+    }
+    assert_eq!(served, 50, "one per millisecond");
+}

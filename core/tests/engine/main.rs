@@ -1,0 +1,11 @@
+//! The engine over a state in memory, with time, faults and pauses in the tests' hands.
+
+#![allow(clippy::unwrap_used, reason = "in a rig, a failed unwrap is a failed test")]
+
+mod clocks;
+mod leases;
+mod misbehaviour;
+mod rig;
+mod sequences;
+mod stamping;
+mod takeover;

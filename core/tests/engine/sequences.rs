@@ -1,0 +1,274 @@
+//! Group commit, and what becomes of callers who give up, lose their leader or come too many.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use tsoracle_core::{ErrorKind, Leadership, ManualClock, RequestId, SeqKey, SeqRequest, Session};
+
+use crate::rig::{Cluster, Fault, Gate, LEASE, NOON_MS, Step, settle};
+
+#[tokio::test]
+async fn requests_that_arrive_during_a_commit_go_together_into_the_next() {
+    let (cluster, node) = Cluster::serving().await;
+    let gate = node.hold(Step::Advance);
+    let first = node.ask("a", 1);
+    gate.reached().await;
+    let rest: Vec<_> = (0..100).map(|n| node.ask(["a", "b"][n % 2], 2)).collect();
+    settle().await;
+    let before = cluster.log().len();
+    gate.open();
+    assert_eq!(first.await.unwrap().unwrap(), 0);
+    for asked in rest {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(cluster.log().len(), before + 2, "the one in flight, and all the others");
+    assert_eq!((cluster.next("a"), cluster.next("b")), (101, 100));
+}
+
+#[tokio::test]
+async fn requests_of_one_call_are_split_over_commits_where_a_driver_needs_it() {
+    let (cluster, node) = Cluster::serving().await;
+    let request = |n: usize| SeqRequest::single(SeqKey::new(["a", "b"][n % 2]).unwrap(), 1);
+    let before = cluster.log().len();
+    // The rig's driver takes 1,000 commands a commit.
+    let granted = node.oracle.get_seqs((0..2_500).map(request)).await;
+    assert_eq!(cluster.log().len(), before + 3);
+    for (n, granted) in (0..).zip(granted) {
+        assert_eq!(granted.unwrap().blocks[0].start, n / 2);
+    }
+    // Of a part that failed the outcome is uncertain, and of no other.
+    node.fault(Step::Advance, Fault::LoseReply(ErrorKind::Uncertain));
+    let asked = tokio::spawn({
+        let oracle = node.oracle.clone();
+        async move { oracle.get_seqs((0..1_500).map(request)).await }
+    });
+    settle().await;
+    node.clock.advance(Duration::from_millis(100));
+    for (n, outcome) in asked.await.unwrap().into_iter().enumerate() {
+        match outcome {
+            Ok(_) => assert!(n >= 1_000, "{n}"),
+            Err(error) => assert_eq!((n < 1_000, error.kind()), (true, &ErrorKind::Uncertain)),
+        }
+    }
+    assert_eq!((cluster.next("a"), cluster.next("b")), (2_000, 2_000));
+}
+
+#[tokio::test]
+async fn places_in_the_queue_are_counted_by_request() {
+    let cluster = Cluster::default();
+    let clock = ManualClock::new(NOON_MS);
+    let node = cluster.node_with(1, &clock, |options| options.max_waiting = 10);
+    node.elect();
+    node.serving().await;
+    let gate = node.hold(Step::Advance);
+    let ask = |requests: usize| {
+        let oracle = node.oracle.clone();
+        let request = |_| SeqRequest::single(SeqKey::new("a").unwrap(), 1);
+        tokio::spawn(async move { oracle.get_seqs((0..requests).map(request)).await })
+    };
+    let first = ask(4);
+    gate.reached().await;
+    let second = ask(6);
+    settle().await;
+    for outcome in ask(1).await.unwrap() {
+        assert_eq!(*outcome.unwrap_err().kind(), ErrorKind::Overloaded);
+    }
+    second.abort();
+    settle().await;
+    // What was given up keeps its places until it is looked at, however many callers have gone.
+    let third = ask(6);
+    settle().await;
+    assert!(third.is_finished());
+    gate.open();
+    assert!(first.await.unwrap().iter().all(Result::is_ok));
+    assert!(third.await.unwrap().iter().all(Result::is_err));
+    assert_eq!(cluster.next("a"), 4);
+}
+
+#[tokio::test]
+async fn whoever_gives_up_while_queued_spends_nothing() {
+    let (cluster, node) = Cluster::serving().await;
+    let gate = node.hold(Step::Advance);
+    let first = node.ask("a", 1);
+    gate.reached().await;
+    let impatient: Vec<_> = (0..50).map(|_| node.ask("a", 1)).collect();
+    let patient = node.ask("a", 1);
+    settle().await;
+    impatient.iter().for_each(|asked| asked.abort());
+    settle().await;
+    gate.open();
+    assert_eq!(first.await.unwrap().unwrap(), 0);
+    assert_eq!(patient.await.unwrap().unwrap(), 1);
+    assert_eq!(cluster.next("a"), 2);
+    assert_eq!(node.oracle.status().waiting, 0);
+}
+
+#[tokio::test]
+async fn whoever_gives_up_in_flight_does_not_disturb_the_next() {
+    let (cluster, node) = Cluster::serving().await;
+    for hold in [Fault::HoldBefore, Fault::HoldAfter] {
+        let gate = Gate::new();
+        node.fault(Step::Advance, hold(gate.clone()));
+        let spent = cluster.next("a");
+        let gone = node.ask("a", 5);
+        gate.reached().await;
+        gone.abort();
+        settle().await;
+        gate.open();
+        assert_eq!(node.seq("a", 1).await.unwrap(), spent + 5);
+    }
+}
+
+#[tokio::test]
+async fn an_uncertain_commit_is_told_so_and_its_id_tells_more() {
+    for fault in [Fault::Refuse(ErrorKind::Uncertain), Fault::LoseReply(ErrorKind::Uncertain)] {
+        let (cluster, node) = Cluster::serving().await;
+        node.fault(Step::Advance, fault);
+        let id = RequestId::new(Session([1; 16]), 1, 1).unwrap();
+        let request = || SeqRequest::new(vec![(SeqKey::new("a").unwrap(), 7)], Some(id)).unwrap();
+        let error = node.oracle.get_seq(request()).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Uncertain);
+        node.clock.advance(Duration::from_millis(100));
+        let granted = node.oracle.get_seq(request()).await.unwrap();
+        assert_eq!(granted.blocks[0].range(), 0..7);
+        assert_eq!(cluster.next("a"), 7, "however often it is sent");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_is_certain_is_told_as_such() {
+    let (cluster, node) = Cluster::serving().await;
+    node.fault(Step::Advance, Fault::Refuse(ErrorKind::Unavailable));
+    let error = node.seq("a", 1).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+    assert_eq!(cluster.next("a"), 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_meets_a_newer_epoch_is_refused_and_ends_the_reign() {
+    let (cluster, a) = Cluster::serving().await;
+    let b = cluster.node(2, &a.clock);
+    let gate = a.hold(Step::Advance);
+    let asked = a.ask("a", 1);
+    gate.reached().await;
+    b.elect();
+    settle().await;
+    gate.open();
+    let error = asked.await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::NotLeader(None));
+    settle().await;
+    assert!(a.refuses(), "the lease of a fenced reign is not used up");
+    assert_eq!(cluster.next("a"), 0);
+}
+
+#[tokio::test]
+async fn a_lost_leadership_refuses_what_is_queued_and_answers_what_is_in_flight() {
+    let (cluster, node) = Cluster::serving().await;
+    let gate = node.hold(Step::Advance);
+    let in_flight = node.ask("a", 1);
+    gate.reached().await;
+    let queued = node.ask("a", 1);
+    settle().await;
+    node.set(Leadership::Follower { leader: None });
+    let error = queued.await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::NotLeader(None));
+    assert!(!in_flight.is_finished());
+    gate.open();
+    assert_eq!(in_flight.await.unwrap().unwrap(), 0, "it was committed, and its caller learns so");
+    assert_eq!(cluster.next("a"), 1);
+}
+
+#[tokio::test]
+async fn a_panic_in_the_driver_leaves_what_was_submitted_uncertain() {
+    let (_, node) = Cluster::serving().await;
+    node.fault(Step::Advance, Fault::Panic);
+    let error = node.seq("a", 1).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Uncertain);
+    node.failed().await;
+}
+
+#[tokio::test]
+async fn too_many_waiters_are_refused() {
+    let cluster = Cluster::default();
+    let clock = ManualClock::new(NOON_MS);
+    let node = cluster.node_with(1, &clock, |options| options.max_waiting = 10);
+    node.elect();
+    node.serving().await;
+    let gate = node.hold(Step::Advance);
+    let asked: Vec<_> = (0..15).map(|_| node.ask("a", 1)).collect();
+    gate.reached().await;
+    settle().await;
+    assert!(node.oracle.try_get_ts(1).unwrap().is_some(), "timestamps do not wait with them");
+    gate.open();
+    let outcomes = join_all(asked).await;
+    let refused = outcomes.iter().filter(|outcome| {
+        let error = outcome.as_ref().unwrap().as_ref().err();
+        error.is_some_and(|error| *error.kind() == ErrorKind::Overloaded)
+    });
+    assert_eq!(refused.count(), 5);
+    assert_eq!(cluster.next("a"), 10);
+}
+
+#[tokio::test]
+async fn stopping_commits_what_was_accepted_and_releases_last() {
+    let (cluster, node) = Cluster::serving().await;
+    let gate = node.hold(Step::Advance);
+    let in_flight = node.ask("a", 1);
+    gate.reached().await;
+    let accepted: Vec<_> = (0..10).map(|_| node.ask("a", 1)).collect();
+    settle().await;
+    let stopping = tokio::spawn({
+        let oracle = node.oracle.clone();
+        async move { oracle.shutdown().await }
+    });
+    settle().await;
+    gate.open();
+    assert!(in_flight.await.unwrap().is_ok());
+    for asked in accepted {
+        asked.await.unwrap().unwrap();
+    }
+    stopping.await.unwrap().unwrap();
+    assert_eq!(cluster.log().last().unwrap(), &[Step::Release]);
+    assert_eq!(cluster.next("a"), 11);
+}
+
+#[tokio::test]
+async fn sequences_survive_a_change_of_leader_without_a_gap() {
+    let (cluster, a) = Cluster::serving().await;
+    let b = cluster.node(2, &a.clock);
+    for expected in 0..3 {
+        assert_eq!(a.seq("a", 10).await.unwrap(), expected * 10);
+    }
+    b.elect();
+    settle().await;
+    a.clock.advance(LEASE * 2);
+    b.serving().await;
+    assert_eq!(b.seq("a", 10).await.unwrap(), 30);
+    let refused = a.ask("a", 10);
+    settle().await;
+    a.clock.advance(LEASE);
+    assert!(refused.await.unwrap().is_err());
+    let key = SeqKey::new("a").unwrap();
+    assert_eq!(b.oracle.read_seq(key).await.unwrap(), Some(40));
+}
+
+#[tokio::test]
+async fn stopping_commits_nothing_for_those_who_gave_up() {
+    let (cluster, node) = Cluster::serving().await;
+    let gate = node.hold(Step::Advance);
+    let in_flight = node.ask("a", 1);
+    gate.reached().await;
+    let gone = node.ask("a", 1);
+    settle().await;
+    gone.abort();
+    let stopping = tokio::spawn({
+        let oracle = node.oracle.clone();
+        async move { oracle.shutdown().await }
+    });
+    settle().await;
+    gate.open();
+    in_flight.await.unwrap().unwrap();
+    stopping.await.unwrap().unwrap();
+    assert_eq!(cluster.next("a"), 1);
+    assert_eq!(node.driver.commits_of_nothing(), 0);
+}

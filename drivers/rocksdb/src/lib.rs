@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod log;
+mod store;
+
+use std::sync::Arc;
+
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, DriverFactory, LocalDriver, Result, register_driver,
+};
+
+pub use config::Config;
+pub use store::Store;
+
+register_driver!(DriverFactory {
+    name: "rocksdb",
+    summary: "a single node over a RocksDB database",
+    options: config::OPTIONS,
+    open: |config, _| Box::pin(open_config(config)),
+});
+
+/// Opens the driver: locks the directory, verifies the state in it, and claims an epoch.
+///
+/// Dropping the future does not undo the opening; the lock is let go as soon as it has ended.
+///
+/// # Errors
+/// `Config` if the directory is in use by another process or cannot be used; `Corrupt` if the state
+/// is damaged, missing although it was there once, or of an unknown format; `Fatal` if the disk
+/// fails.
+pub async fn open(config: Config) -> Result<Arc<LocalDriver>> {
+    LocalDriver::open_with(move || Store::open(&config)).await
+}
+
+async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
+    Ok(open(config.options()?).await?)
+}

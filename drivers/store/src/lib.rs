@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+
+mod directory;
+mod record;
+mod store;
+mod verified;
+
+pub use redb::StorageBackend;
+pub use store::{Options, Store, Table};

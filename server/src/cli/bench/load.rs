@@ -1,0 +1,266 @@
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io::{IsTerminal as _, Write as _, stderr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+use tsoracle_core::{Clock as _, SystemClock};
+
+use crate::cli::failure::Failure;
+
+/// One of many callers, each of which calls again once it is answered.
+pub(crate) trait Caller: Clone + Send + 'static {
+    /// Makes one call, to its end.
+    fn call(&mut self) -> impl Future<Output = Result<(), Refusal>> + Send;
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// What such failures are counted under.
+    pub(crate) kind: String,
+    pub(crate) message: String,
+}
+
+/// When a load runs, from its start on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// Not counted: connections open up and caches fill.
+    pub(crate) warm_up: Duration,
+    pub(crate) length: Duration,
+}
+
+/// What was measured. Latencies are in nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) latencies: Histogram<u64>,
+    pub(crate) elapsed: Duration,
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) last_error: Option<String>,
+}
+
+/// Latencies beyond this count as this much.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Callers share this many counters: few enough to stay in the cache, enough that no two threads
+/// meet at one.
+const SHARDS: usize = 16;
+
+/// How long callers whose call failed wait: a server that refuses at once must not be flooded.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long calls may go on beyond the end before they are given up.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often the progress line changes.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+impl Default for Measured {
+    fn default() -> Self {
+        let longest = u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            latencies: Histogram::new_with_bounds(1, longest, 2)
+                .expect("the bounds are in order, and the precision is one there is"),
+            elapsed: Duration::ZERO,
+            errors: BTreeMap::new(),
+            last_error: None,
+        }
+    }
+}
+
+impl Measured {
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        *self.errors.entry(refusal.kind).or_default() += 1;
+        self.last_error = Some(refusal.message);
+    }
+
+    /// Takes in what was measured at the same time elsewhere.
+    fn join(&mut self, other: &Self) {
+        // Both have the same bounds, which is all that could be wrong.
+        let _ = self.latencies.add(&other.latencies);
+        for (kind, count) in &other.errors {
+            *self.errors.entry(kind.clone()).or_default() += count;
+        }
+        self.last_error = self.last_error.take().or_else(|| other.last_error.clone());
+    }
+
+    /// Takes in what was measured at another time.
+    pub(crate) fn append(&mut self, later: &Self) {
+        self.join(later);
+        self.elapsed += later.elapsed;
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.latencies.len()
+    }
+
+    pub(crate) fn calls_per_second(&self) -> f64 {
+        match self.elapsed.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => self.calls() as f64 / seconds,
+        }
+    }
+
+    /// The latency that such a share of the calls did not exceed, in microseconds.
+    pub(crate) fn quantile_us(&self, share: f64) -> f64 {
+        self.latencies.value_at_quantile(share) as f64 / 1_000.0
+    }
+
+    /// That there is something to speak of.
+    pub(crate) fn some(self, what: &str) -> Result<Self, Failure> {
+        match (self.calls(), &self.last_error) {
+            (0, Some(error)) => Err(Failure::failed(format!("no {what} succeeded: {error}"))),
+            (0, None) => Err(Failure::failed(format!("no {what} was answered in time"))),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Runs all callers at once, in a closed loop: none has more than one call under way.
+pub(crate) async fn run<C: Caller>(callers: Vec<C>, window: Window, progress: bool) -> Measured {
+    let shards: Arc<[Mutex<Measured>]> = (0..SHARDS).map(|_| Mutex::default()).collect();
+    let started = now();
+    let from = started + window.warm_up;
+    let until = from + window.length;
+    let mut running = JoinSet::new();
+    for (index, caller) in callers.into_iter().enumerate() {
+        let shards = shards.clone();
+        running.spawn(async move { repeat(caller, &shards[index % SHARDS], from, until).await });
+    }
+    let end = tokio::time::timeout_at((until + GRACE).into(), async {
+        while !running.is_empty() {
+            tokio::select! {
+                _ = running.join_next() => {}
+                () = SystemClock.sleep(PROGRESS), if progress => show(&shards, from),
+            }
+        }
+    });
+    let late = end.await.is_err();
+    let mut measured = Measured { elapsed: window.length, ..Measured::default() };
+    for shard in &*shards {
+        measured.join(&lock(shard));
+    }
+    if late {
+        let unanswered = u64::try_from(running.len()).unwrap_or(u64::MAX);
+        measured.errors.insert("unanswered".into(), unanswered);
+    }
+    if progress {
+        clear();
+    }
+    measured
+}
+
+async fn repeat<C: Caller>(mut caller: C, shard: &Mutex<Measured>, from: Instant, until: Instant) {
+    let mut sent = now();
+    while sent < until {
+        let outcome = caller.call().await;
+        let answered = now();
+        let counts = answered >= from && answered < until;
+        match outcome {
+            Ok(()) => {
+                if counts {
+                    lock(shard).record(answered - sent);
+                }
+                sent = answered;
+            }
+            Err(refusal) => {
+                if counts {
+                    lock(shard).refused(refusal);
+                }
+                SystemClock.sleep(PAUSE).await;
+                sent = now();
+            }
+        }
+    }
+}
+
+/// Shows how it goes, in one line that the next one overwrites.
+fn show(shards: &[Mutex<Measured>], from: Instant) {
+    let elapsed = now().saturating_duration_since(from).as_secs_f64();
+    let (mut calls, mut failed) = (0, 0);
+    for shard in shards {
+        let shard = lock(shard);
+        calls += shard.calls();
+        failed += shard.errors.values().sum::<u64>();
+    }
+    let line = match elapsed {
+        0.0 => "warming up".into(),
+        _ => format!("{elapsed:.1} s  {:.0} calls/s  {failed} failed", calls as f64 / elapsed),
+    };
+    // A progress line that cannot be shown is none.
+    let _ = write!(stderr(), "\r\x1b[K{line}");
+}
+
+fn clear() {
+    let _ = write!(stderr(), "\r\x1b[K");
+}
+
+/// Whether somebody watches.
+pub(crate) fn is_watched() -> bool {
+    stderr().is_terminal()
+}
+
+fn lock(shard: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
+    // Counts are whole between any two statements, so a panic elsewhere cannot spoil them.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a latency is short, and nothing is decided by it")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct EveryThird(u32);
+
+    impl Caller for EveryThird {
+        async fn call(&mut self) -> Result<(), Refusal> {
+            tokio::task::yield_now().await;
+            self.0 += 1;
+            match self.0 % 3 {
+                0 => Err(Refusal { kind: "THIRD".into(), message: "the third one".into() }),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_and_failures_are_counted_apart() {
+        let window = Window { warm_up: Duration::ZERO, length: Duration::from_millis(60) };
+        let measured = run(vec![EveryThird(0); 20], window, false).await;
+        assert!(measured.calls() >= 40, "{measured:?}");
+        assert!(measured.errors["THIRD"] >= 20 && measured.errors.len() == 1, "{measured:?}");
+        assert_eq!(measured.last_error.as_deref(), Some("the third one"));
+        assert_eq!(measured.elapsed, window.length);
+    }
+
+    #[test]
+    fn slices_add_up() {
+        let mut sum = Measured::default();
+        for millis in [1, 3] {
+            let mut slice = Measured { elapsed: Duration::from_secs(1), ..Measured::default() };
+            slice.record(Duration::from_millis(millis));
+            sum.append(&slice);
+        }
+        assert_eq!((sum.calls(), sum.calls_per_second()), (2, 1.0));
+        assert!((sum.quantile_us(0.5) / 1_000.0 - 1.0).abs() < 0.02);
+        assert!((sum.quantile_us(1.0) / 3_000.0 - 1.0).abs() < 0.02);
+    }
+
+    #[test]
+    fn nothing_measured_is_a_failure() {
+        assert!(Measured::default().some("call").is_err());
+    }
+}

@@ -1,0 +1,137 @@
+use std::{fs, path::PathBuf, time::Duration};
+
+use clap::Args;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tsoracle_client::{Client, ErrorKind, TlsOptions};
+use tsoracle_proto::DEFAULT_PORT;
+
+use crate::cli::failure::Failure;
+
+/// Which servers to ask, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Endpoints {
+    /// A server, as HOST:PORT; repeat it, or separate by commas, to name several of a cluster
+    #[arg(
+        long = "endpoint",
+        value_name = "HOST:PORT",
+        env = "TSORACLE_ENDPOINT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:50551"
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// How long to try before giving up, connecting included
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TSORACLE_TIMEOUT",
+        value_parser = humantime::parse_duration,
+        default_value = "5s"
+    )]
+    pub(crate) timeout: Duration,
+
+    /// Encrypt, and trust servers with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+
+    /// This client's certificate chain (PEM), for servers that ask for one
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TSORACLE_CLIENT_TLS_CERT",
+        requires = "tls_ca",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The private key that goes with --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_CLIENT_TLS_KEY", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+impl Endpoints {
+    /// To connect to them without the client.
+    pub(crate) fn dialer(&self) -> Result<Dialer, Failure> {
+        let mut dialer = Dialer { tls: None, timeout: self.timeout };
+        if let Some(ca) = &self.tls_ca {
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+                tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+            }
+            dialer.tls = Some(tls);
+        }
+        Ok(dialer)
+    }
+
+    /// One server on this machine.
+    pub(crate) fn local(address: &str) -> Self {
+        Self {
+            endpoints: vec![address.into()],
+            timeout: Duration::from_secs(5),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+        }
+    }
+
+    /// Connects to any of them.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let mut builder = Client::builder().endpoints(&self.endpoints).timeout(self.timeout);
+        if let Some(ca) = &self.tls_ca {
+            let mut tls = TlsOptions::new(read(ca)?);
+            if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+                tls = tls.identity(read(cert)?, read(key)?);
+            }
+            builder = builder.tls(tls);
+        }
+        builder.connect().await.map_err(|error| match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::Timeout => {
+                Failure::failed(format!("{error}; is a server running there?"))
+            }
+            _ => error.into(),
+        })
+    }
+}
+
+/// Makes plain connections, for questions that the client does not ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    tls: Option<ClientTlsConfig>,
+    pub(crate) timeout: Duration,
+}
+
+impl Dialer {
+    /// Connects to `endpoint`, or says in one line why that cannot be.
+    pub(crate) async fn dial(&self, endpoint: &str) -> Result<Channel, String> {
+        let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
+        let port = match authority.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => String::new(),
+            _ => format!(":{DEFAULT_PORT}"),
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let dialled = Endpoint::from_shared(format!("{scheme}://{authority}{port}"))
+            .and_then(|dialled| match &self.tls {
+                Some(tls) => dialled.tls_config(tls.clone()),
+                None => Ok(dialled),
+            })
+            .map_err(|error| on_one_line(&error))?;
+        let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
+        dialled.connect().await.map_err(|error| on_one_line(&error))
+    }
+}
+
+fn on_one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}
+
+/// A file's content.
+pub(crate) fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+}

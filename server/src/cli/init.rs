@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tsoracle_core::{
+    Clock, ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Reject,
+    Surroundings, SystemClock, Timestamp, state::Command,
+};
+
+use crate::cli::{
+    drivers,
+    failure::{Failure, usage_if_config},
+    output::Output,
+    serve,
+};
+
+/// How long a cluster may take to elect this node.
+const ELECTION: Duration = Duration::from_secs(30);
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tsoracle init file:/var/lib/tsoracle --seed-physical-ms 1795359025822
+  tsoracle init file:./data --seed-physical-ms $(($(date +%s) * 1000 + 60000))
+
+Take the highest timestamp of the other system, in milliseconds since 1970, once it has stopped.
+
+Exit codes: 0 done, 1 not done, 2 wrong arguments.";
+
+/// Options of `tsoracle init`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The driver that will be served, as for `tsoracle serve`; no server may be running over it
+    driver: String,
+
+    /// Every timestamp will be later than this many milliseconds since 1970
+    #[arg(long, value_name = "N")]
+    seed_physical_ms: u64,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Initialized<'a> {
+    driver: &'a str,
+    seed_physical_ms: u64,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    serve::start_logging("warn")?;
+    let Arguments { driver: text, seed_physical_ms, output } = arguments;
+    let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
+    let driver = drivers::open(config, Surroundings::default()).await?;
+    let initialized = initialize(&*driver, seed_physical_ms).await;
+    let stopped = driver.shutdown().await;
+    initialized?;
+    stopped?;
+    output.print(&Initialized { driver: &text, seed_physical_ms }, || {
+        let time = Timestamp::from_parts(seed_physical_ms, 0).map(Timestamp::to_rfc3339);
+        format!("initialized: every timestamp will be later than {}", time.unwrap_or_default())
+    })
+}
+
+async fn initialize(driver: &dyn ConsensusDriver, high_water_ms: u64) -> Result<(), Failure> {
+    let epoch = elected(driver).await?;
+    let command = Command::Init { high_water_ms };
+    let committed = driver.commit(epoch, vec![command]).await?;
+    match committed.results.into_iter().next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(Reject::NotEmpty)) => Err(Failure::failed(
+            "this driver holds state already, which was left as it is; init is for new ones only",
+        )),
+        Some(Err(reject)) => Err(Failure::failed(reject)),
+        None => Err(Failure::failed("the driver did not answer")),
+    }
+}
+
+async fn elected(driver: &dyn ConsensusDriver) -> Result<Epoch, Error> {
+    let mut leadership = driver.leadership();
+    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+    let context = tokio::select! {
+        led = leads => match led.as_deref() {
+            Ok(Leadership::Leader { epoch }) => return Ok(*epoch),
+            _ => "the driver has failed".into(),
+        },
+        () = SystemClock.sleep(ELECTION) => {
+            format!("this node was not elected within {ELECTION:?}; are the others running?")
+        }
+    };
+    Err(Error::new(ErrorKind::Unavailable, context))
+}

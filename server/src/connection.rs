@@ -1,0 +1,167 @@
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+    time::{Sleep, timeout},
+};
+use tonic::service::Routes;
+
+use crate::{Limits, server::Acceptor};
+
+/// What every connection is served with.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    routes: Routes,
+    tls: Option<Acceptor>,
+    limits: Limits,
+}
+
+impl Connection {
+    pub(crate) fn new(routes: Routes, tls: Option<Acceptor>, limits: Limits) -> Self {
+        Self { routes, tls, limits }
+    }
+
+    /// Serves one connection until it is closed, or its calls have ended after `stopping`.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        stopping: watch::Receiver<bool>,
+    ) {
+        if let Err(error) = self.try_serve(stream, stopping).await {
+            tracing::debug!(%peer, error, "a connection has ended");
+        }
+    }
+
+    async fn try_serve(
+        &self,
+        stream: TcpStream,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        // An answer is small, and must not wait for the acknowledgement of the one before.
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => self.http2(stream, stopping).await,
+            Some(tls) => {
+                let agreed = timeout(self.limits.handshake_time, tls.0.accept(stream));
+                let stream = agreed.await.map_err(|_| "the TLS handshake took too long")??;
+                self.http2(stream, stopping).await
+            }
+        }
+    }
+
+    async fn http2<S>(
+        &self,
+        stream: S,
+        mut stopping: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = &self.limits;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.concurrent_streams)
+            .max_header_list_size(limits.header_bytes)
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout);
+        let stream = TokioIo::new(Greeted::new(stream, limits.handshake_time));
+        let service = TowerToHyperService::new(self.routes.clone());
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            // An error means that the server is gone, which is a reason to stop as well.
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        Ok(connection.await?)
+    }
+}
+
+/// The bytes with which every HTTP/2 client begins.
+const PREFACE_BYTES: usize = 24;
+
+/// A stream that fails unless the client has begun to speak in time.
+struct Greeted<S> {
+    stream: S,
+    /// Until enough was read.
+    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl<S> Greeted<S> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no promise hangs on when a connection is closed"
+    )]
+    fn new(stream: S, limit: Duration) -> Self {
+        let greeting = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep(limit))));
+        Self { stream, greeting }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let Some((missing, limit)) = &mut this.greeting else { return polled };
+        *missing = missing.saturating_sub(buffer.filled().len() - before);
+        if *missing == 0 {
+            this.greeting = None;
+        } else if polled.is_pending() && limit.as_mut().poll(context).is_ready() {
+            let context = "the client took too long to begin";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, context)));
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,203 @@
+//! What holds for every call, whatever it asks: its deadline, and the mark on its answer.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use tokio::time::Sleep;
+use tonic::{Status, body::Body, server::NamedService};
+use tower::Service;
+use tsoracle_proto::metadata;
+
+use crate::status;
+
+/// An answer sent this much before the deadline still reaches a caller who gives up at it, and is
+/// made before the timer of a tonic server around this one, which would answer `CANCELLED`.
+const HEAD_START: Duration = Duration::from_millis(5);
+
+const SESSIONS: HeaderName = HeaderName::from_static(metadata::SESSIONS);
+
+/// How long a call may take. Travels with the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed {
+    /// How long it may wait for a leader: while it does, it is certain that nothing was done, and
+    /// that is better said than left open by a deadline that has passed.
+    pub(crate) hold: Duration,
+    /// What the client has asked for, if anything. A stream lasts no longer; the server's own limit
+    /// is not for streams.
+    pub(crate) asked: Option<Duration>,
+}
+
+/// A service whose calls end at their deadline.
+///
+/// Then the call's future is dropped, which withdraws a request that has not been submitted yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge<S> {
+    inner: S,
+    request_time: Duration,
+    marked: bool,
+}
+
+impl<S> Edge<S> {
+    /// No call takes longer than `request_time`.
+    pub(crate) fn new(inner: S, request_time: Duration) -> Self {
+        Self { inner, request_time, marked: false }
+    }
+
+    /// Says in every answer, failures included, that request ids are honoured.
+    pub(crate) fn marked(self) -> Self {
+        Self { marked: true, ..self }
+    }
+}
+
+impl<S: NamedService> NamedService for Edge<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Edge<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Call<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let marked = self.marked;
+        let refused = |status| Call { stage: Stage::Refused(Some(status)), marked };
+        let Ok(asked) = timeout(request.headers()) else {
+            return refused(status::bad_timeout());
+        };
+        let asked = asked.map(ahead_of);
+        let limit = asked.unwrap_or(self.request_time).min(self.request_time);
+        if limit.is_zero() {
+            return refused(status::too_late());
+        }
+        request.extensions_mut().insert(Allowed { hold: ahead_of(limit), asked });
+        let (call, timer) = (self.inner.call(request), None);
+        Call { stage: Stage::UnderWay { call, limit, timer }, marked }
+    }
+}
+
+/// A call under way, up to its answer. What a stream takes after that is its own affair.
+#[derive(Debug)]
+pub(crate) struct Call<F> {
+    stage: Stage<F>,
+    marked: bool,
+}
+
+#[derive(Debug)]
+enum Stage<F> {
+    Refused(Option<Status>),
+    UnderWay {
+        call: F,
+        limit: Duration,
+        /// Set only once the call has to wait: most never do.
+        timer: Option<Pin<Box<Sleep>>>,
+    },
+}
+
+impl<F> Future for Call<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    #[expect(clippy::disallowed_methods, reason = "the time a client allows is no lease")]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let marked = self.marked;
+        let mut response = match &mut self.stage {
+            Stage::Refused(status) => match status.take() {
+                Some(status) => status.into_http(),
+                None => return Poll::Pending,
+            },
+            Stage::UnderWay { call, limit, timer } => match Pin::new(call).poll(context) {
+                Poll::Ready(Ok(response)) => response,
+                Poll::Ready(Err(never)) => match never {},
+                Poll::Pending => {
+                    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(*limit)));
+                    if timer.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    // The future is dropped with its answer, and what it asked for withdrawn.
+                    status::too_late().into_http()
+                }
+            },
+        };
+        if marked {
+            response.headers_mut().insert(SESSIONS, HeaderValue::from_static("1"));
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+fn ahead_of(deadline: Duration) -> Duration {
+    deadline.saturating_sub(HEAD_START.min(deadline / 10))
+}
+
+#[derive(PartialEq, Debug)]
+struct InvalidTimeout;
+
+/// How long the caller waits, if it says so.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let (unit, digits) = value.as_bytes().split_last().ok_or(InvalidTimeout)?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(InvalidTimeout);
+    }
+    let number = digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    Ok(Some(match unit {
+        b'H' => Duration::from_secs(number * 3_600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return Err(InvalidTimeout),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &str) -> Result<Option<Duration>, InvalidTimeout> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", HeaderValue::from_str(value).unwrap());
+        timeout(&headers)
+    }
+
+    #[test]
+    fn every_unit_is_read() {
+        assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+        let table = [
+            ("1H", Duration::from_secs(3_600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("250m", Duration::from_millis(250)),
+            ("7u", Duration::from_micros(7)),
+            ("0n", Duration::ZERO),
+            ("99999999H", Duration::from_secs(99_999_999 * 3_600)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse(text), Ok(Some(expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in ["", "S", "10", "1x", "-1S", "1.5S", "123456789S", " 1S", "1s"] {
+            assert_eq!(parse(text), Err(InvalidTimeout), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+use std::{fmt, sync::Arc};
+
+use tokio::{
+    net::{TcpListener, ToSocketAddrs},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::{service::Routes, transport::server::Router};
+use tsoracle_core::{Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result};
+use tsoracle_proto::{
+    MAX_STREAM_SEQ_BYTES,
+    v1::{sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer},
+};
+
+use crate::{
+    Limits, Listening, TlsOptions,
+    edge::Edge,
+    health::Health,
+    service::{Sequences, Tso},
+    status::Statuses,
+};
+
+/// An oracle's gRPC service, ready to listen or to be mounted.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(crate) oracle: Oracle,
+    /// The oracle was started for this server, and stops with it.
+    pub(crate) owns_oracle: bool,
+    pub(crate) tls: Option<Acceptor>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    statuses: Statuses,
+    /// Ends streams, which last until then.
+    pub(crate) stopping: watch::Sender<bool>,
+}
+
+/// What makes a server, to be set before it is built.
+#[derive(Clone, Default, Debug)]
+#[must_use]
+pub struct Builder {
+    oracle: Option<Oracle>,
+    driver: Option<Arc<dyn ConsensusDriver>>,
+    options: OracleOptions,
+    advertise: Option<String>,
+    tls: Option<TlsOptions>,
+    limits: Limits,
+}
+
+impl Builder {
+    /// Serves an oracle that runs already, and leaves it running when the server stops.
+    pub fn oracle(self, oracle: Oracle) -> Self {
+        Self { oracle: Some(oracle), ..self }
+    }
+
+    /// Starts an oracle over this driver, and stops it with the server.
+    pub fn driver(self, driver: Arc<dyn ConsensusDriver>) -> Self {
+        Self { driver: Some(driver), ..self }
+    }
+
+    /// How the oracle over [`driver`](Self::driver) serves.
+    pub fn options(self, options: OracleOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// `host:port` where clients reach this server. It is never given them as a hint to go
+    /// elsewhere.
+    pub fn advertise(self, endpoint: impl Into<String>) -> Self {
+        Self { advertise: Some(endpoint.into()), ..self }
+    }
+
+    /// Encrypts every connection. Without it none is.
+    pub fn tls(self, tls: TlsOptions) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// What clients may take.
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Checks everything, and starts the oracle if a driver was given.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Config` if there is no oracle, or an option is wrong.
+    pub fn build(self) -> Result<Server> {
+        self.limits.validate()?;
+        let tls = self.tls.as_ref().map(TlsOptions::acceptor).transpose()?.map(Acceptor);
+        let clock = self.options.clock.clone();
+        let (oracle, owns_oracle) = match (self.oracle, self.driver) {
+            (Some(oracle), None) => (oracle, false),
+            (None, Some(driver)) => (Oracle::start(driver, self.options)?, true),
+            _ => {
+                let context = "a server needs an oracle or a driver, and only one of them";
+                return Err(Error::new(ErrorKind::Config, context));
+            }
+        };
+        let statuses = Statuses::new(self.advertise.map(Into::into));
+        let stopping = watch::Sender::new(false);
+        Ok(Server { oracle, owns_oracle, tls, limits: self.limits, clock, statuses, stopping })
+    }
+}
+
+impl Server {
+    /// Options, to set before building.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The oracle that is served.
+    pub fn oracle(&self) -> &Oracle {
+        &self.oracle
+    }
+
+    /// Listens on an address; port 0 finds a free one.
+    ///
+    /// # Errors
+    /// `Config`, naming the address, if it cannot be listened on.
+    pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<Listening> {
+        let listener = listen(&address).await?;
+        self.listen_on(listener)
+    }
+
+    /// Listens on a socket that is bound already.
+    ///
+    /// # Errors
+    /// `Config` if it is not.
+    pub fn listen_on(self, listener: TcpListener) -> Result<Listening> {
+        Listening::new(self, listener)
+    }
+
+    /// Serves on an address until the oracle fails.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind) and [`Listening::serve`].
+    pub async fn serve(self, address: impl ToSocketAddrs + fmt::Display) -> Result<()> {
+        self.bind(address).await?.serve().await
+    }
+
+    /// The services of the protocol, to be mounted in a tonic server that has its own limits, TLS,
+    /// health and reflection.
+    pub fn routes(&self) -> Routes {
+        let (oracle, statuses) = (self.oracle.clone(), self.statuses.clone());
+        let most = self.limits.message_bytes.min(MAX_STREAM_SEQ_BYTES);
+        let stopping = self.stopping.subscribe();
+        let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), stopping };
+        let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
+        let sequences = Sequences { oracle, statuses };
+        let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
+        Routes::new(Edge::new(tso, self.limits.request_time).marked())
+            .add_service(Edge::new(sequences, self.limits.request_time))
+    }
+
+    /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
+    /// under the limits that tonic knows. More services can be added to it.
+    ///
+    /// The oracle runs on when it stops, and TLS is to be set on it anew.
+    ///
+    /// # Errors
+    /// `Fatal` if reflection cannot be set up.
+    pub async fn into_router(self) -> Result<Router> {
+        let health = Health::new().await;
+        // Ends when the oracle does.
+        drop(health.follow(&self.oracle));
+        let limits = &self.limits;
+        let routes = self.all_routes(&health)?;
+        Ok(tonic::transport::Server::builder()
+            .max_concurrent_streams(limits.concurrent_streams)
+            .http2_max_header_list_size(limits.header_bytes)
+            .http2_keepalive_interval(Some(limits.keepalive_interval))
+            .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+            .add_routes(routes))
+    }
+
+    pub(crate) fn all_routes(&self, health: &Health) -> Result<Routes> {
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tsoracle_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|source| {
+                Error::new(ErrorKind::Fatal, "reflection cannot be set up").with_source(source)
+            })?;
+        Ok(self.routes().add_service(health.service()).add_service(reflection).prepare())
+    }
+}
+
+/// Binds a listener, and says what to do if that fails.
+///
+/// # Errors
+/// `Config`, naming the address.
+pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let hint = match source.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program listens there; stop it, or choose another address"
+            }
+            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            std::io::ErrorKind::PermissionDenied => {
+                "that port needs privileges; choose one above 1023"
+            }
+            _ => "the form is HOST:PORT",
+        };
+        let context = format!("cannot listen on {address}: {hint}");
+        Error::new(ErrorKind::Config, context).with_source(source)
+    })
+}
+
+/// Keys never show.
+#[derive(Clone)]
+pub(crate) struct Acceptor(pub(crate) TlsAcceptor);
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Acceptor")
+    }
+}

@@ -1,0 +1,80 @@
+use std::time::Duration;
+
+use tsoracle_core::{
+    Epoch, Error, ErrorKind, Granted, RequestId, Result, SeqKey, SeqRequest, Session,
+};
+use tsoracle_proto::{SESSION_BYTES, v1};
+
+pub(super) fn epoch(epoch: Epoch) -> v1::EpochWire {
+    epoch.0.into()
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn timestamps(granted: Granted) -> v1::GetTsResponse {
+    let first = granted.range.first();
+    v1::GetTsResponse {
+        physical_ms: first.physical_ms(),
+        logical_start: first.logical(),
+        count: granted.range.count(),
+        epoch_hi: granted.epoch.hi(),
+        epoch_lo: granted.epoch.lo(),
+    }
+}
+
+/// A sequence request, checked.
+pub(super) fn seq_request(
+    entries: impl IntoIterator<Item = (String, u32)>,
+    id: Option<v1::RequestId>,
+) -> Result<SeqRequest> {
+    let entries = entries
+        .into_iter()
+        .map(|(key, count)| Ok((SeqKey::new(key)?, count)))
+        .collect::<Result<Vec<_>>>()?;
+    SeqRequest::new(entries, id.map(request_id).transpose()?)
+}
+
+fn request_id(wire: v1::RequestId) -> Result<RequestId> {
+    let session = wire.session[..].try_into().map_err(|_| {
+        let given = wire.session.len();
+        let context = format!("a session has {SESSION_BYTES} bytes, this one has {given}");
+        Error::new(ErrorKind::Invalid, context)
+    })?;
+    let id = RequestId::new(Session(session), wire.number, wire.first_incomplete)?;
+    Ok(RequestId { retry: wire.retry, close: wire.close, ..id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(session: &'static [u8]) -> v1::RequestId {
+        let session = session.into();
+        v1::RequestId { session, number: 3, first_incomplete: 2, retry: true, close: true }
+    }
+
+    #[test]
+    fn every_field_of_a_request_id_arrives() {
+        let id = request_id(wire(b"0123456789abcdef")).unwrap();
+        assert_eq!(id.session, Session(*b"0123456789abcdef"));
+        assert_eq!((id.number.get(), id.first_incomplete.get()), (3, 2));
+        assert!(id.retry && id.close);
+    }
+
+    #[test]
+    fn what_is_no_request_id_is_invalid() {
+        for id in [
+            wire(b""),
+            wire(b"0123456789abcde"),
+            wire(b"0123456789abcdef0"),
+            v1::RequestId { number: 0, ..wire(b"0123456789abcdef") },
+            v1::RequestId { first_incomplete: 0, ..wire(b"0123456789abcdef") },
+            v1::RequestId { first_incomplete: 4, ..wire(b"0123456789abcdef") },
+        ] {
+            let error = seq_request([("k".into(), 1)], Some(id)).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The calls of the protocol, each as one call of the engine.
+
+mod convert;
+mod sequence;
+mod streams;
+mod tso;
+
+use tonic::Request;
+use tsoracle_core::Oracle;
+
+use crate::edge::Allowed;
+
+pub(crate) use sequence::Sequences;
+pub(crate) use tso::Tso;
+
+/// The oracle, as patient as whoever asks.
+fn patient<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
+    match request.extensions().get() {
+        Some(&Allowed { hold, .. }) => oracle.with_hold(hold),
+        None => oracle.clone(),
+    }
+}

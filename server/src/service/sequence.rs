@@ -1,0 +1,80 @@
+use tonic::{Request, Response, Status};
+use tsoracle_core::{Epoch, MAX_SEQ_PAGE, Oracle, Phase, SeqKey, SeqList};
+use tsoracle_proto::v1::{self, sequence_service_server::SequenceService};
+
+use super::{convert, patient};
+use crate::status::{Asked, Statuses, never_used};
+
+/// How many sequences a page has if the client does not say.
+const DEFAULT_PAGE: usize = 100;
+
+/// Looking at sequences, and starting them elsewhere than at 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Sequences {
+    pub(crate) oracle: Oracle,
+    pub(crate) statuses: Statuses,
+}
+
+impl Sequences {
+    /// The epoch that this node answers under. Reading needs no lease, so an idle leader has one.
+    fn epoch(&self) -> Epoch {
+        match *self.oracle.phase().borrow() {
+            Phase::Serving { epoch } => epoch,
+            _ => Epoch::default(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SequenceService for Sequences {
+    async fn read_seq(
+        &self,
+        request: Request<v1::ReadSeqRequest>,
+    ) -> Result<Response<v1::ReadSeqResponse>, Status> {
+        let refused = |error| self.statuses.of(&error, Asked::Sequences);
+        let oracle = patient(&self.oracle, &request);
+        let key = SeqKey::new(request.into_inner().key).map_err(refused)?;
+        match oracle.read_seq(key.clone()).await.map_err(refused)? {
+            Some(next) => Ok(Response::new(v1::ReadSeqResponse {
+                key: key.into(),
+                next,
+                epoch: Some(convert::epoch(self.epoch())),
+            })),
+            None => Err(never_used(key.as_str())),
+        }
+    }
+
+    async fn list_seqs(
+        &self,
+        request: Request<v1::ListSeqsRequest>,
+    ) -> Result<Response<v1::ListSeqsResponse>, Status> {
+        let oracle = patient(&self.oracle, &request);
+        let v1::ListSeqsRequest { prefix, page_size, start_after } = request.into_inner();
+        let limit = match page_size as usize {
+            0 => DEFAULT_PAGE,
+            asked => asked.min(MAX_SEQ_PAGE),
+        };
+        let list = SeqList { prefix, after: start_after, limit };
+        let listed = oracle.list_seqs(list).await;
+        let listed = listed.map_err(|error| self.statuses.of(&error, Asked::Sequences))?;
+        let entry = |(key, next): (SeqKey, u64)| v1::SeqEntry { key: key.into(), next };
+        Ok(Response::new(v1::ListSeqsResponse {
+            entries: listed.entries.into_iter().map(entry).collect(),
+            more: listed.more,
+            epoch: Some(convert::epoch(self.epoch())),
+        }))
+    }
+
+    async fn seed_seq(
+        &self,
+        request: Request<v1::SeedSeqRequest>,
+    ) -> Result<Response<v1::SeedSeqResponse>, Status> {
+        let refused = |error| self.statuses.of(&error, Asked::Sequences);
+        let oracle = patient(&self.oracle, &request);
+        let v1::SeedSeqRequest { key, start } = request.into_inner();
+        let key = SeqKey::new(key).map_err(refused)?;
+        let (next, epoch) = oracle.seed_seq(key.clone(), start).await.map_err(refused)?;
+        let epoch = Some(convert::epoch(epoch));
+        Ok(Response::new(v1::SeedSeqResponse { key: key.into(), next, epoch }))
+    }
+}

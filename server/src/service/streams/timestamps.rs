@@ -1,0 +1,89 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::Stream;
+use tonic::{Status, Streaming};
+use tsoracle_core::{Granted, Oracle, Result};
+use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
+
+use super::Ending;
+use crate::{
+    service::convert,
+    status::{Asked, Statuses},
+};
+
+/// The answers of `StreamTs`: one per request, in order, each granted after its request has come.
+///
+/// The next request is not looked at before the answer to the one before it is taken, so that a
+/// client which stops reading is held back by the flow control of its own stream.
+pub(crate) struct TsAnswers {
+    oracle: Oracle,
+    statuses: Statuses,
+    requests: Streaming<GetTsRequest>,
+    /// A request that cannot be granted at once.
+    held: Option<Pin<Box<dyn Future<Output = Result<Granted>> + Send>>>,
+    ending: Ending,
+}
+
+impl TsAnswers {
+    pub(crate) fn new(
+        oracle: Oracle,
+        statuses: Statuses,
+        requests: Streaming<GetTsRequest>,
+        ending: Ending,
+    ) -> Self {
+        Self { oracle, statuses, requests, held: None, ending }
+    }
+
+    fn answer(&self, granted: Result<Granted>) -> Result<GetTsResponse, Status> {
+        granted
+            .map(convert::timestamps)
+            .map_err(|error| self.statuses.of(&error, Asked::Timestamps))
+    }
+
+    fn poll_answer(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<GetTsResponse, Status>>> {
+        if self.held.is_none() {
+            let Some(request) = ready!(Pin::new(&mut self.requests).poll_next(context)) else {
+                return Poll::Ready(None);
+            };
+            let count = match request {
+                Ok(request) => request.count,
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            };
+            match self.oracle.try_get_ts(count) {
+                Ok(Some(granted)) => return Poll::Ready(Some(self.answer(Ok(granted)))),
+                Err(error) => return Poll::Ready(Some(self.answer(Err(error)))),
+                Ok(None) => {
+                    let oracle = self.oracle.clone();
+                    self.held = Some(Box::pin(async move { oracle.get_ts(count).await }));
+                }
+            }
+        }
+        let Some(held) = &mut self.held else { return Poll::Pending };
+        let granted = ready!(held.as_mut().poll(context));
+        self.held = None;
+        Poll::Ready(Some(self.answer(granted)))
+    }
+}
+
+impl Stream for TsAnswers {
+    type Item = Result<GetTsResponse, Status>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<GetTsResponse, Status>>> {
+        let this = &mut *self;
+        if let Poll::Ready(answer) = this.poll_answer(context) {
+            return Poll::Ready(answer);
+        }
+        let status = ready!(this.ending.poll(context, (&this.statuses, Asked::Timestamps)));
+        Poll::Ready(Some(Err(status)))
+    }
+}

@@ -1,0 +1,201 @@
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+use tsoracle_core::{
+    Epoch, Error, ErrorKind, LeaseHolder, LeaseId, Oracle, Phase, SeqGrant, SeqRequest,
+};
+use tsoracle_proto::v1::{self, tso_service_server::TsoService};
+
+use super::{
+    convert, patient,
+    streams::{Ending, SeqAnswers, TsAnswers},
+};
+use crate::status::{Asked, Statuses};
+
+/// Timestamps, sequences and stamping leases.
+#[derive(Clone, Debug)]
+pub(crate) struct Tso {
+    pub(crate) oracle: Oracle,
+    pub(crate) statuses: Statuses,
+    /// Turns true when streams are to end.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl Tso {
+    fn ending<T>(&self, request: &Request<T>) -> Ending {
+        Ending::new(self.stopping.clone(), request.extensions().get())
+    }
+
+    async fn advance(
+        &self,
+        oracle: Oracle,
+        request: tsoracle_core::Result<SeqRequest>,
+    ) -> Result<SeqGrant, Status> {
+        let granted = match request {
+            Ok(request) => oracle.get_seq(request).await,
+            Err(error) => Err(error),
+        };
+        granted.map_err(|error| self.refused(&error))
+    }
+
+    fn refused(&self, error: &Error) -> Status {
+        self.statuses.of(error, Asked::Sequences)
+    }
+}
+
+#[tonic::async_trait]
+impl TsoService for Tso {
+    type StreamTsStream = TsAnswers;
+    type StreamSeqStream = SeqAnswers;
+
+    async fn get_ts(
+        &self,
+        request: Request<v1::GetTsRequest>,
+    ) -> Result<Response<v1::GetTsResponse>, Status> {
+        let count = request.get_ref().count;
+        let granted = match self.oracle.try_get_ts(count) {
+            Ok(Some(granted)) => Ok(granted),
+            Ok(None) => patient(&self.oracle, &request).get_ts(count).await,
+            Err(error) => Err(error),
+        };
+        let granted = granted.map_err(|error| self.statuses.of(&error, Asked::Timestamps))?;
+        Ok(Response::new(convert::timestamps(granted)))
+    }
+
+    async fn get_current_max_safe(
+        &self,
+        request: Request<v1::GetCurrentMaxSafeRequest>,
+    ) -> Result<Response<v1::GetCurrentMaxSafeResponse>, Status> {
+        let mut status = self.oracle.status();
+        if status.epoch.is_none() && matches!(status.phase, Phase::Serving { .. }) {
+            // The lease of an idle leader has lapsed. Asking for a timestamp renews it, or finds
+            // that this node does not lead any more; the answer is 0 then.
+            let _ = patient(&self.oracle, &request).get_ts(1).await;
+            status = self.oracle.status();
+        }
+        let epoch = status.epoch.unwrap_or_default();
+        Ok(Response::new(v1::GetCurrentMaxSafeResponse {
+            max_safe_physical_ms: status.max_safe_physical_ms,
+            epoch_hi: epoch.hi(),
+            epoch_lo: epoch.lo(),
+        }))
+    }
+
+    async fn get_seq(
+        &self,
+        request: Request<v1::GetSeqRequest>,
+    ) -> Result<Response<v1::GetSeqResponse>, Status> {
+        let oracle = patient(&self.oracle, &request);
+        let v1::GetSeqRequest { key, count, request_id } = request.into_inner();
+        let grant = self.advance(oracle, convert::seq_request([(key, count)], request_id)).await?;
+        let Some(block) = grant.blocks.into_iter().next() else {
+            return Err(Status::internal("the engine granted no block"));
+        };
+        Ok(Response::new(v1::GetSeqResponse {
+            key: block.key.into(),
+            start: block.start,
+            count: block.count,
+            epoch: Some(convert::epoch(grant.epoch)),
+        }))
+    }
+
+    async fn get_seq_batch(
+        &self,
+        request: Request<v1::GetSeqBatchRequest>,
+    ) -> Result<Response<v1::GetSeqBatchResponse>, Status> {
+        let oracle = patient(&self.oracle, &request);
+        let v1::GetSeqBatchRequest { entries, request_id } = request.into_inner();
+        let entries = entries.into_iter().map(|entry| (entry.key, entry.count));
+        let grant = self.advance(oracle, convert::seq_request(entries, request_id)).await?;
+        let grants = grant.blocks.into_iter().map(|block| v1::SeqGrantEntry {
+            key: block.key.into(),
+            start: block.start,
+            count: block.count,
+        });
+        Ok(Response::new(v1::GetSeqBatchResponse {
+            grants: grants.collect(),
+            epoch: Some(convert::epoch(grant.epoch)),
+        }))
+    }
+
+    async fn acquire_lease(
+        &self,
+        request: Request<v1::AcquireLeaseRequest>,
+    ) -> Result<Response<v1::AcquireLeaseResponse>, Status> {
+        let oracle = patient(&self.oracle, &request);
+        let v1::AcquireLeaseRequest { holder, holder_epoch, ttl_ms } = request.into_inner();
+        let acquired = async {
+            let holder = LeaseHolder::new(holder)?;
+            oracle.acquire_lease(holder, holder_epoch, Duration::from_millis(ttl_ms)).await
+        };
+        let lease = acquired.await.map_err(|error| self.refused(&error))?;
+        Ok(Response::new(v1::AcquireLeaseResponse {
+            lease_id: lease.id.0,
+            ts_upper_bound: lease.bound_ms,
+            expires_at_ms: lease.expires_at_ms,
+            epoch: Some(convert::epoch(lease.epoch)),
+            remaining_ms: convert::millis(lease.remaining),
+        }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let oracle = patient(&self.oracle, &request);
+        let renewed = oracle.renew_lease(LeaseId(request.into_inner().lease_id)).await;
+        let lease = renewed.map_err(|error| self.refused(&error))?;
+        Ok(Response::new(v1::RenewLeaseResponse {
+            ts_upper_bound: lease.bound_ms,
+            expires_at_ms: lease.expires_at_ms,
+            epoch: Some(convert::epoch(lease.epoch)),
+            remaining_ms: convert::millis(lease.remaining),
+        }))
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<v1::ReleaseLeaseRequest>,
+    ) -> Result<Response<v1::ReleaseLeaseResponse>, Status> {
+        let oracle = patient(&self.oracle, &request);
+        let released = oracle.release_lease(LeaseId(request.into_inner().lease_id)).await;
+        released.map_err(|error| self.refused(&error))?;
+        Ok(Response::new(v1::ReleaseLeaseResponse {}))
+    }
+
+    async fn get_safe_frontier(
+        &self,
+        request: Request<v1::GetSafeFrontierRequest>,
+    ) -> Result<Response<v1::GetSafeFrontierResponse>, Status> {
+        let (frontier_ms, epoch) = match patient(&self.oracle, &request).safe_frontier().await {
+            Ok(frontier) => (frontier.physical_ms, frontier.epoch),
+            // As of GetCurrentMaxSafe: every node answers.
+            Err(error) if matches!(error.kind(), ErrorKind::NotLeader(_)) => (0, Epoch::default()),
+            Err(error) => return Err(self.refused(&error)),
+        };
+        Ok(Response::new(v1::GetSafeFrontierResponse {
+            frontier_physical_ms: frontier_ms,
+            epoch_hi: epoch.hi(),
+            epoch_lo: epoch.lo(),
+        }))
+    }
+
+    async fn stream_ts(
+        &self,
+        request: Request<Streaming<v1::GetTsRequest>>,
+    ) -> Result<Response<Self::StreamTsStream>, Status> {
+        let (oracle, ending) = (patient(&self.oracle, &request), self.ending(&request));
+        let answers = TsAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
+        Ok(Response::new(answers))
+    }
+
+    async fn stream_seq(
+        &self,
+        request: Request<Streaming<v1::StreamSeqRequest>>,
+    ) -> Result<Response<Self::StreamSeqStream>, Status> {
+        let (oracle, ending) = (patient(&self.oracle, &request), self.ending(&request));
+        let answers = SeqAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
+        Ok(Response::new(answers))
+    }
+}

@@ -1,0 +1,130 @@
+//! What every failure becomes on the wire: the one place that chooses status codes and trailers.
+
+use std::sync::Arc;
+
+use tonic::{Code, Status, metadata::MetadataMap};
+use tsoracle_core::{Error, ErrorKind, LeaderHint, Reject};
+use tsoracle_proto::{metadata, v1};
+
+/// What was asked for, where an unknown leader is said differently.
+///
+/// The public client waits out an election if `GetTs` has no hint trailer at all, but takes a
+/// sequence request without one for refused for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asked {
+    /// An unknown leader is said by leaving the trailer out.
+    Timestamps,
+    /// An unknown leader is said by an empty trailer: sequences and stamping leases.
+    Sequences,
+}
+
+/// Turns errors into statuses, for a node that is reached at a certain endpoint.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Statuses {
+    own_endpoint: Option<Arc<str>>,
+}
+
+impl Statuses {
+    /// `own_endpoint` is never given as a hint.
+    pub(crate) fn new(own_endpoint: Option<Arc<str>>) -> Self {
+        Self { own_endpoint }
+    }
+
+    /// The status that says `error` to whoever asked.
+    pub(crate) fn of(&self, error: &Error, asked: Asked) -> Status {
+        let context = error.to_string();
+        match error.kind() {
+            ErrorKind::NotLeader(hint) => self.not_leader(hint.as_ref(), asked),
+            ErrorKind::Unavailable => with_flag(Code::Unavailable, &context, metadata::UNCOMMITTED),
+            ErrorKind::Uncertain => Status::unavailable(context),
+            ErrorKind::Rejected(reject) => self.rejected(reject, context, asked),
+            ErrorKind::Invalid => Status::invalid_argument(context),
+            ErrorKind::Overloaded => Status::resource_exhausted(context),
+            // `Config`, `Corrupt` and `Fatal`; a kind that is not known here is a bug as well.
+            _ => Status::internal(context),
+        }
+    }
+
+    /// What a stream says of one request that failed: what a status and its trailers would.
+    pub(crate) fn failure(&self, error: &Error) -> v1::SeqFailure {
+        let status = self.of(error, Asked::Sequences);
+        let trailers = status.metadata();
+        v1::SeqFailure {
+            code: status.code() as u32,
+            message: status.message().to_owned(),
+            uncommitted: metadata::has_flag(trailers, metadata::UNCOMMITTED),
+            hint: metadata::leader_hint(trailers),
+            session_unknown: metadata::has_flag(trailers, metadata::SESSION_UNKNOWN),
+        }
+    }
+
+    /// A grant without a block, which is a bug.
+    pub(crate) fn no_block(&self) -> v1::SeqFailure {
+        self.failure(&Error::new(ErrorKind::Fatal, "the engine granted no block"))
+    }
+
+    fn rejected(&self, reject: &Reject, context: String, asked: Asked) -> Status {
+        match reject {
+            Reject::Fenced { .. } => self.not_leader(None, asked),
+            Reject::OutOfRange { .. } => Status::out_of_range(context),
+            Reject::TooManyKeys { .. }
+            | Reject::TooManySessions { .. }
+            | Reject::TooManyLeases { .. }
+            | Reject::TooManyOpenRequests { .. } => Status::resource_exhausted(context),
+            Reject::SessionUnknown => {
+                with_flag(Code::FailedPrecondition, &context, metadata::SESSION_UNKNOWN)
+            }
+            Reject::IdReused { .. } => Status::invalid_argument(context),
+            Reject::SequenceExists { .. } => Status::already_exists(context),
+            Reject::LeaseUnknown { .. } => Status::not_found(context),
+            // `Overflow`, `Forgotten`, and leases that are not the holder's any more. A refusal that is not known here is definite, too.
+            _ => Status::failed_precondition(context),
+        }
+    }
+
+    fn not_leader(&self, hint: Option<&LeaderHint>, asked: Asked) -> Status {
+        let mut trailers = MetadataMap::new();
+        let elsewhere = hint.filter(|hint| {
+            !hint.endpoint.is_empty() && self.own_endpoint.as_deref() != Some(&hint.endpoint)
+        });
+        match (elsewhere, asked) {
+            (Some(hint), _) => metadata::insert_leader_hint(
+                &mut trailers,
+                &v1::LeaderHint {
+                    leader_endpoint: Some(hint.endpoint.clone()),
+                    leader_epoch: hint.epoch.map(|epoch| epoch.0.into()),
+                },
+            ),
+            (None, Asked::Sequences) => {
+                metadata::insert_leader_hint(&mut trailers, &v1::LeaderHint::default());
+            }
+            (None, Asked::Timestamps) => {}
+        }
+        Status::with_metadata(Code::FailedPrecondition, "not leader", trailers)
+    }
+}
+
+/// The request's deadline, or the server's own limit, has passed.
+pub(crate) fn too_late() -> Status {
+    Status::deadline_exceeded("the request's deadline has passed")
+}
+
+/// The request says how long it may take in a way that is no time.
+pub(crate) fn bad_timeout() -> Status {
+    Status::invalid_argument("grpc-timeout is not 1 to 8 digits and a unit of H, M, S, m, u or n")
+}
+
+/// A key that has no value to read.
+pub(crate) fn never_used(key: &str) -> Status {
+    Status::not_found(format!("sequence {key:?} has never been used"))
+}
+
+fn with_flag(code: Code, message: &str, flag: &'static str) -> Status {
+    let mut trailers = MetadataMap::new();
+    metadata::insert_flag(&mut trailers, flag);
+    Status::with_metadata(code, message, trailers)
+}
+
+#[cfg(test)]
+#[path = "status_test.rs"]
+mod tests;

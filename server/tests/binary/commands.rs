@@ -1,0 +1,199 @@
+//! Asking a server from the command line.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::node::{Node, run, stdout};
+
+fn json(output: &std::process::Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn node() -> (TempDir, Node) {
+    let directory = TempDir::new().expect("a temporary directory");
+    let node = Node::start(directory.path(), &[]);
+    (directory, node)
+}
+
+#[test]
+fn timestamps() {
+    let (_directory, node) = node();
+    let one: u64 = stdout(&node.ask(&["ts"])).parse().unwrap();
+    let answer = json(&node.ask(&["ts", "--json", "--count", "5"]));
+    let timestamp = answer["timestamp"].as_u64().unwrap();
+    assert!(timestamp > one);
+    assert_eq!(answer["count"], 5);
+    assert_eq!(answer["physical_ms"], timestamp >> 18);
+    assert_eq!(answer["logical"], timestamp & ((1 << 18) - 1));
+    assert!(answer["time"].as_str().unwrap().ends_with('Z'));
+    let several = stdout(&node.ask(&["ts", "--count", "3"]));
+    let first: u64 = several.split(' ').next().unwrap().parse().unwrap();
+    assert!(first > timestamp + 4);
+    assert_eq!(several, format!("{first} to {} (3 timestamps)", first + 2));
+}
+
+#[test]
+fn sequences() {
+    let (_directory, node) = node();
+    let answer = json(&node.ask(&["seq", "orders", "--count", "64", "--json"]));
+    assert_eq!(answer, json!({"key": "orders", "start": 0, "count": 64}));
+    assert_eq!(stdout(&node.ask(&["seq", "orders"])), "64");
+    assert_eq!(stdout(&node.ask(&["seq", "orders", "--count", "3"])), "65 to 67 (3 values)");
+    let same = json!({"key": "orders", "start": 68, "count": 2, "request_id": "order-17"});
+    for _ in 0..3 {
+        let asked = ["seq", "orders", "--count", "2", "--request-id", "order-17", "--json"];
+        assert_eq!(json(&node.ask(&asked)), same);
+    }
+    assert_eq!(stdout(&node.ask(&["seq-read", "orders"])), "70");
+    let answer = json(&node.ask(&["seq-read", "orders", "--json"]));
+    assert_eq!(answer, json!({"key": "orders", "next": 70}));
+}
+
+#[test]
+fn sequences_are_listed_and_seeded() {
+    let (_directory, node) = node();
+    let seeded = json(&node.ask(&["seq-seed", "orders-b", "1000", "--json"]));
+    assert_eq!(seeded, json!({"key": "orders-b", "next": 1000}));
+    let again = node.ask(&["seq-seed", "orders-b", "1000"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("goes on at 1000"), "{again:?}");
+    assert_eq!(stdout(&node.ask(&["seq-seed", "invoices", "7"])), "7");
+    node.ask(&["seq", "orders-a", "--count", "3"]);
+    assert_eq!(stdout(&node.ask(&["seq-list"])), "invoices 7\norders-a 3\norders-b 1000");
+    assert_eq!(stdout(&node.ask(&["seq-list", "orders-", "--limit", "1"])), "orders-a 3");
+    let last = node.ask(&["seq-list", "orders-", "--after", "orders-a", "--json"]);
+    assert_eq!(json(&last), json!({"key": "orders-b", "next": 1000}));
+    assert_eq!(stdout(&node.ask(&["seq-list", "nothing"])), "");
+}
+
+#[test]
+fn stamping_leases() {
+    let (_directory, node) = node();
+    let lease = json(&node.ask(&["lease-acquire", "writer", "--ttl", "5m", "--json"]));
+    assert_eq!(lease["lease_id"], 1);
+    assert!((1..=300_000).contains(&lease["remaining_ms"].as_u64().unwrap()), "{lease}");
+    let bound = lease["ts_upper_bound"].as_u64().unwrap();
+    let frontier = json(&node.ask(&["frontier", "--json"]));
+    assert_eq!(frontier, json!({"frontier_physical_ms": bound, "epoch": "1"}));
+    let renewed = json(&node.ask(&["lease-renew", "1", "--json"]));
+    assert!(renewed["ts_upper_bound"].as_u64().unwrap() >= bound);
+    assert_eq!(stdout(&node.ask(&["lease-release", "1"])), "lease 1: released");
+    let again = node.ask(&["lease-release", "1", "--json"]);
+    assert_eq!(json(&again), json!({"lease_id": 1}));
+    let over = node.ask(&["lease-renew", "1"]);
+    assert_eq!(over.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&over.stderr).contains("lease 1"), "{over:?}");
+    let text = stdout(&node.ask(&["lease-acquire", "writer", "--holder-epoch", "2"]));
+    assert!(text.starts_with("lease 2: stamp up to "), "{text}");
+    let stale = node.ask(&["lease-acquire", "writer"]);
+    assert!(String::from_utf8_lossy(&stale.stderr).contains("epoch 2"), "{stale:?}");
+    let frontier: u64 = stdout(&node.ask(&["frontier"])).parse().unwrap();
+    assert!(frontier >= bound);
+}
+
+#[test]
+fn status() {
+    let (_directory, node) = node();
+    let answer = json(&node.ask(&["status", "--json"]));
+    assert_eq!(answer["endpoint"], node.address);
+    assert_eq!((&answer["phase"], &answer["health"]), (&json!("leading"), &json!("SERVING")));
+    assert_eq!((&answer["leader"], &answer["epoch"]), (&json!(node.address), &json!("1")));
+    assert_ne!(answer["max_safe_physical_ms"], 0);
+    let output = node.ask(&["status", "--endpoint", "127.0.0.1:1", "--json"]);
+    let text = stdout(&output);
+    let phases: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["phase"].clone())
+        .collect();
+    assert_eq!(phases, ["unreachable", "leading"]);
+    let text = stdout(&node.ask(&["status"]));
+    assert!(text.starts_with(&format!("{}  leading, epoch 1, max safe 2", node.address)), "{text}");
+}
+
+#[test]
+fn decode() {
+    let here = Path::new(".");
+    let decoded = json(&run(here, &["decode", "470642596465082370", "--json"]));
+    let time = "2026-11-22T14:50:25.822Z";
+    let expected = json!({
+        "timestamp": 470_642_596_465_082_370_u64,
+        "physical_ms": 1_795_359_025_822_u64,
+        "logical": 2,
+        "time": time,
+    });
+    assert_eq!(decoded, expected);
+    let text = stdout(&run(here, &["decode", "470642596465082370"]));
+    assert!(text.contains("1795359025822") && text.contains(time), "{text}");
+}
+
+#[test]
+fn drivers() {
+    let here = Path::new(".");
+    let listed = json(&run(here, &["drivers", "--json"]));
+    let names: Vec<_> = listed.as_array().unwrap().iter().map(|driver| &driver["name"]).collect();
+    let expected = match cfg!(feature = "rocksdb") {
+        true => vec!["file", "memory", "rocksdb"],
+        false => vec!["file", "memory"],
+    };
+    assert_eq!(names, expected);
+    let text = stdout(&run(here, &["drivers"]));
+    assert!(text.contains("file\n    ") && text.contains("./tsoracle-data"), "{text}");
+    if cfg!(feature = "rocksdb") {
+        assert!(text.contains("rocksdb\n    ") && text.contains("write_buffer_mb"), "{text}");
+    }
+}
+
+#[test]
+fn init_sets_where_timestamps_begin() {
+    let directory = TempDir::new().unwrap();
+    // The year 2100.
+    let seed = 4_102_444_800_000_u64;
+    let arguments = ["init", "file:./data", "--seed-physical-ms", "4102444800000", "--json"];
+    let answer = json(&run(directory.path(), &arguments));
+    assert_eq!(answer, json!({"driver": "file:./data", "seed_physical_ms": seed}));
+    let again = run(directory.path(), &arguments);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("holds state already"), "{again:?}");
+    let node = Node::start(directory.path(), &["file:./data"]);
+    let first: u64 = stdout(&node.ask(&["ts"])).parse().unwrap();
+    assert_eq!(first >> 18, seed + 1);
+}
+
+#[test]
+fn metrics_are_counted() {
+    let directory = TempDir::new().unwrap();
+    // Free a moment ago, and nobody else takes one of these by chance so soon.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let node = Node::start(directory.path(), &["memory", "--metrics-listen", &free]);
+    stdout(&node.ask(&["ts", "--count", "5"]));
+    let mut asking = TcpStream::connect(&free).unwrap();
+    asking.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    asking.read_to_string(&mut metrics).unwrap();
+    for line in
+        ["tsoracle_timestamps_total 5", "tsoracle_grants_total 1", "tsoracle_reigns_total 1"]
+    {
+        assert!(metrics.lines().any(|counted| counted == line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let here = Path::new(".");
+    let help = stdout(&run(here, &["--help"]));
+    for word in ["serve", "seq-read", "init", "Examples:", "Exit codes:"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    let help = stdout(&run(here, &["serve", "--help"]));
+    for word in ["--window-ahead", "TSORACLE_WINDOW_AHEAD", "127.0.0.1:50551", "[driver]"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+}

@@ -1,0 +1,119 @@
+//! Flags, environment and file.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::node::{Node, error_line, run, stdout, tsoracle};
+
+#[test]
+fn without_arguments_it_serves_from_a_file() {
+    let directory = TempDir::new().unwrap();
+    for arguments in [&[][..], &["serve"], &["serve", "file"]] {
+        let mut command = tsoracle(directory.path(), arguments);
+        command.env("TSORACLE_LISTEN", "127.0.0.1:0");
+        let node = Node::spawn(command);
+        assert!(node.line.contains("(driver file, leading, epoch "), "{}", node.line);
+        assert!(directory.path().join("tsoracle-data").is_dir());
+    }
+}
+
+#[test]
+fn serving_needs_no_word_even_with_options() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::spawn(tsoracle(directory.path(), &["--listen", "127.0.0.1:0"]));
+    assert!(node.line.ends_with(")\n"), "{}", node.line);
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file() {
+    let directory = TempDir::new().unwrap();
+    let config = directory.path().join("tsoracle.toml");
+    fs::write(&config, "listen = '127.0.0.1:0'\nlog = 'warn'\n[driver]\ndriver = 'memory'\n")
+        .unwrap();
+    let serve = |arguments: &[&str], driver: Option<&str>| {
+        let arguments = [&["serve", "--config", "tsoracle.toml"], arguments].concat();
+        let mut command = tsoracle(directory.path(), &arguments);
+        if let Some(driver) = driver {
+            command.env("TSORACLE_DRIVER", driver);
+        }
+        Node::spawn(command).line.clone()
+    };
+    assert!(serve(&[], None).contains("driver memory"));
+    assert!(serve(&[], Some("file:./data")).contains("driver file"));
+    assert!(directory.path().join("data").is_dir(), "its options count as well");
+    assert!(serve(&["memory"], Some("file:./data")).contains("driver memory"));
+}
+
+#[test]
+fn every_option_can_come_from_the_environment_and_the_file() {
+    let directory = TempDir::new().unwrap();
+    let help = stdout(&run(directory.path(), &["serve", "--help"]));
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    let flags = flags.map(|flag| flag.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
+    let mut seen = 0;
+    for flag in flags.filter(|flag| !["help", "version", "config"].contains(flag)) {
+        let variable = format!("TSORACLE_{}", flag.to_uppercase().replace('-', "_"));
+        assert!(help.contains(&format!("[env: {variable}")), "{variable}");
+        // A value that fits nothing shows that the name is known.
+        fs::write(directory.path().join("c.toml"), format!("{flag} = []")).unwrap();
+        let refused = run(directory.path(), &["serve", "--config", "c.toml"]);
+        let line = error_line(&refused, 2);
+        assert!(line.contains("invalid type"), "{flag}: {line}");
+        seen += 1;
+    }
+    assert!(seen >= 25, "{seen}");
+}
+
+#[test]
+fn what_is_unknown_lists_what_is_valid() {
+    let directory = TempDir::new().unwrap();
+    let refused = |arguments: &[&str]| error_line(&run(directory.path(), arguments), 2);
+
+    let line = refused(&["serve", "flie", "--listen", "127.0.0.1:0"]);
+    assert!(line.contains("\"flie\"") && line.contains("file, memory"), "{line}");
+
+    let line = refused(&["serve", "file:./d?speed=1", "--listen", "127.0.0.1:0"]);
+    assert!(line.contains("`speed`") && line.contains("`cache_mb`"), "{line}");
+
+    fs::write(directory.path().join("c.toml"), "log = 'info'\nlesae = '1s'").unwrap();
+    let line = refused(&["serve", "--config", "c.toml"]);
+    assert!(line.contains("c.toml, line 2") && line.contains("`window-ahead`"), "{line}");
+
+    fs::write(directory.path().join("c.toml"), "[driver]\ndriver = 'file'\nspeed = 1").unwrap();
+    let line = refused(&["serve", "--config", "c.toml", "--listen", "127.0.0.1:0"]);
+    assert!(line.contains("`speed`") && line.contains("`cache_mb`"), "{line}");
+}
+
+#[test]
+fn wrong_values_say_what_is_wrong() {
+    let directory = TempDir::new().unwrap();
+    let refused = |arguments: &[&str]| error_line(&run(directory.path(), arguments), 2);
+    let line = refused(&["serve", "--lease", "1h"]);
+    assert!(line.contains("lease must be 100ms to 60s"), "{line}");
+    let line = refused(&["serve", "--advertise", "http://here:1"]);
+    assert!(line.contains("HOST:PORT"), "{line}");
+    let line = refused(&["serve", "--config", "missing.toml"]);
+    assert!(line.contains("missing.toml"), "{line}");
+    let line = refused(&["serve", "--log", "tsoracle=loud"]);
+    assert!(line.contains("log filter"), "{line}");
+    let line = refused(&["serve", "--tls-cert", "cert.pem"]);
+    assert!(line.contains("--tls-key"), "{line}");
+    let line = refused(&["serve", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
+    assert!(line.contains("cannot read cert.pem"), "{line}");
+    let line = refused(&["ts", "--endpoint", "no endpoint"]);
+    assert!(line.contains("no endpoint"), "{line}");
+    for arguments in [
+        &["serve", "--lease", "soon"][..],
+        &["serve", "--lsieten", "x"],
+        &["ts", "--count", "0"],
+        &["ts", "--count", "262145"],
+        &["seq"],
+        &["decode", "later"],
+        &["init", "file"],
+        &["dance"],
+    ] {
+        assert_eq!(run(directory.path(), arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}

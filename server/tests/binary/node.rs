@@ -1,0 +1,110 @@
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A `tsoracle serve` that has said its line.
+#[derive(Debug)]
+pub(crate) struct Node {
+    child: Child,
+    /// The line.
+    pub(crate) line: String,
+    /// The address in it.
+    pub(crate) address: String,
+    pub(crate) log: BufReader<ChildStderr>,
+}
+
+/// The binary, in `directory`, with nothing of the environment that concerns it.
+pub(crate) fn tsoracle(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tsoracle"));
+    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TSORACLE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
+    tsoracle(directory, arguments).output().expect("the binary runs")
+}
+
+/// What a command that succeeds prints.
+pub(crate) fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("text").trim_end().to_owned()
+}
+
+/// The one line in which a command that fails says why.
+pub(crate) fn error_line(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stderr.clone()).expect("text");
+    let line = text.trim_end().strip_prefix("error: ").unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(line.lines().count(), 1, "{text}");
+    line.to_owned()
+}
+
+impl Node {
+    /// Serves on a free port.
+    pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let arguments = [&["serve"], arguments, &["--listen", "127.0.0.1:0"]].concat();
+        Self::spawn(tsoracle(directory, &arguments))
+    }
+
+    /// Runs `command` until it says where it serves.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
+        BufReader::new(stdout).read_line(&mut line).expect("text");
+        let address =
+            line.strip_prefix("tsoracle serving on ").and_then(|rest| rest.split(' ').next());
+        let Some(address) = address.map(str::to_owned) else {
+            let mut said = String::new();
+            let _ = log.read_to_string(&mut said);
+            panic!("it does not serve: {line}{said}");
+        };
+        Self { child, line, address, log }
+    }
+
+    /// Asks it something, by a command that takes `--endpoint`.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        run(Path::new("."), &[arguments, &["--endpoint", &self.address]].concat())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Reads the log up to a line that holds `text`.
+    pub(crate) fn wait_for_log(&mut self, text: &str) {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "it never logs {text:?}");
+        }
+    }
+
+    /// Waits for its end, and returns what it logged until then.
+    pub(crate) fn ended(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).expect("text");
+        (self.child.wait().expect("it ends"), rest)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,14 @@
+//! The server over a real socket.
+
+mod bounds;
+#[path = "../common/mod.rs"]
+mod common;
+mod deadlines;
+mod embedding;
+mod health;
+mod rpcs;
+mod shutdown;
+mod stamping;
+mod statuses;
+mod streams;
+mod tls;

@@ -1,0 +1,151 @@
+//! TLS and mutual TLS.
+
+use std::{fs, path::PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tsoracle_proto::v1::{self, tso_service_client::TsoServiceClient};
+use tsoracle_server::{Limits, Server, TlsOptions};
+
+use crate::common::{Running, memory};
+
+/// An authority.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, in PEM.
+struct Issued {
+    cert: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).expect("a valid certificate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(
+            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a valid certificate"))
+                .expect("a valid certificate"),
+        )
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn issue(&self, name: &str) -> Issued {
+        let key = KeyPair::generate().expect("a valid certificate");
+        let params = CertificateParams::new(vec![name.into()]).expect("a valid certificate");
+        let cert = params.signed_by(&key, &self.0).expect("a valid certificate");
+        Issued { cert: cert.pem(), key: key.serialize_pem() }
+    }
+}
+
+async fn serve(tls: TlsOptions) -> Running {
+    Running::start(Server::builder().driver(memory().await).tls(tls)).await
+}
+
+async fn ask(server: &Running, tls: ClientTlsConfig) -> Result<(), Box<dyn std::error::Error>> {
+    let endpoint = Channel::from_shared(format!("https://localhost:{}", server.address.port()))?;
+    let channel = endpoint.tls_config(tls)?.connect().await?;
+    TsoServiceClient::new(channel).get_ts(v1::GetTsRequest { count: 1 }).await?;
+    Ok(())
+}
+
+fn trusting(authority: &Authority) -> ClientTlsConfig {
+    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem()))
+}
+
+#[tokio::test]
+async fn a_client_that_trusts_the_authority_is_served() {
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let server = serve(TlsOptions::from_pem(own.cert, own.key)).await;
+    ask(&server, trusting(&authority)).await.unwrap();
+    ask(&server, trusting(&Authority::new())).await.unwrap_err();
+    let plain = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let channel = plain.connect_lazy();
+    TsoServiceClient::new(channel).get_ts(v1::GetTsRequest { count: 1 }).await.unwrap_err();
+    ask(&server, trusting(&authority)).await.unwrap();
+}
+
+#[tokio::test]
+async fn mutual_tls_lets_in_only_its_own() {
+    let (authority, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+    let own = authority.issue("localhost");
+    let tls = TlsOptions::from_pem(own.cert, own.key).client_ca_pem(clients.pem());
+    let server = serve(tls).await;
+    let identity = |issued: Issued| Identity::from_pem(issued.cert, issued.key);
+    let known = trusting(&authority).identity(identity(clients.issue("a")));
+    ask(&server, known.clone()).await.unwrap();
+    ask(&server, trusting(&authority)).await.unwrap_err();
+    let strange = trusting(&authority).identity(identity(strangers.issue("a")));
+    ask(&server, strange).await.unwrap_err();
+    ask(&server, known).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_handshake_is_cut_off() {
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let handshake_time = std::time::Duration::from_millis(50);
+    let limits = Limits { handshake_time, ..Limits::default() };
+    let server = Server::builder()
+        .driver(memory().await)
+        .tls(TlsOptions::from_pem(own.cert, own.key))
+        .limits(limits);
+    let server = Running::start(server).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+}
+
+#[test]
+fn wrong_files_are_named() {
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| -> PathBuf {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let authority = Authority::new();
+    let (own, other) = (authority.issue("localhost"), authority.issue("localhost"));
+    let cert = write("cert.pem", &own.cert);
+    let key = write("key.pem", &own.key);
+    let other_key = write("other-key.pem", &other.key);
+    let nothing = write("nothing.pem", "nothing");
+    let broken =
+        write("broken.pem", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n");
+    let missing = directory.path().join("missing.pem");
+    let check = |cert: &PathBuf, key: &PathBuf, ca: Option<&PathBuf>| {
+        let tls = TlsOptions::from_files(cert, key)?;
+        let tls = match ca {
+            Some(ca) => tls.client_ca_file(ca)?,
+            None => tls,
+        };
+        tls.check()
+    };
+    check(&cert, &key, Some(&cert)).unwrap();
+    for (cert, key, ca, named) in [
+        (&missing, &key, None, "missing.pem"),
+        (&cert, &missing, None, "missing.pem"),
+        (&cert, &key, Some(&missing), "missing.pem"),
+        (&nothing, &key, None, "nothing.pem"),
+        (&broken, &key, None, "broken.pem"),
+        (&cert, &nothing, None, "nothing.pem"),
+        (&cert, &cert, None, "cert.pem"),
+        (&cert, &key, Some(&nothing), "nothing.pem"),
+        (&cert, &other_key, None, "other-key.pem"),
+    ] {
+        let error = check(cert, key, ca).unwrap_err().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn keys_never_show() {
+    let own = Authority::new().issue("localhost");
+    let tls = TlsOptions::from_pem(own.cert, own.key);
+    assert!(!format!("{tls:?}").contains("PRIVATE"));
+}
