@@ -2,7 +2,13 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
-use super::{MAX_OPERATIONS, Options, load::Load, load::judge::TROUBLE};
+use super::{
+    MAX_OPERATIONS, Options,
+    load::{
+        Load,
+        judge::{INVALID, TROUBLE},
+    },
+};
 use crate::history::{self, Call, Check, Operation, Outcome};
 
 /// What was found out about a deployment.
@@ -93,7 +99,7 @@ fn failed(history: &[Operation]) -> Check {
     check.saw(history.len());
     for operation in history {
         let (call, why) = kind(operation);
-        if let Some(why) = why.filter(|why| !TROUBLE.contains(why)) {
+        if let Some(why) = why.filter(|why| *why != INVALID && !TROUBLE.contains(why)) {
             check.violated(&[operation], || format!("{call} failed with {why}"));
         }
     }

@@ -138,12 +138,16 @@ impl Caller {
     }
 }
 
-/// One more block of each key, and a read, so that whatever was granted before shows.
+/// One more block of each key, and a read, so that whatever was granted before shows; and before
+/// that, a request that must be refused, so that what refusals spend shows in any deployment.
 pub(super) async fn look_at_each_key(probe: &Probe, keys: &Keys, offers: Offers) -> Log {
     let mut log = Log::new(std::sync::Arc::new(MAX_OPERATIONS.into()));
     let name = "afterwards".into();
     for ask in keys.single.iter().chain(&*keys.batch) {
         let ask = vec![ask.clone()];
+        let Some(start_ns) = log.begin() else { continue };
+        let outcome = refused(probe, &ask[0]).await;
+        log.end(&name, start_ns, Call::GetSeq { ask: ask.clone(), request_id: None, outcome });
         let Some(start_ns) = log.begin() else { continue };
         let answer = probe.get_seq(&ask[0].key, ask[0].count).await;
         let outcome = match answer {
@@ -162,6 +166,22 @@ pub(super) async fn look_at_each_key(probe: &Probe, keys: &Keys, offers: Offers)
     log
 }
 
+/// Asks for values in a batch whose other entry is invalid.
+async fn refused(probe: &Probe, ask: &Ask) -> Outcome<Blocks> {
+    let entries = [(&*ask.key, ask.count), (&probe.key(), 0)];
+    match probe.get_seq_batch(&entries).await {
+        Ok(answer) => {
+            let mut blocks = batch(answer);
+            blocks.blocks.retain(|block| block.key == ask.key);
+            Outcome::Answered(blocks)
+        }
+        Err(status) if status.code() == Code::InvalidArgument => {
+            Outcome::Refused(judge::INVALID.into())
+        }
+        Err(status) => judge::failed(&status),
+    }
+}
+
 async fn sequence(
     tso: &mut TsoServiceClient<Channel>,
     ask: &[Ask],
@@ -174,14 +194,17 @@ async fn sequence(
     let entry = |ask: &Ask| v1::SeqRequestEntry { key: ask.key.to_string(), count: ask.count };
     let entries = ask.iter().map(entry).collect();
     let answer = tso.get_seq_batch(v1::GetSeqBatchRequest { entries, request_id }).await?;
-    let answer = answer.into_inner();
+    Ok(batch(answer.into_inner()))
+}
+
+fn batch(answer: v1::GetSeqBatchResponse) -> Blocks {
     let block = |grant: v1::SeqGrantEntry| Block {
         key: grant.key.into(),
         start: grant.start,
         count: grant.count,
     };
     let blocks = answer.grants.into_iter().map(block).collect();
-    Ok(Blocks { blocks, epoch: answer.epoch.map(|epoch| Epoch::from_parts(epoch.hi, epoch.lo)) })
+    Blocks { blocks, epoch: answer.epoch.map(|epoch| Epoch::from_parts(epoch.hi, epoch.lo)) }
 }
 
 fn read(answer: Result<Response<v1::ReadSeqResponse>, Status>) -> Outcome<Next> {

@@ -12,6 +12,9 @@ use crate::{
     history::Outcome,
 };
 
+/// What a request says that was invalid on purpose.
+pub(in crate::deployment) const INVALID: &str = "invalid, on purpose";
+
 /// Why a valid request may fail while a deployment is in trouble, and nothing is wrong.
 pub(in crate::deployment) const TROUBLE: [&str; 11] = [
     "not leader",
