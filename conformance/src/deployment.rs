@@ -21,6 +21,9 @@ use crate::history::Operation;
 pub use node::Tls;
 pub use verdict::Verdict;
 
+#[cfg(feature = "processes")]
+pub(crate) use load::judge::reason as why_failed;
+
 /// What all keys of all runs begin with.
 pub const PREFIX: &str = "tsoracle-verify/";
 

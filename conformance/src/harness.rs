@@ -74,6 +74,10 @@ pub enum Ability {
     Pause,
     /// Cuts a node of a cluster off from the others, though not from its clients.
     Partition,
+    /// Takes from a node of a cluster everything that it has stored.
+    Wipe,
+    /// Has a client that finds the leader of a cluster by itself.
+    Client,
 }
 
 /// Where a driver keeps its state: a directory, a prefix, a cluster of its own.
@@ -172,6 +176,23 @@ pub trait Cluster: Send + Sync {
     async fn heal(&mut self, node: usize) -> Result<()> {
         Err(missing(&format!("healing node {node}")))
     }
+
+    /// Removes everything that a node has stored. It is stopped or killed. Whether it starts again
+    /// is up to the driver; if it does, it must do no harm.
+    async fn wipe(&mut self, node: usize) -> Result<()> {
+        Err(missing(&format!("wiping node {node}")))
+    }
+
+    /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
+    /// The epoch of its answers is 0, unless it is told.
+    fn client(&self) -> Result<Arc<dyn Service>> {
+        Err(missing("clients"))
+    }
+
+    /// What the nodes said lately, for whoever looks into a failure.
+    fn report(&self) -> String {
+        String::new()
+    }
 }
 
 /// One node, as its clients see it. Calls fail as those of [`Oracle`] do; one that does not reach the
@@ -213,6 +234,8 @@ impl fmt::Display for Ability {
             Self::Cluster => "start a cluster",
             Self::Pause => "pause a node",
             Self::Partition => "cut a node off from the others",
+            Self::Wipe => "wipe a node",
+            Self::Client => "follow the leader with a client",
         })
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "deployment")]
 pub mod deployment;
 pub mod history;
+#[cfg(feature = "processes")]
+pub mod processes;
 
 #[cfg(feature = "suite")]
 mod checks;

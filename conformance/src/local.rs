@@ -110,7 +110,11 @@ impl Harness for Local {
             Ability::Configure => "this rig was given no config string",
             Ability::Store => "this rig was not given the store below the driver",
             Ability::Contend | Ability::CutOff => "one process owns the directory",
-            Ability::Cluster | Ability::Pause | Ability::Partition => "the driver has one node",
+            Ability::Cluster
+            | Ability::Pause
+            | Ability::Partition
+            | Ability::Wipe
+            | Ability::Client => "the driver has one node",
             Ability::Damage => "this rig was not told how to damage the state",
             Ability::FailStorage | Ability::LosePower => {
                 "a directory's disk cannot be told to fail"

@@ -9,6 +9,9 @@ use crate::{Ability, Harness, checks, rig::Rig, worker};
 /// How long one check may take. It is there for what hangs; most take milliseconds.
 const BOUND: Duration = Duration::from_secs(60);
 
+/// As [`BOUND`], for a check that has a cluster go through several faults.
+const BOUND_OF_CLUSTERS: Duration = Duration::from_secs(280);
+
 type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// One sentence of the contract, and how to find out whether a driver keeps it.
@@ -50,6 +53,15 @@ impl Check {
         self.needs
     }
 
+    fn bound(&self) -> Duration {
+        if self.needs.contains(&Ability::Cluster) { BOUND_OF_CLUSTERS } else { BOUND }
+    }
+
+    #[cfg(feature = "processes")]
+    pub(crate) fn area(&self) -> &'static str {
+        self.area
+    }
+
     /// Why this check cannot be done, if it cannot.
     pub fn skipped(&self, harness: &dyn Harness) -> Option<String> {
         self.needs.iter().find_map(|&ability| {
@@ -85,23 +97,23 @@ pub fn run(harness: impl Harness) -> ExitCode {
     if let Some(role) = worker::Role::of_this_process() {
         return role.run(&*harness);
     }
-    let arguments = Arguments::from_args();
-    let trials = Check::all().into_iter().map(|check| trial(check, harness.clone())).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let trials = Check::all().into_iter();
+    let trials = trials.map(|check| trial(check.name(), check, harness.clone())).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn trial(check: Check, harness: Arc<dyn Harness>) -> Trial {
+pub(crate) fn trial(name: String, check: Check, harness: Arc<dyn Harness>) -> Trial {
     let skipped = check.skipped(&*harness);
     // Nextest takes for passed what says only at run time that it is ignored.
     let ignored = skipped.is_some() && std::env::var_os("NEXTEST").is_some();
     let run = move || match skipped {
         Some(reason) => Ok(Completion::ignored_with(reason)),
         None => {
-            let outcome = runtime()?.block_on(check.run(harness, BOUND));
+            let outcome = runtime()?.block_on(check.run(harness, check.bound()));
             outcome.map(|()| Completion::Completed).map_err(|error| failed(&check, &error))
         }
     };
-    Trial::ignorable_test(check.name(), run).with_ignored_flag(ignored)
+    Trial::ignorable_test(name, run).with_ignored_flag(ignored)
 }
 
 fn failed(check: &Check, error: &anyhow::Error) -> Failed {

@@ -1,160 +1,148 @@
 //! Several nodes, on real clocks, while callers ask all of them.
 
-use std::{sync::Arc, time::Duration};
+mod loaded;
 
-use anyhow::{Context, Result, bail, ensure};
-use tsoracle_core::{Clock, Granted, RequestId, SeqKey, SeqRequest, Session, SystemClock};
+use std::{collections::BTreeSet, time::Duration};
 
-use crate::{Cluster, Service, load::Load, rig::Rig};
+use anyhow::{Result, bail, ensure};
+use tsoracle_core::{RequestId, SeqKey, SeqRequest, Session};
 
-checks!("cluster":
+use loaded::{Loaded, NODES, ask, under_load};
+
+checks!("cluster", under_load:
     a_cluster_serves_after_its_start [Cluster],
     one_node_serves_at_a_time [Cluster],
     another_node_serves_after_the_leader_was_killed [Cluster],
     a_second_failover_ends_as_the_first_did [Cluster],
     a_stopped_follower_is_not_missed [Cluster],
+    a_node_far_behind_catches_up_before_it_is_counted_on [Cluster],
+    a_wiped_follower_does_no_harm [Cluster, Wipe],
+    a_wiped_node_makes_no_majority_forget [Cluster, Wipe],
     everything_is_there_after_all_were_killed [Cluster],
     order_holds_through_a_rolling_restart [Cluster],
+    no_call_of_a_client_fails_through_a_rolling_restart [Cluster, Client],
     a_leader_paused_past_its_lease_refuses_when_resumed [Cluster, Pause],
+    a_leader_that_comes_back_grants_above_all_before [Cluster, Pause],
+    a_cluster_that_stood_still_serves_again [Cluster, Pause],
     a_leader_cut_off_from_the_others_stops_granting [Cluster, Partition],
+    a_second_leader_cut_off_is_replaced_as_the_first_was [Cluster, Partition],
+    a_follower_cut_off_from_the_others_is_not_missed [Cluster, Partition],
 );
 
-const NODES: usize = 3;
+/// How many commits a node misses that is far behind: more than drivers keep, if their rigs have
+/// them keep few.
+const MISSED: usize = 400;
 
-/// How long a cluster may take to serve again. It is there for what never does.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long nodes that ought not to serve are given to do so all the same.
+const TEMPTATION: Duration = Duration::from_secs(6);
 
-/// How much is asked of a cluster before and after each fault.
-const CALLS: usize = 100;
-
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// A cluster under load.
-struct Loaded {
-    cluster: Box<dyn Cluster>,
-    load: Load,
+async fn a_cluster_serves_after_its_start(loaded: &mut Loaded) -> Result<()> {
+    loaded.serve().await
 }
 
-impl Loaded {
-    async fn start(rig: Rig) -> Result<Self> {
-        let cluster = rig.harness.cluster(NODES).await?;
-        let nodes: Vec<_> = (0..NODES).map(|node| cluster.service(node)).collect();
-        let loaded = Self { load: Load::start(&nodes), cluster };
-        loaded.serve().await?;
-        Ok(loaded)
-    }
-
-    /// Waits until many more calls have been answered.
-    async fn serve(&self) -> Result<()> {
-        let goal = self.load.answered() + CALLS;
-        let until = SystemClock.now().boot + PATIENCE;
-        while self.load.answered() < goal {
-            ensure!(SystemClock.now().boot < until, "the cluster does not serve");
-            SystemClock.sleep(LOOK).await;
-        }
-        Ok(())
-    }
-
-    /// The node that serves, and what it granted.
-    async fn leader(&self) -> Result<(usize, Granted)> {
-        let until = SystemClock.now().boot + PATIENCE;
-        loop {
-            for node in 0..NODES {
-                if let Some(granted) = ask(&self.cluster.service(node)).await {
-                    return Ok((node, granted));
-                }
-            }
-            ensure!(SystemClock.now().boot < until, "no node serves");
-            SystemClock.sleep(LOOK).await;
-        }
-    }
-
-    /// As [`leader`](Self::leader), once it is another one than `old`.
-    async fn leader_besides(&self, old: usize) -> Result<(usize, Granted)> {
-        let until = SystemClock.now().boot + PATIENCE;
-        loop {
-            for node in (0..NODES).filter(|&node| node != old) {
-                if let Some(granted) = ask(&self.cluster.service(node)).await {
-                    return Ok((node, granted));
-                }
-            }
-            ensure!(SystemClock.now().boot < until, "no node but {old} serves");
-            SystemClock.sleep(LOOK).await;
-        }
-    }
-
-    async fn finish(self) -> Result<()> {
-        self.load.finish().await
-    }
-}
-
-/// One timestamp, if the node gives one soon.
-async fn ask(node: &Arc<dyn Service>) -> Option<Granted> {
-    let asked = tokio::time::timeout(Duration::from_millis(300), node.get_ts(1));
-    asked.await.ok().and_then(Result::ok)
-}
-
-async fn a_cluster_serves_after_its_start(rig: Rig) -> Result<()> {
-    Loaded::start(rig).await?.finish().await
-}
-
-async fn one_node_serves_at_a_time(rig: Rig) -> Result<()> {
-    let loaded = Loaded::start(rig).await?;
+async fn one_node_serves_at_a_time(loaded: &mut Loaded) -> Result<()> {
     let (leader, granted) = loaded.leader().await?;
     for node in (0..NODES).filter(|&node| node != leader) {
-        if let Some(other) = ask(&loaded.cluster.service(node)).await {
+        if let Some(other) = ask(&loaded.node(node)).await {
             // The leadership may have changed in between.
             ensure!(other.epoch > granted.epoch, "{leader} and {node} serve under one epoch");
             ensure!(other.range.first() > granted.range.last(), "{node} granted {other:?}");
         }
     }
-    loaded.finish().await
+    Ok(())
 }
 
-async fn another_node_serves_after_the_leader_was_killed(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
+async fn another_node_serves_after_the_leader_was_killed(loaded: &mut Loaded) -> Result<()> {
     let (old, before) = loaded.leader().await?;
     loaded.cluster.kill(old).await?;
     let (new, after) = loaded.leader().await?;
     ensure!(new != old, "the node that was killed serves");
     ensure!(after.epoch > before.epoch, "epoch {} came after {}", after.epoch, before.epoch);
-    loaded.serve().await?;
-    loaded.finish().await
+    loaded.serve().await
 }
 
-async fn a_second_failover_ends_as_the_first_did(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
+async fn a_second_failover_ends_as_the_first_did(loaded: &mut Loaded) -> Result<()> {
     for _ in 0..4 {
         let (old, _) = loaded.leader().await?;
         loaded.cluster.kill(old).await?;
-        loaded.leader_besides(old).await?;
+        loaded.leader_besides(Some(old)).await?;
         loaded.serve().await?;
         loaded.cluster.start(old).await?;
         loaded.serve().await?;
     }
-    loaded.finish().await
+    Ok(())
 }
 
-async fn a_stopped_follower_is_not_missed(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
+async fn a_stopped_follower_is_not_missed(loaded: &mut Loaded) -> Result<()> {
     let (leader, _) = loaded.leader().await?;
     let follower = (leader + 1) % NODES;
     loaded.cluster.stop(follower).await?;
     loaded.serve().await?;
     loaded.cluster.start(follower).await?;
-    loaded.serve().await?;
-    loaded.finish().await
+    loaded.serve().await
 }
 
-async fn everything_is_there_after_all_were_killed(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
-    let (leader, before) = loaded.leader().await?;
-    let request = SeqRequest::new(
-        vec![(SeqKey::new("orders")?, 5)],
-        Some(RequestId::new(Session::from_text("before"), 1, 1)?),
-    )?;
-    let block = loaded.cluster.service(leader).get_seq(request.clone()).await?.blocks;
+async fn a_node_far_behind_catches_up_before_it_is_counted_on(loaded: &mut Loaded) -> Result<()> {
+    let (leader, _) = loaded.leader().await?;
+    let [behind, other] = [(leader + 1) % NODES, (leader + 2) % NODES];
+    loaded.cluster.kill(behind).await?;
+    loaded.commit(MISSED).await?;
+    loaded.cluster.start(behind).await?;
+    // From here on nothing is done without it.
+    loaded.cluster.kill(other).await?;
+    loaded.serve().await?;
+    loaded.cluster.start(other).await?;
+    loaded.serve().await?;
+    let (leader, _) = loaded.leader().await?;
+    let gone = if leader == behind { other } else { leader };
+    loaded.cluster.kill(gone).await?;
+    loaded.leader_besides(Some(gone)).await?;
+    loaded.serve().await
+}
+
+async fn a_wiped_follower_does_no_harm(loaded: &mut Loaded) -> Result<()> {
+    let (leader, _) = loaded.leader().await?;
+    let wiped = (leader + 1) % NODES;
+    loaded.cluster.kill(wiped).await?;
+    loaded.serve().await?;
+    loaded.cluster.wipe(wiped).await?;
+    // A driver may refuse to start without what it had.
+    let started = loaded.cluster.start(wiped).await;
+    loaded.serve().await?;
+    if started.is_ok() {
+        loaded.cluster.kill(wiped).await?;
+    }
+    loaded.serve().await
+}
+
+/// Of three nodes, one is behind and one has lost everything: they are two, but of what was
+/// acknowledged only the third one knows.
+async fn a_wiped_node_makes_no_majority_forget(loaded: &mut Loaded) -> Result<()> {
+    let (leader, _) = loaded.leader().await?;
+    let [behind, wiped] = [(leader + 1) % NODES, (leader + 2) % NODES];
+    loaded.cluster.kill(behind).await?;
+    loaded.serve().await?;
+    let request = SeqRequest::single(SeqKey::new("acknowledged")?, 5)?;
+    loaded.sequence(request.clone()).await?;
+    loaded.cluster.kill(wiped).await?;
+    loaded.cluster.kill(leader).await?;
+    loaded.cluster.wipe(wiped).await?;
+    loaded.cluster.start(behind).await?;
+    // A driver may refuse to start without what it had. One that keeps nothing on its nodes serves
+    // here, and rightly so.
+    drop(loaded.cluster.start(wiped).await);
+    loaded.serves(TEMPTATION).await;
+    loaded.cluster.start(leader).await?;
+    let next = loaded.sequence(request).await?;
+    ensure!(next[0].start == 5, "after 0 to 4 were acknowledged, {next:?} was");
+    Ok(())
+}
+
+async fn everything_is_there_after_all_were_killed(loaded: &mut Loaded) -> Result<()> {
+    let (_, before) = loaded.leader().await?;
+    let id = RequestId::new(Session::from_text("before"), 1, 1)?;
+    let request = SeqRequest::new(vec![(SeqKey::new("orders")?, 5)], Some(id))?;
+    let block = loaded.sequence(request.clone()).await?;
     for node in 0..NODES {
         loaded.cluster.kill(node).await?;
     }
@@ -164,59 +152,117 @@ async fn everything_is_there_after_all_were_killed(rig: Rig) -> Result<()> {
     loaded.serve().await?;
     let (_, after) = loaded.leader().await?;
     ensure!(after.range.first() > before.range.last(), "{after:?} came after {before:?}");
-    let again = again(&loaded, request).await?;
+    let again = loaded.sequence(request).await?;
     ensure!(again == block, "the same request got {block:?}, and then {again:?}");
-    loaded.finish().await
+    Ok(())
 }
 
-/// The answer to a request that has an id, from whichever node gives one.
-async fn again(loaded: &Loaded, request: SeqRequest) -> Result<Vec<tsoracle_core::SeqBlock>> {
-    let until = SystemClock.now().boot + PATIENCE;
-    while SystemClock.now().boot < until {
-        let (leader, _) = loaded.leader().await?;
-        match loaded.cluster.service(leader).get_seq(request.clone()).await {
-            Ok(grant) => return Ok(grant.blocks),
-            Err(error) if error.is_retryable() => {}
-            Err(error) => return Err(error).context("the request was refused"),
-        }
-    }
-    bail!("the request was not answered")
-}
-
-async fn order_holds_through_a_rolling_restart(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
+async fn order_holds_through_a_rolling_restart(loaded: &mut Loaded) -> Result<()> {
     for node in 0..NODES {
         loaded.cluster.stop(node).await?;
         loaded.serve().await?;
         loaded.cluster.start(node).await?;
         loaded.serve().await?;
     }
-    loaded.finish().await
+    Ok(())
 }
 
-async fn a_leader_paused_past_its_lease_refuses_when_resumed(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
+/// One restart right after the other, as an impatient operator would. That none of the client's
+/// calls failed is looked at when the load ends.
+async fn no_call_of_a_client_fails_through_a_rolling_restart(loaded: &mut Loaded) -> Result<()> {
+    for _ in 0..2 {
+        for node in 0..NODES {
+            loaded.cluster.stop(node).await?;
+            loaded.cluster.start(node).await?;
+            loaded.serve().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_leader_paused_past_its_lease_refuses_when_resumed(loaded: &mut Loaded) -> Result<()> {
     let (old, _) = loaded.leader().await?;
     loaded.cluster.pause(old).await?;
-    let (_, new) = loaded.leader_besides(old).await?;
+    let (_, new) = loaded.leader_besides(Some(old)).await?;
+    // One question waits for it, and another one comes at once.
+    let node = loaded.node(old);
+    let waiting = tokio::spawn(async move { node.get_ts(1).await.ok() });
     loaded.cluster.resume(old).await?;
-    if let Some(granted) = ask(&loaded.cluster.service(old)).await {
+    let at_once = ask(&loaded.node(old)).await;
+    for granted in [at_once, waiting.await?].into_iter().flatten() {
+        // It may have been elected again, of course.
         ensure!(granted.range.first() > new.range.last(), "{new:?}, and then resumed {granted:?}");
         ensure!(granted.epoch > new.epoch, "it serves under its old epoch: {granted:?}");
     }
-    loaded.serve().await?;
-    loaded.finish().await
+    loaded.serve().await
 }
 
-async fn a_leader_cut_off_from_the_others_stops_granting(rig: Rig) -> Result<()> {
-    let mut loaded = Loaded::start(rig).await?;
+/// Leaders are paused, one after the other, until one leads that has led before.
+async fn a_leader_that_comes_back_grants_above_all_before(loaded: &mut Loaded) -> Result<()> {
+    let mut led = BTreeSet::new();
+    for _ in 0..=NODES {
+        let (old, before) = loaded.leader().await?;
+        if !led.insert(old) {
+            return loaded.serve().await;
+        }
+        loaded.cluster.pause(old).await?;
+        let (_, after) = loaded.leader_besides(Some(old)).await?;
+        ensure!(after.range.first() > before.range.last(), "{after:?} came after {before:?}");
+        loaded.cluster.resume(old).await?;
+        loaded.serve().await?;
+    }
+    bail!("{led:?} led, and none of them again")
+}
+
+async fn a_cluster_that_stood_still_serves_again(loaded: &mut Loaded) -> Result<()> {
+    for node in 0..NODES {
+        loaded.cluster.pause(node).await?;
+    }
+    // Past every lease and every election.
+    let lease = loaded.cluster.lease();
+    loaded.pass(lease * 3).await;
+    for node in 0..NODES {
+        loaded.cluster.resume(node).await?;
+    }
+    loaded.serve().await
+}
+
+async fn a_leader_cut_off_from_the_others_stops_granting(loaded: &mut Loaded) -> Result<()> {
     let (old, _) = loaded.leader().await?;
     loaded.cluster.cut_off(old).await?;
-    let (_, new) = loaded.leader_besides(old).await?;
-    let granted = ask(&loaded.cluster.service(old)).await;
+    let (_, new) = loaded.leader_besides(Some(old)).await?;
+    let granted = ask(&loaded.node(old)).await;
     ensure!(granted.is_none(), "{new:?}, and then the one that is cut off: {granted:?}");
     loaded.serve().await?;
     loaded.cluster.heal(old).await?;
+    loaded.serve().await
+}
+
+async fn a_second_leader_cut_off_is_replaced_as_the_first_was(loaded: &mut Loaded) -> Result<()> {
+    for _ in 0..3 {
+        let (old, _) = loaded.leader().await?;
+        loaded.cluster.cut_off(old).await?;
+        loaded.leader_besides(Some(old)).await?;
+        loaded.serve().await?;
+        loaded.cluster.heal(old).await?;
+        loaded.serve().await?;
+    }
+    Ok(())
+}
+
+async fn a_follower_cut_off_from_the_others_is_not_missed(loaded: &mut Loaded) -> Result<()> {
+    let (leader, _) = loaded.leader().await?;
+    let follower = (leader + 1) % NODES;
+    loaded.cluster.cut_off(follower).await?;
+    loaded.commit(MISSED / 4).await?;
+    let granted = ask(&loaded.node(follower)).await;
+    ensure!(granted.is_none(), "a node that is cut off granted {granted:?}");
+    loaded.cluster.heal(follower).await?;
     loaded.serve().await?;
-    loaded.finish().await
+    // It is in touch again: nothing is done without it.
+    let (leader, _) = loaded.leader().await?;
+    let gone = if leader == follower { (follower + 1) % NODES } else { leader };
+    loaded.cluster.kill(gone).await?;
+    loaded.leader_besides(Some(gone)).await?;
+    loaded.serve().await
 }

@@ -2,7 +2,8 @@
 
 use crate::Check;
 
-/// Declares the checks of an area: functions of this module, each with the abilities it needs.
+/// Declares the checks of an area: functions of this module, each with the abilities it needs. They
+/// take a rig, or what `around` makes of one.
 macro_rules! checks {
     ($area:literal: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
         pub(super) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
@@ -10,6 +11,14 @@ macro_rules! checks {
             stringify!($sentence),
             &[$($($crate::Ability::$ability),+)?],
             |rig| Box::pin($sentence(rig)),
+        )),+];
+    };
+    ($area:literal, $around:ident: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
+        pub(super) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
+            $area,
+            stringify!($sentence),
+            &[$($($crate::Ability::$ability),+)?],
+            |rig| Box::pin($around(rig, |what| Box::pin($sentence(what)))),
         )),+];
     };
 }

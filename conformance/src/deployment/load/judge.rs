@@ -38,7 +38,7 @@ pub(super) fn failed<T>(status: &Status) -> Outcome<T> {
 }
 
 /// Why a call failed, and whether it may have been carried out all the same.
-pub(super) fn reason(status: &Status) -> (Arc<str>, bool) {
+pub(crate) fn reason(status: &Status) -> (Arc<str>, bool) {
     let is_uncommitted = metadata::has_flag(status.metadata(), UNCOMMITTED);
     if is_connect_error(status) {
         ("not connected".into(), false)

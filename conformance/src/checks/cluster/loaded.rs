@@ -1,0 +1,132 @@
+//! A cluster that is asked all the time.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tsoracle_core::{Clock, Granted, SeqBlock, SeqKey, SeqRequest, SystemClock};
+
+use crate::{Ability, Cluster, Service, load::Load, rig::Rig};
+
+pub(super) const NODES: usize = 3;
+
+/// How long a cluster may take to serve again. It is there for what never does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much is asked of a cluster before and after each fault.
+const CALLS: usize = 100;
+
+/// How long a node may take to answer somebody who wants to know whether it leads.
+const SOON: Duration = Duration::from_millis(300);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A cluster under load.
+pub(super) struct Loaded {
+    pub(super) cluster: Box<dyn Cluster>,
+    load: Load,
+}
+
+/// What a check does with it.
+pub(super) type Body =
+    for<'a> fn(&'a mut Loaded) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+/// Starts a cluster, does something to it, and checks what its callers saw.
+pub(super) async fn under_load(rig: Rig, body: Body) -> Result<()> {
+    let cluster = rig.harness.cluster(NODES).await.context("the cluster did not start")?;
+    let nodes: Vec<_> = (0..NODES).map(|node| cluster.service(node)).collect();
+    let has_client = rig.harness.lacks(Ability::Client).is_none();
+    let client = has_client.then(|| cluster.client()).transpose()?;
+    let mut loaded = Loaded { load: Load::start(&nodes, client), cluster };
+    let outcome = match loaded.run(body).await {
+        Ok(()) => loaded.load.finish().await,
+        // A promise that was broken is the worse of two failures.
+        Err(error) => loaded.load.judge().and(Err(error)),
+    };
+    outcome.map_err(|error| match loaded.cluster.report() {
+        report if report.is_empty() => error,
+        report => anyhow!("{error:?}\n\n{report}"),
+    })
+}
+
+impl Loaded {
+    async fn run(&mut self, body: Body) -> Result<()> {
+        self.serve().await.context("after the start")?;
+        body(self).await
+    }
+
+    /// The node, as its clients see it.
+    pub(super) fn node(&self, node: usize) -> Arc<dyn Service> {
+        self.cluster.service(node)
+    }
+
+    /// Waits until many more calls have been answered.
+    pub(super) async fn serve(&self) -> Result<()> {
+        ensure!(self.serves(PATIENCE).await, "the cluster does not serve");
+        Ok(())
+    }
+
+    /// Whether many more calls are answered within `patience`.
+    pub(super) async fn serves(&self, patience: Duration) -> bool {
+        let goal = self.load.answered() + CALLS;
+        let until = SystemClock.now().boot + patience;
+        while self.load.answered() < goal {
+            if SystemClock.now().boot >= until {
+                return false;
+            }
+            SystemClock.sleep(LOOK).await;
+        }
+        true
+    }
+
+    /// Lets time pass, in which there is nothing to be waited for.
+    pub(super) async fn pass(&self, time: Duration) {
+        SystemClock.sleep(time).await;
+    }
+
+    /// The node that serves, and what it granted.
+    pub(super) async fn leader(&self) -> Result<(usize, Granted)> {
+        self.leader_besides(None).await
+    }
+
+    /// As [`leader`](Self::leader), once it is another one than `old`.
+    pub(super) async fn leader_besides(&self, old: Option<usize>) -> Result<(usize, Granted)> {
+        let until = SystemClock.now().boot + PATIENCE;
+        loop {
+            for node in (0..NODES).filter(|&node| Some(node) != old) {
+                if let Some(granted) = ask(&self.node(node)).await {
+                    return Ok((node, granted));
+                }
+            }
+            ensure!(SystemClock.now().boot < until, "no node serves, except maybe {old:?}");
+            SystemClock.sleep(LOOK).await;
+        }
+    }
+
+    /// The answer to a request, from whichever node gives one.
+    pub(super) async fn sequence(&self, request: SeqRequest) -> Result<Vec<SeqBlock>> {
+        let until = SystemClock.now().boot + PATIENCE;
+        while SystemClock.now().boot < until {
+            let (leader, _) = self.leader().await?;
+            match self.node(leader).get_seq(request.clone()).await {
+                Ok(grant) => return Ok(grant.blocks),
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return Err(error).context("the request was refused"),
+            }
+        }
+        bail!("the request was not answered")
+    }
+
+    /// Makes so many commits, one after the other.
+    pub(super) async fn commit(&self, commits: usize) -> Result<()> {
+        for _ in 0..commits {
+            self.sequence(SeqRequest::single(SeqKey::new("commits")?, 1)?).await?;
+        }
+        Ok(())
+    }
+}
+
+/// One timestamp, if the node gives one soon.
+pub(super) async fn ask(node: &Arc<dyn Service>) -> Option<Granted> {
+    tokio::time::timeout(SOON, node.get_ts(1)).await.ok().and_then(Result::ok)
+}

@@ -1,0 +1,145 @@
+//! Clusters whose nodes are processes: `tsoracle serve`, killed, paused and cut off for real.
+//!
+//! A test program of its own, without cargo's harness, names the drivers and [runs](run) the checks of
+//! clusters over each. Where the system lets it (Linux, as root or with user namespaces), the program
+//! runs itself anew in namespaces of its own: each node gets a network with one link to its peers and
+//! another one to its clients, nothing outside is touched, and all that was started ends with the
+//! program however that ends. Elsewhere nodes are on loopback, and cannot be cut off.
+
+mod cluster;
+mod deployed;
+mod network;
+mod node;
+mod remote;
+mod sandbox;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use libtest_mimic::{Arguments, Trial};
+use tsoracle_core::{ConsensusDriver, Error, ErrorKind, Result};
+
+use crate::{Ability, Check, Cluster, Harness, Place, suite::trial};
+
+pub use deployed::{Companion, Site};
+pub use sandbox::enter as enter_sandbox;
+
+/// How many clusters there are at once, unless told otherwise.
+const AT_ONCE: usize = 2;
+
+/// How often a cluster on loopback is tried, whose ports were free when they were looked for.
+const ATTEMPTS: usize = 3;
+
+type ConfigOf = Arc<dyn Fn(&Site, usize) -> String + Send + Sync>;
+type CompanionsOf = Arc<dyn Fn(&Site) -> Vec<Companion> + Send + Sync>;
+
+/// The harness of a driver whose nodes are processes.
+#[derive(Clone)]
+pub struct Processes {
+    name: String,
+    binary: PathBuf,
+    config: ConfigOf,
+    ports: usize,
+    companions: CompanionsOf,
+}
+
+/// Runs the checks of clusters over each driver, as the whole of a test program.
+///
+/// In the crate's `Cargo.toml` the test is given `harness = false`.
+pub fn run(drivers: impl IntoIterator<Item = Processes>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if !arguments.list {
+        enter_sandbox();
+    }
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let trials = drivers.into_iter().flat_map(Processes::trials).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+impl Processes {
+    /// Nodes that run `binary`, each with the config string that it is given by its number.
+    pub fn new(
+        name: &str,
+        binary: impl AsRef<Path>,
+        config: impl Fn(&Site, usize) -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            binary: binary.as_ref().into(),
+            config: Arc::new(config),
+            ports: 0,
+            companions: Arc::new(|_| vec![]),
+        }
+    }
+
+    /// Programs that run beside the nodes for as long as these do, and the addresses that they use.
+    /// A node that is cut off reaches none of them.
+    #[must_use]
+    pub fn with_companions(
+        mut self,
+        ports: usize,
+        companions: impl Fn(&Site) -> Vec<Companion> + Send + Sync + 'static,
+    ) -> Self {
+        (self.ports, self.companions) = (ports, Arc::new(companions));
+        self
+    }
+
+    /// What the driver is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn trials(self) -> Vec<Trial> {
+        let harness: Arc<dyn Harness> = Arc::new(self.clone());
+        let checks = Check::all().into_iter().filter(|check| check.area() == "cluster");
+        checks
+            .map(|check| trial(format!("{}::{}", self.name, check.name()), check, harness.clone()))
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Harness for Processes {
+    fn lacks(&self, ability: Ability) -> Option<String> {
+        match ability {
+            Ability::Cluster | Ability::Pause | Ability::Wipe | Ability::Client => None,
+            Ability::Partition => sandbox::lacking().map(Into::into),
+            _ => Some("the driver is in other processes".into()),
+        }
+    }
+
+    async fn place(&self) -> Result<Box<dyn Place>> {
+        Ok(Box::new(Elsewhere))
+    }
+
+    async fn cluster(&self, nodes: usize) -> Result<Box<dyn Cluster>> {
+        let mut attempts = if sandbox::is_inside() { 1 } else { ATTEMPTS };
+        loop {
+            attempts -= 1;
+            match cluster::Processes::start(self, nodes).await {
+                Ok(cluster) => return Ok(Box::new(cluster)),
+                Err(error) if attempts == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Where no driver can be opened.
+struct Elsewhere;
+
+#[async_trait]
+impl Place for Elsewhere {
+    async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
+        Err(Error::new(ErrorKind::Config, "drivers are opened by the nodes only"))
+    }
+}
+
+/// What this rig itself could not do.
+fn failed(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Fatal, what.to_string())
+}

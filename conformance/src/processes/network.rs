@@ -1,0 +1,206 @@
+//! The addresses of a cluster, and the links between them.
+
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use tsoracle_core::Result;
+
+use super::{
+    deployed::{Addresses, Site},
+    failed, sandbox,
+};
+
+const PEER_PORT: u16 = 7_000;
+const SERVICE_PORT: u16 = 50_551;
+
+/// The last part of this side's addresses; those of nodes begin at 1.
+const HERE: u8 = 254;
+
+/// A hardware address that nobody has.
+const NOBODY: &str = "02:00:00:00:00:00";
+
+/// What connects the nodes of a cluster with each other, and with their clients.
+#[derive(Debug)]
+pub(super) enum Network {
+    Loopback,
+    /// Each node in a namespace of its own, with a link to a bridge of peers and to one of clients.
+    Bridges {
+        /// Is in all addresses and names of this cluster.
+        number: u8,
+        nodes: u8,
+    },
+}
+
+impl Network {
+    /// Makes one, with so many nodes, and with so many addresses for others beside them.
+    pub(super) fn new(root: &Path, nodes: usize, others: usize) -> Result<(Self, Site)> {
+        let root = root.to_owned();
+        if !sandbox::is_inside() {
+            let mut free = free_addresses(nodes * 2 + others)?;
+            let companions = free.split_off(nodes * 2);
+            let of_node = |pair: &[SocketAddr]| Addresses { peer: pair[0], service: pair[1] };
+            let nodes = free.chunks(2).map(of_node).collect();
+            return Ok((Self::Loopback, Site { root, nodes, companions }));
+        }
+        static NUMBERS: AtomicU8 = AtomicU8::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed) % 200 + 1;
+        let count = u8::try_from(nodes).map_err(failed)?;
+        let network = Self::Bridges { number, nodes: count };
+        network.build(number, count)?;
+        let of_node = |node| Addresses {
+            peer: SocketAddr::new(peer(number, node).into(), PEER_PORT),
+            service: SocketAddr::new(client(number, node).into(), SERVICE_PORT),
+        };
+        let port = |other| PEER_PORT + 1 + other as u16;
+        let here = Ipv4Addr::new(10, number, 1, HERE).into();
+        let companions = (0..others).map(|other| SocketAddr::new(here, port(other))).collect();
+        Ok((network, Site { root, nodes: (0..count).map(of_node).collect(), companions }))
+    }
+
+    /// Has `command` run where a node is.
+    pub(super) fn within(&self, node: usize, program: &Path) -> Command {
+        match self {
+            Self::Loopback => Command::new(program),
+            Self::Bridges { number, .. } => {
+                let mut command = Command::new("nsenter");
+                let place = format!("--net=/run/netns/{}", namespace(*number, node as u8));
+                command.arg(place).arg("--").arg(program);
+                command
+            }
+        }
+    }
+
+    /// Lets no more packets pass between a node and its peers, without telling either. Its link is
+    /// still up.
+    pub(super) fn cut(&self, node: usize) -> Result<()> {
+        let Self::Bridges { number, .. } = *self else {
+            return Err(failed("nodes on loopback cannot be cut off"));
+        };
+        ip(None, &format!("link set {} nomaster\n", link('p', number, node as u8)))?;
+        // Nor may they meet among the clients.
+        self.between(node, |address| {
+            format!("neigh replace {address} lladdr {NOBODY} dev clients nud permanent\n")
+        })
+    }
+
+    pub(super) fn heal(&self, node: usize) -> Result<()> {
+        let Self::Bridges { number, .. } = *self else { return Ok(()) };
+        let port = link('p', number, node as u8);
+        ip(None, &format!("link set {port} master {}\n", bridge('p', number)))?;
+        self.between(node, |address| format!("neigh del {address} dev clients\n"))
+    }
+
+    /// Has a node do something about the address of each other one, and these about its own.
+    fn between(&self, node: usize, change: impl Fn(Ipv4Addr) -> String) -> Result<()> {
+        let Self::Bridges { number, nodes } = *self else { return Ok(()) };
+        let node = node as u8;
+        let others = || (0..nodes).filter(|&other| other != node);
+        let changes: String = others().map(|other| change(client(number, other))).collect();
+        ip(Some(&namespace(number, node)), &changes)?;
+        let change = change(client(number, node));
+        others().try_for_each(|other| ip(Some(&namespace(number, other)), &change))
+    }
+
+    fn build(&self, number: u8, nodes: u8) -> Result<()> {
+        let mut outside = String::new();
+        for (kind, net) in [('c', 0), ('p', 1)] {
+            let bridge = bridge(kind, number);
+            outside += &format!(
+                "link add {bridge} type bridge\nlink set {bridge} up\n\
+                 addr add 10.{number}.{net}.{HERE}/24 dev {bridge}\n"
+            );
+        }
+        for node in 0..nodes {
+            let namespace = namespace(number, node);
+            outside += &format!("netns add {namespace}\n");
+            for (kind, name) in [('c', "clients"), ('p', "peers")] {
+                let (link, bridge) = (link(kind, number, node), bridge(kind, number));
+                outside += &format!(
+                    "link add {link} type veth peer name {name} netns {namespace}\n\
+                     link set {link} master {bridge} up\n"
+                );
+            }
+        }
+        ip(None, &outside)?;
+        for node in 0..nodes {
+            let inside = format!(
+                "link set lo up\naddr add {}/24 dev clients\nlink set clients up\n\
+                 addr add {}/24 dev peers\nlink set peers up\n",
+                client(number, node),
+                peer(number, node)
+            );
+            ip(Some(&namespace(number, node)), &inside)?;
+        }
+        Ok(())
+    }
+}
+
+/// Goes once all processes of its nodes have ended; and if it cannot, with the test program.
+impl Drop for Network {
+    fn drop(&mut self) {
+        let Self::Bridges { number, nodes } = *self else { return };
+        let mut undo: String =
+            (0..nodes).map(|node| format!("netns del {}\n", namespace(number, node))).collect();
+        for kind in ['c', 'p'] {
+            undo += &format!("link del {}\n", bridge(kind, number));
+        }
+        if let Err(error) = ip(None, &undo) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+fn client(number: u8, node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, number, 0, node + 1)
+}
+
+fn peer(number: u8, node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, number, 1, node + 1)
+}
+
+fn namespace(number: u8, node: u8) -> String {
+    format!("cluster-{number}-node-{node}")
+}
+
+fn bridge(kind: char, number: u8) -> String {
+    format!("{kind}{number}")
+}
+
+fn link(kind: char, number: u8, node: u8) -> String {
+    format!("{kind}{number}n{node}")
+}
+
+/// Runs lines of `ip`, in a namespace.
+fn ip(namespace: Option<&str>, lines: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    if let Some(namespace) = namespace {
+        command.args(["-netns", namespace]);
+    }
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = command.spawn()?;
+    if let Some(mut input) = running.stdin.take() {
+        input.write_all(lines.as_bytes())?;
+    }
+    let output = running.wait_with_output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(failed(format!("ip does not do {lines:?}: {said}")))
+        }
+    }
+}
+
+/// Addresses that are free now.
+fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    let listeners: std::io::Result<Vec<_>> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let addresses: std::io::Result<Vec<_>> =
+        listeners?.iter().map(TcpListener::local_addr).collect();
+    Ok(addresses?)
+}
