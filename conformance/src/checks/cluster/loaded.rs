@@ -45,7 +45,7 @@ pub(super) async fn under_load(rig: Rig, body: Body) -> Result<()> {
     };
     outcome.map_err(|error| match loaded.cluster.report() {
         report if report.is_empty() => error,
-        report => anyhow!("{error:?}\n\n{report}"),
+        report => anyhow!("{error:#}\n\n{report}"),
     })
 }
 

@@ -1,0 +1,269 @@
+//! How long a client waits while a node of three is killed, paused, cut off or restarted.
+//!
+//! Two callers ask through our client, one for timestamps and one for sequence values, each again as
+//! soon as it is answered. Whatever happens to a node, the call that takes longest is the one that
+//! was caught by it: measured are how long after the fault it was answered, and how long it took.
+
+use std::{
+    env,
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
+use tsoracle_conformance::{
+    Cluster, Harness, Service,
+    processes::{Processes, enter_sandbox},
+};
+use tsoracle_core::{BootTime, Clock, ErrorKind, SeqKey, SeqRequest, SystemClock};
+
+use crate::table::{Outage, Row, table};
+
+/// How often each fault is made, if it is set: the program measures then, and tests nothing.
+const ROUNDS: &str = "TSORACLE_FAILOVER";
+
+const NODES: usize = 3;
+
+/// How long a cluster may take to be as it was. It is there for what never is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long nothing is done between two faults, so that each begins from rest.
+const REST: Duration = Duration::from_millis(1_500);
+
+/// How long a caller waits between two calls: they are to see, not to make a load.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What can happen.
+#[derive(Clone, Copy)]
+enum Fault {
+    Kill,
+    Pause,
+    CutOff,
+    Stop,
+    RollingRestart,
+    KillAll,
+}
+
+const FAULTS: [(Fault, &str); 6] = [
+    (Fault::Kill, "kill -9 of the leader"),
+    (Fault::Pause, "the leader paused"),
+    (Fault::CutOff, "the leader cut off from its peers"),
+    (Fault::Stop, "the leader stopped (SIGTERM)"),
+    (Fault::RollingRestart, "rolling restart of all nodes"),
+    (Fault::KillAll, "all killed; from the last start on"),
+];
+
+pub(crate) fn rounds() -> Option<usize> {
+    env::var(ROUNDS).ok()?.parse().ok()
+}
+
+/// Measures every driver, and prints a table.
+pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
+    enter_sandbox();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let mut rows = vec![];
+    for driver in drivers {
+        for (fault, name) in FAULTS {
+            let outages = runtime.block_on(outages(&driver, fault, rounds));
+            match outages {
+                Ok(outages) => rows.push(Row::new(driver.name(), name, &outages)),
+                Err(error) => rows.push(Row::failed(driver.name(), name, &error)),
+            }
+            eprintln!("{}", rows.last().expect("one was pushed"));
+        }
+    }
+    println!("{}", table(&rows));
+    ExitCode::SUCCESS
+}
+
+/// Makes the same fault again and again.
+async fn outages(driver: &Processes, fault: Fault, rounds: usize) -> Result<Vec<Outage>> {
+    let mut cluster = driver.cluster(NODES).await?;
+    let calls = Callers::start(cluster.client()?);
+    let mut outages = vec![];
+    for round in 0..rounds {
+        leader(&*cluster).await?;
+        for node in 0..NODES {
+            rejoined(&*cluster, node).await?;
+        }
+        SystemClock.sleep(REST).await;
+        let outage = outage(&mut *cluster, &calls, fault).await;
+        outages.push(outage.with_context(|| format!("round {round}\n{}", cluster.report()))?);
+    }
+    Ok(outages)
+}
+
+async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> Result<Outage> {
+    let old = leader(cluster).await?;
+    callers.forget();
+    let mut began = SystemClock.now().boot;
+    match fault {
+        Fault::Kill => cluster.kill(old).await?,
+        Fault::Pause => cluster.pause(old).await?,
+        Fault::CutOff => cluster.cut_off(old).await?,
+        Fault::Stop => cluster.stop(old).await?,
+        Fault::RollingRestart => {
+            for node in 0..NODES {
+                cluster.stop(node).await?;
+                cluster.start(node).await?;
+                rejoined(cluster, node).await?;
+            }
+        }
+        Fault::KillAll => {
+            for node in 0..NODES {
+                cluster.kill(node).await?;
+            }
+            for node in 0..NODES {
+                began = SystemClock.now().boot;
+                cluster.start(node).await?;
+            }
+        }
+    }
+    if matches!(fault, Fault::Kill | Fault::Pause | Fault::CutOff | Fault::Stop) {
+        // Its lease may let the old one serve on for a while, and rightly so.
+        leader_besides(cluster, Some(old)).await?;
+    }
+    callers.go_on().await?;
+    let outage = callers.outage(began)?;
+    match fault {
+        Fault::Kill | Fault::Stop => cluster.start(old).await?,
+        Fault::Pause => cluster.resume(old).await?,
+        Fault::CutOff => cluster.heal(old).await?,
+        Fault::RollingRestart | Fault::KillAll => {}
+    }
+    Ok(outage)
+}
+
+async fn leader(cluster: &dyn Cluster) -> Result<usize> {
+    leader_besides(cluster, None).await
+}
+
+async fn leader_besides(cluster: &dyn Cluster, old: Option<usize>) -> Result<usize> {
+    let until = SystemClock.now().boot + PATIENCE;
+    loop {
+        for node in (0..NODES).filter(|&node| Some(node) != old) {
+            let service = cluster.service(node);
+            let asked = tokio::time::timeout(Duration::from_millis(100), service.get_ts(1));
+            if let Ok(Ok(_)) = asked.await {
+                return Ok(node);
+            }
+        }
+        ensure!(SystemClock.now().boot < until, "no node serves");
+        SystemClock.sleep(PAUSE).await;
+    }
+}
+
+/// Waits until a node leads, or knows who does.
+async fn rejoined(cluster: &dyn Cluster, node: usize) -> Result<()> {
+    let until = SystemClock.now().boot + PATIENCE;
+    loop {
+        match cluster.service(node).get_ts(1).await {
+            Ok(_) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotLeader(Some(_))) => return Ok(()),
+            Err(error) => {
+                ensure!(SystemClock.now().boot < until, "node {node} does not rejoin: {error}");
+            }
+        }
+        SystemClock.sleep(PAUSE).await;
+    }
+}
+
+/// An answered call.
+#[derive(Clone, Copy)]
+struct Call {
+    began: BootTime,
+    ended: BootTime,
+}
+
+/// The answered calls of one caller, since they were last forgotten, and why one was not.
+type Calls = Arc<Mutex<(Vec<Call>, Option<String>)>>;
+
+/// Asks for timestamps, and for sequence values.
+struct Callers {
+    stop: Arc<AtomicBool>,
+    timestamps: Calls,
+    sequences: Calls,
+    _tasks: JoinSet<()>,
+}
+
+impl Callers {
+    fn start(client: Arc<dyn Service>) -> Self {
+        let (stop, timestamps, sequences) =
+            (Arc::<AtomicBool>::default(), Calls::default(), Calls::default());
+        let mut tasks = JoinSet::new();
+        let of_sequences = client.clone();
+        tasks.spawn(ask(stop.clone(), timestamps.clone(), async move || {
+            client.get_ts(1).await.map(drop).map_err(|error| error.to_string())
+        }));
+        tasks.spawn(ask(stop.clone(), sequences.clone(), async move || {
+            let key = SeqKey::new("orders").map_err(|error| error.to_string())?;
+            let request = SeqRequest::single(key, 1).map_err(|error| error.to_string())?;
+            of_sequences.get_seq(request).await.map(drop).map_err(|error| error.to_string())
+        }));
+        Self { stop, timestamps, sequences, _tasks: tasks }
+    }
+
+    fn forget(&self) {
+        for calls in [&self.timestamps, &self.sequences] {
+            lock(calls).0.clear();
+        }
+    }
+
+    /// Waits until some calls of each caller have begun and ended from now on.
+    async fn go_on(&self) -> Result<()> {
+        let (now, until) = (SystemClock.now().boot, SystemClock.now().boot + PATIENCE);
+        for calls in [&self.timestamps, &self.sequences] {
+            while lock(calls).0.iter().filter(|call| call.began >= now).count() < 20 {
+                ensure!(SystemClock.now().boot < until, "the client is not answered");
+                SystemClock.sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the callers noticed of what happened at `fault`.
+    fn outage(&self, fault: BootTime) -> Result<Outage> {
+        let noticed = |calls: &Calls| {
+            let calls = lock(calls);
+            ensure!(calls.1.is_none(), "a call failed: {:?}", calls.1);
+            let after = calls.0.iter().filter(|call| call.ended >= fault);
+            let longest = after.max_by_key(|call| call.ended.since(call.began));
+            let longest = longest.context("no call was answered")?;
+            Ok((longest.ended.since(fault), longest.ended.since(longest.began)))
+        };
+        let (timestamps, sequences) = (noticed(&self.timestamps)?, noticed(&self.sequences)?);
+        Ok(Outage {
+            timestamps: timestamps.0,
+            sequences: sequences.0,
+            longest_call: timestamps.1.max(sequences.1),
+        })
+    }
+}
+
+impl Drop for Callers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn ask(stop: Arc<AtomicBool>, calls: Calls, call: impl AsyncFn() -> Result<(), String>) {
+    while !stop.load(Ordering::Relaxed) {
+        let began = SystemClock.now().boot;
+        let answer = call().await;
+        let ended = SystemClock.now().boot;
+        match answer {
+            Ok(()) => lock(&calls).0.push(Call { began, ended }),
+            Err(error) => lock(&calls).1 = Some(error),
+        }
+        SystemClock.sleep(PAUSE).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
