@@ -9,9 +9,9 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 test: packages fmt lint docs features unit stranger
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
-# with libclang, and its code is C++.
+# with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd.
 packages:
-	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++
+	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server
 
 fmt:
 	cargo fmt --all --check
@@ -27,6 +27,7 @@ docs:
 features:
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features file
+	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features etcd
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features suite
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features deployment
@@ -34,6 +35,7 @@ features:
 	cargo check --manifest-path server/Cargo.toml --no-default-features
 	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli
 	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli,file
+	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli,etcd
 
 unit:
 ifeq ($(NEXTEST),yes)

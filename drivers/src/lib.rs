@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "etcd")]
+use tsoracle_etcd as _;
 #[cfg(feature = "file")]
 use tsoracle_file as _;
 #[cfg(feature = "rocksdb")]
@@ -18,6 +20,9 @@ mod tests {
     fn exactly_the_drivers_of_this_build_are_linked() {
         super::link();
         let mut expected = vec!["memory"];
+        if cfg!(feature = "etcd") {
+            expected.push("etcd");
+        }
         if cfg!(feature = "file") {
             expected.push("file");
         }

@@ -18,7 +18,7 @@ mod view;
 
 pub(crate) use command::millis;
 pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reads, Reply, Seed};
-pub use keys::{CLAIM, NODE};
+pub use keys::{CLAIM, NODE, REIGN};
 pub use plan::{Planned, apply, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{ReignRecord, Stage};

@@ -1,0 +1,291 @@
+use std::{fmt, fs, path::PathBuf, time::Duration};
+
+use etcd_client::{Certificate, Identity, TlsOptions};
+use serde::Deserialize;
+use tonic::transport::Endpoint;
+use tsoracle_core::{DriverOption, Error, ErrorKind, Result};
+
+/// The options of the etcd driver.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `HOST:PORT` of etcd's members, with commas between them; `USER:PASSWORD@` may stand before.
+    pub authority: String,
+    /// The prefix below which everything is kept.
+    pub path: String,
+    /// How long a leader that has died without a word keeps others from leading, at most.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// How long a leader may leave contenders without an answer before they depose it.
+    #[serde(with = "humantime_serde")]
+    pub probe: Duration,
+    /// How long one attempt at etcd may take before the next member is asked.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The user to authenticate as; empty for none.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// A file with the certificates to trust, in PEM; given one, TLS is spoken.
+    pub ca: PathBuf,
+    /// A file with this node's certificate, in PEM.
+    pub cert: PathBuf,
+    /// A file with the key of that certificate, in PEM.
+    pub key: PathBuf,
+    /// The id, in hexadecimal, of an etcd cluster into which the state was restored.
+    pub adopt: String,
+}
+
+pub(crate) const OPTIONS: &[DriverOption] = &[
+    DriverOption {
+        name: "authority",
+        default: "127.0.0.1:2379",
+        help: "HOST:PORT of etcd's members, with commas between; USER:PASSWORD@ may stand before",
+    },
+    DriverOption {
+        name: "path",
+        default: "tsoracle",
+        help: "the prefix below which everything is kept; nothing outside of it is touched",
+    },
+    DriverOption {
+        name: "ttl",
+        default: "2s",
+        help: "how long a dead leader keeps others from leading at most; etcd has no less than 2s",
+    },
+    DriverOption {
+        name: "probe",
+        default: "600ms",
+        help: "how long a leader's service may leave the other nodes unanswered before it is deposed",
+    },
+    DriverOption {
+        name: "timeout",
+        default: "500ms",
+        help: "how long one attempt at a member of etcd may take before the next one is asked",
+    },
+    DriverOption { name: "user", default: "", help: "the user to authenticate as" },
+    DriverOption { name: "password", default: "", help: "the user's password" },
+    DriverOption {
+        name: "ca",
+        default: "",
+        help: "a PEM file with the certificates to trust; given one, TLS is spoken",
+    },
+    DriverOption { name: "cert", default: "", help: "a PEM file with this node's certificate" },
+    DriverOption { name: "key", default: "", help: "a PEM file with that certificate's key" },
+    DriverOption {
+        name: "adopt",
+        default: "",
+        help: "the id of the etcd cluster into which the state was restored from a backup",
+    },
+];
+
+/// Keys repeat the prefix, and a commit has to stay below etcd's limit on requests.
+const LONGEST_PREFIX: usize = 64;
+
+const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PROBE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+const TIMEOUT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            authority: "127.0.0.1:2379".into(),
+            path: "tsoracle".into(),
+            ttl: Duration::from_secs(2),
+            probe: Duration::from_millis(600),
+            timeout: Duration::from_millis(500),
+            user: String::new(),
+            password: String::new(),
+            ca: PathBuf::new(),
+            cert: PathBuf::new(),
+            key: PathBuf::new(),
+            adopt: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The prefix, with a `/` at its end, so that none is the beginning of another.
+    pub(crate) fn prefix(&self) -> Result<String> {
+        match self.path.trim_matches('/') {
+            "" => Err(config("the prefix in etcd must not be empty; give one as path")),
+            path if path.len() > LONGEST_PREFIX => Err(config(format!(
+                "the prefix in etcd must have at most {LONGEST_PREFIX} bytes, and {path:?} has {}",
+                path.len()
+            ))),
+            path => Ok(format!("{path}/")),
+        }
+    }
+
+    /// Checks what is bounded.
+    pub(crate) fn validate(&self) -> Result<()> {
+        for (name, value, (least, most)) in [
+            ("ttl", self.ttl, TTL),
+            ("probe", self.probe, PROBE),
+            ("timeout", self.timeout, TIMEOUT),
+        ] {
+            if value < least || value > most {
+                return Err(config(format!("{name} must be {least:?} to {most:?}, not {value:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who to authenticate as, if anybody.
+    pub(crate) fn user(&self) -> Result<Option<(String, String)>> {
+        let in_authority = self.authority.rsplit_once('@').map(|(user, _)| user);
+        match (in_authority, self.user.as_str()) {
+            (Some(_), user) if !user.is_empty() => Err(config(
+                "a user is given twice; leave the option `user` or the part before @ out",
+            )),
+            (Some(user), _) => {
+                let (user, password) = user
+                    .split_once(':')
+                    .ok_or_else(|| config("the part before @ must be USER:PASSWORD"))?;
+                Ok(Some((user.into(), password.into())))
+            }
+            (None, "") if self.password.is_empty() => Ok(None),
+            (None, "") => Err(config("a password is given, but no user; give the option `user`")),
+            (None, user) => Ok(Some((user.into(), self.password.clone()))),
+        }
+    }
+
+    /// The members of etcd: what to call each, and how to connect to it.
+    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Endpoint)>> {
+        let tls = self.tls()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let hosts = self.authority.rsplit_once('@').map_or(&*self.authority, |(_, hosts)| hosts);
+        let endpoint = |host: &str| {
+            let refused =
+                || config(format!("a member of etcd is given as HOST:PORT, not {host:?}"));
+            let is_whole = host.rsplit_once(':').is_some_and(|(name, port)| {
+                !name.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+            });
+            let endpoint = Endpoint::from_shared(format!("{scheme}://{host}"))
+                .ok()
+                .filter(|_| is_whole)
+                .ok_or_else(refused)?
+                .connect_timeout(self.timeout);
+            match &tls {
+                None => Ok((host.to_owned(), endpoint)),
+                Some(tls) => endpoint.tls_config(tls.clone()).map_or_else(
+                    |source| Err(config("TLS cannot be set up as given").with_source(source)),
+                    |endpoint| Ok((host.to_owned(), endpoint)),
+                ),
+            }
+        };
+        hosts.split(',').map(endpoint).collect()
+    }
+
+    fn tls(&self) -> Result<Option<TlsOptions>> {
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|source| Error::cannot_use(path.display(), source))
+        };
+        match (given(&self.ca), given(&self.cert), given(&self.key)) {
+            (false, false, false) => Ok(None),
+            (false, ..) => Err(config("TLS needs `ca`, a file with the certificates to trust")),
+            (true, false, false) => {
+                Ok(Some(TlsOptions::new().ca_certificate(Certificate::from_pem(read(&self.ca)?))))
+            }
+            (true, true, true) => Ok(Some(
+                TlsOptions::new()
+                    .ca_certificate(Certificate::from_pem(read(&self.ca)?))
+                    .identity(Identity::from_pem(read(&self.cert)?, read(&self.key)?)),
+            )),
+            _ => Err(config("`cert` and `key` go together; give both or none")),
+        }
+    }
+
+    /// The cluster whose state is taken over though it was written in another one.
+    pub(crate) fn adopt(&self) -> Result<Option<u64>> {
+        match self.adopt.as_str() {
+            "" => Ok(None),
+            text => u64::from_str_radix(text, 16).map(Some).map_err(|_| {
+                config(format!(
+                    "adopt takes the id of an etcd cluster in hexadecimal, not {text:?}"
+                ))
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.authority.rsplit_once('@').map_or(&*self.authority, |(_, hosts)| hosts);
+        f.debug_struct("Config")
+            .field("members", &hosts)
+            .field("path", &self.path)
+            .field("ttl", &self.ttl)
+            .field("probe", &self.probe)
+            .field("timeout", &self.timeout)
+            .field("user", &self.user)
+            .field("ca", &self.ca)
+            .field("cert", &self.cert)
+            .field("adopt", &self.adopt)
+            .finish_non_exhaustive()
+    }
+}
+
+fn config(context: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use tsoracle_core::DriverConfig;
+
+    use super::*;
+
+    fn parse(text: &str) -> Config {
+        DriverConfig::parse(text).unwrap().options().unwrap()
+    }
+
+    #[test]
+    fn a_string_and_a_table_make_the_same_options() {
+        assert_eq!(parse("etcd"), Config::default());
+        let given = parse("etcd://h1:2379,h2:2379/a/b?ttl=3s&user=u&password=p");
+        assert_eq!(given.path, "a/b");
+        assert_eq!(given.prefix().unwrap(), "a/b/");
+        let names: Vec<_> = given.endpoints().unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["h1:2379", "h2:2379"]);
+        assert_eq!(given.user().unwrap(), Some(("u".into(), "p".into())));
+        let table = "driver = 'etcd'\nauthority = 'h1:2379,h2:2379'\npath = 'a/b'\nttl = '3s'\n\
+                     user = 'u'\npassword = 'p'";
+        let table = DriverConfig::from_table(table.parse().unwrap()).unwrap();
+        assert_eq!(table.options::<Config>().unwrap(), given);
+    }
+
+    #[test]
+    fn the_help_names_every_option_with_its_default() {
+        let error = DriverConfig::parse("etcd?size=1").unwrap().options::<Config>().unwrap_err();
+        let valid: Vec<_> = OPTIONS.iter().map(|option| format!("`{}`", option.name)).collect();
+        assert!(error.to_string().contains(&valid.join(", ")), "{error}");
+        let defaults: Vec<_> =
+            OPTIONS.iter().map(|option| format!("{}={}", option.name, option.default)).collect();
+        assert_eq!(parse(&format!("etcd?{}", defaults.join("&"))), Config::default());
+    }
+
+    #[test]
+    fn a_user_may_stand_in_the_authority_and_is_not_shown() {
+        let given = parse("etcd://tso:secret%40x@h1:2379/p");
+        assert_eq!(given.user().unwrap(), Some(("tso".into(), "secret@x".into())));
+        assert_eq!(given.endpoints().unwrap().len(), 1);
+        assert!(!format!("{given:?}").contains("secret"), "{given:?}");
+        let given = parse("etcd://h1:2379/p?user=tso&password=secret");
+        assert!(!format!("{given:?}").contains("secret"), "{given:?}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in ["etcd://h1/p", "etcd://h1:0/p", "etcd://,/p", "etcd://h:2379/p?cert=x"] {
+            let error = parse(text).endpoints().err();
+            let error = error.unwrap_or_else(|| panic!("{text} was accepted"));
+            assert_eq!(*error.kind(), ErrorKind::Config, "{error}");
+        }
+        assert!(parse("etcd://h:2379/p?ttl=100ms").validate().is_err());
+        assert!(parse("etcd://h:2379/p?password=x").user().is_err());
+        assert!(parse("etcd://h:2379/p?adopt=xyz").adopt().is_err());
+        assert!(parse(&format!("etcd://h:2379/{}", "p".repeat(65))).prefix().is_err());
+        assert!(parse("etcd:/").prefix().is_err());
+    }
+}

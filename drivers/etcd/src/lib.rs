@@ -1,0 +1,36 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod driver;
+mod elector;
+mod etcd;
+mod inspect;
+mod keys;
+mod probe;
+mod shared;
+mod snapshot;
+mod version;
+mod writer;
+
+use std::sync::Arc;
+
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, DriverFactory, Result, Surroundings, register_driver,
+};
+
+pub use config::Config;
+pub use driver::EtcdDriver;
+
+register_driver!(DriverFactory {
+    name: "etcd",
+    summary: "any number of nodes over an existing etcd, of which one is elected",
+    options: config::OPTIONS,
+    open: |config, surroundings| Box::pin(open(config, surroundings)),
+});
+
+async fn open(
+    config: DriverConfig,
+    surroundings: Surroundings,
+) -> Result<Arc<dyn ConsensusDriver>> {
+    Ok(EtcdDriver::open(config.options()?, surroundings).await?)
+}
