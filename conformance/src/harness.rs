@@ -72,7 +72,8 @@ pub enum Ability {
     Cluster,
     /// Pauses a node of a cluster.
     Pause,
-    /// Cuts a node of a cluster off from the others, though not from its clients.
+    /// Cuts a node of a cluster off from the others, or from one of them, though not from its
+    /// clients.
     Partition,
     /// Takes from a node of a cluster everything that it has stored.
     Wipe,
@@ -175,6 +176,16 @@ pub trait Cluster: Send + Sync {
     /// Undoes [`cut_off`](Self::cut_off).
     async fn heal(&mut self, node: usize) -> Result<()> {
         Err(missing(&format!("healing node {node}")))
+    }
+
+    /// Cuts the link between two nodes; both still reach the others, and clients reach both.
+    async fn cut_link(&mut self, one: usize, other: usize) -> Result<()> {
+        Err(missing(&format!("cutting nodes {one} and {other} off from each other")))
+    }
+
+    /// Undoes [`cut_link`](Self::cut_link).
+    async fn heal_link(&mut self, one: usize, other: usize) -> Result<()> {
+        Err(missing(&format!("healing the link of nodes {one} and {other}")))
     }
 
     /// Removes everything that a node has stored. It is stopped or killed. Whether it starts again

@@ -27,6 +27,7 @@ checks!("cluster", under_load:
     a_leader_cut_off_from_the_others_stops_granting [Cluster, Partition],
     a_second_leader_cut_off_is_replaced_as_the_first_was [Cluster, Partition],
     a_follower_cut_off_from_the_others_is_not_missed [Cluster, Partition],
+    a_follower_cut_off_from_the_leader_alone_does_no_harm [Cluster, Partition],
 );
 
 /// How many commits a node misses that is far behind: more than drivers keep, if their rigs have
@@ -265,4 +266,21 @@ async fn a_follower_cut_off_from_the_others_is_not_missed(loaded: &mut Loaded) -
     loaded.cluster.kill(gone).await?;
     loaded.leader_besides(Some(gone)).await?;
     loaded.serve().await
+}
+
+/// Of three links one is cut. The follower hears of nobody who leads, but of somebody who does.
+async fn a_follower_cut_off_from_the_leader_alone_does_no_harm(loaded: &mut Loaded) -> Result<()> {
+    for _ in 0..2 {
+        let (leader, _) = loaded.leader().await?;
+        let follower = (leader + 1) % NODES;
+        loaded.cluster.cut_link(leader, follower).await?;
+        // Elections come and go meanwhile.
+        for _ in 0..3 {
+            loaded.pass(loaded.cluster.lease()).await;
+            loaded.serve().await?;
+        }
+        loaded.cluster.heal_link(leader, follower).await?;
+        loaded.serve().await?;
+    }
+    Ok(())
 }

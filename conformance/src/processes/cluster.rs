@@ -140,6 +140,14 @@ impl Cluster for Processes {
         self.network.heal(node)
     }
 
+    async fn cut_link(&mut self, one: usize, other: usize) -> Result<()> {
+        self.network.cut_link(one, other)
+    }
+
+    async fn heal_link(&mut self, one: usize, other: usize) -> Result<()> {
+        self.network.heal_link(one, other)
+    }
+
     async fn wipe(&mut self, node: usize) -> Result<()> {
         if self.nodes[node].is_some() {
             return Err(failed(format!("node {node} runs, and cannot be wiped")));

@@ -18,6 +18,10 @@ use super::{
 const PEER_PORT: u16 = 7_000;
 const SERVICE_PORT: u16 = 50_551;
 
+/// The third part of addresses.
+const CLIENTS: u8 = 0;
+const PEERS: u8 = 1;
+
 /// The last part of this side's addresses; those of nodes begin at 1.
 const HERE: u8 = 254;
 
@@ -51,13 +55,13 @@ impl Network {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed) % 200 + 1;
         let count = u8::try_from(nodes).map_err(failed)?;
         let network = Self::Bridges { number, nodes: count };
-        network.build(number, count)?;
+        build(number, count)?;
         let of_node = |node| Addresses {
-            peer: SocketAddr::new(peer(number, node).into(), PEER_PORT),
-            service: SocketAddr::new(client(number, node).into(), SERVICE_PORT),
+            peer: SocketAddr::new(address(number, PEERS, node).into(), PEER_PORT),
+            service: SocketAddr::new(address(number, CLIENTS, node).into(), SERVICE_PORT),
         };
         let port = |other| PEER_PORT + 1 + other as u16;
-        let here = Ipv4Addr::new(10, number, 1, HERE).into();
+        let here = Ipv4Addr::new(10, number, PEERS, HERE).into();
         let companions = (0..others).map(|other| SocketAddr::new(here, port(other))).collect();
         Ok((network, Site { root, nodes: (0..count).map(of_node).collect(), companions }))
     }
@@ -78,65 +82,41 @@ impl Network {
     /// Lets no more packets pass between a node and its peers, without telling either. Its link is
     /// still up.
     pub(super) fn cut(&self, node: usize) -> Result<()> {
-        let Self::Bridges { number, .. } = *self else {
-            return Err(failed("nodes on loopback cannot be cut off"));
-        };
+        let (number, nodes) = self.bridges()?;
         ip(None, &format!("link set {} nomaster\n", link('p', number, node as u8)))?;
         // Nor may they meet among the clients.
-        self.between(node, |address| {
-            format!("neigh replace {address} lladdr {NOBODY} dev clients nud permanent\n")
-        })
+        others(nodes, node).try_for_each(|other| misdirect(number, CLIENTS, node as u8, other))
     }
 
     pub(super) fn heal(&self, node: usize) -> Result<()> {
-        let Self::Bridges { number, .. } = *self else { return Ok(()) };
+        let (number, nodes) = self.bridges()?;
         let port = link('p', number, node as u8);
         ip(None, &format!("link set {port} master {}\n", bridge('p', number)))?;
-        self.between(node, |address| format!("neigh del {address} dev clients\n"))
+        others(nodes, node).try_for_each(|other| direct(number, CLIENTS, node as u8, other))
     }
 
-    /// Has a node do something about the address of each other one, and these about its own.
-    fn between(&self, node: usize, change: impl Fn(Ipv4Addr) -> String) -> Result<()> {
-        let Self::Bridges { number, nodes } = *self else { return Ok(()) };
-        let node = node as u8;
-        let others = || (0..nodes).filter(|&other| other != node);
-        let changes: String = others().map(|other| change(client(number, other))).collect();
-        ip(Some(&namespace(number, node)), &changes)?;
-        let change = change(client(number, node));
-        others().try_for_each(|other| ip(Some(&namespace(number, other)), &change))
-    }
-
-    fn build(&self, number: u8, nodes: u8) -> Result<()> {
-        let mut outside = String::new();
-        for (kind, net) in [('c', 0), ('p', 1)] {
-            let bridge = bridge(kind, number);
-            outside += &format!(
-                "link add {bridge} type bridge\nlink set {bridge} up\n\
-                 addr add 10.{number}.{net}.{HERE}/24 dev {bridge}\n"
-            );
-        }
-        for node in 0..nodes {
-            let namespace = namespace(number, node);
-            outside += &format!("netns add {namespace}\n");
-            for (kind, name) in [('c', "clients"), ('p', "peers")] {
-                let (link, bridge) = (link(kind, number, node), bridge(kind, number));
-                outside += &format!(
-                    "link add {link} type veth peer name {name} netns {namespace}\n\
-                     link set {link} master {bridge} up\n"
-                );
-            }
-        }
-        ip(None, &outside)?;
-        for node in 0..nodes {
-            let inside = format!(
-                "link set lo up\naddr add {}/24 dev clients\nlink set clients up\n\
-                 addr add {}/24 dev peers\nlink set peers up\n",
-                client(number, node),
-                peer(number, node)
-            );
-            ip(Some(&namespace(number, node)), &inside)?;
+    /// As [`cut`](Self::cut), but only between these two.
+    pub(super) fn cut_link(&self, one: usize, other: usize) -> Result<()> {
+        let (number, _) = self.bridges()?;
+        for net in [CLIENTS, PEERS] {
+            misdirect(number, net, one as u8, other as u8)?;
         }
         Ok(())
+    }
+
+    pub(super) fn heal_link(&self, one: usize, other: usize) -> Result<()> {
+        let (number, _) = self.bridges()?;
+        for net in [CLIENTS, PEERS] {
+            direct(number, net, one as u8, other as u8)?;
+        }
+        Ok(())
+    }
+
+    fn bridges(&self) -> Result<(u8, u8)> {
+        match *self {
+            Self::Bridges { number, nodes } => Ok((number, nodes)),
+            Self::Loopback => Err(failed("nodes on loopback cannot be cut off")),
+        }
     }
 }
 
@@ -155,12 +135,69 @@ impl Drop for Network {
     }
 }
 
-fn client(number: u8, node: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, number, 0, node + 1)
+fn build(number: u8, nodes: u8) -> Result<()> {
+    let mut outside = String::new();
+    for (kind, net) in [('c', CLIENTS), ('p', PEERS)] {
+        let bridge = bridge(kind, number);
+        outside += &format!(
+            "link add {bridge} type bridge\nlink set {bridge} up\n\
+             addr add 10.{number}.{net}.{HERE}/24 dev {bridge}\n"
+        );
+    }
+    for node in 0..nodes {
+        let namespace = namespace(number, node);
+        outside += &format!("netns add {namespace}\n");
+        for (kind, net) in [('c', CLIENTS), ('p', PEERS)] {
+            let (link, bridge, device) =
+                (link(kind, number, node), bridge(kind, number), device(net));
+            outside += &format!(
+                "link add {link} type veth peer name {device} netns {namespace}\n\
+                 link set {link} master {bridge} up\n"
+            );
+        }
+    }
+    ip(None, &outside)?;
+    for node in 0..nodes {
+        let mut inside = String::from("link set lo up\n");
+        for net in [CLIENTS, PEERS] {
+            let (address, device) = (address(number, net, node), device(net));
+            inside += &format!("addr add {address}/24 dev {device}\nlink set {device} up\n");
+        }
+        ip(Some(&namespace(number, node)), &inside)?;
+    }
+    Ok(())
 }
 
-fn peer(number: u8, node: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, number, 1, node + 1)
+/// Has what two nodes send each other go to nobody.
+fn misdirect(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
+    for (from, to) in [(one, other), (other, one)] {
+        let (to, device) = (address(number, net, to), device(net));
+        let wrong = format!("neigh replace {to} lladdr {NOBODY} dev {device} nud permanent\n");
+        ip(Some(&namespace(number, from)), &wrong)?;
+    }
+    Ok(())
+}
+
+/// Undoes [`misdirect`].
+fn direct(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
+    for (from, to) in [(one, other), (other, one)] {
+        let undo = format!("neigh del {} dev {}\n", address(number, net, to), device(net));
+        ip(Some(&namespace(number, from)), &undo)?;
+    }
+    Ok(())
+}
+
+fn others(nodes: u8, node: usize) -> impl Iterator<Item = u8> {
+    (0..nodes).filter(move |&other| usize::from(other) != node)
+}
+
+fn address(number: u8, net: u8, node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, number, net, node + 1)
+}
+
+/// What a node's end of a link is called.
+fn device(net: u8) -> &'static str {
+    if net == CLIENTS { "clients" } else { "peers" }
 }
 
 fn namespace(number: u8, node: u8) -> String {

@@ -109,6 +109,15 @@ impl Cluster for Nodes {
         self.shared.heal_member(self.member(node));
         Ok(())
     }
+
+    // They have no links with each other, but only with what they share.
+    async fn cut_link(&mut self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    async fn heal_link(&mut self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Node {

@@ -129,7 +129,14 @@ async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> R
         leader_besides(cluster, Some(old)).await?;
     }
     callers.go_on().await?;
-    let outage = callers.outage(began)?;
+    let mut outage = callers.outage(began)?;
+    match fault {
+        // It is several faults, one after the other.
+        Fault::RollingRestart => (outage.timestamps, outage.sequences) = (None, None),
+        // It began before the last start.
+        Fault::KillAll => outage.longest_call = None,
+        _ => {}
+    }
     match fault {
         Fault::Kill | Fault::Stop => cluster.start(old).await?,
         Fault::Pause => cluster.resume(old).await?,
@@ -238,9 +245,9 @@ impl Callers {
         };
         let (timestamps, sequences) = (noticed(&self.timestamps)?, noticed(&self.sequences)?);
         Ok(Outage {
-            timestamps: timestamps.0,
-            sequences: sequences.0,
-            longest_call: timestamps.1.max(sequences.1),
+            timestamps: Some(timestamps.0),
+            sequences: Some(sequences.0),
+            longest_call: Some(timestamps.1.max(sequences.1)),
         })
     }
 }

@@ -2,15 +2,15 @@
 
 use std::{fmt, time::Duration};
 
-/// What two callers noticed of one fault.
+/// What two callers noticed of one fault, where that can be said.
 #[derive(Clone, Copy)]
 pub(crate) struct Outage {
     /// From the fault to the answer of the call for timestamps that took longest.
-    pub(crate) timestamps: Duration,
+    pub(crate) timestamps: Option<Duration>,
     /// The same, for sequence values.
-    pub(crate) sequences: Duration,
+    pub(crate) sequences: Option<Duration>,
     /// How long the longer of both calls took.
-    pub(crate) longest_call: Duration,
+    pub(crate) longest_call: Option<Duration>,
 }
 
 /// One kind of fault with one driver.
@@ -19,10 +19,10 @@ pub(crate) struct Row(Vec<String>);
 impl Row {
     pub(crate) fn new(driver: &str, fault: &str, outages: &[Outage]) -> Self {
         let mut row = vec![driver.to_owned(), fault.to_owned(), outages.len().to_string()];
-        let figures: [fn(&Outage) -> Duration; 3] =
+        let figures: [fn(&Outage) -> Option<Duration>; 3] =
             [|one| one.timestamps, |one| one.sequences, |one| one.longest_call];
         for figure in figures {
-            let mut sorted: Vec<_> = outages.iter().map(figure).collect();
+            let mut sorted: Vec<_> = outages.iter().filter_map(figure).collect();
             sorted.sort_unstable();
             let shown = |at: Option<&Duration>| {
                 at.map_or_else(|| "–".into(), |at| format!("{:.2} s", at.as_secs_f64()))
