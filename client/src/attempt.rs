@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::error::{ErrorKind, on_one_line};
 use crate::pool::Peer;
 use crate::rpc::{Attempt, Idempotency, Rpc, Unacceptable};
+use crate::suspicion::unless_superseded;
 use crate::verdict::{Verdict, is_broken_connection, judge};
 
 /// What a dial says for itself while it goes on.
@@ -62,13 +63,21 @@ impl Cluster {
             return ridden.and_then(|response| self.accept(rpc, peer, response));
         }
         let attempt = Attempt { timeout: until - Instant::now(), resend };
-        match timeout_at(until, rpc.send(channel, attempt)).await {
-            Ok(Ok(response)) => {
+        let answer = timeout_at(until, rpc.send(channel, attempt));
+        let answer = match rpc.idempotency() {
+            // It cannot be asked for again, and so has to be waited for.
+            Idempotency::ByRequestId(_) if peer.honours_request_ids() != Some(true) => {
+                Some(answer.await)
+            }
+            _ => unless_superseded(peer.learner(), answer).await,
+        };
+        match answer {
+            Some(Ok(Ok(response))) => {
                 peer.learner().heard(response.metadata());
                 self.accept(rpc, peer, response.into_inner())
             }
-            Ok(Err(status)) => Err(self.failed(peer, status, rpc.idempotency())),
-            Err(_) => Err(self.silent(peer)),
+            Some(Ok(Err(status))) => Err(self.failed(peer, status, rpc.idempotency())),
+            Some(Err(_)) | None => Err(self.silent(peer)),
         }
     }
 
@@ -105,16 +114,17 @@ impl Cluster {
         let mut request = Request::new(GetCurrentMaxSafeRequest {});
         request.set_timeout(until - Instant::now());
         let mut client = TsoServiceClient::new(channel.clone());
-        let failure = match timeout_at(until, client.get_current_max_safe(request)).await {
-            Ok(Ok(response)) => {
+        let answer = timeout_at(until, client.get_current_max_safe(request));
+        let failure = match unless_superseded(peer.learner(), answer).await {
+            Some(Ok(Ok(response))) => {
                 peer.learner().heard(response.metadata());
                 if peer.honours_request_ids().is_none() {
                     peer.set_ignores_request_ids();
                 }
                 return Ok(peer.honours_request_ids() == Some(true));
             }
-            Ok(Err(status)) => self.failed(peer, status, Idempotency::Repeatable),
-            Err(_) => self.silent(peer),
+            Some(Ok(Err(status))) => self.failed(peer, status, Idempotency::Repeatable),
+            Some(Err(_)) | None => self.silent(peer),
         };
         if peer.honours_request_ids() == Some(true) {
             return Ok(true);

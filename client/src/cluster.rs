@@ -30,7 +30,7 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(60);
 /// The servers, what is known about them, and the one retry loop over them.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) endpoints: Endpoints,
     pub(crate) leader: Arc<Leader>,
     attempt_timeout: Duration,
@@ -57,7 +57,7 @@ impl Limit {
 }
 
 impl Cluster {
-    pub(crate) fn new(pool: Pool, attempt_timeout: Duration, unary: bool) -> Self {
+    pub(crate) fn new(pool: Arc<Pool>, attempt_timeout: Duration, unary: bool) -> Self {
         let endpoints = Endpoints::new(pool.configured().to_vec());
         let attempt_timeout = attempt_timeout.min(LONGEST_ATTEMPT);
         let leader = pool.leader().clone();

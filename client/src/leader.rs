@@ -25,15 +25,17 @@ impl Leader {
         self.lock().address.clone()
     }
 
-    /// `address` served in `epoch`.
-    pub(crate) fn served(&self, address: &Address, epoch: Epoch) {
+    /// `address` served in `epoch`. Whether nobody did in a higher one.
+    pub(crate) fn served(&self, address: &Address, epoch: Epoch) -> bool {
         let mut state = self.lock();
-        if epoch >= state.epoch {
-            state.epoch = epoch;
-            if state.address.as_ref() != Some(address) {
-                state.address = Some(address.clone());
-            }
+        if epoch < state.epoch {
+            return false;
         }
+        state.epoch = epoch;
+        if state.address.as_ref() != Some(address) {
+            state.address = Some(address.clone());
+        }
+        true
     }
 
     /// `address` did not serve: it is not the first to ask any more.

@@ -16,6 +16,7 @@ mod ride;
 mod route;
 mod rpc;
 mod session;
+mod suspicion;
 mod tls;
 mod verdict;
 

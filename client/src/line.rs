@@ -52,10 +52,16 @@ impl<K: Kind> Line<K> {
         Self { shared, task: Mutex::default() }
     }
 
-    /// Asks along with others, and waits for the answer until `until`. Joins when first polled, and
-    /// must be polled within a runtime.
-    pub(crate) fn ride<'a>(&'a self, way: Way<'a>, entry: K::Entry, until: Instant) -> Ride<'a, K> {
-        Ride::new(self, way, entry, until)
+    /// Asks along with others, from `now` on, and waits for the answer until `until`. Joins when first
+    /// polled, and must be polled within a runtime.
+    pub(crate) fn ride<'a>(
+        &'a self,
+        way: Way<'a>,
+        entry: K::Entry,
+        now: Instant,
+        until: Instant,
+    ) -> Ride<'a, K> {
+        Ride::new(self, way, entry, now, until)
     }
 
     fn start(&self, run: u64, channel: Channel, learner: Learner) {

@@ -2,11 +2,12 @@ use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
+use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tsoracle_core::Epoch;
@@ -16,6 +17,7 @@ use crate::address::{Address, Scheme};
 use crate::error::on_one_line;
 use crate::leader::Leader;
 use crate::line::{Line, Sequences, Timestamps};
+use crate::suspicion::look_around;
 use crate::tls::TlsOptions;
 
 /// The most connections to addresses that came from hints. A cluster has one leader; the rest is
@@ -37,6 +39,8 @@ pub(crate) struct Pool {
     /// Who leads, to be told by those who answer on streams.
     leader: Arc<Leader>,
     peers: Mutex<Peers>,
+    /// This pool itself, for its peers.
+    itself: Weak<Self>,
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +57,10 @@ struct Entry {
 }
 
 impl Pool {
-    pub(crate) fn new(dialer: Dialer, configured: &[Address]) -> Self {
+    pub(crate) fn new(dialer: Dialer, configured: &[Address]) -> Arc<Self> {
         let (leader, peers) = (Arc::default(), Mutex::default());
-        Self { dialer, configured: configured.to_vec(), leader, peers }
+        let configured = configured.to_vec();
+        Arc::new_cyclic(|itself| Self { dialer, configured, leader, peers, itself: itself.clone() })
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -82,7 +87,7 @@ impl Pool {
         if !self.configured.contains(address) {
             self.make_room(&mut peers);
         }
-        let peer = Arc::new(self.dialer.dial(address, self.leader.clone()));
+        let peer = Arc::new(self.dialer.dial(address, self.learner(address)));
         let entry = Entry { peer: peer.clone(), last_use: now };
         peers.by_address.insert(address.clone(), entry);
         peer
@@ -97,6 +102,11 @@ impl Pool {
         if is_current {
             peers.by_address.remove(&peer.address);
         }
+    }
+
+    fn learner(&self, address: &Address) -> Learner {
+        let (address, leader, pool) = (address.clone(), self.leader.clone(), self.itself.clone());
+        Learner { address, leader, pool, facts: Arc::default() }
     }
 
     fn make_room(&self, peers: &mut Peers) {
@@ -131,6 +141,7 @@ pub(crate) struct Peer {
 pub(crate) struct Learner {
     address: Address,
     leader: Arc<Leader>,
+    pool: Weak<Pool>,
     facts: Arc<Facts>,
 }
 
@@ -139,6 +150,10 @@ struct Facts {
     honours_request_ids: AtomicBool,
     ignores_request_ids: AtomicBool,
     lacks_streams: AtomicBool,
+    /// Others are being asked whether they lead.
+    is_suspected: AtomicBool,
+    /// Counts leaders that were found while it was silent.
+    superseded: watch::Sender<u64>,
 }
 
 impl Learner {
@@ -152,6 +167,45 @@ impl Learner {
     /// It served in `epoch`.
     pub(crate) fn served(&self, epoch: Epoch) {
         self.leader.served(&self.address, epoch);
+    }
+
+    /// It is silent. Others are asked whether they lead, once for everyone who waits.
+    pub(crate) fn suspect(&self) {
+        if self.facts.is_suspected.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let learner = self.clone();
+        tokio::spawn(async move {
+            look_around(&learner).await;
+            learner.facts.is_suspected.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// The nodes besides this one.
+    pub(crate) fn others(&self) -> Vec<Arc<Peer>> {
+        let Some(pool) = self.pool.upgrade() else { return vec![] };
+        let others = pool.configured.iter().filter(|&address| *address != self.address);
+        others.map(|address| pool.peer(address)).collect()
+    }
+
+    /// `peer` leads in `epoch`. Whether that ends the wait for this one.
+    pub(crate) fn is_superseded_by(&self, peer: &Peer, epoch: Epoch) -> bool {
+        let is_latest = self.leader.served(&peer.address, epoch);
+        if is_latest {
+            self.facts.superseded.send_modify(|leaders| *leaders += 1);
+        }
+        is_latest
+    }
+
+    /// Returns once another node leads, as far as somebody has found out from now on.
+    pub(crate) fn superseded(&self) -> impl Future<Output = ()> + use<> {
+        let mut leaders = self.facts.superseded.subscribe();
+        // The sender lives for as long as this learner.
+        let learner = self.clone();
+        async move {
+            let _ = leaders.changed().await;
+            drop(learner);
+        }
     }
 
     /// It said that it does not serve streams.
@@ -254,7 +308,7 @@ impl Dialer {
     }
 
     /// Dials in a task of its own: a caller that gives up leaves the connection to the next one.
-    fn dial(&self, address: &Address, leader: Arc<Leader>) -> Peer {
+    fn dial(&self, address: &Address, learner: Learner) -> Peer {
         let endpoint = self.endpoint(address);
         let timeout = self.timeout;
         let dial = async move {
@@ -272,7 +326,7 @@ impl Dialer {
         Peer {
             address: address.clone(),
             channel: channel.boxed().shared(),
-            learner: Learner { address: address.clone(), leader, facts: Arc::default() },
+            learner,
             timestamps: Line::new(),
             sequences: Line::new(),
         }
@@ -287,7 +341,7 @@ mod tests {
         Address::parse(text, Scheme::Plaintext).unwrap()
     }
 
-    fn pool(configured: &[Address]) -> Pool {
+    fn pool(configured: &[Address]) -> Arc<Pool> {
         Pool::new(Dialer::new(None, Duration::from_secs(1)), configured)
     }
 

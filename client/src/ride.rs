@@ -36,7 +36,7 @@ impl Cluster {
         let peer = self.serving.load_full()?;
         let channel = peer.channel_now()?;
         let until = self.end_of_attempt_at(limit.began, limit.deadline)?;
-        match peer.timestamps.ride((channel, peer.learner()), count, until).await {
+        match peer.timestamps.ride((channel, peer.learner()), count, limit.began, until).await {
             // A part of a range that was checked is one.
             Ok((first, _)) => TimestampRange::new(first, count).ok().map(Ok),
             Err(missed) => {

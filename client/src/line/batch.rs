@@ -87,9 +87,11 @@ impl<K: Kind> Batch<K> {
         self.sent.is_some()
     }
 
-    /// Who to wake for this caller from now on.
-    pub(super) fn renew(&mut self, index: u32, waker: &Waker) {
-        match &mut self.slots[index as usize].waker {
+    /// Who to wake for this caller from now on, and when at the latest.
+    pub(super) fn renew(&mut self, index: u32, until: Instant, waker: &Waker) {
+        let slot = &mut self.slots[index as usize];
+        slot.until = until;
+        match &mut slot.waker {
             Some(current) => current.clone_from(waker),
             none => *none = Some(waker.clone()),
         }

@@ -36,7 +36,11 @@ pub(super) async fn run<K: Kind>(
 ) {
     let status = Status::unavailable("the client's runtime is shutting down");
     let mut end = End { shared: shared.clone(), run, lost: broken(status) };
-    end.lost = converse(&shared, run, channel, &learner).await;
+    end.lost = tokio::select! {
+        biased;
+        lost = converse(&shared, run, channel, &learner) => lost,
+        () = learner.superseded() => broken(Status::unavailable("another node leads by now")),
+    };
 }
 
 /// Tells the end, even if the task is dropped.

@@ -86,10 +86,7 @@ impl<K: Kind> Queue<K> {
         if self.is_due() {
             wake[0] = self.outbound.take();
         }
-        if self.earliest.is_none_or(|earliest| until < earliest) {
-            self.earliest = Some(until);
-            wake[1] = self.task.take();
-        }
+        wake[1] = self.note(until);
         Some((place, wake))
     }
 
@@ -101,11 +98,24 @@ impl<K: Kind> Queue<K> {
         was_sent
     }
 
-    /// Whom to wake for a caller from now on.
-    pub(super) fn renew(&mut self, place: &Place<K>, waker: &Waker) {
-        if let Some(batch) = self.find(place) {
-            batch.renew(place.index, waker);
+    /// Whom to wake for a caller from now on, and when at the latest. Says whom to wake for it now.
+    pub(super) fn renew(
+        &mut self,
+        place: &Place<K>,
+        until: Instant,
+        waker: &Waker,
+    ) -> Option<Waker> {
+        self.find(place)?.renew(place.index, until, waker);
+        self.note(until)
+    }
+
+    /// Somebody's time is over at `until`. Whom to wake for it.
+    fn note(&mut self, until: Instant) -> Option<Waker> {
+        if self.earliest.is_some_and(|earliest| earliest <= until) {
+            return None;
         }
+        self.earliest = Some(until);
+        self.task.take()
     }
 
     fn find(&mut self, place: &Place<K>) -> Option<&mut Batch<K>> {

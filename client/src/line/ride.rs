@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 use super::queue::Place;
 use super::{Kind, Line, Lost};
 use crate::pool::Learner;
+use crate::suspicion::SILENCE;
 
 /// A caller on a line, from joining a batch to its outcome. Dropped before the batch is sent, it is
 /// as if it had never been there.
@@ -15,6 +16,8 @@ pub(crate) struct Ride<'a, K: Kind> {
     line: &'a Line<K>,
     way: Way<'a>,
     until: Instant,
+    /// When the peer is suspected, if it has said nothing by then.
+    patient_until: Instant,
     stage: Stage<K>,
 }
 
@@ -39,8 +42,20 @@ pub(crate) enum Missed {
 }
 
 impl<'a, K: Kind> Ride<'a, K> {
-    pub(super) fn new(line: &'a Line<K>, way: Way<'a>, entry: K::Entry, until: Instant) -> Self {
-        Self { line, way, until, stage: Stage::Outside(entry) }
+    pub(super) fn new(
+        line: &'a Line<K>,
+        way: Way<'a>,
+        entry: K::Entry,
+        now: Instant,
+        until: Instant,
+    ) -> Self {
+        let patient_until = now + SILENCE;
+        Self { line, way, until, patient_until, stage: Stage::Outside(entry) }
+    }
+
+    /// When it is to be looked at again.
+    fn next_look(&self) -> Instant {
+        self.until.min(self.patient_until)
     }
 
     fn outcome(place: &Place<K>) -> Option<Result<K::Output, Missed>> {
@@ -61,7 +76,8 @@ impl<K: Kind> Future for Ride<'_, K> {
         let this = &mut *self;
         let done = match std::mem::replace(&mut this.stage, Stage::Over) {
             Stage::Outside(entry) => {
-                match this.line.join(this.way, entry, this.until, context.waker()) {
+                let look = this.next_look();
+                match this.line.join(this.way, entry, look, context.waker()) {
                     Some(place) => {
                         this.stage = Stage::Aboard(place);
                         return Poll::Pending;
@@ -72,15 +88,22 @@ impl<K: Kind> Future for Ride<'_, K> {
             Stage::Aboard(place) => match Self::outcome(&place) {
                 Some(outcome) => outcome,
                 None => {
+                    let now = Instant::now();
+                    if now >= this.patient_until && now < this.until {
+                        this.patient_until = now + SILENCE;
+                        this.way.1.suspect();
+                    }
+                    let look = this.next_look();
                     let mut queue = this.line.shared.lock();
                     // Looked at again: an outcome is set under the lock, and wakes whom it finds.
                     if let Some(outcome) = Self::outcome(&place) {
                         outcome
-                    } else if Instant::now() >= this.until {
+                    } else if now >= this.until {
                         Err(Missed::Silent { was_sent: queue.leave(&place) })
                     } else {
-                        queue.renew(&place, context.waker());
+                        let wake = queue.renew(&place, look, context.waker());
                         drop(queue);
+                        wake.into_iter().for_each(Waker::wake);
                         this.stage = Stage::Aboard(place);
                         return Poll::Pending;
                     }

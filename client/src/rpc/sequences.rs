@@ -50,7 +50,8 @@ impl Rpc for GetSeq {
         resend: bool,
     ) -> Option<Result<Self::Response, Failure>> {
         let entry = self.request(resend);
-        match peer.sequences.ride((channel, peer.learner()), entry, until).await {
+        let (way, now) = ((channel, peer.learner()), Instant::now());
+        match peer.sequences.ride(way, entry, now, until).await {
             Ok(Ok(granted)) => Some(Ok(granted)),
             Ok(Err(failed)) => Some(Err(cluster.failed(peer, status(failed), self.idempotency()))),
             Err(missed) => cluster.missed(peer, missed, self.idempotency()).map(Err),

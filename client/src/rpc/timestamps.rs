@@ -35,7 +35,8 @@ impl Rpc for GetTs {
         until: Instant,
         _resend: bool,
     ) -> Option<Result<Self::Response, Failure>> {
-        let ridden = peer.timestamps.ride((channel, peer.learner()), self.count, until).await;
+        let (way, now) = ((channel, peer.learner()), Instant::now());
+        let ridden = peer.timestamps.ride(way, self.count, now, until).await;
         match ridden {
             Ok((first, epoch)) => {
                 cluster.serves_on_stream(peer);

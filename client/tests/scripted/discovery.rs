@@ -1,8 +1,10 @@
 //! Finding the leader, and what becomes of calls while there is none.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tsoracle_client::{Client, Epoch, ErrorKind};
 
@@ -125,6 +127,60 @@ async fn a_leader_that_dies_is_left() {
     drop(first);
     assert!(client.get_ts().await.unwrap() > before);
     assert_eq!(client.get_seq("orders", 4).await.unwrap().range(), 4..8);
+}
+
+#[tokio::test]
+async fn a_leader_that_stands_still_is_left_once_another_one_leads() {
+    let first = Node::serving().await;
+    let second = Node::builder().beside(&first).epoch(2).start().await;
+    // Attempts end long after this test has failed.
+    let client = builder([first.address(), second.address()])
+        .timeout(Duration::from_secs(600))
+        .attempt_timeout(Duration::from_secs(60));
+    for client in [client.clone().build().unwrap(), client.unary(true).build().unwrap()] {
+        first.script([Step::Hang]);
+        client.get_ts().await.unwrap();
+        // From now on the other one is asked.
+        client.get_seq("orders", 4).await.unwrap();
+        assert_eq!(first.seen().sequences.len(), 0);
+    }
+    assert_eq!(second.seen().sequences.len(), 2);
+}
+
+#[tokio::test]
+async fn a_sequence_request_is_sent_again_to_a_leader_that_has_replaced_a_silent_one() {
+    let first = Node::serving().await;
+    let second = Node::builder().beside(&first).epoch(2).start().await;
+    let client = builder([first.address(), second.address()])
+        .timeout(Duration::from_secs(600))
+        .attempt_timeout(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    first.script([Step::ServeThenHang]);
+    assert_eq!(client.get_seq("orders", 4).await.unwrap().range(), 0..4);
+    assert_eq!(client.get_seq("orders", 4).await.unwrap().range(), 4..8);
+    assert_eq!(first.executed(), 2, "the first request was carried out once");
+}
+
+#[tokio::test]
+async fn a_leader_that_is_slow_is_waited_for_while_nobody_else_leads() {
+    let slow = Node::builder().epoch(5).start().await;
+    let former = Node::builder().beside(&slow).epoch(4).start().await;
+    let follower = Node::builder().otherwise(not_leader_nor_who_is()).start().await;
+    let client = builder([slow.address(), former.address(), follower.address()])
+        .timeout(Duration::from_secs(600))
+        .attempt_timeout(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    client.get_ts().await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    slow.script([Step::Await(gate.clone())]);
+    let waiting = tokio::spawn(async move { client.get_ts().await });
+    former.wait_until(|seen| seen.probes >= 3).await;
+    follower.wait_until(|seen| seen.probes >= 3).await;
+    gate.add_permits(1);
+    waiting.await.unwrap().unwrap();
+    assert_eq!((slow.seen().timestamps, former.seen().timestamps), (2, 0));
 }
 
 #[tokio::test]
