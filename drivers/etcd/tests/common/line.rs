@@ -37,6 +37,8 @@ struct State {
     streams: Mutex<Vec<TcpStream>>,
     /// How many bytes came back.
     answered: AtomicU64,
+    /// How many questions were answered.
+    asked: AtomicU64,
 }
 
 impl Line {
@@ -64,6 +66,9 @@ impl Line {
             thread::spawn(move || {
                 if stream.read(&mut [0; 64]).is_ok() && state.passes() {
                     let _ = stream.write_all(SETTINGS);
+                    // Whoever asked closes once it has read that.
+                    let _ = stream.read(&mut [0; 64]);
+                    state.asked.fetch_add(1, Ordering::AcqRel);
                 }
             });
         })
@@ -78,6 +83,7 @@ impl Line {
             changed: Condvar::new(),
             streams: Mutex::default(),
             answered: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
         });
         let line = Self { port, state: state.clone() };
         thread::spawn(move || {
@@ -108,6 +114,11 @@ impl Line {
         }
         // Has the listener see it, and go.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+
+    /// How many contenders have got an answer.
+    pub(crate) fn asked(&self) -> u64 {
+        self.state.asked.load(Ordering::Acquire)
     }
 
     /// How many bytes came back through it.

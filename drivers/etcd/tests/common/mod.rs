@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
 pub(crate) mod line;
+pub(crate) mod node;
 
 use std::{
     env,
@@ -171,6 +172,11 @@ impl Member {
         }
     }
 
+    /// Adds an option, from the next start on.
+    pub(crate) fn option(&mut self, option: &str) {
+        self.extra.push(option.into());
+    }
+
     /// Kills it, and has it forget everything.
     pub(crate) fn wipe(&mut self) {
         self.kill();
@@ -182,11 +188,6 @@ impl Member {
         let (.., pid) = self.keeper.as_ref().unwrap();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
         assert!(sent.unwrap().success(), "{name} was not sent to {pid}");
-    }
-
-    /// What it has written to its data directory lies here, once it was killed.
-    pub(crate) fn directory(&self) -> &std::path::Path {
-        &self.directory
     }
 }
 
