@@ -24,7 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs etcd, says its process id, and kills it when the test's end of the pipe closes, however the
 /// test ends.
-const KEEPER: &str = r#"exec 3<&0; "$@" </dev/null >/dev/null 2>"$TSORACLE_ETCD_LOG" & child=$!; echo $child; cat <&3 >/dev/null; kill -9 $child"#;
+const KEEPER: &str = r#"exec 3<&0; "$@" </dev/null >/dev/null 2>"$TSORACLE_ETCD_LOG" & child=$!; echo $child; cat <&3 >/dev/null; kill -9 $child 2>/dev/null; wait $child 2>/dev/null"#;
 
 /// Whether etcd is there. If it is not, that is a failure in CI, and a skip elsewhere.
 pub(crate) fn is_there() -> bool {
