@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::time::timeout;
 use tsoracle_core::{
     Clock, ConsensusDriver, Epoch, ErrorKind, Leadership, ManualClock, NodeId, Now, Oracle,
-    OracleOptions, Reject, RequestId, SeqBlock, SeqKey, Session, SystemClock,
+    OracleOptions, Phase, Reject, RequestId, SeqBlock, SeqKey, Session, SystemClock,
     state::{Advance, Answer, Command, Limits, Query, ReignRecord, Reply},
 };
 
@@ -216,6 +216,15 @@ pub(crate) fn oracle(driver: Arc<dyn ConsensusDriver>, clock: &ManualClock) -> R
         ..OracleOptions::default()
     };
     Ok(Oracle::start(driver, options)?)
+}
+
+/// Waits until an oracle on the machine's clock serves. It may have to be elected, and to wait for the
+/// lease of a node that was killed.
+pub(crate) async fn serves(oracle: &Oracle) -> Result<()> {
+    let mut phase = oracle.phase();
+    let serving = phase.wait_for(|phase| matches!(phase, Phase::Serving { .. }));
+    timeout(PATIENCE, serving).await.context("no reign was opened")?.context("it has ended")?;
+    Ok(())
 }
 
 /// Lets a little time pass for an oracle that is to do something by itself.

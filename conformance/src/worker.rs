@@ -14,7 +14,11 @@ use tokio::{
 };
 use tsoracle_core::{Oracle, OracleOptions, RequestId, SeqKey, SeqRequest, Session};
 
-use crate::{Harness, Place, rig::Leader, suite::runtime};
+use crate::{
+    Harness, Place,
+    rig::{Leader, serves},
+    suite::runtime,
+};
 
 const ROLE: &str = "TSORACLE_CONFORMANCE_ROLE";
 const PLACE: &str = "TSORACLE_CONFORMANCE_PLACE";
@@ -117,7 +121,7 @@ impl Role {
             "hold" => Leader::of(driver).await?.reign().await.map(drop)?,
             "load" => {
                 let oracle = Oracle::start(driver, OracleOptions::default())?;
-                oracle.get_ts(1).await?;
+                serves(&oracle).await?;
                 // Before the load, since what is said earlier is passed over.
                 say("up");
                 load(&Arc::new(oracle));

@@ -7,7 +7,7 @@ use tsoracle_core::{Oracle, OracleOptions};
 
 use super::concurrency::cover;
 use crate::{
-    rig::{Leader, NOON_MS, Rig, advance, advance_as, clock, id, oracle, pass, start},
+    rig::{Leader, NOON_MS, Rig, advance, advance_as, clock, id, oracle, pass, serves, start},
     worker::{WITH_ID, WITHOUT_ID, Worker, asked},
 };
 
@@ -186,6 +186,7 @@ async fn nothing_answered_is_lost_when_killed_under_load(mut rig: Rig) -> Result
         }
     }
     let oracle = Oracle::start(rig.place.open().await?, OracleOptions::default())?;
+    serves(&oracle).await?;
     let first = oracle.get_ts(1).await?.range.first();
     ensure!(first.as_u64() > said.last_timestamp, "{first} came after {}", said.last_timestamp);
     let mut taken = vec![];

@@ -112,6 +112,9 @@ impl Config {
                 "the prefix in etcd must have at most {LONGEST_PREFIX} bytes, and {path:?} has {}",
                 path.len()
             ))),
+            path if path.contains(':') => {
+                Err(config(format!("the prefix in etcd must have no colon, as {path:?} has")))
+            }
             path => Ok(format!("{path}/")),
         }
     }
@@ -287,5 +290,6 @@ mod tests {
         assert!(parse("etcd://h:2379/p?adopt=xyz").adopt().is_err());
         assert!(parse(&format!("etcd://h:2379/{}", "p".repeat(65))).prefix().is_err());
         assert!(parse("etcd:/").prefix().is_err());
+        assert!(parse("etcd://h:2379/a:b").prefix().is_err());
     }
 }

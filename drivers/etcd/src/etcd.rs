@@ -231,7 +231,11 @@ impl Etcd {
             operations.push(TxnOp::put(self.keys.version.as_str(), version.to_string(), None));
         }
         operations.extend(writes.iter().map(|write| self.keys.operation(write)));
-        self.decide(conditions, operations).await
+        let outcome = self.decide(conditions, operations).await?;
+        if version.is_some() && matches!(outcome, Outcome::Done(_)) {
+            self.had_version.store(true, Ordering::Release);
+        }
+        Ok(outcome)
     }
 
     /// Asks for a lease. Returns its id.

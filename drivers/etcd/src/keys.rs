@@ -18,7 +18,8 @@ impl Keys {
         Self {
             leader: format!("{prefix}leader"),
             version: format!("{prefix}version"),
-            state: format!("{prefix}state/").into_bytes(),
+            // No prefix has a colon, so that none lies within the state of another.
+            state: format!("{prefix}state:").into_bytes(),
             prefix,
         }
     }

@@ -1,0 +1,162 @@
+//! What stands between a driver and the rest of the world, and can be cut: a proxy before a member of
+//! etcd, and a service that answers contenders. On threads of their own, so that neither a busy runtime
+//! nor the end of one stops them.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+/// What an HTTP/2 server says first: empty settings.
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Open,
+    /// Nothing passes, and nothing breaks: what was sent waits.
+    Stalled,
+    /// Whatever was connected is broken, and nothing connects any more.
+    Closed,
+}
+
+/// A proxy or a service. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Line {
+    pub(crate) port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    mode: Mutex<Mode>,
+    changed: Condvar,
+    streams: Mutex<Vec<TcpStream>>,
+    /// How many bytes came back.
+    answered: AtomicU64,
+    /// How many questions were answered.
+    asked: AtomicU64,
+}
+
+impl Line {
+    /// Passes on what comes to a port of its own.
+    pub(crate) fn to(upstream: u16) -> Self {
+        Self::listen(0, move |state, stream| {
+            let upstream = SocketAddr::from(([127, 0, 0, 1], upstream));
+            let Ok(there) = TcpStream::connect(upstream) else { return };
+            stream.set_nodelay(true).unwrap();
+            there.set_nodelay(true).unwrap();
+            state.keep(&stream);
+            state.keep(&there);
+            let (from, back) = (stream.try_clone().unwrap(), there.try_clone().unwrap());
+            let (forth, mine) = (there, stream);
+            let requests = state.clone();
+            thread::spawn(move || requests.copy(from, forth, false));
+            thread::spawn(move || state.copy(back, mine, true));
+        })
+    }
+
+    /// Answers contenders as a service does, on `port` if it is free, or on another one.
+    pub(crate) fn service(port: u16) -> Self {
+        Self::listen(port, |state, mut stream| {
+            state.keep(&stream);
+            thread::spawn(move || {
+                if stream.read(&mut [0; 64]).is_ok() && state.passes() {
+                    let _ = stream.write_all(SETTINGS);
+                    // Whoever asked closes once it has read that.
+                    let _ = stream.read(&mut [0; 64]);
+                    state.asked.fetch_add(1, Ordering::AcqRel);
+                }
+            });
+        })
+    }
+
+    fn listen(port: u16, serve: impl Fn(Arc<State>, TcpStream) + Send + 'static) -> Self {
+        let bind = |port| TcpListener::bind(("127.0.0.1", port));
+        let listener = bind(port).or_else(|_| bind(0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            mode: Mutex::new(Mode::Open),
+            changed: Condvar::new(),
+            streams: Mutex::default(),
+            answered: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+        });
+        let line = Self { port, state: state.clone() };
+        thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                // Connections that come while it is stalled wait as well.
+                if !state.passes() {
+                    return;
+                }
+                serve(state.clone(), stream);
+            }
+        });
+        line
+    }
+
+    pub(crate) fn stall(&self) {
+        self.state.set(Mode::Stalled);
+    }
+
+    pub(crate) fn open(&self) {
+        self.state.set(Mode::Open);
+    }
+
+    /// Breaks it for good.
+    pub(crate) fn close(&self) {
+        self.state.set(Mode::Closed);
+        for stream in self.state.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        // Has the listener see it, and go.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+
+    /// How many contenders have got an answer.
+    pub(crate) fn asked(&self) -> u64 {
+        self.state.asked.load(Ordering::Acquire)
+    }
+
+    /// How many bytes came back through it.
+    pub(crate) fn answered(&self) -> u64 {
+        self.state.answered.load(Ordering::Acquire)
+    }
+}
+
+impl State {
+    fn set(&self, mode: Mode) {
+        let mut now = self.mode.lock().unwrap();
+        if *now != Mode::Closed {
+            *now = mode;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is stalled. False if it is closed.
+    fn passes(&self) -> bool {
+        let mode = self.mode.lock().unwrap();
+        *self.changed.wait_while(mode, |mode| *mode == Mode::Stalled).unwrap() == Mode::Open
+    }
+
+    fn keep(&self, stream: &TcpStream) {
+        self.streams.lock().unwrap().push(stream.try_clone().unwrap());
+    }
+
+    fn copy(&self, mut from: TcpStream, mut to: TcpStream, back: bool) {
+        let mut buffer = [0; 16_384];
+        while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+            if !self.passes() || to.write_all(&buffer[..bytes]).is_err() {
+                break;
+            }
+            if back {
+                self.answered.fetch_add(bytes as u64, Ordering::AcqRel);
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
