@@ -16,7 +16,7 @@ use omnipaxos::{
     ballot_leader_election::Ballot,
     messages::{
         Message,
-        ballot_leader_election::HeartbeatReply,
+        ballot_leader_election::{BLEMessage, HeartbeatMsg, HeartbeatReply},
         sequence_paxos::{PaxosMessage, PaxosMsg},
     },
 };
@@ -78,6 +78,10 @@ const STUCK: Duration = Duration::from_secs(1);
 /// Ballot numbers end here. Nobody gets there by elections, and to wrap would elect two leaders.
 const LAST_BALLOT: u32 = u32::MAX - 1_000;
 
+/// What a new node has promised to nobody. Without it, every new node would begin by leading, and each
+/// with a higher id depose the one before.
+const FIRST_BALLOT: Ballot = Ballot { config_id: CONFIGURATION, n: 1, priority: 0, pid: 0 };
+
 /// See the module.
 pub(crate) struct Node {
     pub(crate) own: u64,
@@ -107,6 +111,9 @@ pub(crate) struct Node {
     tick: Duration,
     ticks: u64,
     ticks_per_round: u64,
+    /// Answers to the heartbeats of this round, kept until it ends, and the promise when it began.
+    replies: Vec<Message<Entry>>,
+    promise_before: Ballot,
     /// Per peer how far it is, and since when.
     progress: BTreeMap<u32, (usize, BootTime)>,
     /// Why a message was dropped: said once.
@@ -130,11 +137,14 @@ impl Node {
             Some(bytes) => read_applied(&bytes)?,
             None => 0,
         };
-        let log = Log::open(&store)?;
+        let mut log = Log::open(&store)?;
         if applied < log.first() {
             let first = log.first();
             let context = format!("{applied} entries are applied, and the log begins at {first}");
             return Err(Error::new(ErrorKind::Corrupt, format!("{context}; restore this node")));
+        }
+        if log.promise().is_none() {
+            log.set_promise(FIRST_BALLOT);
         }
         let log = SharedLog::new(log);
         let ticks_per_round =
@@ -179,6 +189,8 @@ impl Node {
             tick: cluster.heartbeat,
             ticks: 0,
             ticks_per_round,
+            replies: vec![],
+            promise_before: Ballot::default(),
             progress: BTreeMap::new(),
             dropped: String::new(),
         })
@@ -368,7 +380,12 @@ impl Node {
             };
             seen.iter().for_each(|entry| self.machine.observe(entry.id(), now));
         }
-        self.paxos.handle_incoming(message);
+        match message {
+            Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
+                self.replies.push(message);
+            }
+            message => self.paxos.handle_incoming(message),
+        }
     }
 
     fn tick(&mut self, now: BootTime) -> Result<()> {
@@ -376,10 +393,12 @@ impl Node {
             let context = format!("the ballot numbers are used up at {}", self.promise.n);
             return Err(Error::new(ErrorKind::Fatal, context));
         }
-        self.paxos.tick();
         self.ticks += 1;
+        let ends_round = self.ticks.is_multiple_of(self.ticks_per_round);
+        let is_counted = ends_round && self.end_round();
+        self.paxos.tick();
         let states = self.paxos.get_ui_states();
-        if self.ticks.is_multiple_of(self.ticks_per_round) {
+        if is_counted {
             self.neighbours = states.heartbeats;
             let is_majority = (self.neighbours.len() + 1) * 2 > self.members.len();
             self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
@@ -387,6 +406,19 @@ impl Node {
         self.waiting.expire(now - PATIENCE, "no majority has answered in time");
         self.prod(&states.cluster_state.accepted_indexes, now);
         Ok(())
+    }
+
+    /// Hands over the answers to the heartbeats of the round that ends. Not those of one in which
+    /// another node stood for election: they are from before that, and would have this node stand as
+    /// well, with a higher ballot, and depose the other as soon as it is elected.
+    fn end_round(&mut self) -> bool {
+        let promise = self.paxos.get_promise();
+        let is_quiet = promise == self.promise_before || promise.pid == self.own;
+        self.promise_before = promise;
+        for reply in self.replies.drain(..).filter(|_| is_quiet) {
+            self.paxos.handle_incoming(reply);
+        }
+        is_quiet
     }
 
     /// Tells peers that are there and get nowhere to ask for what they lack.
