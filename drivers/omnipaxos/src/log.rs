@@ -63,7 +63,7 @@ impl Log {
             promise: read(store, PROMISE)?,
             accepted: read(store, ACCEPTED)?,
             decided: index(read(store, DECIDED)?)?,
-            stop_sign: read(store, STOP_SIGN)?,
+            stop_sign: read::<Option<StopSign>>(store, STOP_SIGN)?.flatten(),
             first: index(read(store, FIRST)?)?,
             ..Self::default()
         };
