@@ -24,7 +24,7 @@ pub use query::{Answer, Query, answer};
 pub use record::{ReignRecord, Stage};
 pub use reject::Reject;
 pub use session::RETENTION;
-pub use view::{Effect, Entry, View};
+pub use view::{Effect, Entry, Overlay, View};
 
 #[cfg(test)]
 mod lease_model_test;

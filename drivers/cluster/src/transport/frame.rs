@@ -1,0 +1,108 @@
+use bytes::Bytes;
+use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+
+use super::{Sender, proto::Frame};
+
+/// The format of the frames and their bodies.
+pub const VERSION: u32 = 1;
+
+/// The largest body of a message.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// The largest message: a body, and what is around it.
+pub(super) const MAX_FRAME_BYTES: usize = MAX_BODY_BYTES + 1_024;
+
+/// What this node writes on its messages, and looks for on those of others.
+pub(super) struct Envelope {
+    pub(super) cluster: String,
+    pub(super) node: u32,
+    pub(super) id: NodeId,
+}
+
+impl Envelope {
+    pub(super) fn wrap(&self, to: u32, kind: u32, body: Bytes) -> Result<Frame> {
+        if body.len() > MAX_BODY_BYTES {
+            let context = format!(
+                "a message of {} bytes to peer {to} is too large; {MAX_BODY_BYTES} is the most",
+                body.len()
+            );
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        Ok(Frame {
+            version: VERSION,
+            cluster: self.cluster.clone(),
+            from: self.node,
+            to,
+            kind,
+            body,
+            identity: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
+        })
+    }
+
+    /// Who sent the frame and what is in it, or why it is refused.
+    pub(super) fn open(&self, frame: Frame) -> Result<(Sender, Bytes), String> {
+        let Frame { version, cluster, from, to, .. } = &frame;
+        if *version != VERSION {
+            return Err(format!(
+                "node {from} speaks format {version}, node {} speaks {VERSION}; run releases that \
+                 go together",
+                self.node
+            ));
+        }
+        if *cluster != self.cluster {
+            return Err(format!(
+                "node {from} belongs to the cluster {cluster:?}, node {} to {:?}; check `peers` \
+                 and `cluster` of both",
+                self.node, self.cluster
+            ));
+        }
+        if *to != self.node {
+            return Err(format!(
+                "node {from} takes this for node {to}, but it is node {}; the peer lists differ",
+                self.node
+            ));
+        }
+        if *from == self.node || *from == 0 {
+            return Err(format!("another node calls itself {from}; each needs an id of its own"));
+        }
+        let Ok(identity) = <[u8; 16]>::try_from(&frame.identity[..]) else {
+            return Err(format!("node {from} has an identity that is not 16 bytes long"));
+        };
+        let id = NodeId(u128::from_be_bytes(identity));
+        Ok((Sender { node: *from, id }, frame.body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(cluster: &str, node: u32) -> Envelope {
+        Envelope { cluster: cluster.into(), node, id: NodeId(node.into()) }
+    }
+
+    #[test]
+    fn a_frame_is_opened_only_by_whom_it_is_for() {
+        let (one, two) = (envelope("a", 1), envelope("a", 2));
+        let frame = one.wrap(2, 7, Bytes::from_static(b"body")).unwrap();
+        let (sender, body) = two.open(frame.clone()).unwrap();
+        assert_eq!(sender, Sender { node: 1, id: NodeId(1) });
+        assert_eq!(&body[..], b"body");
+        let refused = |frame: Frame, text: &str| {
+            let reason = two.open(frame).unwrap_err();
+            assert!(reason.contains(text), "{reason}");
+        };
+        refused(Frame { version: 2, ..frame.clone() }, "speaks format 2");
+        refused(Frame { cluster: "b".into(), ..frame.clone() }, "the cluster \"b\"");
+        refused(Frame { to: 3, ..frame.clone() }, "takes this for node 3");
+        refused(Frame { from: 2, ..frame.clone() }, "calls itself 2");
+        refused(Frame { identity: Bytes::new(), ..frame }, "16 bytes");
+    }
+
+    #[test]
+    fn a_body_beyond_the_bound_is_not_sent() {
+        let body = Bytes::from(vec![0; MAX_BODY_BYTES + 1]);
+        let error = envelope("a", 1).wrap(2, 0, body).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Invalid);
+    }
+}

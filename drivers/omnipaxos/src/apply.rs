@@ -1,0 +1,128 @@
+//! What was decided, applied in order; and the log, kept short.
+
+use tsoracle_cluster::{LogEntry, Machine, snapshot};
+use tsoracle_core::{
+    BootTime, Error, ErrorKind, Result,
+    state::{self, Query},
+};
+
+use crate::{
+    entry::{Entry, Image},
+    node::{Node, read_applied},
+};
+
+/// Entries that are applied in one commit of the store, at most.
+const MOST_APPLIED: usize = 256;
+
+/// How many entries are kept for peers that were away for a moment, and their bytes. One that lacks
+/// more gets the whole state.
+const KEPT: usize = 4_096;
+const KEPT_BYTES: usize = 16 << 20;
+
+/// How many entries are let go of at once.
+const CUT: usize = 256;
+
+impl Node {
+    /// Applies everything that was decided, and answers those who waited for it.
+    ///
+    /// # Errors
+    /// `Corrupt` if something decided is missing or cannot be read, and those of the store.
+    pub(crate) fn settle(&mut self, now: BootTime) -> Result<()> {
+        let arrived = self.log.borrow_mut().take_arrived();
+        for arrived in arrived {
+            if let Some(image) = arrived.image {
+                self.install(image, now)?;
+            }
+            for (part, entries) in arrived.entries.chunks(MOST_APPLIED).enumerate() {
+                self.apply(arrived.from + part * MOST_APPLIED, entries, now)?;
+            }
+        }
+        let decided = self.log.borrow().decided();
+        while self.applied < decided {
+            let from = self.applied;
+            let entries = self.log.borrow().range(from, decided.min(from + MOST_APPLIED));
+            if entries.is_empty() {
+                return Err(missing(from));
+            }
+            self.apply(from, &entries, now)?;
+        }
+        self.cut();
+        Ok(())
+    }
+
+    /// Applies entries, the first of which has index `from`. Those that are applied already are left
+    /// out.
+    fn apply(&mut self, from: usize, entries: &[Entry], now: BootTime) -> Result<()> {
+        if from > self.applied {
+            return Err(missing(self.applied));
+        }
+        let entries = entries.iter().skip(self.applied - from).map(Entry::decode);
+        let entries = entries.collect::<Result<Vec<LogEntry>>>()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let applied = self.applied + entries.len();
+        let mark = (applied as u64).to_be_bytes();
+        // The log has them until this is durable: what is cut from it is written with a sync.
+        let answers = self.machine.apply_unsynced(&self.store, &entries, now, &mark, [])?;
+        self.applied = applied;
+        for (LogEntry { id, epoch, .. }, committed) in entries.into_iter().zip(answers) {
+            self.was_applied(id, epoch);
+            let Some(waiter) = self.waiting.take(id) else { continue };
+            // A caller that has gone does not undo what was done for it.
+            if let Some(reply) = waiter.commit {
+                let _ = reply.send(Ok(committed));
+            }
+            for (query, reply) in waiter.reads {
+                let _ = reply.send(self.read(&query)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A query that cannot be answered since the store fails is an error of the node as well.
+    fn read(&self, query: &Query) -> Result<Result<state::Answer>> {
+        Ok(Ok(state::answer(&self.store, query)?))
+    }
+
+    /// Takes in another node's state, unless this node is further already.
+    fn install(&mut self, image: Image, now: BootTime) -> Result<()> {
+        let Some(first) = image.chunks.first() else { return Ok(()) };
+        let mark = snapshot::header(first)?;
+        let applied = read_applied(&mark)?;
+        if applied <= self.applied {
+            return Ok(());
+        }
+        tracing::info!(from = self.applied, to = applied, "taking in the state of another node");
+        let chunks = image.chunks.into_iter().map(Ok);
+        snapshot::install(&self.store, chunks, [Machine::mark(&mark)])?;
+        self.machine.reload(&self.store, now)?;
+        self.applied = applied;
+        Ok(())
+    }
+
+    /// Lets go of the oldest entries once there are too many. Each node does so for itself.
+    fn cut(&mut self) {
+        let (first, end, bytes) = {
+            let log = self.log.borrow();
+            (log.first(), log.end().min(log.decided()).min(self.applied), log.bytes())
+        };
+        let count = end.saturating_sub(first);
+        let cut = match (count, bytes) {
+            (count, _) if count >= KEPT + CUT => CUT,
+            (count, bytes) if bytes > KEPT_BYTES => count.div_ceil(4),
+            _ => return,
+        };
+        // What cannot be cut now is cut later.
+        if cut > 0
+            && let Err(error) = self.paxos.snapshot(Some(first + cut), true)
+        {
+            tracing::warn!(%error, first, cut, "the log was not cut");
+        }
+    }
+}
+
+fn missing(index: usize) -> Error {
+    let context = format!("entry {index} was decided, and is missing; restore this node");
+    Error::new(ErrorKind::Corrupt, context)
+}

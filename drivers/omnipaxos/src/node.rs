@@ -1,0 +1,553 @@
+//! The node: one thread that owns OmniPaxos and the store.
+//!
+//! It works in rounds. A round takes everything that has come, lets OmniPaxos handle it, appends what
+//! is to be committed, applies what was decided, makes durable in one commit whatever has changed,
+//! and only then sends what tells of it.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use omnipaxos::{
+    ClusterConfig, OmniPaxos, OmniPaxosConfig, ServerConfig,
+    ballot_leader_election::Ballot,
+    messages::{
+        Message,
+        ballot_leader_election::{BLEMessage, HeartbeatMsg, HeartbeatReply},
+        sequence_paxos::{PaxosMessage, PaxosMsg},
+    },
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tsoracle_cluster::{Addresses, Cluster, Identity, LogEntry, Machine, transport::Sender};
+use tsoracle_core::{
+    BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, Result, SystemClock,
+    state::{Answer, Command, Query},
+};
+use tsoracle_store::Store;
+
+use crate::{
+    entry::Entry,
+    leave::Leaving,
+    log::Log,
+    office::Office,
+    peers::{CONFIGURATION, Peers},
+    storage::SharedLog,
+    waiting::{Waiter, Waiting},
+    wire::{self, Said},
+};
+
+/// What a caller asks for.
+pub(crate) enum Job {
+    Commit { epoch: Epoch, commands: Vec<Command>, reply: oneshot::Sender<Result<Committed>> },
+    Read { query: Query, reply: oneshot::Sender<Result<Answer>> },
+    Stop,
+}
+
+/// What comes from the peers.
+pub(crate) enum Event {
+    /// A message of the stream.
+    Body { sender: Sender, body: Bytes },
+    /// A call.
+    Call { sender: Sender, kind: u32, body: Bytes, reply: oneshot::Sender<Result<Bytes>> },
+    /// The stream to a peer stands.
+    Connected { peer: u32 },
+    /// By which id a peer knows this node.
+    Known { peer: u32, known: tsoracle_core::NodeId },
+    /// A state has come to a peer, or has not.
+    Carried { peer: u32, transfer: u64, carried: Result<()> },
+}
+
+/// What one round takes at most, of each kind.
+const MOST: usize = 1_024;
+
+/// How long a commit may wait for a majority before its caller is told that it is uncertain.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// After how many ticks a message that was not answered is sent again.
+const RESEND_TICKS: u64 = 8;
+
+/// For how long a peer is not asked again for what a state that was carried to it has answered.
+const CARRIED: Duration = Duration::from_secs(2);
+
+/// After how long without progress a peer is told to ask for what it lacks.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Ballot numbers end here. Nobody gets there by elections, and to wrap would elect two leaders.
+const LAST_BALLOT: u32 = u32::MAX - 1_000;
+
+/// What a new node has promised to nobody. Without it, every new node would begin by leading, and each
+/// with a higher id depose the one before.
+const FIRST_BALLOT: Ballot = Ballot { config_id: CONFIGURATION, n: 1, priority: 0, pid: 0 };
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) own: u64,
+    pub(crate) members: BTreeMap<u32, Addresses>,
+    pub(crate) store: Store,
+    pub(crate) identity: Identity,
+    pub(crate) machine: Machine,
+    pub(crate) log: SharedLog,
+    pub(crate) paxos: OmniPaxos<Entry, SharedLog>,
+    pub(crate) peers: Peers,
+    pub(crate) waiting: Waiting,
+    /// How many entries are applied. More than are decided here, once a state was taken in.
+    pub(crate) applied: usize,
+    /// The highest epoch of all entries applied.
+    pub(crate) epoch: Epoch,
+    pub(crate) office: Office,
+    pub(crate) promise: Ballot,
+    /// Who answered in the last round of heartbeats.
+    pub(crate) neighbours: Vec<HeartbeatReply>,
+    /// For how many of these rounds no majority has answered.
+    pub(crate) missed: u32,
+    /// How long a round of heartbeats takes.
+    pub(crate) heartbeats: Duration,
+    pub(crate) lead: Option<watch::Sender<Leadership>>,
+    pub(crate) leaving: Option<Leaving>,
+    failed: Option<Error>,
+    tick: Duration,
+    ticks: u64,
+    ticks_per_round: u64,
+    /// Answers to the heartbeats of this round, kept until it ends, and the promise when it began.
+    replies: Vec<Message<Entry>>,
+    promise_before: Ballot,
+    /// Per peer how far it is, and since when.
+    progress: BTreeMap<u32, (usize, BootTime)>,
+    /// Why a message was dropped: said once.
+    dropped: String,
+}
+
+impl Node {
+    /// The node over what the store holds.
+    ///
+    /// # Errors
+    /// `Corrupt` if the log cannot be read, and those of the store.
+    pub(crate) fn new(
+        cluster: &Cluster,
+        store: Store,
+        identity: Identity,
+        peers: Peers,
+        lead: watch::Sender<Leadership>,
+    ) -> Result<Self> {
+        let machine = Machine::open(&store, SystemClock.now().boot)?;
+        let applied = match Machine::applied(&store)? {
+            Some(bytes) => read_applied(&bytes)?,
+            None => 0,
+        };
+        let mut log = Log::open(&store)?;
+        if applied < log.first() {
+            let first = log.first();
+            let context = format!("{applied} entries are applied, and the log begins at {first}");
+            return Err(Error::new(ErrorKind::Corrupt, format!("{context}; restore this node")));
+        }
+        if log.promise().is_none() {
+            log.set_promise(FIRST_BALLOT);
+        }
+        let log = SharedLog::new(log);
+        let ticks_per_round =
+            cluster.election.as_nanos().div_ceil(2 * cluster.heartbeat.as_nanos()) as u64;
+        let config = OmniPaxosConfig {
+            cluster_config: ClusterConfig {
+                configuration_id: CONFIGURATION,
+                nodes: cluster.members.keys().copied().map(u64::from).collect(),
+                flexible_quorum: None,
+            },
+            server_config: ServerConfig {
+                pid: cluster.node.into(),
+                election_tick_timeout: ticks_per_round,
+                resend_message_tick_timeout: RESEND_TICKS,
+                buffer_size: MOST,
+                ..ServerConfig::default()
+            },
+        };
+        let paxos = config.build(log.clone()).map_err(|source| {
+            Error::new(ErrorKind::Config, format!("OmniPaxos takes no such cluster: {source}"))
+        })?;
+        Ok(Self {
+            own: cluster.node.into(),
+            members: cluster.members.clone(),
+            store,
+            identity,
+            machine,
+            log,
+            promise: paxos.get_promise(),
+            paxos,
+            peers,
+            waiting: Waiting::default(),
+            applied,
+            epoch: Epoch::default(),
+            office: Office::None,
+            neighbours: vec![],
+            missed: 0,
+            heartbeats: cluster.heartbeat * ticks_per_round as u32,
+            lead: Some(lead),
+            leaving: None,
+            failed: None,
+            tick: cluster.heartbeat,
+            ticks: 0,
+            ticks_per_round,
+            replies: vec![],
+            promise_before: Ballot::default(),
+            progress: BTreeMap::new(),
+            dropped: String::new(),
+        })
+    }
+
+    /// Works until told to stop, or until nobody is left who could.
+    pub(crate) async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Job>,
+        mut events: mpsc::Receiver<Event>,
+    ) -> Result<()> {
+        let (mut asked, mut heard) = (Vec::new(), Vec::new());
+        let mut tick_at = SystemClock.now().boot;
+        while !self.leaving.as_ref().is_some_and(Leaving::has_ended) {
+            tokio::select! {
+                count = jobs.recv_many(&mut asked, MOST) => if count == 0 { break },
+                _ = events.recv_many(&mut heard, MOST) => {}
+                () = SystemClock.sleep_until(tick_at) => {}
+            }
+            // Whatever came on the other queue meanwhile goes along. A clock that ticks before what
+            // has come is heard would take the others for dead after every stall of this node.
+            asked.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(MOST));
+            heard.extend(std::iter::from_fn(|| events.try_recv().ok()).take(MOST));
+            let now = SystemClock.now().boot;
+            let is_due = now >= tick_at;
+            if is_due {
+                tick_at = now + self.tick;
+            }
+            self.round(asked.drain(..), heard.drain(..), is_due, now);
+        }
+        // Whatever is asked for now was not begun.
+        jobs.close();
+        let stopped = Error::new(ErrorKind::Unavailable, "the driver has stopped");
+        while let Ok(job) = jobs.try_recv() {
+            self.refuse(job, &stopped);
+        }
+        self.end().await
+    }
+
+    /// One round; the first error or panic is final.
+    fn round(
+        &mut self,
+        jobs: impl Iterator<Item = Job>,
+        events: impl Iterator<Item = Event>,
+        is_due: bool,
+        now: BootTime,
+    ) {
+        if let Some(error) = &self.failed {
+            let error = error.duplicate();
+            jobs.for_each(|job| self.refuse(job, &error));
+            return events.for_each(drop);
+        }
+        let round = || self.try_round(jobs, events, is_due, now);
+        let outcome = catch_unwind(AssertUnwindSafe(round)).unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Fatal, "the consensus library panicked, or this driver did"))
+        });
+        if let Err(error) = outcome {
+            self.fail(&error);
+        }
+    }
+
+    fn try_round(
+        &mut self,
+        jobs: impl Iterator<Item = Job>,
+        events: impl Iterator<Item = Event>,
+        is_due: bool,
+        now: BootTime,
+    ) -> Result<()> {
+        for event in events {
+            self.hear(event, now)?;
+        }
+        if is_due {
+            self.tick(now)?;
+        }
+        self.mind_office(now)?;
+        self.submit(jobs, now)?;
+        self.settle(now)?;
+        self.announce(now);
+        self.send()?;
+        self.leave(now);
+        Ok(())
+    }
+
+    /// Serves no more. What was submitted may or may not be decided by the others.
+    fn fail(&mut self, error: &Error) {
+        tracing::error!(%error, "this node failed; it takes no part any more");
+        let kind = match error.kind() {
+            ErrorKind::Corrupt => ErrorKind::Corrupt,
+            _ => ErrorKind::Fatal,
+        };
+        self.failed = Some(Error::new(kind, format!("the node has failed for good: {error}")));
+        self.office = Office::None;
+        self.lead = None;
+        self.waiting.give_up(&format!("the node failed before it knew the outcome: {error}"));
+        self.peers.drop_carrying();
+        if let Some(leaving) = &mut self.leaving {
+            leaving.end();
+        }
+    }
+
+    fn refuse(&mut self, job: Job, error: &Error) {
+        // Whoever has gone does not need to be told.
+        match job {
+            Job::Commit { reply, .. } => drop(reply.send(Err(error.duplicate()))),
+            Job::Read { reply, .. } => drop(reply.send(Err(error.duplicate()))),
+            Job::Stop => self.leaving = Some(Leaving::at_once()),
+        }
+    }
+
+    fn hear(&mut self, event: Event, now: BootTime) -> Result<()> {
+        match event {
+            Event::Body { sender, body } => {
+                match self.peers.take(&self.store, sender, &body, now) {
+                    Ok(None) => {}
+                    Ok(Some(Said::Hello)) => self.paxos.reconnected(sender.node.into()),
+                    Ok(Some(Said::TakeOver)) => self.stand(sender.node),
+                    Ok(Some(Said::Message(message))) => self.handle(sender.node, message, now),
+                    Err(error) => self.note_dropped(sender, error)?,
+                }
+            }
+            Event::Call { sender, kind, body, reply } => {
+                let answer = self.answer(sender, kind, &body, now)?;
+                // The peer may have given up.
+                let _ = reply.send(answer);
+            }
+            Event::Connected { peer } => {
+                self.peers.connected(peer);
+                self.paxos.reconnected(peer.into());
+            }
+            Event::Known { peer, known } => self.peers.known_as(peer, known)?,
+            Event::Carried { peer, transfer, carried } => {
+                let transfer = (peer, transfer);
+                self.peers.carried(&self.store, self.applied, transfer, carried, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is not sound is dropped, and said once; anything else has failed here.
+    fn note_dropped(&mut self, sender: Sender, error: Error) -> Result<()> {
+        if !matches!(error.kind(), ErrorKind::Config | ErrorKind::Invalid) {
+            return Err(error);
+        }
+        let reason = error.to_string();
+        if self.dropped != reason {
+            tracing::warn!(peer = sender.node, reason, "what a peer says is not listened to");
+            self.dropped = reason;
+        }
+        Ok(())
+    }
+
+    /// Answers a call, unless something failed here.
+    fn answer(
+        &mut self,
+        sender: Sender,
+        kind: u32,
+        body: &[u8],
+        now: BootTime,
+    ) -> Result<Result<Bytes>> {
+        let recognized = self.peers.recognize(&self.store, sender);
+        if let Err(error) = recognized {
+            self.note_dropped(sender, error.duplicate())?;
+            // It is told by which id it is known: it must not take part under another one.
+            return Ok(match (kind, self.peers.known(sender.node)) {
+                (wire::GREET, Some(known)) => Ok(Bytes::copy_from_slice(&known.0.to_be_bytes())),
+                _ => Err(error),
+            });
+        }
+        Ok(match kind {
+            wire::GREET => Ok(Bytes::copy_from_slice(&sender.id.0.to_be_bytes())),
+            wire::CHUNK => self.peers.take_chunk(sender.node, body, now),
+            other => Err(Error::new(ErrorKind::Invalid, format!("no call is of kind {other}"))),
+        })
+    }
+
+    fn handle(&mut self, peer: u32, message: Message<Entry>, now: BootTime) {
+        let leads = self.paxos.get_current_leader() == Some((self.own, true));
+        if let Message::SequencePaxos(PaxosMessage { msg, .. }) = &message {
+            let seen = match msg {
+                PaxosMsg::AcceptDecide(accept) => &accept.entries[..],
+                PaxosMsg::AcceptSync(sync) => &sync.log_sync.suffix[..],
+                // Answered by the state that is on its way, and by what follows it.
+                PaxosMsg::Promise(_) if leads && self.peers.is_carrying(peer, now, CARRIED) => {
+                    return;
+                }
+                _ => &[],
+            };
+            seen.iter().for_each(|entry| self.machine.observe(entry.id(), now));
+        }
+        match message {
+            Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
+                self.replies.push(message);
+            }
+            message => self.paxos.handle_incoming(message),
+        }
+    }
+
+    fn tick(&mut self, now: BootTime) -> Result<()> {
+        if self.promise.n >= LAST_BALLOT {
+            let context = format!("the ballot numbers are used up at {}", self.promise.n);
+            return Err(Error::new(ErrorKind::Fatal, context));
+        }
+        self.ticks += 1;
+        let ends_round = self.ticks.is_multiple_of(self.ticks_per_round);
+        let is_counted = ends_round && self.end_round();
+        self.paxos.tick();
+        let states = self.paxos.get_ui_states();
+        if is_counted {
+            self.neighbours = states.heartbeats;
+            let is_majority = (self.neighbours.len() + 1) * 2 > self.members.len();
+            self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
+        }
+        self.waiting.expire(now - PATIENCE, "no majority has answered in time");
+        self.prod(&states.cluster_state.accepted_indexes, now);
+        Ok(())
+    }
+
+    /// Hands over the answers to the heartbeats of the round that ends. Not those of one in which
+    /// another node stood for election: they are from before that, and would have this node stand as
+    /// well, with a higher ballot, and depose the other as soon as it is elected.
+    fn end_round(&mut self) -> bool {
+        let promise = self.paxos.get_promise();
+        let is_quiet = promise == self.promise_before || promise.pid == self.own;
+        self.promise_before = promise;
+        for reply in self.replies.drain(..).filter(|_| is_quiet) {
+            self.paxos.handle_incoming(reply);
+        }
+        is_quiet
+    }
+
+    /// Tells peers that are there and get nowhere to ask for what they lack.
+    ///
+    /// Whatever went wrong between them and this leader ends with that, an overtaking of messages by
+    /// those of a new stream included.
+    fn prod(&mut self, accepted: &[usize], now: BootTime) {
+        let end = self.log.borrow().end();
+        for &peer in self.members.keys().filter(|peer| u64::from(**peer) != self.own) {
+            let at = accepted.get(peer as usize).copied().unwrap_or(end);
+            let (before, since) = self.progress.entry(peer).or_insert((at, now));
+            let is_well = matches!(self.office, Office::None)
+                || at == end
+                || at != *before
+                || !self.peers.is_heard(peer, now, self.heartbeats * 2)
+                || self.peers.is_carrying(peer, now, CARRIED);
+            if is_well {
+                (*before, *since) = (at, now);
+            } else if now.since(*since) > STUCK {
+                *since = now;
+                tracing::debug!(peer, at, end, "the peer gets nowhere");
+                self.peers.begin_session(peer);
+            }
+        }
+    }
+
+    /// Takes jobs. Everything is appended to the log, in the order in which it was asked for; reads
+    /// wait for the last of what is appended now, or for an entry that does nothing.
+    fn submit(&mut self, jobs: impl Iterator<Item = Job>, now: BootTime) -> Result<()> {
+        let (mut reads, mut last) = (Vec::new(), None);
+        for job in jobs {
+            match job {
+                Job::Stop => drop(self.leaving.get_or_insert_with(|| Leaving::begin(now))),
+                Job::Commit { epoch, reply, commands } => match self.admit(Some(epoch), now) {
+                    Err(error) => drop(reply.send(Err(error))),
+                    Ok(epoch) => {
+                        if let Some((entry, waiter)) = last.take() {
+                            self.waiting.add(entry, now, waiter);
+                        }
+                        let entry = self.append(epoch, commands, now)?;
+                        last = Some((entry, Waiter { commit: Some(reply), reads: vec![] }));
+                    }
+                },
+                Job::Read { query, reply } => match self.admit(None, now) {
+                    Err(error) => drop(reply.send(Err(error))),
+                    Ok(epoch) => reads.push((epoch, (query, reply))),
+                },
+            }
+        }
+        if let (None, Some((epoch, _))) = (&last, reads.first()) {
+            let entry = self.append(*epoch, vec![], now)?;
+            last = Some((entry, Waiter::default()));
+        }
+        if let Some((entry, mut waiter)) = last {
+            waiter.reads = reads.into_iter().map(|(_, asked)| asked).collect();
+            self.waiting.add(entry, now, waiter);
+        }
+        Ok(())
+    }
+
+    /// Appends an entry to the log of the leader, which this node is.
+    pub(crate) fn append(
+        &mut self,
+        epoch: Epoch,
+        commands: Vec<Command>,
+        now: BootTime,
+    ) -> Result<tsoracle_cluster::EntryId> {
+        let id = self.identity.next_entry();
+        let entry = Entry::new(&LogEntry { id, epoch, commands })?;
+        self.machine.observe(id, now);
+        match self.paxos.append(entry) {
+            Ok(()) => Ok(id),
+            Err(refused) => {
+                let context = format!("OmniPaxos refused an entry: {refused:?}");
+                Err(Error::new(ErrorKind::Fatal, context))
+            }
+        }
+    }
+
+    /// Makes durable what has changed, and sends what tells of it.
+    ///
+    /// Entries on their way to the followers need not wait for this node's own disk: its vote counts
+    /// only in a later round, when they are durable here, and a leader that loses them in a crash
+    /// has promised nothing by having sent them, since it never leads under that ballot again.
+    fn send(&mut self) -> Result<()> {
+        let mut messages = Vec::new();
+        self.paxos.take_outgoing_messages(&mut messages);
+        let may_precede = |message: &Message<Entry>| match message {
+            Message::BLE(_) => true,
+            Message::SequencePaxos(PaxosMessage { msg, .. }) => {
+                matches!(msg, PaxosMsg::AcceptDecide(_) | PaxosMsg::Decide(_))
+            }
+        };
+        let precede = self.log.borrow().has_only_appended() && messages.iter().all(may_precede);
+        if !precede && self.log.borrow().is_urgent() {
+            self.persist()?;
+        }
+        for message in messages {
+            self.peers.send(&self.store, self.applied, message)?;
+        }
+        if precede && self.log.borrow().is_urgent() {
+            self.persist()?;
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self) -> Result<()> {
+        let writes = self.log.borrow_mut().take_writes();
+        self.store.write(writes)
+    }
+
+    /// Lets go of everything. On return the directory and the address can be used again.
+    async fn end(mut self) -> Result<()> {
+        self.lead = None;
+        self.waiting.give_up("the driver stopped before it knew the outcome");
+        // What is applied is worked out again after a crash; after a stop it need not be.
+        let persisted = if self.failed.is_none() { self.persist() } else { Ok(()) };
+        let Self { peers, store, .. } = self;
+        peers.close().await;
+        drop(store);
+        persisted
+    }
+}
+
+/// How far a state is, as it is stored with it.
+pub(crate) fn read_applied(bytes: &[u8]) -> Result<usize> {
+    let number = bytes.try_into().ok().map(u64::from_be_bytes);
+    number.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| {
+        let context = "how far the state is cannot be read; restore this node";
+        Error::new(ErrorKind::Corrupt, context)
+    })
+}

@@ -1,0 +1,142 @@
+//! The log, as OmniPaxos sees it.
+
+use std::{
+    cell::{Ref, RefCell, RefMut},
+    rc::Rc,
+};
+
+use omnipaxos::{
+    ballot_leader_election::Ballot,
+    storage::{StopSign, Storage, StorageOp, StorageResult},
+};
+
+use crate::{
+    entry::{Entry, Snapshot},
+    log::Log,
+};
+
+/// A handle on the log: OmniPaxos has one, and the driver another.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedLog(Rc<RefCell<Log>>);
+
+impl SharedLog {
+    pub(crate) fn new(log: Log) -> Self {
+        Self(Rc::new(RefCell::new(log)))
+    }
+
+    pub(crate) fn borrow(&self) -> Ref<'_, Log> {
+        self.0.borrow()
+    }
+
+    pub(crate) fn borrow_mut(&self) -> RefMut<'_, Log> {
+        self.0.borrow_mut()
+    }
+}
+
+impl Storage<Entry> for SharedLog {
+    /// All is staged, and the driver writes what is staged in one commit: so this is atomic.
+    fn write_atomically(&mut self, operations: Vec<StorageOp<Entry>>) -> StorageResult<()> {
+        for operation in operations {
+            match operation {
+                StorageOp::AppendEntry(entry) => self.append_entry(entry)?,
+                StorageOp::AppendEntries(entries) => self.append_entries(entries)?,
+                StorageOp::AppendOnPrefix(from, entries) => self.append_on_prefix(from, entries)?,
+                StorageOp::SetPromise(ballot) => self.set_promise(ballot)?,
+                StorageOp::SetDecidedIndex(index) => self.set_decided_idx(index)?,
+                StorageOp::SetAcceptedRound(ballot) => self.set_accepted_round(ballot)?,
+                StorageOp::SetCompactedIdx(index) => self.set_compacted_idx(index)?,
+                StorageOp::Trim(index) => self.trim(index)?,
+                StorageOp::SetStopsign(stop_sign) => self.set_stopsign(stop_sign)?,
+                StorageOp::SetSnapshot(snapshot) => self.set_snapshot(snapshot)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn append_entry(&mut self, entry: Entry) -> StorageResult<()> {
+        self.append_entries(vec![entry])
+    }
+
+    fn append_entries(&mut self, entries: Vec<Entry>) -> StorageResult<()> {
+        self.borrow_mut().append(entries);
+        Ok(())
+    }
+
+    fn append_on_prefix(&mut self, from: usize, entries: Vec<Entry>) -> StorageResult<()> {
+        Ok(self.borrow_mut().replace(from, entries)?)
+    }
+
+    fn set_promise(&mut self, ballot: Ballot) -> StorageResult<()> {
+        self.borrow_mut().set_promise(ballot);
+        Ok(())
+    }
+
+    fn set_decided_idx(&mut self, index: usize) -> StorageResult<()> {
+        self.borrow_mut().set_decided(index);
+        Ok(())
+    }
+
+    fn get_decided_idx(&self) -> StorageResult<usize> {
+        Ok(self.borrow().decided())
+    }
+
+    fn set_accepted_round(&mut self, ballot: Ballot) -> StorageResult<()> {
+        self.borrow_mut().set_accepted(ballot);
+        Ok(())
+    }
+
+    fn get_accepted_round(&self) -> StorageResult<Option<Ballot>> {
+        Ok(self.borrow().accepted())
+    }
+
+    fn get_entries(&self, from: usize, to: usize) -> StorageResult<Vec<Entry>> {
+        Ok(self.borrow().range(from, to))
+    }
+
+    fn get_log_len(&self) -> StorageResult<usize> {
+        let log = self.borrow();
+        Ok(log.end() - log.first())
+    }
+
+    fn get_suffix(&self, from: usize) -> StorageResult<Vec<Entry>> {
+        let log = self.borrow();
+        Ok(log.range(from, log.end()))
+    }
+
+    fn get_promise(&self) -> StorageResult<Option<Ballot>> {
+        Ok(self.borrow().promise())
+    }
+
+    fn set_stopsign(&mut self, stop_sign: Option<StopSign>) -> StorageResult<()> {
+        self.borrow_mut().set_stop_sign(stop_sign);
+        Ok(())
+    }
+
+    fn get_stopsign(&self) -> StorageResult<Option<StopSign>> {
+        Ok(self.borrow().stop_sign())
+    }
+
+    fn trim(&mut self, index: usize) -> StorageResult<()> {
+        self.borrow_mut().trim(index);
+        Ok(())
+    }
+
+    /// What is trimmed is what is compacted: the library does both together.
+    fn set_compacted_idx(&mut self, index: usize) -> StorageResult<()> {
+        self.borrow_mut().trim(index);
+        Ok(())
+    }
+
+    fn get_compacted_idx(&self) -> StorageResult<usize> {
+        Ok(self.borrow().first())
+    }
+
+    fn set_snapshot(&mut self, snapshot: Option<Snapshot>) -> StorageResult<()> {
+        self.borrow_mut().set_snapshot(snapshot);
+        Ok(())
+    }
+
+    fn get_snapshot(&self) -> StorageResult<Option<Snapshot>> {
+        Ok(self.borrow().snapshot())
+    }
+}

@@ -1,0 +1,202 @@
+//! The conformance suite over a cluster of three nodes in this process.
+//!
+//! Clusters of processes, which are killed, paused and cut off, have a rig of their own.
+
+mod common;
+
+use std::{fs, process::ExitCode, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::JoinHandle,
+};
+use tsoracle_conformance::{Ability, Harness, Place, run};
+use tsoracle_core::{ConsensusDriver, Error, ErrorKind, Leadership, Result};
+
+use self::common::Nodes;
+
+/// Slow enough that no node of a loaded machine is taken for dead.
+const OPTIONS: &str = "&heartbeat=50ms&election=1s";
+
+fn main() -> ExitCode {
+    run(Clusters)
+}
+
+struct Clusters;
+
+#[async_trait]
+impl Harness for Clusters {
+    fn lacks(&self, ability: Ability) -> Option<String> {
+        let reason = match ability {
+            Ability::Reopen
+            | Ability::Crash
+            | Ability::Contend
+            | Ability::CutOff
+            | Ability::Damage
+            | Ability::Configure => return None,
+            Ability::Lock => "several nodes of a place are open at once",
+            Ability::Store => "the state is behind a log",
+            Ability::Process => "the nodes of a place are in this process",
+            Ability::LosePower | Ability::FailStorage => {
+                "a directory's disk cannot be told to fail; the store's own tests do that"
+            }
+            Ability::Cluster | Ability::Pause | Ability::Partition => {
+                "clusters of processes have a rig of their own"
+            }
+        };
+        Some(reason.into())
+    }
+
+    async fn place(&self) -> Result<Box<dyn Place>> {
+        let nodes = Nodes::new(3, OPTIONS).await;
+        let cluster = Cluster { nodes, opened: vec![] };
+        let cluster = Arc::new(Mutex::new(cluster));
+        let warden = tokio::spawn(keep_others_from_leading(cluster.clone()));
+        Ok(Box::new(ThreeNodes { cluster, warden }))
+    }
+}
+
+/// Three nodes, all running from the first opening on. The driver that is opened is that of the one
+/// that leads; a contender's is that of one that follows.
+struct ThreeNodes {
+    cluster: Arc<Mutex<Cluster>>,
+    warden: JoinHandle<()>,
+}
+
+struct Cluster {
+    nodes: Nodes,
+    /// Which node the driver opened as number so much is of, and whether it is running.
+    opened: Vec<Opened>,
+}
+
+struct Opened {
+    node: usize,
+    driver: Arc<dyn ConsensusDriver>,
+}
+
+impl Opened {
+    /// A driver that was stopped has closed its channel.
+    fn is_running(&self) -> bool {
+        self.driver.leadership().has_changed().is_ok()
+    }
+}
+
+impl Cluster {
+    fn is_opened(&self, node: usize) -> bool {
+        self.opened.iter().any(|opened| opened.node == node && opened.is_running())
+    }
+
+    /// The nodes whose drivers were not given out.
+    fn others(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| !self.is_opened(*node)).collect()
+    }
+
+    async fn start_stopped(&mut self) -> Result<()> {
+        for opened in &self.opened {
+            if !opened.is_running()
+                && self
+                    .nodes
+                    .driver(opened.node)
+                    .is_some_and(|driver| Arc::ptr_eq(&driver, &opened.driver))
+            {
+                // The check has asked it to stop, and may have given up waiting.
+                opened.driver.shutdown().await?;
+                self.nodes.forget(opened.node);
+            }
+        }
+        self.nodes.start_all().await
+    }
+}
+
+/// Has a node whose driver was not given out hand over as soon as it leads, for as long as one that
+/// was given out could lead.
+async fn keep_others_from_leading(cluster: Arc<Mutex<Cluster>>) {
+    loop {
+        let mut locked = cluster.lock().await;
+        let some_is_open = locked.opened.iter().any(Opened::is_running);
+        for node in locked.others() {
+            let Some(driver) = locked.nodes.driver(node) else { continue };
+            let leads = matches!(*driver.leadership().borrow(), Leadership::Leader { .. });
+            let was_given_out =
+                locked.opened.iter().any(|opened| Arc::ptr_eq(&opened.driver, &driver));
+            if leads && some_is_open && !was_given_out {
+                locked.nodes.stop(node).await.unwrap();
+                locked.nodes.start(node).await.unwrap();
+            }
+        }
+        drop(locked);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+impl ThreeNodes {
+    async fn lock(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().await
+    }
+}
+
+#[async_trait]
+impl Place for ThreeNodes {
+    async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
+        let mut cluster = self.lock().await;
+        cluster.start_stopped().await?;
+        let is_contender = cluster.opened.iter().any(Opened::is_running);
+        let node = match is_contender {
+            false => cluster.nodes.leader().await.0,
+            true => *cluster.others().first().ok_or_else(|| {
+                Error::new(ErrorKind::Config, "there are no more nodes than three")
+            })?,
+        };
+        let driver = cluster.nodes.driver(node).expect("all nodes were started");
+        cluster.opened.push(Opened { node, driver: driver.clone() });
+        Ok(driver)
+    }
+
+    async fn crash(&mut self) -> Result<()> {
+        let mut cluster = self.lock().await;
+        cluster.nodes.crash().await;
+        cluster.opened.clear();
+        Ok(())
+    }
+
+    async fn cut_off(&mut self, index: usize) -> Result<()> {
+        let cluster = self.lock().await;
+        let cut = cluster.opened[index].node;
+        cluster.nodes.set_links(cut, false);
+        let others: Vec<_> = (0..cluster.nodes.len()).filter(|node| *node != cut).collect();
+        cluster.nodes.leader_among(&others).await;
+        Ok(())
+    }
+
+    async fn heal(&mut self, index: usize) -> Result<()> {
+        let cluster = self.lock().await;
+        cluster.nodes.set_links(cluster.opened[index].node, true);
+        Ok(())
+    }
+
+    /// Damages the state of the node that was stopped.
+    async fn damage(&mut self) -> Result<()> {
+        let cluster = self.lock().await;
+        for opened in cluster.opened.iter().filter(|opened| !opened.is_running()) {
+            let file = cluster.nodes.directory(opened.node).join("state.redb");
+            let mut bytes = fs::read(&file)?;
+            let middle = bytes.len() / 2;
+            bytes[4_096..middle].iter_mut().for_each(|byte| *byte ^= 0x10);
+            fs::write(file, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> Result<String> {
+        let cluster = self.cluster.try_lock();
+        let unusable = |_| Error::new(ErrorKind::Unavailable, "the place is busy");
+        Ok(cluster.map_err(unusable)?.nodes.config(0))
+    }
+}
+
+impl Drop for ThreeNodes {
+    fn drop(&mut self) {
+        self.warden.abort();
+    }
+}
