@@ -38,7 +38,7 @@ pub use directory::Directory;
 pub use driver::{CommitLimits, Committed, ConsensusDriver, Leadership};
 pub use engine::Phase;
 pub use epoch::{Epoch, NodeId};
-pub use error::{Error, ErrorKind, LeaderHint, Result};
+pub use error::{Error, ErrorKind, LeaderHint, Result, on_one_line};
 pub use lease::{LeaseHolder, LeaseId, MAX_HOLDER_BYTES, SafeFrontier, StampingLease};
 pub use local::LocalDriver;
 pub use membership::{Member, Members, Membership, MembershipChange};
