@@ -10,11 +10,10 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tsoracle_core::Epoch;
+use tsoracle_core::{Epoch, on_one_line};
 use tsoracle_proto::metadata::{self, SESSIONS};
 
 use crate::address::{Address, Scheme};
-use crate::error::on_one_line;
 use crate::leader::Leader;
 use crate::line::{Line, Sequences, Timestamps};
 use crate::suspicion::look_around;

@@ -146,6 +146,10 @@ impl ConsensusDriver for EtcdDriver {
         LIMITS
     }
 
+    fn membership(&self) -> Option<Arc<dyn tsoracle_core::Membership>> {
+        None
+    }
+
     async fn shutdown(&self) -> Result<()> {
         // A closed queue means that it is stopping, or has stopped already.
         let _ = self.jobs.send(Job::Stop).await;

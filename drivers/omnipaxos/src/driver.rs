@@ -204,6 +204,10 @@ impl ConsensusDriver for Driver {
         LIMITS
     }
 
+    fn membership(&self) -> Option<Arc<dyn tsoracle_core::Membership>> {
+        None
+    }
+
     async fn shutdown(&self) -> Result<()> {
         // A closed queue means that the node has ended already.
         let _ = self.jobs.send(Job::Stop).await;
