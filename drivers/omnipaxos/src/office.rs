@@ -2,9 +2,7 @@
 
 use omnipaxos::ballot_leader_election::Ballot;
 use tsoracle_cluster::EntryId;
-use tsoracle_core::{
-    BootTime, Epoch, Error, ErrorKind, LeaderHint, Leadership, Result,
-};
+use tsoracle_core::{BootTime, Epoch, Error, ErrorKind, LeaderHint, Leadership, Result};
 
 use crate::{
     epoch::{epoch, is_under},

@@ -257,7 +257,11 @@ impl Peers {
         {
             let image = Image { transfer, chunks: vec![] };
             *snapshot = Snapshot { base: Base::Image(image), entries: vec![] };
-            tracing::info!(peer, applied, "the peer lacks more than the log has; it gets the state");
+            tracing::info!(
+                peer,
+                applied,
+                "the peer lacks more than the log has; it gets the state"
+            );
             let chunks = Chunks::new(store.view()?, &(applied as u64).to_be_bytes());
             let (transport, events) = (self.transport.clone(), self.events.clone());
             let task = self.runtime.spawn(async move {
@@ -361,12 +365,7 @@ impl Way {
 }
 
 /// Brings a state to a peer, chunk by chunk.
-async fn carry(
-    transport: &Transport,
-    peer: u32,
-    transfer: u64,
-    mut chunks: Chunks,
-) -> Result<()> {
+async fn carry(transport: &Transport, peer: u32, transfer: u64, mut chunks: Chunks) -> Result<()> {
     for index in 0.. {
         let reading = spawn_blocking(move || (chunks.next(), chunks));
         let (chunk, rest) = reading.await.map_err(|source| {

@@ -181,7 +181,8 @@ pub(crate) fn check(message: &Message<Entry>, from: u64, to: u64, config: u32) -
     if (message.get_sender(), message.get_receiver()) != (from, to) {
         return Err(malformed("names other nodes than the stream does"));
     }
-    let ballot = |ballot: &Ballot| match ballot.config_id == config || *ballot == Ballot::default() {
+    let ballot = |ballot: &Ballot| match ballot.config_id == config || *ballot == Ballot::default()
+    {
         true => Ok(()),
         false => Err(malformed(&format!("is of configuration {}", ballot.config_id))),
     };

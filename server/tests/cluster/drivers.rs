@@ -28,8 +28,12 @@ fn replicated(driver: &'static str) -> Processes {
         let peers: Vec<_> = (0..site.nodes()).map(peer).collect();
         let (directory, own) = (site.directory(node), node + 1);
         let (directory, peers) = (directory.display(), peers.join(","));
-        // The network is one that the test has made.
-        format!("{driver}:{directory}/data?node={own}&peers={peers}&insecure_peers=true")
+        // Little log is kept, so that a node that is far behind catches up through a snapshot. The
+        // network is one that the test has made.
+        format!(
+            "{driver}:{directory}/data?node={own}&peers={peers}&snapshot_every=100&log_keep=20\
+             &insecure_peers=true"
+        )
     })
 }
 

@@ -105,11 +105,23 @@ impl Loaded {
 
     /// The answer to a request, from whichever node gives one.
     pub(super) async fn sequence(&self, request: SeqRequest) -> Result<Vec<SeqBlock>> {
+        Ok(self.sequence_of(None, request).await?.1)
+    }
+
+    /// As [`sequence`](Self::sequence), from a node that may lead still, or whoever does then.
+    async fn sequence_of(
+        &self,
+        mut leader: Option<usize>,
+        request: SeqRequest,
+    ) -> Result<(usize, Vec<SeqBlock>)> {
         let until = SystemClock.now().boot + PATIENCE;
         while SystemClock.now().boot < until {
-            let (leader, _) = self.leader().await?;
-            match self.node(leader).get_seq(request.clone()).await {
-                Ok(grant) => return Ok(grant.blocks),
+            let node = match leader.take() {
+                Some(node) => node,
+                None => self.leader().await?.0,
+            };
+            match self.node(node).get_seq(request.clone()).await {
+                Ok(grant) => return Ok((node, grant.blocks)),
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error).context("the request was refused"),
             }
@@ -119,8 +131,10 @@ impl Loaded {
 
     /// Makes so many commits, one after the other.
     pub(super) async fn commit(&self, commits: usize) -> Result<()> {
+        let mut leader = None;
         for _ in 0..commits {
-            self.sequence(SeqRequest::single(SeqKey::new("commits")?, 1)?).await?;
+            let request = SeqRequest::single(SeqKey::new("commits")?, 1)?;
+            leader = Some(self.sequence_of(leader, request).await?.0);
         }
         Ok(())
     }
