@@ -25,6 +25,8 @@ struct Claim {
 pub(crate) async fn follow(shared: Arc<Shared>, says: watch::Sender<Leadership>, first_claim: u32) {
     let mut ended = Box::pin(end(&shared));
     let reason = tokio::select! {
+        // Raft ends because the node does, not the other way round.
+        biased;
         reason = &mut ended => reason,
         error = claim_and_say(&shared, &says, first_claim) => error,
     };

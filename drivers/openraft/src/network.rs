@@ -19,6 +19,9 @@ use crate::{
     wire::{APPEND, Part, SNAPSHOT, Told, VOTE, pack, unpack},
 };
 
+// openraft gives a call up after `hard_ttl` by itself, and tries again with the next heartbeat; only what
+// fails earlier shows that nobody is there.
+
 /// How long a node that cannot be reached is left alone. It must be found soon after it is there
 /// again: its vote may be what is missing.
 const BACKOFF: Duration = Duration::from_millis(50);
@@ -131,7 +134,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
-        self.tell(APPEND, rpc, option.hard_ttl()).await.map_err(unreachable)
+        self.tell(APPEND, rpc, option.hard_ttl() * 2).await.map_err(unreachable)
     }
 
     async fn vote(
@@ -139,7 +142,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
-        self.tell(VOTE, rpc, option.hard_ttl()).await.map_err(unreachable)
+        self.tell(VOTE, rpc, option.hard_ttl() * 2).await.map_err(unreachable)
     }
 
     async fn full_snapshot(
