@@ -37,6 +37,10 @@ pub struct Config {
     pub insecure_peers: bool,
     /// Waits to be added by a running cluster instead of forming one.
     pub join: bool,
+    /// After how many log entries a snapshot is made, which takes the place of the log before it.
+    pub snapshot_every: u64,
+    /// How many log entries before the last snapshot are kept, for nodes that are a little behind.
+    pub log_keep: u64,
     /// How many MiB of log and state are kept in memory, at most.
     pub cache_mb: u16,
 }
@@ -55,6 +59,8 @@ pub const OPTIONS: &[DriverOption] = &[
     option("peer_key", "", "the key that goes with it (PEM)"),
     option("insecure_peers", "false", "allows peers in plaintext over a network"),
     option("join", "false", "waits to be added by a running cluster instead of forming one"),
+    option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
+    option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
     option("cache_mb", "16", "how many MiB of log and state are kept in memory, at most"),
 ];
 
@@ -77,6 +83,8 @@ impl Default for Config {
             peer_key: None,
             insecure_peers: false,
             join: false,
+            snapshot_every: 10_000,
+            log_keep: 1_000,
             cache_mb: 16,
         }
     }
@@ -114,6 +122,10 @@ pub struct Cluster {
     pub insecure_peers: bool,
     /// Waits to be added by a running cluster instead of forming one.
     pub join: bool,
+    /// After how many log entries a snapshot is made.
+    pub snapshot_every: u64,
+    /// How many log entries before the last snapshot are kept.
+    pub log_keep: u64,
     /// How the store uses the machine.
     pub store: Options,
 }
@@ -145,6 +157,9 @@ impl Config {
             return Err(wrong(context));
         }
         self.check_times()?;
+        if self.snapshot_every == 0 {
+            return Err(wrong("snapshot_every must be at least 1"));
+        }
         let cluster = Cluster {
             node: self.node,
             listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
@@ -157,6 +172,8 @@ impl Config {
             election: self.election,
             insecure_peers: self.insecure_peers,
             join: self.join,
+            snapshot_every: self.snapshot_every,
+            log_keep: self.log_keep,
         };
         check_address(&cluster.listen, "peer_listen")?;
         for address in cluster.members.values().map(|member| &member.peer) {
@@ -326,6 +343,7 @@ mod tests {
         refused("node=1&peers=1=::1:5/a:2", "that is not HOST:PORT");
         refused(&format!("node=1&peers={PEERS}&heartbeat=1s"), "do not go together");
         refused(&format!("node=1&peers={PEERS}&cluster="), "must be a name");
+        refused(&format!("node=1&peers={PEERS}&snapshot_every=0"), "at least 1");
         refused(&format!("node=1&peers={PEERS}&speed=1"), "`speed`");
         refused(&format!("node=1&peers={PEERS}&peer_ca=/x"), "peer_cert");
     }

@@ -41,6 +41,12 @@ impl LogEntry {
         })
     }
 
+    /// The name of an encoded entry, without a look at the rest; nothing if it has none.
+    pub fn peek(bytes: &[u8]) -> Option<EntryId> {
+        let rest = bytes.strip_prefix(&[VERSION])?;
+        postcard::take_from_bytes(rest).ok().map(|(id, _)| id)
+    }
+
     /// The entry that was encoded.
     ///
     /// # Errors
@@ -83,7 +89,10 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_as_written() {
-        assert_eq!(LogEntry::decode(&entry().encode().unwrap()).unwrap(), entry());
+        let written = entry().encode().unwrap();
+        assert_eq!(LogEntry::decode(&written).unwrap(), entry());
+        assert_eq!(LogEntry::peek(&written), Some(entry().id));
+        assert_eq!(LogEntry::peek(b"\x09newer"), None);
     }
 
     #[test]

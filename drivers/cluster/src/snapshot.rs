@@ -109,6 +109,21 @@ pub fn header(first: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
+/// Whether these are all the chunks of a snapshot, and as they were written.
+///
+/// # Errors
+/// `Corrupt` if they are not.
+pub fn verify(chunks: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<()> {
+    opened(chunks)?.try_for_each(|entry| entry.map(drop))
+}
+
+fn opened<I: IntoIterator<Item = Result<Vec<u8>>>>(chunks: I) -> Result<Installing<I::IntoIter>> {
+    let mut chunks = chunks.into_iter();
+    let first = chunks.next().ok_or_else(|| damaged("it is empty"))??;
+    header(&first)?;
+    Ok(Installing { chunks, batch: vec![].into_iter(), entries: 0, ended: false })
+}
+
 /// Makes the snapshot the whole state of `store`, together with `writes`: in one commit, durable on
 /// return. A snapshot that is not whole changes nothing.
 ///
@@ -119,11 +134,7 @@ pub fn install(
     chunks: impl IntoIterator<Item = Result<Vec<u8>>>,
     writes: impl IntoIterator<Item = (Table, Effect)>,
 ) -> Result<()> {
-    let mut chunks = chunks.into_iter();
-    let first = chunks.next().ok_or_else(|| damaged("it is empty"))??;
-    header(&first)?;
-    let mut installing = Installing { chunks, batch: vec![].into_iter(), entries: 0, ended: false };
-    store.replace_state(&mut installing, writes)
+    store.replace_state(opened(chunks)?, writes)
 }
 
 /// The entries of the chunks; an error unless the end was among them.
@@ -284,7 +295,9 @@ mod tests {
         let refused = |chunks: &[Vec<u8>]| {
             let error = install(&target, chunks.iter().cloned().map(Ok), mark()).unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Corrupt);
+            verify(chunks.iter().cloned().map(Ok)).unwrap_err();
         };
+        verify(chunks.iter().cloned().map(Ok)).unwrap();
         for missing in 0..chunks.len() {
             let mut cut = chunks.clone();
             cut.remove(missing);

@@ -1,7 +1,10 @@
+use std::{collections::BTreeMap, sync::Mutex};
+
 use bytes::Bytes;
+use tokio::sync::watch;
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 
-use super::{Sender, proto::Frame};
+use super::{Sender, lock, proto::Frame};
 
 /// The format of the frames and their bodies.
 pub const VERSION: u32 = 1;
@@ -17,6 +20,10 @@ pub(super) struct Envelope {
     pub(super) cluster: String,
     pub(super) node: u32,
     pub(super) id: NodeId,
+    /// By which id each peer is known.
+    pub(super) expected: Mutex<BTreeMap<u32, NodeId>>,
+    /// Why this node is refused by one that knows it by another id, once it is.
+    pub(super) disowned: watch::Sender<Option<String>>,
 }
 
 impl Envelope {
@@ -28,7 +35,10 @@ impl Envelope {
             );
             return Err(Error::new(ErrorKind::Invalid, context));
         }
+        let expected = lock(&self.expected).get(&to).copied();
+        let expected = expected.map(|id| Bytes::copy_from_slice(&id.0.to_be_bytes()));
         Ok(Frame {
+            expected: expected.unwrap_or_default(),
             version: VERSION,
             cluster: self.cluster.clone(),
             from: self.node,
@@ -68,6 +78,19 @@ impl Envelope {
         let Ok(identity) = <[u8; 16]>::try_from(&frame.identity[..]) else {
             return Err(format!("node {from} has an identity that is not 16 bytes long"));
         };
+        if !frame.expected.is_empty() && frame.expected[..] != self.id.0.to_be_bytes() {
+            let reason = format!(
+                "node {} is known to node {from} with another directory, which held a log: it was \
+                 wiped or replaced; remove it from the cluster, and add it again under a new id",
+                self.node
+            );
+            self.disowned.send_if_modified(|known| {
+                let is_news = known.is_none();
+                *known = Some(reason.clone());
+                is_news
+            });
+            return Err(reason);
+        }
         let id = NodeId(u128::from_be_bytes(identity));
         Ok((Sender { node: *from, id }, frame.body))
     }
@@ -78,7 +101,13 @@ mod tests {
     use super::*;
 
     fn envelope(cluster: &str, node: u32) -> Envelope {
-        Envelope { cluster: cluster.into(), node, id: NodeId(node.into()) }
+        Envelope {
+            cluster: cluster.into(),
+            node,
+            id: NodeId(node.into()),
+            expected: Mutex::default(),
+            disowned: watch::Sender::new(None),
+        }
     }
 
     #[test]
@@ -97,6 +126,12 @@ mod tests {
         refused(Frame { to: 3, ..frame.clone() }, "takes this for node 3");
         refused(Frame { from: 2, ..frame.clone() }, "calls itself 2");
         refused(Frame { identity: Bytes::new(), ..frame }, "16 bytes");
+        assert_eq!(*two.disowned.borrow(), None);
+        lock(&one.expected).insert(2, NodeId(2));
+        two.open(one.wrap(2, 7, Bytes::new()).unwrap()).unwrap();
+        lock(&one.expected).insert(2, NodeId(9));
+        refused(one.wrap(2, 7, Bytes::new()).unwrap(), "was wiped");
+        assert!(two.disowned.borrow().is_some());
     }
 
     #[test]

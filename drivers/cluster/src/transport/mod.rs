@@ -95,6 +95,8 @@ impl Transport {
                 cluster: cluster.name.clone(),
                 node: identity.node(),
                 id: identity.id(),
+                expected: Mutex::default(),
+                disowned: watch::Sender::new(None),
             },
             cluster: cluster.clone(),
             peers: Mutex::default(),
@@ -140,6 +142,18 @@ impl Transport {
         let peer = Peer::new(node, address, self.0.cluster.tls.as_ref())?;
         peers.insert(node, Arc::new(peer));
         Ok(())
+    }
+
+    /// By which id `node` is known from now on. It is told with every message, so that a node that
+    /// was wiped learns that it is not the one it was.
+    pub fn expect(&self, node: u32, id: NodeId) {
+        lock(&self.0.envelope.expected).insert(node, id);
+    }
+
+    /// Why a peer that knew this node under another id refuses it, once one does: this node was
+    /// wiped, and must not take part as if it had not been.
+    pub fn disowned(&self) -> watch::Receiver<Option<String>> {
+        self.0.envelope.disowned.subscribe()
     }
 
     /// Forgets a peer.
