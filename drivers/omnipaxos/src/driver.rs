@@ -14,7 +14,7 @@ use tsoracle_cluster::{
     transport::{Handler, Sender, Transport},
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, NodeId, Result,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership, NodeId, Result,
     state::{Answer, Command, Query},
 };
 use tsoracle_store::Store;
@@ -202,6 +202,11 @@ impl ConsensusDriver for Driver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
+    }
+
+    /// Its nodes are those of the config, and stay.
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
     }
 
     async fn shutdown(&self) -> Result<()> {
