@@ -1,6 +1,6 @@
 //! What was decided, applied in order; and the log, kept short.
 
-use tsoracle_cluster::{LogEntry, Machine, snapshot};
+use tsoracle_cluster::{Cluster, LogEntry, Machine, snapshot};
 use tsoracle_core::{
     BootTime, Error, ErrorKind, Result,
     state::{self, Query},
@@ -14,13 +14,28 @@ use crate::{
 /// Entries that are applied in one commit of the store, at most.
 const MOST_APPLIED: usize = 256;
 
-/// How many entries are kept for peers that were away for a moment, and their bytes. One that lacks
-/// more gets the whole state.
-const KEPT: usize = 4_096;
+/// How many bytes of entries are kept, whatever their number.
 const KEPT_BYTES: usize = 16 << 20;
 
-/// How many entries are let go of at once.
+/// How many entries are let go of at once, at most, so that no round takes long.
 const CUT: usize = 256;
+
+/// How much of the log is kept for peers that were away for a moment. One that lacks more gets the
+/// whole state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    /// Entries.
+    count: usize,
+    /// How many more there are before some are let go of.
+    slack: usize,
+}
+
+impl Keep {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        let size = |count| usize::try_from(count).unwrap_or(usize::MAX);
+        Self { count: size(cluster.log_keep), slack: size(cluster.snapshot_every).min(CUT) }
+    }
+}
 
 impl Node {
     /// Applies everything that was decided, and answers those who waited for it.
@@ -109,7 +124,7 @@ impl Node {
         };
         let count = end.saturating_sub(first);
         let cut = match (count, bytes) {
-            (count, _) if count >= KEPT + CUT => CUT,
+            (count, _) if count >= self.keep.count.saturating_add(self.keep.slack) => self.keep.slack,
             (count, bytes) if bytes > KEPT_BYTES => count.div_ceil(4),
             _ => return,
         };

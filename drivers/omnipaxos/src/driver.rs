@@ -14,7 +14,7 @@ use tsoracle_cluster::{
     transport::{Handler, Sender, Transport},
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, NodeId, Result,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership, NodeId, Result,
     state::{Answer, Command, Query},
 };
 use tsoracle_store::Store;
@@ -204,7 +204,8 @@ impl ConsensusDriver for Driver {
         LIMITS
     }
 
-    fn membership(&self) -> Option<Arc<dyn tsoracle_core::Membership>> {
+    /// Its nodes are those of the config, and stay.
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
         None
     }
 

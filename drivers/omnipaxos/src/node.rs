@@ -29,6 +29,7 @@ use tsoracle_core::{
 use tsoracle_store::Store;
 
 use crate::{
+    apply::Keep,
     entry::Entry,
     leave::Leaving,
     log::Log,
@@ -107,6 +108,7 @@ pub(crate) struct Node {
     pub(crate) heartbeats: Duration,
     pub(crate) lead: Option<watch::Sender<Leadership>>,
     pub(crate) leaving: Option<Leaving>,
+    pub(crate) keep: Keep,
     failed: Option<Error>,
     tick: Duration,
     ticks: u64,
@@ -185,6 +187,7 @@ impl Node {
             heartbeats: cluster.heartbeat * ticks_per_round as u32,
             lead: Some(lead),
             leaving: None,
+            keep: Keep::new(cluster),
             failed: None,
             tick: cluster.heartbeat,
             ticks: 0,
