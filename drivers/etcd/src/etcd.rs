@@ -391,10 +391,12 @@ impl Etcd {
         let first =
             *self.cluster.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cluster);
         if first != cluster {
-            return Err(self.restored(&format!("cluster {cluster:x}"), &format!("{first:x}")));
+            let (is, was) = (format!("cluster {cluster:x}"), format!("cluster {first:x}"));
+            return Err(self.restored(cluster, &is, &was));
         }
         if revision < reached {
-            return Err(self.restored(&format!("revision {revision}"), &reached.to_string()));
+            let (is, was) = (format!("revision {revision}"), format!("revision {reached}"));
+            return Err(self.restored(cluster, &is, &was));
         }
         self.reached.fetch_max(revision, Ordering::AcqRel);
         Ok(())
@@ -413,11 +415,9 @@ impl Etcd {
         let mut era = version.era;
         if version.cluster != cluster || version.revision > revision {
             if self.adopt != Some(cluster) {
-                let (id, at) = (version.cluster, version.revision);
-                return Err(self.restored(
-                    &format!("cluster {cluster:x}, revision {revision}"),
-                    &format!("{id:x}, revision {at}"),
-                ));
+                let place = |id: u64, at| format!("revision {at} of cluster {id:x}");
+                let was = place(version.cluster, version.revision);
+                return Err(self.restored(cluster, &place(cluster, revision), &was));
             }
             era = era.checked_add(1).ok_or_else(|| {
                 Error::new(ErrorKind::Fatal, "the state was adopted too often: eras are used up")
@@ -427,13 +427,14 @@ impl Etcd {
         Ok(Found { modified: entry.mod_revision(), version: Some(version), cluster, era, revision })
     }
 
-    fn restored(&self, is: &str, was: &str) -> Error {
+    fn restored(&self, cluster: u64, is: &str, was: &str) -> Error {
         let prefix = &self.keys.prefix;
         let context = format!(
             "etcd is at {is}, and the state below {prefix} was last seen at {was}: it was restored \
              from a backup or replaced, and lacks what was issued since; stop all nodes and run \
-             `tsoracle raise --physical-ms N` with a time above every timestamp that was issued; \
-             sequence numbers issued after the backup will be issued again"
+             `tsoracle raise --physical-ms N`, with a time above every timestamp that was issued, over \
+             this etcd with adopt={cluster:x} among its options; sequence numbers issued after the \
+             backup are lost, and will be issued again"
         );
         Error::new(ErrorKind::Fatal, context)
     }
