@@ -105,7 +105,7 @@ impl Elector {
     /// Gives up what this node holds, so that another can lead at once.
     pub(crate) async fn resign(mut self) -> Result<()> {
         self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
-        for _ in 0..=self.shared.etcd.members() {
+        for _ in 0..=self.shared.etcd.members.count() {
             match self.end_abandoned().await {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::debug!(%error, "cannot end the lease yet"),
