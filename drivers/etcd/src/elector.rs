@@ -85,13 +85,15 @@ impl Elector {
     pub(crate) async fn run(&mut self) {
         while !self.shared.is_closed() {
             let began = SystemClock.now().boot;
-            match self.round(began).await {
-                Ok(()) => self.recovered(began),
-                Err(error) => self.failed(began, &self.shared.latch(error)),
-            }
-            let pause = match self.claim {
-                Some(_) => self.ttl / LOOKS_PER_TTL,
-                None => LOOK,
+            let pause = match self.round(began).await {
+                Ok(()) => {
+                    self.recovered(began);
+                    self.claim.map_or(LOOK, |_| self.ttl / LOOKS_PER_TTL)
+                }
+                Err(error) => {
+                    self.failed(began, &self.shared.latch(error));
+                    LOOK
+                }
             };
             let shared = self.shared.clone();
             tokio::select! {

@@ -69,7 +69,7 @@ async fn a_transaction_that_comes_late_changes_nothing() {
     let etcd = Etcd::single(&[]).await;
     // Two ways to one member.
     let ways = [(); 2].map(|()| Line::that_gives_nothing_up(etcd.members[0].port));
-    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p", ways[0].port, ways[1].port);
+    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p?ttl=60s", ways[0].port, ways[1].port);
     let driver = open(&config, "").await.unwrap();
     let leader = Leader::of(&driver).await;
     leader.reign().await;
@@ -101,7 +101,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once() {
     }
     let etcd = Etcd::single(&[]).await;
     let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
-    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p", ways[0].port, ways[1].port);
+    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p?ttl=60s", ways[0].port, ways[1].port);
     let driver = open(&config, "").await.unwrap();
     let leader = Leader::of(&driver).await;
     leader.reign().await;
