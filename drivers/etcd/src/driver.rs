@@ -88,7 +88,7 @@ impl Drop for Closing {
 /// Looks at the state before anything else. False if etcd cannot be reached.
 async fn first_inspection(etcd: &Etcd) -> Result<bool> {
     let mut last = None;
-    for _ in 0..=etcd.members() {
+    for _ in 0..=etcd.members.count() {
         match inspect(etcd).await {
             Ok(()) => return Ok(true),
             Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Uncertain) => {

@@ -85,13 +85,15 @@ impl Elector {
     pub(crate) async fn run(&mut self) {
         while !self.shared.is_closed() {
             let began = SystemClock.now().boot;
-            match self.round(began).await {
-                Ok(()) => self.recovered(began),
-                Err(error) => self.failed(began, &self.shared.latch(error)),
-            }
-            let pause = match self.claim {
-                Some(_) => self.ttl / LOOKS_PER_TTL,
-                None => LOOK,
+            let pause = match self.round(began).await {
+                Ok(()) => {
+                    self.recovered(began);
+                    self.claim.map_or(LOOK, |_| self.ttl / LOOKS_PER_TTL)
+                }
+                Err(error) => {
+                    self.failed(began, &self.shared.latch(error));
+                    LOOK
+                }
             };
             let shared = self.shared.clone();
             tokio::select! {
@@ -105,7 +107,7 @@ impl Elector {
     /// Gives up what this node holds, so that another can lead at once.
     pub(crate) async fn resign(mut self) -> Result<()> {
         self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
-        for _ in 0..=self.shared.etcd.members() {
+        for _ in 0..=self.shared.etcd.members.count() {
             match self.end_abandoned().await {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::debug!(%error, "cannot end the lease yet"),

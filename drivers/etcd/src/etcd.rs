@@ -1,26 +1,22 @@
 use std::{
-    error::Error as _,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use etcd_client::{
-    Channel, Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, PutOptions,
-    ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
+    TxnOpResponse, TxnResponse,
 };
-use tokio::time::timeout;
-use tonic::{Code, ConnectError, Status, transport::Endpoint};
+use tonic::Code;
 use tsoracle_core::{
-    BootTime, Clock, Error, ErrorKind, Result, SystemClock,
+    Error, ErrorKind, Result,
     state::{REIGN, Reads},
 };
 
 use crate::{
     config::Config,
     keys::Keys,
+    members::{Members, restored},
     snapshot::{Snapshot, Write},
     version::Version,
 };
@@ -32,27 +28,13 @@ const OPERATIONS: usize = 40;
 /// The largest answer that is taken.
 const LARGEST_ANSWER: usize = 256 << 20;
 
-/// How many attempts a call is worth before it fails.
-const ATTEMPTS: u32 = 6;
-
-/// The pause between attempts, when no other member is left to ask.
-const PAUSE: Duration = Duration::from_millis(25);
-
-/// An etcd cluster, behind as many members as are known of it.
-///
-/// One member is asked at a time. Whoever does not answer in time, or answers that it cannot, is left
-/// for the next. Every answer is checked for coming from the same cluster, not set back.
+/// What the driver asks of etcd: all of it below one prefix.
 pub(crate) struct Etcd {
     pub(crate) keys: Keys,
-    members: Vec<(String, Endpoint)>,
-    clients: Mutex<Vec<Option<Client>>>,
-    current: AtomicUsize,
-    options: ConnectOptions,
-    timeout: Duration,
+    pub(crate) members: Members,
+    /// The cluster whose state is taken over though it was written in another one.
     adopt: Option<u64>,
-    cluster: Mutex<Option<u64>>,
-    /// The highest revision that was seen.
-    reached: AtomicI64,
+    /// There is a version, or was.
     had_version: AtomicBool,
 }
 
@@ -103,34 +85,12 @@ pub(crate) enum Outcome {
 
 impl Etcd {
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let members = config.endpoints()?;
-        let mut options =
-            ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
-        if let Some((user, password)) = config.user()? {
-            options = options.with_user(user, password);
-        }
         Ok(Self {
             keys: Keys::new(config.prefix()?),
-            clients: Mutex::new(vec![None; members.len()]),
-            members,
-            current: AtomicUsize::new(0),
-            options,
-            timeout: config.timeout,
+            members: Members::new(config)?,
             adopt: config.adopt()?,
-            cluster: Mutex::new(None),
-            reached: AtomicI64::new(0),
             had_version: AtomicBool::new(false),
         })
-    }
-
-    /// How many members there are.
-    pub(crate) fn members(&self) -> usize {
-        self.members.len()
-    }
-
-    /// When a call that begins now is given up.
-    pub(crate) fn patience(&self) -> BootTime {
-        SystemClock.now().boot + self.timeout * ATTEMPTS
     }
 
     /// Who leads, and what the state is at.
@@ -242,7 +202,7 @@ impl Etcd {
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64> {
         let seconds = ttl.as_millis().div_ceil(1_000) as i64;
         let granting = |mut client: Client| async move { client.lease_grant(seconds, None).await };
-        Ok(self.attempt(granting, |_| None).await?.id())
+        Ok(self.members.attempt(granting, |_| None).await?.id())
     }
 
     /// Asks that a lease go on. False if it is over, as far as the member knows.
@@ -254,7 +214,7 @@ impl Etcd {
                 Err(error) => Err(error),
             }
         };
-        self.attempt(keeping, |_| None).await
+        self.members.attempt(keeping, |_| None).await
     }
 
     /// Ends a lease, and with it the key that hangs on it. That there is none is no error.
@@ -267,7 +227,7 @@ impl Etcd {
                 answer => answer.map(drop),
             }
         };
-        self.attempt(revoking, |()| None).await
+        self.members.attempt(revoking, |()| None).await
     }
 
     fn is_held(&self, created: i64) -> Compare {
@@ -298,111 +258,16 @@ impl Etcd {
         let transacting = |client: Client| async move {
             client.kv_client().max_decoding_message_size(LARGEST_ANSWER).txn(txn).await
         };
-        let answer = self.attempt(transacting, TxnResponse::header).await?;
+        let answer = self.members.attempt(transacting, TxnResponse::header).await?;
         let revision = answer.header().map_or(0, ResponseHeader::revision);
         let mut kvs = Vec::new();
         flatten(&answer, &mut kvs);
         Ok(Answer { succeeded: answer.succeeded(), revision, kvs })
     }
 
-    /// Asks the current member once. Whoever does not answer is left for the next one.
-    ///
-    /// # Errors
-    /// `Unavailable` if nothing can have been done, `Uncertain` if something may have been; `Config`
-    /// if etcd does not let this user in, or refuses the request; `Fatal` if it is another cluster,
-    /// or was set back.
-    async fn attempt<T, F>(
-        &self,
-        call: impl FnOnce(Client) -> F,
-        header: impl Fn(&T) -> Option<&ResponseHeader>,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let at = self.current.load(Ordering::Acquire) % self.members.len();
-        let reached = self.reached.load(Ordering::Acquire);
-        let silent = |kind| {
-            let (member, limit) = (&self.members[at].0, self.timeout);
-            Error::new(kind, format!("etcd at {member} did not answer within {limit:?}"))
-        };
-        let client = match timeout(self.timeout, self.client(at)).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(self.failed(at, error, ErrorKind::Unavailable)),
-            Err(_) => {
-                self.leave(at);
-                return Err(silent(ErrorKind::Unavailable));
-            }
-        };
-        match timeout(self.timeout, call(client)).await {
-            Ok(Ok(answer)) => {
-                if let Some(header) = header(&answer) {
-                    self.check(header, reached)?;
-                }
-                Ok(answer)
-            }
-            Ok(Err(error)) => Err(self.failed(at, error, ErrorKind::Uncertain)),
-            Err(_) => {
-                self.leave(at);
-                Err(silent(ErrorKind::Uncertain))
-            }
-        }
-    }
-
-    /// The client of one member, which is let in already.
-    async fn client(&self, at: usize) -> Result<Client, etcd_client::Error> {
-        if let Some(client) = &self.clients()[at] {
-            return Ok(client.clone());
-        }
-        let channel = Channel::Tonic(self.members[at].1.connect_lazy());
-        let client = Client::from_channel(channel, Some(self.options.clone())).await?;
-        self.clients()[at] = Some(client.clone());
-        Ok(client)
-    }
-
-    fn clients(&self) -> std::sync::MutexGuard<'_, Vec<Option<Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks another member from now on.
-    fn leave(&self, at: usize) {
-        let next = (at + 1) % self.members.len();
-        // Somebody else may have gone on already.
-        let _ = self.current.compare_exchange(at, next, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// What an error means. `otherwise` is what it is if it does not say that nothing was done.
-    fn failed(&self, at: usize, error: etcd_client::Error, otherwise: ErrorKind) -> Error {
-        let kind = match &error {
-            etcd_client::Error::GRpcStatus(status) => meaning(status).unwrap_or(otherwise),
-            _ => otherwise,
-        };
-        match kind {
-            // Whoever was let in once has to ask anew.
-            ErrorKind::Config => self.clients()[at] = None,
-            _ => self.leave(at),
-        }
-        Error::new(kind, format!("etcd at {}", self.members[at].0)).with_source(error)
-    }
-
-    /// Checks that an answer comes from the cluster that the others came from, and holds what was
-    /// there when it was asked for.
-    fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
-        let (cluster, revision) = (header.cluster_id(), header.revision());
-        let first =
-            *self.cluster.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cluster);
-        if first != cluster {
-            return Err(self.restored(&format!("cluster {cluster:x}"), &format!("{first:x}")));
-        }
-        if revision < reached {
-            return Err(self.restored(&format!("revision {revision}"), &reached.to_string()));
-        }
-        self.reached.fetch_max(revision, Ordering::AcqRel);
-        Ok(())
-    }
-
     /// Reads the version, and checks that it was written in this cluster.
     fn found(&self, entry: Option<&KeyValue>, revision: i64) -> Result<Found> {
-        let cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
+        let cluster = self.members.cluster();
         let Some(entry) = entry else {
             if self.had_version.load(Ordering::Acquire) {
                 return Err(self.lost_version());
@@ -413,11 +278,9 @@ impl Etcd {
         let mut era = version.era;
         if version.cluster != cluster || version.revision > revision {
             if self.adopt != Some(cluster) {
-                let (id, at) = (version.cluster, version.revision);
-                return Err(self.restored(
-                    &format!("cluster {cluster:x}, revision {revision}"),
-                    &format!("{id:x}, revision {at}"),
-                ));
+                let place = |id: u64, at| format!("revision {at} of cluster {id:x}");
+                let was = place(version.cluster, version.revision);
+                return Err(restored(cluster, &place(cluster, revision), &was));
             }
             era = era.checked_add(1).ok_or_else(|| {
                 Error::new(ErrorKind::Fatal, "the state was adopted too often: eras are used up")
@@ -425,17 +288,6 @@ impl Etcd {
         }
         self.had_version.store(true, Ordering::Release);
         Ok(Found { modified: entry.mod_revision(), version: Some(version), cluster, era, revision })
-    }
-
-    fn restored(&self, is: &str, was: &str) -> Error {
-        let prefix = &self.keys.prefix;
-        let context = format!(
-            "etcd is at {is}, and the state below {prefix} was last seen at {was}: it was restored \
-             from a backup or replaced, and lacks what was issued since; stop all nodes and run \
-             `tsoracle raise --physical-ms N` with a time above every timestamp that was issued; \
-             sequence numbers issued after the backup will be issued again"
-        );
-        Error::new(ErrorKind::Fatal, context)
     }
 
     fn lost_version(&self) -> Error {
@@ -489,40 +341,4 @@ fn holder(entry: &KeyValue) -> Holder {
         lease: entry.lease(),
         endpoint: String::from_utf8_lossy(entry.value()).into_owned(),
     }
-}
-
-/// What an error of etcd says for certain, if anything.
-fn meaning(status: &Status) -> Option<ErrorKind> {
-    let text = status.message();
-    match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => Some(ErrorKind::Config),
-        // A wrong password, a missing user name, or a request beyond etcd's limits.
-        Code::InvalidArgument => Some(ErrorKind::Config),
-        Code::FailedPrecondition if text.contains("authentication") => Some(ErrorKind::Config),
-        // The space is used up, or too much is under way.
-        Code::ResourceExhausted => Some(ErrorKind::Unavailable),
-        // What was to be read is compacted.
-        Code::OutOfRange => Some(ErrorKind::Unavailable),
-        Code::Unavailable if text == "etcdserver: no leader" => Some(ErrorKind::Unavailable),
-        _ if is_unconnected(status) => Some(ErrorKind::Unavailable),
-        _ => None,
-    }
-}
-
-/// Whether the request never left, since there was no connection.
-fn is_unconnected(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// Pauses before the next attempt. False once `until` has come.
-pub(crate) async fn pause(until: BootTime) -> bool {
-    SystemClock.sleep(PAUSE).await;
-    SystemClock.now().boot < until
 }

@@ -4,7 +4,8 @@ use tsoracle_core::{
 };
 
 use crate::{
-    etcd::{Etcd, pause},
+    etcd::Etcd,
+    members::pause,
     snapshot::Snapshot,
     writer::{as_read, may_pass},
 };
@@ -32,7 +33,7 @@ pub(crate) async fn inspect(etcd: &Etcd) -> Result<()> {
 
 /// Answers a question from the state as of one moment.
 pub(crate) async fn read(etcd: &Etcd, query: &Query) -> Result<Answer> {
-    let until = etcd.patience();
+    let until = etcd.members.patience();
     loop {
         match read_once(etcd, query).await {
             Err(error) if may_pass(&error) && pause(until).await => {}

@@ -6,6 +6,7 @@ mod elector;
 mod etcd;
 mod inspect;
 mod keys;
+mod members;
 mod probe;
 mod shared;
 mod snapshot;

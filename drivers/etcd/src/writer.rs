@@ -7,7 +7,8 @@ use tsoracle_core::{
 };
 
 use crate::{
-    etcd::{Outcome, pause},
+    etcd::Outcome,
+    members::pause,
     shared::Shared,
     snapshot::Snapshot,
     version::{Version, created},
@@ -78,7 +79,7 @@ impl Writer {
             // What an earlier claim of this process knew is of no use to this one.
             self.snapshot.clear();
         }
-        let until = self.shared.etcd.patience();
+        let until = self.shared.etcd.members.patience();
         loop {
             let (results, effect) = match self.work_out(epoch, commands, until).await {
                 Ok(worked_out) => worked_out,

@@ -68,25 +68,51 @@ async fn a_transaction_that_comes_late_changes_nothing() {
     }
     let etcd = Etcd::single(&[]).await;
     // Two ways to one member.
-    let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
-    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p", ways[0].port, ways[1].port);
+    let ways = [(); 2].map(|()| Line::that_gives_nothing_up(etcd.members[0].port));
+    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p?ttl=60s", ways[0].port, ways[1].port);
     let driver = open(&config, "").await.unwrap();
     let leader = Leader::of(&driver).await;
     leader.reign().await;
-    let mut expected = 0;
-    for round in 0..10 {
+    let (mut orders, mut others) = (0, 0);
+    for round in 0..6 {
         // What is sent this way waits, and is sent the other way as well.
         let late = &ways[round % 2];
         late.stall();
         for _ in 0..3 {
-            assert_eq!(leader.take("orders", 5).await.unwrap(), expected);
-            expected += 5;
+            assert_eq!(leader.take("orders", 5).await.unwrap(), orders);
+            orders += 5;
         }
+        let answered = late.answered();
         late.open();
+        until(async || (late.answered() > answered).then_some(())).await;
+        // It has arrived, and may have to wait for its turn.
+        for _ in 0..10 {
+            assert_eq!(leader.take("others", 1).await.unwrap(), others);
+            others += 1;
+        }
+        assert_eq!(leader.next("orders").await.unwrap(), orders, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_is_made_once() {
+    if !common::is_there() {
+        return;
+    }
+    let etcd = Etcd::single(&[]).await;
+    let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
+    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p?ttl=60s", ways[0].port, ways[1].port);
+    let driver = open(&config, "").await.unwrap();
+    let leader = Leader::of(&driver).await;
+    leader.reign().await;
+    let mut expected = 0;
+    for round in 0..6 {
+        ways[round % 2].mute();
         for _ in 0..3 {
-            assert_eq!(leader.take("orders", 5).await.unwrap(), expected);
+            assert_eq!(leader.take("orders", 5).await.unwrap(), expected, "round {round}");
             expected += 5;
         }
+        ways[round % 2].open();
     }
     assert_eq!(leader.next("orders").await.unwrap(), expected);
 }

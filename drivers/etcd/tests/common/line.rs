@@ -20,6 +20,8 @@ enum Mode {
     Open,
     /// Nothing passes, and nothing breaks: what was sent waits.
     Stalled,
+    /// What is sent passes, what comes back waits.
+    Muted,
     /// Whatever was connected is broken, and nothing connects any more.
     Closed,
 }
@@ -44,6 +46,16 @@ struct State {
 impl Line {
     /// Passes on what comes to a port of its own.
     pub(crate) fn to(upstream: u16) -> Self {
+        Self::pass_on(upstream, || None)
+    }
+
+    /// As [`to`](Self::to), but keeps back that a request was given up: it arrives as if whoever sent
+    /// it still waited for the answer.
+    pub(crate) fn that_gives_nothing_up(upstream: u16) -> Self {
+        Self::pass_on(upstream, || Some(Frames::default()))
+    }
+
+    fn pass_on(upstream: u16, frames: fn() -> Option<Frames>) -> Self {
         Self::listen(0, move |state, stream| {
             let upstream = SocketAddr::from(([127, 0, 0, 1], upstream));
             let Ok(there) = TcpStream::connect(upstream) else { return };
@@ -54,8 +66,8 @@ impl Line {
             let (from, back) = (stream.try_clone().unwrap(), there.try_clone().unwrap());
             let (forth, mine) = (there, stream);
             let requests = state.clone();
-            thread::spawn(move || requests.copy(from, forth, false));
-            thread::spawn(move || state.copy(back, mine, true));
+            thread::spawn(move || requests.copy(from, forth, frames(), false));
+            thread::spawn(move || state.copy(back, mine, None, true));
         })
     }
 
@@ -64,7 +76,7 @@ impl Line {
         Self::listen(port, |state, mut stream| {
             state.keep(&stream);
             thread::spawn(move || {
-                if stream.read(&mut [0; 64]).is_ok() && state.passes() {
+                if stream.read(&mut [0; 64]).is_ok() && state.passes(true) {
                     let _ = stream.write_all(SETTINGS);
                     // Whoever asked closes once it has read that.
                     let _ = stream.read(&mut [0; 64]);
@@ -89,7 +101,7 @@ impl Line {
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 // Connections that come while it is stalled wait as well.
-                if !state.passes() {
+                if !state.passes(false) {
                     return;
                 }
                 serve(state.clone(), stream);
@@ -100,6 +112,10 @@ impl Line {
 
     pub(crate) fn stall(&self) {
         self.state.set(Mode::Stalled);
+    }
+
+    pub(crate) fn mute(&self) {
+        self.state.set(Mode::Muted);
     }
 
     pub(crate) fn open(&self) {
@@ -137,19 +153,24 @@ impl State {
     }
 
     /// Waits while it is stalled. False if it is closed.
-    fn passes(&self) -> bool {
+    fn passes(&self, back: bool) -> bool {
+        let waits = |mode: &mut Mode| *mode == Mode::Stalled || (back && *mode == Mode::Muted);
         let mode = self.mode.lock().unwrap();
-        *self.changed.wait_while(mode, |mode| *mode == Mode::Stalled).unwrap() == Mode::Open
+        *self.changed.wait_while(mode, waits).unwrap() != Mode::Closed
     }
 
     fn keep(&self, stream: &TcpStream) {
         self.streams.lock().unwrap().push(stream.try_clone().unwrap());
     }
 
-    fn copy(&self, mut from: TcpStream, mut to: TcpStream, back: bool) {
+    fn copy(&self, mut from: TcpStream, mut to: TcpStream, mut frames: Option<Frames>, back: bool) {
         let mut buffer = [0; 16_384];
         while let Ok(bytes @ 1..) = from.read(&mut buffer) {
-            if !self.passes() || to.write_all(&buffer[..bytes]).is_err() {
+            let passed = match &mut frames {
+                None => buffer[..bytes].to_vec(),
+                Some(frames) => frames.without_resets(&buffer[..bytes]),
+            };
+            if !self.passes(back) || to.write_all(&passed).is_err() {
                 break;
             }
             if back {
@@ -158,5 +179,39 @@ impl State {
         }
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
+    }
+}
+
+/// The frames of what an HTTP/2 client sends.
+#[derive(Default)]
+struct Frames {
+    greeted: bool,
+    rest: Vec<u8>,
+}
+
+impl Frames {
+    /// The whole frames there are by now, but for those that reset a stream.
+    fn without_resets(&mut self, bytes: &[u8]) -> Vec<u8> {
+        const GREETING: usize = 24;
+        const HEADER: usize = 9;
+        const RST_STREAM: u8 = 3;
+        self.rest.extend_from_slice(bytes);
+        let mut passed = Vec::new();
+        if !self.greeted && self.rest.len() >= GREETING {
+            self.greeted = true;
+            passed.extend(self.rest.drain(..GREETING));
+        }
+        while self.greeted && self.rest.len() >= HEADER {
+            let length = u32::from_be_bytes([0, self.rest[0], self.rest[1], self.rest[2]]) as usize;
+            if self.rest.len() < HEADER + length {
+                break;
+            }
+            let is_reset = self.rest[3] == RST_STREAM;
+            let frame = self.rest.drain(..HEADER + length);
+            if !is_reset {
+                passed.extend(frame);
+            }
+        }
+        passed
     }
 }

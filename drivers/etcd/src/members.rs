@@ -1,0 +1,217 @@
+use std::{
+    error::Error as _,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
+use tokio::time::timeout;
+use tonic::{Code, ConnectError, Status, transport::Endpoint};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
+
+use crate::config::Config;
+
+/// How many attempts a call is worth before it fails.
+const ATTEMPTS: u32 = 6;
+
+/// The pause between attempts.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// An etcd cluster, behind as many members as are known of it.
+///
+/// One member is asked at a time. Whoever does not answer in time, or answers that it cannot, is left
+/// for the next. Every answer is checked for coming from the same cluster, not set back.
+pub(crate) struct Members {
+    members: Vec<(String, Endpoint)>,
+    clients: Mutex<Vec<Option<Client>>>,
+    current: AtomicUsize,
+    options: ConnectOptions,
+    timeout: Duration,
+    /// The id of the cluster, once one has answered.
+    cluster: Mutex<Option<u64>>,
+    /// The highest revision that was seen.
+    reached: AtomicI64,
+}
+
+impl Members {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let members = config.endpoints()?;
+        let mut options =
+            ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
+        if let Some((user, password)) = config.user()? {
+            options = options.with_user(user, password);
+        }
+        Ok(Self {
+            clients: Mutex::new(vec![None; members.len()]),
+            members,
+            current: AtomicUsize::new(0),
+            options,
+            timeout: config.timeout,
+            cluster: Mutex::new(None),
+            reached: AtomicI64::new(0),
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The id of the cluster; 0 if none has answered yet.
+    pub(crate) fn cluster(&self) -> u64 {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0)
+    }
+
+    /// When a call that begins now is given up.
+    pub(crate) fn patience(&self) -> BootTime {
+        SystemClock.now().boot + self.timeout * ATTEMPTS
+    }
+
+    /// Asks the current member once. Whoever does not answer is left for the next one.
+    ///
+    /// # Errors
+    /// `Unavailable` if nothing can have been done, `Uncertain` if something may have been; `Config`
+    /// if etcd does not let this user in, or refuses the request; `Fatal` if it is another cluster,
+    /// or was set back.
+    pub(crate) async fn attempt<T, F>(
+        &self,
+        call: impl FnOnce(Client) -> F,
+        header: impl Fn(&T) -> Option<&ResponseHeader>,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let at = self.current.load(Ordering::Acquire) % self.members.len();
+        let reached = self.reached.load(Ordering::Acquire);
+        let silent = |kind| {
+            let (member, limit) = (&self.members[at].0, self.timeout);
+            Error::new(kind, format!("etcd at {member} did not answer within {limit:?}"))
+        };
+        let client = match timeout(self.timeout, self.client(at)).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(self.failed(at, error, ErrorKind::Unavailable)),
+            Err(_) => {
+                self.leave(at);
+                return Err(silent(ErrorKind::Unavailable));
+            }
+        };
+        match timeout(self.timeout, call(client)).await {
+            Ok(Ok(answer)) => {
+                if let Some(header) = header(&answer) {
+                    self.check(header, reached)?;
+                }
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(self.failed(at, error, ErrorKind::Uncertain)),
+            Err(_) => {
+                self.leave(at);
+                Err(silent(ErrorKind::Uncertain))
+            }
+        }
+    }
+
+    /// The client of one member, which is let in already.
+    async fn client(&self, at: usize) -> Result<Client, etcd_client::Error> {
+        if let Some(client) = &self.clients()[at] {
+            return Ok(client.clone());
+        }
+        let channel = Channel::Tonic(self.members[at].1.connect_lazy());
+        let client = Client::from_channel(channel, Some(self.options.clone())).await?;
+        self.clients()[at] = Some(client.clone());
+        Ok(client)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Vec<Option<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks another member from now on.
+    fn leave(&self, at: usize) {
+        let next = (at + 1) % self.members.len();
+        // Somebody else may have gone on already.
+        let _ = self.current.compare_exchange(at, next, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// What an error means. `otherwise` is what it is if it does not say that nothing was done.
+    fn failed(&self, at: usize, error: etcd_client::Error, otherwise: ErrorKind) -> Error {
+        let kind = match &error {
+            etcd_client::Error::GRpcStatus(status) => meaning(status).unwrap_or(otherwise),
+            _ => otherwise,
+        };
+        match kind {
+            // Whoever was let in once has to ask anew.
+            ErrorKind::Config => self.clients()[at] = None,
+            _ => self.leave(at),
+        }
+        Error::new(kind, format!("etcd at {}", self.members[at].0)).with_source(error)
+    }
+
+    /// Checks that an answer comes from the cluster that the others came from, and holds what was
+    /// there when it was asked for.
+    fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
+        let (cluster, revision) = (header.cluster_id(), header.revision());
+        let first =
+            *self.cluster.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cluster);
+        if first != cluster {
+            let (is, was) = (format!("cluster {cluster:x}"), format!("cluster {first:x}"));
+            return Err(restored(cluster, &is, &was));
+        }
+        if revision < reached {
+            let (is, was) = (format!("revision {revision}"), format!("revision {reached}"));
+            return Err(restored(cluster, &is, &was));
+        }
+        self.reached.fetch_max(revision, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+/// The error of a cluster that is not what it was.
+pub(crate) fn restored(cluster: u64, is: &str, was: &str) -> Error {
+    let context = format!(
+        "etcd is at {is}, and was last seen at {was}: it was restored \
+             from a backup or replaced, and lacks what was issued since; stop all nodes and run \
+             `tsoracle raise --physical-ms N`, with a time above every timestamp that was issued, over \
+             this etcd with adopt={cluster:x} among its options; sequence numbers issued after the \
+             backup are lost, and will be issued again"
+    );
+    Error::new(ErrorKind::Fatal, context)
+}
+
+/// What an error of etcd says for certain, if anything.
+fn meaning(status: &Status) -> Option<ErrorKind> {
+    let text = status.message();
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Some(ErrorKind::Config),
+        // A wrong password, a missing user name, or a request beyond etcd's limits.
+        Code::InvalidArgument => Some(ErrorKind::Config),
+        Code::FailedPrecondition if text.contains("authentication") => Some(ErrorKind::Config),
+        // The space is used up, or too much is under way.
+        Code::ResourceExhausted => Some(ErrorKind::Unavailable),
+        // What was to be read is compacted.
+        Code::OutOfRange => Some(ErrorKind::Unavailable),
+        Code::Unavailable if text == "etcdserver: no leader" => Some(ErrorKind::Unavailable),
+        _ if is_unconnected(status) => Some(ErrorKind::Unavailable),
+        _ => None,
+    }
+}
+
+/// Whether the request never left, since there was no connection.
+fn is_unconnected(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Pauses before the next attempt. False once `until` has come.
+pub(crate) async fn pause(until: BootTime) -> bool {
+    SystemClock.sleep(PAUSE).await;
+    SystemClock.now().boot < until
+}
