@@ -27,7 +27,8 @@ fn strike(world: &Arc<World>) {
         45..=59 => isolate(world, victim),
         60..=66 => split(world),
         67..=74 => world.network.heal(),
-        75..=87 => step_clock(world, victim),
+        75..=83 => step_clock(world, victim),
+        84..=86 => lose_power(world),
         _ => degrade(world),
     }
 }
@@ -61,6 +62,14 @@ fn split(world: &World) {
     }
 }
 
+/// All nodes crash, and come back at about the same time.
+fn lose_power(world: &Arc<World>) {
+    let down_ms = world.draw(|rng| rng.between(0..=1_000));
+    for node in 0..world.nodes.len() {
+        world.crash(node, world.draw(|rng| rng.millis(down_ms + 1..=down_ms + 20)));
+    }
+}
+
 fn step_clock(world: &World, victim: usize) {
     const HOUR_MS: i64 = 3_600_000;
     let error_ms =
@@ -72,7 +81,7 @@ fn degrade(world: &World) {
     world.network.set_quality(world.draw(|rng| Quality {
         drop_permille: rng.between(0..=300),
         double_permille: rng.between(0..=300),
-        slow_permille: rng.between(0..=500),
+        slow_permille: rng.between(0..=900),
         slow_ms: rng.between(5..=800),
     }));
 }

@@ -72,6 +72,13 @@ impl Node {
         self.running.lock().unwrap().is_some()
     }
 
+    /// Lets go of what has ended in its process.
+    pub(crate) fn reap(&self) {
+        if let Some(process) = &mut *self.running.lock().unwrap() {
+            reap(&mut process.tasks);
+        }
+    }
+
     /// What its engine is doing.
     pub(crate) fn phase(&self) -> String {
         match &*self.running.lock().unwrap() {
@@ -100,9 +107,16 @@ impl Node {
         let Process { gate, clock, oracle, tasks, .. } = process;
         let within = Within { gate: gate.clone(), clock: clock.clone(), oracle: oracle.clone() };
         let (gate, work) = (gate.clone(), work(within));
-        while tasks.try_join_next().is_some() {}
+        reap(tasks);
         tasks.spawn(async move { gate.run(work).await });
         Ok(())
+    }
+}
+
+/// Lets go of tasks that have ended. One that panicked panics here, too.
+fn reap(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.try_join_next() {
+        assert!(!ended.is_err_and(|error| error.is_panic()), "a task of a node panicked");
     }
 }
 
@@ -158,7 +172,8 @@ impl World {
 
     /// Ends the process on a node as a power loss would, and starts another one later.
     pub(crate) fn crash(self: &Arc<Self>, me: usize, down: Duration) {
-        let Some(process) = self.nodes[me].running.lock().unwrap().take() else { return };
+        let Some(mut process) = self.nodes[me].running.lock().unwrap().take() else { return };
+        reap(&mut process.tasks);
         process.gate.kill();
         self.draw(|rng| self.nodes[me].disk.lock().unwrap().crash(rng));
         drop(process);

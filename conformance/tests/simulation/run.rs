@@ -66,6 +66,7 @@ async fn simulate(seed: u64, flaw: Option<Flaw>) -> Outcome {
     for key in KEYS {
         while recovery.is_some() && !prober.read_seq(key).await {}
     }
+    world.nodes.iter().for_each(Node::reap);
     conclude(&world, recovery)
 }
 

@@ -3,7 +3,7 @@
 use crate::{flaw::Flaw, run::run};
 
 /// How many seeds a flaw may hide from.
-const PATIENCE: u64 = 60;
+const PATIENCE: u64 = 200;
 
 /// Some run with this flaw breaks this promise.
 fn is_caught(flaw: Flaw, promise: &str) {
@@ -48,4 +48,8 @@ fn a_driver_that_ignores_the_epoch_is_not_fenced() {
 #[test]
 fn calling_what_is_uncertain_refused_breaks_gaplessness() {
     is_caught(Flaw::UncertainIsRefused, "G3 ");
+}
+#[test]
+fn votes_that_are_not_synced_lose_what_was_committed() {
+    is_caught(Flaw::VotesAreNotSynced, "two entries were committed");
 }

@@ -73,7 +73,7 @@ struct Ledger {
 impl World {
     pub(crate) fn new(seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
         let mut rng = Rng::new(seed);
-        let stand_ms = rng.pick(&[150..=300, 150..=300, 150..=160]).clone();
+        let stand_ms = rng.pick(&[150..=300, 150..=160]).clone();
         let temper =
             Temper { stand_ms, deaf: *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis)) };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
@@ -165,6 +165,8 @@ impl World {
         }
         let (pauses, crashes) = match point {
             Point::Sync => (3, 6),
+            // There is something to lose.
+            Point::Voted if self.has(Flaw::VotesAreNotSynced) => (0, 400),
             Point::Voted => (0, 50),
             Point::Submitted | Point::Committed => (4, 3),
             Point::Answered => (2, 1),
@@ -174,13 +176,30 @@ impl World {
             self.pause(node, self.draw(|rng| rng.millis(50..=3_000)));
         }
         if crashed {
-            let longest_ms = if point == Point::Voted { 50 } else { 1_500 };
+            let longest_ms = if point == Point::Voted { 8 } else { 1_500 };
             self.crash(node, self.draw(|rng| rng.millis(1..=longest_ms)));
         }
         if paused || crashed {
             // What comes after it passes the gate again.
             yield_now().await;
         }
+    }
+
+    /// Now and then nobody hears a new leader at first.
+    pub(crate) fn elected(self: &Arc<Self>, node: usize) {
+        let permille = if self.has(Flaw::VotesAreNotSynced) { 500 } else { 30 };
+        if !self.is_troubled() || !self.draw(|rng| rng.chance(permille)) {
+            return;
+        }
+        let cut = move |world: &Self, cut| {
+            (0..world.nodes.len()).for_each(|peer| world.network.cut(node, peer, cut));
+        };
+        cut(self, true);
+        let (world, muted) = (self.clone(), self.draw(|rng| rng.millis(20..=300)));
+        tokio::spawn(async move {
+            pass(muted).await;
+            cut(&world, false);
+        });
     }
 
     pub(crate) fn sync_time(&self) -> Duration {

@@ -17,6 +17,9 @@ use crate::{
 /// How often a leader is heard of.
 pub(super) const BEAT_MS: u64 = 50;
 
+/// How often a candidate asks again.
+const ASK_MS: u64 = 20;
+
 impl Replica {
     pub(super) fn tick(&mut self) {
         let now = self.clock.now().boot;
@@ -24,7 +27,7 @@ impl Replica {
             if now >= self.stand_at {
                 self.stand();
             }
-            return;
+            return self.ask_for_votes();
         };
         if now < leading.beat_at {
             return;
@@ -53,10 +56,22 @@ impl Replica {
         self.hard = Hard { term, voted_for: Some(self.me), ..self.hard };
         self.store_hard();
         self.leader = None;
-        self.role = Role::Candidate { votes: BTreeSet::from([self.me]) };
+        let ask_at = self.clock.now().boot;
+        self.role = Role::Candidate { votes: BTreeSet::from([self.me]), ask_at };
         self.news.push(Leadership::Unknown);
-        let last = self.last();
-        self.outbox.extend(self.peers().map(|peer| (peer, Message::AskVote { term, last })));
+    }
+
+    /// Asks whoever has not answered yet, from time to time.
+    fn ask_for_votes(&mut self) {
+        let (now, again, last) = (self.clock.now().boot, self.after(ASK_MS), self.last());
+        if let Role::Candidate { votes, ask_at } = &mut self.role
+            && now >= *ask_at
+        {
+            *ask_at = again;
+            let (term, peers) = (self.hard.term, 0..self.world.nodes.len());
+            let asked = peers.filter(|peer| !votes.contains(peer));
+            self.outbox.extend(asked.map(|peer| (peer, Message::AskVote { term, last })));
+        }
     }
 
     pub(super) fn asked_for_vote(&mut self, from: usize, term: u64, last: (u64, u64)) {
@@ -72,7 +87,7 @@ impl Replica {
 
     pub(super) fn voted_for(&mut self, from: usize, term: u64, granted: bool) {
         let majority = self.majority();
-        if let Role::Candidate { votes } = &mut self.role
+        if let Role::Candidate { votes, .. } = &mut self.role
             && term == self.hard.term
             && granted
         {
@@ -84,6 +99,7 @@ impl Replica {
     }
 
     fn lead(&mut self) {
+        self.world.elected(self.me);
         let now = self.clock.now().boot;
         let (_, last) = self.last();
         self.role = Role::Leader(Leading {

@@ -48,7 +48,7 @@ pub(crate) struct Replica {
 
 pub(super) enum Role {
     Follower,
-    Candidate { votes: BTreeSet<usize> },
+    Candidate { votes: BTreeSet<usize>, ask_at: BootTime },
     Leader(Leading),
 }
 
@@ -117,7 +117,8 @@ impl Replica {
         loop {
             let due = match &self.role {
                 Role::Leader(leading) => leading.beat_at,
-                _ => self.stand_at,
+                Role::Candidate { ask_at, .. } => self.stand_at.min(*ask_at),
+                Role::Follower => self.stand_at,
             };
             let mut next = tokio::select! {
                 biased;
