@@ -6,11 +6,12 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, TimeoutExpired};
+use tsoracle_core::on_one_line;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::v1::{GetCurrentMaxSafeRequest, LeaderHint};
 
 use crate::cluster::Cluster;
-use crate::error::{ErrorKind, on_one_line};
+use crate::error::ErrorKind;
 use crate::pool::Peer;
 use crate::rpc::{Attempt, Idempotency, Rpc, Unacceptable};
 use crate::verdict::{Verdict, is_broken_connection, judge};

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tsoracle_core::{Clock, SystemClock};
+use tsoracle_core::{Clock, SystemClock, on_one_line};
 
 use crate::address::Address;
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::error::{Error, ErrorKind, Result, on_one_line};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{Dialer, Pool};
 use crate::tls::TlsOptions;
 

@@ -83,35 +83,9 @@ impl StdError for Error {
     }
 }
 
-/// An error and its causes on one line, each said once.
-pub(crate) fn on_one_line(error: &(dyn StdError + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
-
-    #[test]
-    fn causes_are_said_once() {
-        let inner = io::Error::other("connection refused");
-        let outer = Error::new(ErrorKind::Unavailable, "no connection").with_source(inner);
-        assert_eq!(on_one_line(&outer), "no connection: connection refused");
-        let inner = io::Error::other("refused");
-        let outer = Error::new(ErrorKind::Unavailable, "connection refused").with_source(inner);
-        assert_eq!(on_one_line(&outer), "connection refused");
-    }
 
     #[test]
     fn what_may_have_been_carried_out_is_not_simply_asked_again() {

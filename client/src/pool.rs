@@ -9,11 +9,10 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tsoracle_core::Epoch;
+use tsoracle_core::{Epoch, on_one_line};
 use tsoracle_proto::metadata::{self, SESSIONS};
 
 use crate::address::{Address, Scheme};
-use crate::error::on_one_line;
 use crate::leader::Leader;
 use crate::line::{Line, Sequences, Timestamps};
 use crate::tls::TlsOptions;

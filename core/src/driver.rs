@@ -1,10 +1,10 @@
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::{
-    BootTime, Epoch, LeaderHint, NodeId, Result,
+    BootTime, Epoch, LeaderHint, Membership, NodeId, Result,
     state::{Answer, Command, Query, Reject, Reply},
 };
 
@@ -67,6 +67,10 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// How much one commit takes at most: not less than a request for [`MAX_BATCH`](crate::MAX_BATCH)
     /// of the longest keys. Whatever keeps within it is taken.
     fn limits(&self) -> CommitLimits;
+
+    /// The nodes of the cluster, if they can be changed while it runs; `None` for a driver without
+    /// such a thing.
+    fn membership(&self) -> Option<Arc<dyn Membership>>;
 
     /// Stops the driver: commits in flight end first, then leadership ends and locks are let go.
     /// May be called again, and while another call is under way. Afterwards every call fails and

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, NodeId, Result,
-    SeqStore,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
+    NodeId, Result, SeqStore,
     state::{self, Answer, CLAIM, Command, Effect, NODE, Query},
 };
 
@@ -110,6 +110,10 @@ impl ConsensusDriver for LocalDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
+    }
+
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject, Result, SeqBlock,
+    ConsensusDriver, Epoch, Error, ErrorKind, Membership, OracleOptions, Reject, Result, SeqBlock,
     TIMESTAMPS_PER_MS, TimestampRange,
     engine::{self, Phase, Shared},
     reign::{Denied, Reign},
@@ -148,6 +148,11 @@ impl Oracle {
             max_safe_physical_ms: high_water_ms.saturating_sub(window_ms + 1),
             waiting: self.shared.waiting.load(Ordering::Relaxed),
         }
+    }
+
+    /// The nodes of the cluster, if the driver lets them be changed.
+    pub fn membership(&self) -> Option<Arc<dyn Membership>> {
+        self.shared.driver.membership()
     }
 
     /// What this oracle is doing, to be watched. Values may repeat.

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "file")]
 use tsoracle_file as _;
+#[cfg(feature = "openraft")]
+use tsoracle_openraft as _;
 #[cfg(feature = "rocksdb")]
 use tsoracle_rocksdb as _;
 
@@ -20,6 +22,9 @@ mod tests {
         let mut expected = vec!["memory"];
         if cfg!(feature = "file") {
             expected.push("file");
+        }
+        if cfg!(feature = "openraft") {
+            expected.push("openraft");
         }
         if cfg!(feature = "rocksdb") {
             expected.push("rocksdb");

@@ -158,6 +158,8 @@ fn the_descriptor_set_names_every_rpc() {
         "SequenceService/ReadSeq",
         "SequenceService/ListSeqs",
         "SequenceService/SeedSeq",
+        "ClusterService/Members",
+        "ClusterService/Change",
     ];
     assert_eq!(rpcs, expected);
     assert!(set.file.iter().all(|file| file.package() == "tsoracle.v1"));

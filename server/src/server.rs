@@ -9,14 +9,17 @@ use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result};
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
-    v1::{sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer},
+    v1::{
+        cluster_service_server::ClusterServiceServer,
+        sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer,
+    },
 };
 
 use crate::{
     Limits, Listening, TlsOptions,
     edge::Edge,
     health::Health,
-    service::{Sequences, Tso},
+    service::{Cluster, Sequences, Tso},
     status::Statuses,
 };
 
@@ -146,10 +149,13 @@ impl Server {
         let stopping = self.stopping.subscribe();
         let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), stopping };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
-        let sequences = Sequences { oracle, statuses };
+        let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses });
+        let cluster = cluster.max_decoding_message_size(most);
         Routes::new(Edge::new(tso, self.limits.request_time).marked())
             .add_service(Edge::new(sequences, self.limits.request_time))
+            .add_service(Edge::new(cluster, self.limits.request_time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,

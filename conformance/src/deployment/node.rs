@@ -2,6 +2,7 @@ use std::io;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, TlsOptions};
+use tsoracle_core::on_one_line;
 use tsoracle_proto::DEFAULT_PORT;
 
 use super::Options;
@@ -37,7 +38,7 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
         let endpoint = endpoint(name, options)?;
         match endpoint.connect().await {
             Ok(channel) => nodes.push(Node { name: name.clone(), channel }),
-            Err(error) => causes.push(format!("{name}: {}", in_one_line(&error))),
+            Err(error) => causes.push(format!("{name}: {}", on_one_line(&error))),
         }
     }
     if nodes.is_empty() {
@@ -50,7 +51,7 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
 /// Connects to `name` again, on a connection of its own.
 pub(super) async fn dial(name: &str, options: &Options) -> io::Result<Channel> {
     let endpoint = endpoint(name, options)?;
-    endpoint.connect().await.map_err(|error| io::Error::other(in_one_line(&error)))
+    endpoint.connect().await.map_err(|error| io::Error::other(on_one_line(&error)))
 }
 
 /// A client of this project, with connections of its own.
@@ -85,16 +86,6 @@ fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {
     Ok(endpoint.connect_timeout(options.timeout).timeout(options.timeout).tcp_nodelay(true))
 }
 
-fn invalid(error: impl std::error::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, in_one_line(&error))
-}
-
-fn in_one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line = format!("{line}: {cause}");
-        source = cause.source();
-    }
-    line
+fn invalid(error: impl std::error::Error + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, on_one_line(&error))
 }

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_core::{
-    Clock, CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, NodeId,
-    Result, SystemClock,
+    Clock, CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership,
+    Membership, NodeId, Result, SystemClock,
     state::{Answer, Command, Query, answer},
 };
 
@@ -111,6 +111,10 @@ impl ConsensusDriver for Contender {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { commands: 1_000, bytes: 1 << 18 }
+    }
+
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
     }
 
     async fn shutdown(&self) -> Result<()> {

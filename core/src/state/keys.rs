@@ -2,8 +2,9 @@
 
 use crate::{LeaseHolder, LeaseId, SeqKey, Session};
 
-/// The [`ReignRecord`](super::ReignRecord).
-pub(super) const REIGN: &[u8] = b"r";
+/// The [`ReignRecord`](super::ReignRecord). A driver that gathers evidence of its writes asks an
+/// [`Effect`](super::Effect) whether it touches this.
+pub const REIGN: &[u8] = b"r";
 
 /// The counts of keys and sessions, and the version of the rules.
 pub(super) const META: &[u8] = b"m";

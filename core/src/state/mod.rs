@@ -18,13 +18,13 @@ mod view;
 
 pub(crate) use command::millis;
 pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reads, Reply, Seed};
-pub use keys::{CLAIM, NODE};
+pub use keys::{CLAIM, NODE, REIGN};
 pub use plan::{Planned, apply, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{ReignRecord, Stage};
 pub use reject::Reject;
 pub use session::RETENTION;
-pub use view::{Effect, Entry, View};
+pub use view::{Effect, Entry, Overlay, View};
 
 #[cfg(test)]
 mod lease_model_test;

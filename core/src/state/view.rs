@@ -1,6 +1,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, btree_map},
+    fmt,
     ops::Bound,
 };
 
@@ -50,6 +51,11 @@ impl Effect {
         self.0.extend(later.0);
     }
 
+    /// Whether `key` is written or deleted, even if that changes nothing.
+    pub fn touches(&self, key: &[u8]) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -72,23 +78,35 @@ impl IntoIterator for Effect {
 
 /// A view with writes over it that are not committed yet. It remembers what it has read, since the
 /// commands of a batch read much the same.
-pub(super) struct Overlay<'a> {
+///
+/// A driver that commits several batches at once applies each to the overlay that those before it
+/// have left.
+pub struct Overlay<'a> {
     below: &'a dyn View,
     read: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
     effect: Effect,
 }
 
 impl<'a> Overlay<'a> {
-    pub(super) fn new(below: &'a dyn View) -> Self {
+    /// A view of `below`, with nothing written yet.
+    pub fn new(below: &'a dyn View) -> Self {
         Self { below, read: RefCell::default(), effect: Effect::default() }
     }
 
-    pub(super) fn merge(&mut self, later: Effect) {
+    /// Adds the writes of `later`, which win.
+    pub fn merge(&mut self, later: Effect) {
         self.effect.merge(later);
     }
 
-    pub(super) fn into_effect(self) -> Effect {
+    /// All writes.
+    pub fn into_effect(self) -> Effect {
         self.effect
+    }
+}
+
+impl fmt::Debug for Overlay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overlay").field("effect", &self.effect).finish_non_exhaustive()
     }
 }
 

@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, watch};
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Granted,
-    Leadership, ManualClock, MemoryStore, NodeId, Oracle, OracleOptions, Phase, Reject, Result,
-    SeqKey, SeqRequest, SeqStore,
+    Leadership, ManualClock, Membership, MemoryStore, NodeId, Oracle, OracleOptions, Phase, Reject,
+    Result, SeqKey, SeqRequest, SeqStore,
     state::{Answer, Command, Query, ReignRecord, Reply, answer, apply},
 };
 
@@ -373,6 +373,10 @@ impl ConsensusDriver for Driver {
 
     fn limits(&self) -> CommitLimits {
         *self.limits.lock().unwrap()
+    }
+
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -27,7 +27,12 @@ register_driver!(DriverFactory {
 /// is damaged, missing although it was there once, or of an unknown format; `Fatal` if the disk
 /// fails.
 pub async fn open(config: Config) -> Result<Arc<LocalDriver>> {
-    LocalDriver::open_with(move || Store::open(&config.path, config.options())).await
+    let open = move || {
+        let store = Store::open(&config.path, config.options())?;
+        store.belong_to("file")?;
+        Ok(store)
+    };
+    LocalDriver::open_with(open).await
 }
 
 async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {

@@ -6,4 +6,4 @@ mod store;
 mod verified;
 
 pub use redb::StorageBackend;
-pub use store::{Options, Store, Table};
+pub use store::{Options, StateView, Store, Table};

@@ -8,7 +8,7 @@ use std::{
 
 use redb::{
     Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, StorageBackend,
-    TableDefinition, TableError,
+    TableDefinition, TableError, WriteTransaction,
 };
 use tsoracle_core::{
     Directory, Error, ErrorKind, Result, SeqStore,
@@ -24,6 +24,11 @@ const FORMAT: u32 = 1;
 const MAGIC: &[u8] = b"tsoracle state, format ";
 
 type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+const DRIVER_KEY: &[u8] = b"driver";
+
+/// The driver whose state has no note of it.
+const UNNOTED: &str = "file";
 
 const FORMAT_KEY: &[u8] = b"format";
 const COMMITS_KEY: &[u8] = b"commits";
@@ -143,6 +148,42 @@ impl Store {
         }
     }
 
+    /// Notes that the state is the driver's of that name, or finds that it is.
+    ///
+    /// # Errors
+    /// `Config` if it is another driver's; and those of [`write`](Self::write).
+    pub fn belong_to(&self, driver: &str) -> Result<()> {
+        let owner = match self.read(META, DRIVER_KEY)? {
+            Some(owner) => String::from_utf8_lossy(&owner).into_owned(),
+            // The first driver there was leaves no note.
+            None if driver == UNNOTED => return Ok(()),
+            None if !self.entries(STATE, &[], &[u8::MAX], 1)?.is_empty() => UNNOTED.into(),
+            None => {
+                let mut note = Effect::default();
+                note.put(DRIVER_KEY, driver);
+                return self.write([(META, note)]);
+            }
+        };
+        if owner == driver {
+            return Ok(());
+        }
+        let name = &self.name;
+        let context = format!(
+            "{name} is the {owner} driver's, not the {driver} driver's; give this node another \
+             path, or copy the state with `tsoracle migrate`"
+        );
+        Err(Error::new(ErrorKind::Config, context))
+    }
+
+    /// The state as of now, however it changes later. While it is kept, the file grows.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn view(&self) -> Result<StateView> {
+        let table = self.table(STATE)?.ok_or_else(|| damaged(&self.name, "it has no state"))?;
+        Ok(StateView { table, name: self.name.clone() })
+    }
+
     /// Closes the file, which dropping does as well, but tells whether that went well.
     pub(crate) fn close(self) -> Result<()> {
         let Self { state, database, name, directory: _ } = self;
@@ -214,16 +255,7 @@ impl Store {
     }
 
     fn range(&self, table: &ReadTable, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        if from >= to {
-            return Ok(vec![]);
-        }
-        let range = table.range(from..to).map_err(|error| self.failed(error))?;
-        let entries = range.take(limit).map(|entry| {
-            let (key, record) = entry.map_err(|error| self.failed(error))?;
-            let value = self.unseal(key.value(), record.value())?;
-            Ok((key.value().to_vec(), value))
-        });
-        entries.collect()
+        range(table, &self.name, from, to, limit)
     }
 
     /// The last entry of `table`, by key.
@@ -241,20 +273,55 @@ impl Store {
         owned.transpose()
     }
 
-    /// Makes all these writes, or none. On return they survive a power loss.
+    /// Makes all these writes, or none. On return they survive a power loss, and so does every
+    /// earlier write.
     ///
     /// # Errors
     /// `Fatal` or `Corrupt`; the writes may or may not have been made, but never in part.
     pub fn write(&self, writes: impl IntoIterator<Item = (Table, Effect)>) -> Result<()> {
-        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        // It would keep the pages of the last commit from being used again.
-        self.state().take();
-        let commit = self.commits()? + 1;
-        let mut count = Effect::default();
-        count.put(COMMITS_KEY, commit.to_be_bytes());
-        let mut transaction = self.database.begin_write().map_err(|error| self.failed(error))?;
-        transaction.set_durability(Durability::Immediate).map_err(|error| self.failed(error))?;
-        for (table, effect) in writes.into_iter().chain([(META, count)]) {
+        let now = Durability::Immediate;
+        self.transact(now, |transaction| self.make(transaction, writes))
+    }
+
+    /// As [`write`](Self::write), without a sync: a crash undoes these writes, all of them and each
+    /// later one, unless one that is synced came after. Only for what can be worked out again.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub fn write_unsynced(&self, writes: impl IntoIterator<Item = (Table, Effect)>) -> Result<()> {
+        self.transact(Durability::None, |transaction| self.make(transaction, writes))
+    }
+
+    /// Makes `entries` the whole state, in place of what it was, together with `writes`: all of
+    /// it or nothing, and durable on return.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write), and the first one among the entries.
+    pub fn replace_state(
+        &self,
+        entries: impl IntoIterator<Item = Result<Entry>>,
+        writes: impl IntoIterator<Item = (Table, Effect)>,
+    ) -> Result<()> {
+        self.transact(Durability::Immediate, |transaction| {
+            transaction.delete_table(STATE.definition()).map_err(|error| self.failed(error))?;
+            let mut state =
+                transaction.open_table(STATE.definition()).map_err(|error| self.failed(error))?;
+            for entry in entries {
+                let (key, value) = entry?;
+                let record = record::seal(&key, &value);
+                state.insert(&*key, &*record).map_err(|error| self.failed(error))?;
+            }
+            drop(state);
+            self.make(transaction, writes)
+        })
+    }
+
+    fn make(
+        &self,
+        transaction: &WriteTransaction,
+        writes: impl IntoIterator<Item = (Table, Effect)>,
+    ) -> Result<()> {
+        for (table, effect) in writes {
             let mut table =
                 transaction.open_table(table.definition()).map_err(|error| self.failed(error))?;
             for (key, value) in effect.iter() {
@@ -265,12 +332,31 @@ impl Store {
                 done.map_err(|error| self.failed(error))?;
             }
         }
+        Ok(())
+    }
+
+    /// Commits what `change` has written, and counts it.
+    fn transact(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&WriteTransaction) -> Result<()>,
+    ) -> Result<()> {
+        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        // It would keep the pages of the last commit from being used again.
+        self.state().take();
+        let commit = self.commits()? + 1;
+        let mut count = Effect::default();
+        count.put(COMMITS_KEY, commit.to_be_bytes());
+        let mut transaction = self.database.begin_write().map_err(|error| self.failed(error))?;
+        transaction.set_durability(durability).map_err(|error| self.failed(error))?;
+        change(&transaction)?;
+        self.make(&transaction, [(META, count)])?;
         transaction.commit().map_err(|error| self.failed(error))?;
         // Somebody may have read meanwhile.
         self.state().take();
-        match &mut *directory {
-            Some(directory) => directory.acknowledge(commit),
-            None => Ok(()),
+        match (&mut *directory, durability) {
+            (Some(directory), Durability::Immediate) => directory.acknowledge(commit),
+            _ => Ok(()),
         }
     }
 
@@ -297,13 +383,7 @@ impl Store {
     }
 
     fn unseal(&self, key: &[u8], record: &[u8]) -> Result<Vec<u8>> {
-        match record::open(key, record) {
-            Some(value) => Ok(value.to_vec()),
-            None => {
-                let key = key.escape_ascii();
-                Err(damaged(&self.name, &format!("the value under {key} fails its checksum")))
-            }
-        }
+        unseal(&self.name, key, record)
     }
 
     fn failed(&self, error: impl Into<redb::Error>) -> Error {
@@ -328,6 +408,57 @@ impl SeqStore for Store {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A state as it was, independent of the [`Store`] it comes from.
+pub struct StateView {
+    table: ReadTable,
+    name: String,
+}
+
+impl StateView {
+    /// As [`Store::entries`], of the state.
+    ///
+    /// # Errors
+    /// As for [`Store::read`].
+    pub fn entries(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
+        range(&self.table, &self.name, from, to, limit)
+    }
+}
+
+impl fmt::Debug for StateView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateView").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn range(
+    table: &ReadTable,
+    name: &str,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
+) -> Result<Vec<Entry>> {
+    if from >= to {
+        return Ok(vec![]);
+    }
+    let range = table.range(from..to).map_err(|error| failed("cannot use", name, error))?;
+    let entries = range.take(limit).map(|entry| {
+        let (key, record) = entry.map_err(|error| failed("cannot use", name, error))?;
+        let value = unseal(name, key.value(), record.value())?;
+        Ok((key.value().to_vec(), value))
+    });
+    entries.collect()
+}
+
+fn unseal(name: &str, key: &[u8], record: &[u8]) -> Result<Vec<u8>> {
+    match record::open(key, record) {
+        Some(value) => Ok(value.to_vec()),
+        None => {
+            let key = key.escape_ascii();
+            Err(damaged(name, &format!("the value under {key} fails its checksum")))
+        }
     }
 }
 

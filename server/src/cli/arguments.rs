@@ -3,8 +3,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::cli::{
-    ask, bench, completions, decode, drivers, init, leases, man, sequences, settings::Settings,
-    status, verify,
+    ask, bench, cluster, completions, decode, drivers, init, leases, man, sequences,
+    settings::Settings, status, verify,
 };
 
 const ABOUT: &str = "\
@@ -115,6 +115,11 @@ pub(crate) enum Command {
     /// Exits with 0 if any of the servers serves. With --json, one line per server.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Arguments),
+    /// Look at the nodes of a cluster, and change them while it runs
+    ///
+    /// Each prints the nodes as they are then. Drivers without changes at run time refuse.
+    #[command(subcommand, after_help = cluster::EXAMPLES)]
+    Cluster(cluster::Command),
     /// List the storage drivers of this build, with their options
     #[command(after_help = drivers::EXAMPLES)]
     Drivers(drivers::Arguments),

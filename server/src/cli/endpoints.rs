@@ -3,6 +3,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use clap::Args;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
+use tsoracle_core::on_one_line;
 use tsoracle_proto::DEFAULT_PORT;
 
 use crate::cli::failure::Failure;
@@ -118,16 +119,6 @@ impl Dialer {
         let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
         dialled.connect().await.map_err(|error| on_one_line(&error))
     }
-}
-
-fn on_one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line = format!("{line}: {cause}");
-        source = cause.source();
-    }
-    line
 }
 
 /// A file's content.

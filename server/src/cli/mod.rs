@@ -3,6 +3,7 @@
 mod arguments;
 mod ask;
 mod bench;
+mod cluster;
 mod completions;
 mod decode;
 mod drivers;
@@ -57,6 +58,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Frontier(arguments) => leases::frontier(arguments).await,
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
+        Command::Cluster(command) => cluster::run(command).await,
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
         Command::Verify(arguments) => verify::run(*arguments).await,

@@ -1,5 +1,6 @@
 //! The calls of the protocol, each as one call of the engine.
 
+mod cluster;
 mod convert;
 mod sequence;
 mod streams;
@@ -10,6 +11,7 @@ use tsoracle_core::Oracle;
 
 use crate::edge::Allowed;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use sequence::Sequences;
 pub(crate) use tso::Tso;
 

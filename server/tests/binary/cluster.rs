@@ -48,3 +48,12 @@ async fn without_a_leader_it_says_so() {
     let line = error_line(&ask(&server, &["ts", "--timeout", "200ms"]).await, 1);
     assert!(line.contains(&server.address.to_string()), "{line}");
 }
+
+#[tokio::test]
+async fn a_driver_whose_members_cannot_change_says_so() {
+    let server = Running::in_memory().await;
+    let line = error_line(&ask(&server, &["cluster", "members"]).await, 1);
+    assert!(line.contains("no members that can be changed"), "{line}");
+    let line = error_line(&ask(&server, &["cluster", "remove", "1"]).await, 1);
+    assert!(line.contains("no members that can be changed"), "{line}");
+}

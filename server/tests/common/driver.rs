@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership,
-    MemoryStore, NodeId, Reject, Result, SeqStore,
+    Membership, MemoryStore, NodeId, Reject, Result, SeqStore,
     state::{self, Answer, Command, Query},
 };
 
@@ -134,6 +134,10 @@ impl ConsensusDriver for Scripted {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { commands: 4_096, bytes: 1 << 20 }
+    }
+
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tsoracle_core::ConsensusDriver;
 use tsoracle_core::{
-    Leadership, LocalDriver, MemoryStore, Oracle, OracleOptions, Phase,
+    Leadership, LocalDriver, Membership, MemoryStore, Oracle, OracleOptions, Phase,
     state::{Answer, Query},
 };
 use tsoracle_proto::v1;
@@ -141,6 +141,10 @@ async fn a_driver_that_gives_up_ends_the_server() {
         fn limits(&self) -> tsoracle_core::CommitLimits {
             self.0.limits()
         }
+        fn membership(&self) -> Option<Arc<dyn Membership>> {
+            None
+        }
+
         async fn shutdown(&self) -> tsoracle_core::Result<()> {
             Ok(())
         }

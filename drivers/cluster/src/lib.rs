@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod callers;
+mod config;
+mod entry;
+mod identity;
+mod machine;
+pub mod snapshot;
+mod tls;
+pub mod transport;
+
+pub use callers::Callers;
+pub use config::{Addresses, Cluster, Config, OPTIONS};
+pub use entry::{EntryId, LogEntry};
+pub use identity::Identity;
+pub use machine::Machine;
+pub use tls::PeerTls;

@@ -1,0 +1,314 @@
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use openraft::{
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
+    storage::{LogFlushed, RaftLogStorage},
+};
+use tsoracle_cluster::{EntryId, LogEntry};
+use tsoracle_core::{Result, state::Effect};
+
+use crate::{
+    keeper::{Keeper, LOG, RAFT},
+    types::{Entries, Entry, Id, Stored, TypeConfig, Vote, decode, encode, next_index, storage},
+    waiting::Waiting,
+};
+
+const VOTE: &[u8] = b"vote";
+const PURGED: &[u8] = b"purged";
+
+/// Entries that are kept in memory, for those who read the end of the log, at most.
+const CACHED: usize = 4_096;
+
+/// Their bytes, at most, beside those that are not written yet.
+const CACHED_BYTES: usize = 16 << 20;
+
+/// Bytes of one message to a follower; a single entry may be larger.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+/// Raft's log and vote, in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Log(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    node: u64,
+    keeper: Keeper,
+    waiting: Arc<Waiting>,
+    state: Mutex<State>,
+}
+
+/// The log as it is to be, of which the last writes may still be under way.
+#[derive(Debug, Default)]
+struct State {
+    vote: Option<Vote>,
+    purged: Option<Id>,
+    last: Option<Id>,
+    /// The end of the log, without a gap, up to the last entry.
+    cached: BTreeMap<u64, Entry>,
+    bytes: usize,
+    /// Up to here, everything is on the disk.
+    durable: Option<Id>,
+}
+
+impl Log {
+    /// The log in the store that `keeper` has opened, whose last entry is `last`.
+    pub(crate) async fn open(
+        node: u64,
+        keeper: Keeper,
+        waiting: Arc<Waiting>,
+        last: Option<Id>,
+    ) -> Result<Self> {
+        let purged: Option<Id> =
+            keeper.read(PURGED).await?.map(|bytes| decode(&bytes)).transpose()?;
+        let last = last.max(purged);
+        let state = State { purged, last, durable: last, ..State::default() };
+        Ok(Self(Arc::new(Inner { node, keeper, waiting, state: Mutex::new(state) })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Up to where others may be told that the log is committed: not beyond what is on this node's disk.
+    pub(crate) fn tellable(&self, committed: Option<Id>) -> Option<Id> {
+        committed.min(self.state().durable)
+    }
+
+    /// The entries from `from` to before `to`, as far as there are any.
+    async fn range(&self, from: u64, to: u64) -> Result<Vec<Entry>> {
+        let (from, cached_from, cached) = {
+            let state = self.state();
+            let from = from.max(next_index(state.purged.as_ref()));
+            let to = to.min(next_index(state.last.as_ref()));
+            if from >= to {
+                return Ok(vec![]);
+            }
+            let cached_from = state.cached.first_key_value().map_or(to, |(index, _)| *index);
+            let cached_from = cached_from.clamp(from, to);
+            let cached: Vec<_> =
+                state.cached.range(cached_from..to).map(|(_, entry)| entry.clone()).collect();
+            (from, cached_from, cached)
+        };
+        if from == cached_from {
+            return Ok(cached);
+        }
+        let stored = self.0.keeper.log(from, cached_from).await?;
+        let mut entries = stored.iter().map(|entry| decode(entry)).collect::<Result<Vec<_>>>()?;
+        entries.extend(cached);
+        Ok(entries)
+    }
+
+    /// Puts the entries into the log, for readers at once, and calls `done` when they are durable; or
+    /// at once if this node proposes them as the leader.
+    ///
+    /// openraft has its leader wait for its own disk before it sends an entry to anyone, which makes
+    /// each commit two syncs long. Here both go on side by side, and what openraft then takes for
+    /// committed stays within this node until its disk has the entry, too: it is not applied (the
+    /// keeper syncs first), the others are not told (see [`Log::tellable`]), no change of members is
+    /// built on it, and a leader that lost such an entry in a crash does not go on in its old term
+    /// (see [`RaftLogStorage::read_vote`]).
+    fn append_entries(
+        &self,
+        entries: Vec<Entry>,
+        done: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            done(Ok(()));
+            return Ok(());
+        };
+        let (first, last) = (first.log_id.index, last.log_id);
+        let mut effect = Effect::default();
+        for entry in &entries {
+            effect.put(entry.log_id.index.to_be_bytes(), encode(entry)?);
+        }
+        let seen: Vec<_> = entries.iter().filter_map(entry_id).collect();
+        let mut state = self.state();
+        let proposes = state.vote.is_some_and(|vote| {
+            vote.committed
+                && vote.leader_id.node_id == self.0.node
+                && entries.iter().all(|entry| entry.log_id.leader_id == vote.leader_id)
+        });
+        // From here on it may be sent to others.
+        seen.iter().for_each(|entry| self.0.waiting.begun(*entry));
+        for entry in entries {
+            state.bytes += size(&entry);
+            state.cached.insert(entry.log_id.index, entry);
+        }
+        state.last = Some(last);
+        let (now, later) = if proposes { (Some(done), None) } else { (None, Some(done)) };
+        let log = self.clone();
+        // Under the lock, so that writes are made in the order of the log.
+        self.0.keeper.append(first, effect, seen, move |written| {
+            if written.is_ok() {
+                log.state().written(last);
+            }
+            if let Some(done) = later {
+                done(written);
+            }
+        });
+        drop(state);
+        if let Some(done) = now {
+            done(Ok(()));
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn written(&mut self, last: Id) {
+        // What was cut off or written anew meanwhile has a write of its own.
+        if self.last >= Some(last) {
+            self.durable = self.durable.max(Some(last));
+        }
+        let durable = next_index(self.durable.as_ref());
+        while self.cached.len() > CACHED || self.bytes > CACHED_BYTES {
+            match self.cached.first_entry() {
+                Some(first) if *first.key() < durable => {
+                    self.bytes -= size(&first.remove());
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn forget(&mut self, range: impl RangeBounds<u64>) {
+        let gone: Vec<_> = self.cached.range(range).map(|(index, _)| *index).collect();
+        for index in gone {
+            let entry = self.cached.remove(&index);
+            self.bytes -= entry.as_ref().map_or(0, size);
+        }
+    }
+}
+
+fn size(entry: &Entry) -> usize {
+    const FIXED: usize = 64;
+    match &entry.payload {
+        EntryPayload::Normal(payload) => FIXED + payload.0.len(),
+        _ => FIXED,
+    }
+}
+
+fn entry_id(entry: &Entry) -> Option<EntryId> {
+    match &entry.payload {
+        EntryPayload::Normal(payload) => LogEntry::peek(&payload.0),
+        _ => None,
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Stored<Vec<Entry>> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.range(from, to).await.map_err(storage)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Stored<Vec<Entry>> {
+        let mut entries = self.range(start, end).await.map_err(storage)?;
+        let mut bytes = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            let fits = bytes < MESSAGE_BYTES;
+            bytes += size(entry);
+            fits
+        });
+        let fitting = fitting.count();
+        entries.truncate(fitting);
+        Ok(entries)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Stored<LogState<TypeConfig>> {
+        let state = self.state();
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Stored<()> {
+        let mut effect = Effect::default();
+        effect.put(VOTE, encode(vote).map_err(storage)?);
+        self.state().vote = Some(*vote);
+        self.0.keeper.write_now(vec![(RAFT, effect)]).await.map_err(storage)
+    }
+
+    /// The vote; not as a leader's if it is this node's own. It may have lost entries that it had sent
+    /// to others, and would give out their places in the log again under the same term. So it has to be
+    /// elected anew.
+    async fn read_vote(&mut self) -> Stored<Option<Vote>> {
+        let bytes = self.0.keeper.read(VOTE).await.map_err(storage)?;
+        let vote: Option<Vote> = bytes.map(|bytes| decode(&bytes)).transpose().map_err(storage)?;
+        let vote = vote.map(|vote| match vote.leader_id.node_id == self.0.node {
+            true => Vote { committed: false, ..vote },
+            false => vote,
+        });
+        self.state().vote = vote;
+        Ok(vote)
+    }
+
+    async fn append<I: Entries>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Stored<()> {
+        let done =
+            |written: Result<()>| callback.log_io_completed(written.map_err(io::Error::other));
+        self.append_entries(entries.into_iter().collect(), done).map_err(storage)
+    }
+
+    async fn truncate(&mut self, log_id: Id) -> Stored<()> {
+        let before = match log_id.index.checked_sub(1) {
+            Some(index) => self.range(index, log_id.index).await.map_err(storage)?.pop(),
+            None => None,
+        };
+        let written = {
+            let mut state = self.state();
+            let end = next_index(state.last.as_ref());
+            state.forget(log_id.index..);
+            state.last = before.map(|entry| entry.log_id).or(state.purged);
+            state.durable = state.durable.min(state.last);
+            let mut effect = Effect::default();
+            (log_id.index..end).for_each(|index| effect.delete(index.to_be_bytes()));
+            self.0.keeper.begin(vec![(LOG, effect)])
+        };
+        written.await.map_err(storage)
+    }
+
+    async fn purge(&mut self, log_id: Id) -> Stored<()> {
+        let written = {
+            let mut state = self.state();
+            let end = next_index(state.last.as_ref()).min(log_id.index + 1);
+            let from = next_index(state.purged.as_ref());
+            state.forget(..=log_id.index);
+            state.purged = state.purged.max(Some(log_id));
+            state.last = state.last.max(Some(log_id));
+            state.durable = state.durable.max(Some(log_id));
+            let mut purged = Effect::default();
+            purged.put(PURGED, encode(&log_id).map_err(storage)?);
+            let mut entries = Effect::default();
+            (from..end).for_each(|index| entries.delete(index.to_be_bytes()));
+            self.0.keeper.begin(vec![(LOG, entries), (RAFT, purged)])
+        };
+        written.await.map_err(storage)
+    }
+}

@@ -1,0 +1,71 @@
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use tsoracle_core::{Error, Member, Membership, MembershipChange, Oracle};
+use tsoracle_proto::v1::{self, change_request::Change, cluster_service_server::ClusterService};
+
+use crate::status::{Asked, Statuses};
+
+/// The nodes of a cluster, for drivers that can change them.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    pub(crate) oracle: Oracle,
+    pub(crate) statuses: Statuses,
+}
+
+impl Cluster {
+    fn membership(&self) -> Result<Arc<dyn Membership>, Status> {
+        self.oracle.membership().ok_or_else(|| {
+            Status::unimplemented("this driver has no members that can be changed while it runs")
+        })
+    }
+
+    fn refused(&self, error: &Error) -> Status {
+        self.statuses.of(error, Asked::Sequences)
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Cluster {
+    async fn members(
+        &self,
+        _: Request<v1::MembersRequest>,
+    ) -> Result<Response<v1::MembersResponse>, Status> {
+        let members = self.membership()?.members().await.map_err(|error| self.refused(&error))?;
+        let wire = |member: Member| v1::ClusterMember {
+            id: member.id,
+            peer_address: member.peer,
+            service_address: member.service,
+            votes: member.votes,
+        };
+        Ok(Response::new(v1::MembersResponse {
+            members: members.members.into_iter().map(wire).collect(),
+            leader: members.leader.unwrap_or(0),
+        }))
+    }
+
+    async fn change(
+        &self,
+        request: Request<v1::ChangeRequest>,
+    ) -> Result<Response<v1::ChangeResponse>, Status> {
+        let membership = self.membership()?;
+        let change = match request.into_inner().change {
+            Some(Change::Add(member)) => MembershipChange::Add(Member {
+                id: member.id,
+                peer: member.peer_address,
+                service: member.service_address,
+                votes: false,
+            }),
+            Some(Change::Promote(id)) => MembershipChange::Promote { id },
+            Some(Change::Remove(v1::RemoveMember { id, force })) => {
+                MembershipChange::Remove { id, force }
+            }
+            Some(Change::Transfer(id)) => {
+                MembershipChange::Transfer { to: Some(id).filter(|id| *id != 0) }
+            }
+            None => return Err(Status::invalid_argument("the request names no change")),
+        };
+        membership.change(change).await.map_err(|error| self.refused(&error))?;
+        Ok(Response::new(v1::ChangeResponse {}))
+    }
+}
