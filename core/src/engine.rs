@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 
@@ -56,8 +56,9 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: OracleOptions,
     pub(crate) reign: ArcSwapOption<Reign>,
-    /// Sent to whenever those who wait may look again.
     pub(crate) phase: watch::Sender<Phase>,
+    /// Those who wait, in the order in which they began to.
+    pub(crate) waiters: Notify,
     pub(crate) waiting: AtomicUsize,
     pub(crate) meters: Meters,
     /// The furthest millisecond that may have been granted from, as far as this node knows.
@@ -76,12 +77,23 @@ impl Shared {
             options,
             reign: ArcSwapOption::empty(),
             phase: watch::Sender::new(Phase::Electing),
+            waiters: Notify::new(),
             waiting: AtomicUsize::new(0),
             meters: Meters::new(),
             promised_ms: AtomicU64::new(0),
             frontier_ms: AtomicU64::new(0),
             distrust: watch::Sender::new(None),
         }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+        self.look_again();
+    }
+
+    /// Lets those who wait look again.
+    pub(crate) fn look_again(&self) {
+        self.waiters.notify_waiters();
     }
 
     /// Notes that a driver has said that timestamps up to here are reserved.
@@ -105,6 +117,7 @@ impl Shared {
         let asked = query.clone();
         task.spawn(async move { driver.read(asked).await });
         let read = tokio::select! {
+            biased;
             Some(read) = task.join_next() => read,
             () = self.clock.sleep(patience) => {
                 let context = format!("the driver did not answer a query within {patience:?}");
@@ -167,10 +180,11 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     if let Phase::Failed(reason) = &ended {
         tracing::error!(%reason, "this node serves no more");
     }
-    shared.phase.send_replace(ended);
+    shared.enter(ended);
     let told_to = *stop.borrow();
     if !told_to {
         tokio::select! {
+            biased;
             stopped = shared.driver.shutdown() => {
                 if let Err(error) = stopped {
                     tracing::warn!(%error, "the driver did not stop cleanly");
@@ -194,8 +208,9 @@ async fn follow(shared: &Shared, mut stop: watch::Receiver<bool>) -> Phase {
             }
             Leadership::Leader { epoch } => {
                 claimed = epoch;
-                shared.phase.send_replace(Phase::TakingOver { epoch, trouble: None });
+                shared.enter(Phase::TakingOver { epoch, trouble: None });
                 let ended = tokio::select! {
+                    biased;
                     ended = lead(shared, epoch, stop.clone()) => ended,
                     () = other_than(&mut leadership, epoch) => Ended::Fenced,
                     error = shared.distrusted() => Ended::Failed(error),
@@ -205,8 +220,9 @@ async fn follow(shared: &Shared, mut stop: watch::Receiver<bool>) -> Phase {
                     Ended::Stopped => return Phase::Stopping,
                     Ended::Failed(error) => break error.to_string(),
                     Ended::Fenced => {
-                        shared.phase.send_replace(Phase::Electing);
+                        shared.enter(Phase::Electing);
                         tokio::select! {
+                            biased;
                             () = other_than(&mut leadership, epoch) => {}
                             _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
                         }
@@ -214,14 +230,15 @@ async fn follow(shared: &Shared, mut stop: watch::Receiver<bool>) -> Phase {
                 }
             }
             Leadership::Follower { leader } => {
-                shared.phase.send_replace(Phase::Following(leader));
+                shared.enter(Phase::Following(leader));
             }
             Leadership::Unknown => {
-                shared.phase.send_replace(Phase::Electing);
+                shared.enter(Phase::Electing);
             }
         }
         if !leads {
             tokio::select! {
+                biased;
                 changed = leadership.changed() => drop(changed),
                 _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
             }
@@ -243,6 +260,7 @@ async fn other_than(leadership: &mut watch::Receiver<Leadership>, epoch: Epoch) 
 /// A driver whose leadership is over for good usually knows why, and says so soon or never.
 async fn why_over(shared: &Shared) -> String {
     tokio::select! {
+        biased;
         answer = shared.driver.read(Query::Reign) => match answer {
             Err(error) => error.to_string(),
             Ok(_) => "the driver's leadership channel is closed".into(),
@@ -263,6 +281,7 @@ async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) ->
         takeover::open(shared, epoch, fenced, (queue, errand_queue)).await
     };
     let reign = tokio::select! {
+        biased;
         opened = taking_over => match opened {
             Ok(reign) => Arc::new(reign),
             Err(ended) => return ended,
@@ -271,7 +290,7 @@ async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) ->
     };
     let _closing = Closing { shared, reign: &reign };
     shared.reign.store(Some(reign.clone()));
-    shared.phase.send_replace(Phase::Serving { epoch });
+    shared.enter(Phase::Serving { epoch });
     shared.meters.reigns.increment(1);
     tracing::info!(%epoch, "serving");
     Service::new(shared, &reign, Arrivals { sequences, errands }).run(&mut stop).await

@@ -1,4 +1,5 @@
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -206,10 +207,11 @@ impl Oracle {
     async fn wait<T>(&self, attempt: impl Fn() -> Result<T, Denied>) -> Result<T> {
         let clock = &self.shared.clock;
         let deadline = clock.now().boot + self.hold;
-        let mut phase = self.shared.phase.subscribe();
         loop {
-            // Looked at before the attempt, so that no change in between is missed.
-            let current = phase.borrow_and_update().clone();
+            // From here on, so that no change during the attempt is missed.
+            let mut changed = pin!(self.shared.waiters.notified());
+            changed.as_mut().enable();
+            let current = self.shared.phase.borrow().clone();
             let denied = match attempt() {
                 Ok(value) => return Ok(value),
                 Err(Denied::OutOfRange) => {
@@ -229,8 +231,8 @@ impl Oracle {
                 _ => deadline,
             };
             tokio::select! {
-                // An error means that the engine's task is gone; the deadline ends the wait.
-                changed = phase.changed() => drop(changed),
+                biased;
+                () = changed => {}
                 () = clock.sleep_until(until) => {}
             }
         }
@@ -285,6 +287,7 @@ async fn within<T>(
     work: impl Future<Output = T>,
 ) -> Result<T> {
     tokio::select! {
+        biased;
         done = work => Ok(done),
         () = shared.clock.sleep(limit) => {
             let context = format!("{otherwise} within {limit:?}");

@@ -96,13 +96,14 @@ impl<'a> Service<'a> {
         let most = self.shared.driver.limits().commands.max(1);
         let (mut arrived, mut errands) = (Vec::new(), Vec::new());
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return false,
+            () = self.reign.wanted() => self.renew_now = true,
             // The reign holds the senders, so the queues stay open as long as this loop runs.
             _ = self.arrivals.sequences.recv_many(&mut arrived, most) => {
                 self.pending.extend(arrived);
             }
             _ = self.arrivals.errands.recv_many(&mut errands, most) => self.errands.extend(errands),
-            () = self.reign.wanted() => self.renew_now = true,
             () = self.shared.clock.sleep_until(timer) => {
                 if !lively {
                     self.watch_clock(self.shared.clock.now());
@@ -212,7 +213,7 @@ impl<'a> Service<'a> {
         self.renew_now = false;
         self.shared.meters.lease_left.set(self.reign.lease_left(now.boot).as_secs_f64());
         // Those who wait for the extension look again.
-        self.shared.phase.send_modify(|_| ());
+        self.shared.look_again();
         Ok(())
     }
 
@@ -276,7 +277,7 @@ impl<'a> Service<'a> {
     async fn release(mut self) -> Ended {
         self.reign.close();
         self.shared.reign.store(None);
-        self.shared.phase.send_replace(Phase::Stopping);
+        self.shared.enter(Phase::Stopping);
         self.arrivals.sequences.close();
         while let Some(accepted) = self.arrivals.sequences.recv().await {
             self.pending.push_back(accepted);

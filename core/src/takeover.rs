@@ -139,7 +139,7 @@ async fn persist(
         };
         tracing::warn!(%epoch, %error, "cannot take over yet; trying again");
         let trouble = Some(error.to_string().into());
-        shared.phase.send_replace(Phase::TakingOver { epoch, trouble });
+        shared.enter(Phase::TakingOver { epoch, trouble });
         shared.clock.sleep(pause).await;
         pause = (pause * 2).min(BACKOFF.1);
     }

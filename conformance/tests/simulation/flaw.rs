@@ -1,0 +1,20 @@
+//! What a driver, or a clock, can do wrong here.
+
+/// A way in which a run is sabotaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flaw {
+    /// A fence is said to have replaced a write that was seen long ago.
+    NoWaitForTheLease,
+    /// The evidence is about the first write of the reign record that this node saw in that epoch.
+    EvidenceOfAnotherWrite,
+    /// A vote is answered before it is durable, and lost in a crash.
+    VotesAreNotSynced,
+    /// A commit is answered once it is on the leader's own disk.
+    CommitsWithoutAMajority,
+    /// The boot clock does not run while the node is paused.
+    ClockStandsStill,
+    /// Whatever is asked of whomever is forwarded to the leader, and committed under its epoch.
+    IgnoresTheEpoch,
+    /// What may have been committed is said to have certainly not been.
+    UncertainIsRefused,
+}

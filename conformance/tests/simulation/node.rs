@@ -1,0 +1,230 @@
+//! Nodes: machines with a disk and clocks, and the processes that run on them one after the other.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, Ordering},
+};
+use std::time::Duration;
+
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Oracle, OracleOptions, Phase, Result};
+
+use crate::{
+    clock::{NodeClock, pass},
+    disk::Disk,
+    flaw::Flaw,
+    gate::Gate,
+    raft::{self, Event},
+    rng::Rng,
+    world::World,
+};
+
+/// A machine.
+pub(crate) struct Node {
+    pub(crate) disk: Arc<Mutex<Disk>>,
+    rate_ppm: u64,
+    wall_error_ms: Arc<AtomicI64>,
+    /// What the boot clock shows when the first process starts.
+    boot: BootTime,
+    running: Mutex<Option<Process>>,
+    last_clock: Mutex<Option<NodeClock>>,
+}
+
+/// A process.
+struct Process {
+    gate: Gate,
+    clock: NodeClock,
+    inbox: mpsc::UnboundedSender<Event>,
+    oracle: Oracle,
+    /// Whatever runs in it, but for the engine's own tasks: those stop at the gate.
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    pub(crate) fn new(rng: &mut Rng, flaw: Option<Flaw>) -> Self {
+        // Two such clocks run less than 10 % apart, which is all that is promised of them.
+        let rate_ppm = *rng.pick(&[953_500, 975_000, 1_000_000, 1_000_000, 1_020_000, 1_048_500]);
+        let hour = 3_600_000;
+        let wall_error_ms = *rng.pick(&[0, 0, 0, 40, -40, 5_000, -5_000, hour, -hour]);
+        Self {
+            disk: Arc::new(Mutex::new(Disk::new(flaw))),
+            rate_ppm,
+            wall_error_ms: Arc::new(AtomicI64::new(wall_error_ms)),
+            boot: BootTime::from_nanos(rng.between(1..=1 << 50)),
+            running: Mutex::default(),
+            last_clock: Mutex::default(),
+        }
+    }
+
+    /// Passes something on to the node's replica, if it runs.
+    pub(crate) fn tell(&self, event: Event) {
+        if let Some(process) = &*self.running.lock().unwrap() {
+            // A replica that has stopped hears nothing.
+            let _ = process.inbox.send(event);
+        }
+    }
+
+    pub(crate) fn set_wall_error(&self, millis: i64) {
+        self.wall_error_ms.store(millis, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.lock().unwrap().is_some()
+    }
+
+    /// Lets go of what has ended in its process.
+    pub(crate) fn reap(&self) {
+        if let Some(process) = &mut *self.running.lock().unwrap() {
+            reap(&mut process.tasks);
+        }
+    }
+
+    /// What its engine is doing.
+    pub(crate) fn phase(&self) -> String {
+        match &*self.running.lock().unwrap() {
+            Some(process) => format!("{:?}", process.oracle.status()),
+            None => "down".into(),
+        }
+    }
+
+    /// Whether it serves, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        let running = self.running.lock().unwrap();
+        running.as_ref().is_some_and(|process| {
+            matches!(*process.oracle.phase().borrow(), Phase::Serving { .. })
+        })
+    }
+
+    /// Does something in the node's process, for as long as that lives.
+    pub(crate) fn within<F>(&self, work: impl FnOnce(Within) -> F) -> Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut running = self.running.lock().unwrap();
+        let Some(process) = &mut *running else {
+            return Err(Error::new(ErrorKind::Unavailable, "the node is down"));
+        };
+        let Process { gate, clock, oracle, tasks, .. } = process;
+        let within = Within { gate: gate.clone(), clock: clock.clone(), oracle: oracle.clone() };
+        let (gate, work) = (gate.clone(), work(within));
+        reap(tasks);
+        tasks.spawn(async move { gate.run(work).await });
+        Ok(())
+    }
+}
+
+/// Lets go of tasks that have ended. One that panicked panics here, too.
+fn reap(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.try_join_next() {
+        assert!(!ended.is_err_and(|error| error.is_panic()), "a task of a node panicked");
+    }
+}
+
+/// What there is in a process.
+pub(crate) struct Within {
+    pub(crate) gate: Gate,
+    pub(crate) clock: NodeClock,
+    pub(crate) oracle: Oracle,
+}
+
+impl World {
+    /// Starts a process on a node, unless one is running.
+    pub(crate) fn start(self: &Arc<Self>, me: usize) {
+        let node = &self.nodes[me];
+        if node.is_running() {
+            return;
+        }
+        let gate = Gate::default();
+        // Either only the process was started again, or the machine was.
+        let before = node.last_clock.lock().unwrap().take();
+        let rebooted =
+            self.draw(|rng| rng.chance(300)).then(|| self.draw(|rng| rng.millis(1_000..=60_000)));
+        let boot = match (before, rebooted) {
+            (None, _) => node.boot,
+            (Some(_), Some(since)) => BootTime::default() + since,
+            (Some(clock), None) => clock.now().boot,
+        };
+        let wall_error_ms = node.wall_error_ms.clone();
+        let clock = NodeClock::new(gate.clone(), self.start, node.rate_ppm, boot, wall_error_ms);
+        *node.last_clock.lock().unwrap() = Some(clock.clone());
+        let mut tasks = JoinSet::new();
+        let (driver, inbox) = raft::start(self, me, &gate, &clock, &mut tasks);
+        let lease = self.draw(|rng| *rng.pick(&[300, 1_000, 1_000, 1_500]));
+        let options = OracleOptions {
+            lease: Duration::from_millis(lease),
+            window_ahead: Duration::from_millis(self.draw(|rng| rng.between(lease..=3_000))),
+            shutdown_timeout: Duration::from_secs(2),
+            clock: Arc::new(clock.clone()),
+            ..OracleOptions::default()
+        };
+        let oracle = Oracle::start(driver, options).expect("the options are valid");
+        let (mut phase, world, watching) = (oracle.phase(), self.clone(), gate.clone());
+        tasks.spawn(async move {
+            let failed = phase.wait_for(|phase| matches!(phase, Phase::Failed(_)));
+            let reason = watching.run(failed).await.map(|phase| format!("{:?}", *phase));
+            if let Ok(reason) = reason {
+                world.found(format!("the engine of node {me} gave up: {reason}"));
+                world.crash(me, Duration::from_millis(100));
+            }
+        });
+        *node.running.lock().unwrap() = Some(Process { gate, clock, inbox, oracle, tasks });
+    }
+
+    /// Ends the process on a node as a power loss would, and starts another one later.
+    pub(crate) fn crash(self: &Arc<Self>, me: usize, down: Duration) {
+        let Some(mut process) = self.nodes[me].running.lock().unwrap().take() else { return };
+        reap(&mut process.tasks);
+        process.gate.kill();
+        self.draw(|rng| self.nodes[me].disk.lock().unwrap().crash(rng));
+        drop(process);
+        self.start_later(me, down);
+    }
+
+    /// Stops the process on a node as an operator would, and starts another one later.
+    pub(crate) fn stop(self: &Arc<Self>, me: usize, down: Duration) {
+        let world = self.clone();
+        // A node that is down need not be stopped.
+        let _ = self.nodes[me].within(|within| async move {
+            // It stops all the same.
+            let _ = within.oracle.shutdown().await;
+            if let Some(process) = world.nodes[me].running.lock().unwrap().take() {
+                process.gate.kill();
+            }
+            // A process that ends takes nothing with it that it has written.
+            world.nodes[me].disk.lock().unwrap().sync();
+            world.start_later(me, down);
+        });
+    }
+
+    fn start_later(self: &Arc<Self>, me: usize, down: Duration) {
+        let world = self.clone();
+        tokio::spawn(async move {
+            pass(down).await;
+            world.start(me);
+        });
+    }
+
+    /// Pauses everything on a node but its clocks.
+    pub(crate) fn pause(self: &Arc<Self>, me: usize, pause: Duration) {
+        let gate = match &*self.nodes[me].running.lock().unwrap() {
+            Some(process) => process.gate.clone(),
+            None => return,
+        };
+        gate.pause(Instant::now() + pause);
+        self.resume_later(me, gate, pause);
+    }
+
+    fn resume_later(self: &Arc<Self>, me: usize, gate: Gate, pause: Duration) {
+        let world = self.clone();
+        tokio::spawn(async move {
+            pass(pause).await;
+            gate.resume(|paused| {
+                if world.has(Flaw::ClockStandsStill)
+                    && let Some(process) = &*world.nodes[me].running.lock().unwrap()
+                {
+                    process.clock.lose(paused);
+                }
+            });
+        });
+    }
+}

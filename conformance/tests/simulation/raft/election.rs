@@ -1,0 +1,165 @@
+//! Who leads, and under which claim.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tsoracle_core::{Clock, Epoch, LeaderHint, Leadership};
+
+use super::{
+    Message,
+    replica::{Leading, Replica, Role},
+};
+use crate::{
+    disk::{Entry, Hard, Payload},
+    flaw::Flaw,
+    network::MOST_NODES,
+};
+
+/// How often a leader is heard of.
+pub(super) const BEAT_MS: u64 = 50;
+
+/// How often a candidate asks again.
+const ASK_MS: u64 = 20;
+
+impl Replica {
+    pub(super) fn tick(&mut self) {
+        let now = self.clock.now().boot;
+        let Role::Leader(leading) = &self.role else {
+            if now >= self.stand_at {
+                self.stand();
+            }
+            return self.ask_for_votes();
+        };
+        if now < leading.beat_at {
+            return;
+        }
+        let deaf = self.world.temper.deaf;
+        let recent = self.peers().filter(|&peer| now.since(leading.heard[peer]) < deaf);
+        if recent.count() + 1 < self.majority() {
+            return self.follow(None);
+        }
+        if self.world.flaps() {
+            self.news.push(Leadership::Unknown);
+            self.claim();
+        }
+        self.beat();
+    }
+
+    pub(super) fn put_off_standing(&mut self) {
+        let stand_ms = self.world.temper.stand_ms.clone();
+        let wait_ms = self.world.draw(|rng| rng.between(stand_ms));
+        self.stand_at = self.after(wait_ms);
+    }
+
+    fn stand(&mut self) {
+        self.put_off_standing();
+        let term = self.hard.term + 1;
+        self.hard = Hard { term, voted_for: Some(self.me), ..self.hard };
+        self.store_hard();
+        self.leader = None;
+        let ask_at = self.clock.now().boot;
+        self.role = Role::Candidate { votes: BTreeSet::from([self.me]), ask_at };
+        self.news.push(Leadership::Unknown);
+    }
+
+    /// Asks whoever has not answered yet, from time to time.
+    fn ask_for_votes(&mut self) {
+        let (now, again, last) = (self.clock.now().boot, self.after(ASK_MS), self.last());
+        if let Role::Candidate { votes, ask_at } = &mut self.role
+            && now >= *ask_at
+        {
+            *ask_at = again;
+            let (term, peers) = (self.hard.term, 0..self.world.nodes.len());
+            let asked = peers.filter(|peer| !votes.contains(peer));
+            self.outbox.extend(asked.map(|peer| (peer, Message::AskVote { term, last })));
+        }
+    }
+
+    pub(super) fn asked_for_vote(&mut self, from: usize, term: u64, last: (u64, u64)) {
+        let free = self.hard.voted_for.is_none_or(|candidate| candidate == from);
+        let granted = term == self.hard.term && free && last >= self.last();
+        if granted {
+            self.hard.voted_for = Some(from);
+            self.store_hard();
+            self.put_off_standing();
+        }
+        self.outbox.push((from, Message::Vote { term: self.hard.term, granted }));
+    }
+
+    pub(super) fn voted_for(&mut self, from: usize, term: u64, granted: bool) {
+        let majority = self.majority();
+        if let Role::Candidate { votes, .. } = &mut self.role
+            && term == self.hard.term
+            && granted
+        {
+            votes.insert(from);
+            if votes.len() >= majority {
+                self.lead();
+            }
+        }
+    }
+
+    fn lead(&mut self) {
+        self.world.elected(self.me);
+        let now = self.clock.now().boot;
+        let (_, last) = self.last();
+        self.role = Role::Leader(Leading {
+            epoch: Epoch::default(),
+            next: [last + 1; MOST_NODES],
+            matched: [0; MOST_NODES],
+            heard: [now; MOST_NODES],
+            beat_at: now,
+        });
+        let blank = Entry { term: self.hard.term, payload: Arc::new(Payload::Blank) };
+        self.store_log(last + 1, vec![blank]);
+        self.claim();
+        self.beat();
+    }
+
+    /// Claims leadership under an epoch that nobody had before.
+    fn claim(&mut self) {
+        self.hard.claim += 1;
+        self.store_hard();
+        let Hard { term, claim, .. } = self.hard;
+        let epoch = Epoch::from_parts(term, (self.me as u64) << 32 | u64::from(claim));
+        if let Role::Leader(leading) = &mut self.role {
+            leading.epoch = epoch;
+        }
+        self.news.push(Leadership::Leader { epoch });
+    }
+
+    pub(super) fn accepts(&self, epoch: Epoch) -> bool {
+        match &self.role {
+            Role::Leader(leading) => {
+                leading.epoch == epoch || self.world.has(Flaw::IgnoresTheEpoch)
+            }
+            _ => false,
+        }
+    }
+
+    /// Follows a leader, or whoever will be.
+    pub(super) fn follow(&mut self, leader: Option<usize>) {
+        if let Role::Leader(_) = self.role {
+            // Some learn it now, others once it has turned out.
+            let waiters = std::mem::take(&mut self.waiters);
+            for (place, waiter) in waiters {
+                match self.world.draw(|rng| rng.chance(500)) {
+                    true => waiter.reply.uncertain(),
+                    false => drop(self.waiters.insert(place, waiter)),
+                }
+            }
+        }
+        // Hearing of a newer term alone is no reason to wait: whoever stands may not be electable.
+        if leader.is_some() || matches!(self.role, Role::Leader(_)) {
+            self.put_off_standing();
+        }
+        self.role = Role::Follower;
+        self.leader = leader;
+        self.news.push(match leader {
+            None => Leadership::Unknown,
+            Some(leader) => {
+                let hint = LeaderHint { endpoint: leader.to_string(), epoch: None };
+                Leadership::Follower { leader: Some(hint) }
+            }
+        });
+    }
+}

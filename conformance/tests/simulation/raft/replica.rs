@@ -1,0 +1,274 @@
+//! A replica: one task that does one thing after the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tsoracle_core::{
+    BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, MemoryStore, Result,
+    state::Answer,
+};
+
+use super::{Event, Message, herald::Herald};
+use crate::{
+    clock::{NodeClock, pass},
+    disk::{Disk, Entry, Hard, Payload, Write},
+    flaw::Flaw,
+    network::MOST_NODES,
+    world::{Point, World},
+};
+
+/// How many events share one sync at most.
+const GROUP: usize = 32;
+
+pub(crate) struct Replica {
+    pub(super) world: Arc<World>,
+    pub(super) me: usize,
+    pub(super) clock: NodeClock,
+    pub(super) disk: Arc<Mutex<Disk>>,
+    pub(super) hard: Hard,
+    pub(super) log: Vec<Entry>,
+    /// When each entry was first seen here.
+    pub(super) seen: Vec<BootTime>,
+    pub(super) role: Role,
+    /// Whom this node follows.
+    pub(super) leader: Option<usize>,
+    pub(super) stand_at: BootTime,
+    pub(super) committed: u64,
+    pub(super) applied: Applied,
+    pub(super) waiters: BTreeMap<u64, Waiter>,
+    pub(super) herald: Herald,
+    /// Leave once what was written is durable.
+    pub(super) outbox: Vec<(usize, Message)>,
+    pub(super) news: Vec<Leadership>,
+}
+
+pub(super) enum Role {
+    Follower,
+    Candidate { votes: BTreeSet<usize>, ask_at: BootTime },
+    Leader(Leading),
+}
+
+pub(super) struct Leading {
+    pub(super) epoch: Epoch,
+    pub(super) next: [u64; MOST_NODES],
+    pub(super) matched: [u64; MOST_NODES],
+    pub(super) heard: [BootTime; MOST_NODES],
+    pub(super) beat_at: BootTime,
+}
+
+/// The state, as far as the log was applied.
+#[derive(Default)]
+pub(super) struct Applied {
+    pub(super) store: MemoryStore,
+    pub(super) upto: u64,
+    /// The place of the last write of the reign record, and of the first one of its epoch.
+    pub(super) reign_written: u64,
+    pub(super) reign_begun: (Epoch, u64),
+}
+
+/// Whoever waits for the entry of this term at some place.
+pub(super) struct Waiter {
+    pub(super) term: u64,
+    pub(super) reply: Reply,
+}
+
+pub(super) enum Reply {
+    Commit(oneshot::Sender<Result<Committed>>),
+    Read(oneshot::Sender<Result<Answer>>),
+}
+
+impl Replica {
+    pub(super) fn load(
+        world: Arc<World>,
+        me: usize,
+        clock: NodeClock,
+        disk: Arc<Mutex<Disk>>,
+        herald: Herald,
+    ) -> Self {
+        let (hard, log) = disk.lock().unwrap().load();
+        let now = clock.now().boot;
+        let mut replica = Self {
+            world,
+            me,
+            clock,
+            disk,
+            hard,
+            seen: vec![now; log.len()],
+            log,
+            role: Role::Follower,
+            leader: None,
+            stand_at: now,
+            committed: 0,
+            applied: Applied::default(),
+            waiters: BTreeMap::new(),
+            herald,
+            outbox: vec![],
+            news: vec![],
+        };
+        replica.put_off_standing();
+        replica
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) {
+        loop {
+            let due = match &self.role {
+                Role::Leader(leading) => leading.beat_at,
+                Role::Candidate { ask_at, .. } => self.stand_at.min(*ask_at),
+                Role::Follower => self.stand_at,
+            };
+            let mut next = tokio::select! {
+                biased;
+                event = inbox.recv() => event,
+                () = self.clock.sleep_until(due) => None,
+            };
+            self.tick();
+            let mut stopped = None;
+            for _ in 0..GROUP {
+                match next {
+                    Some(Event::Stop { reply }) => stopped = Some(reply),
+                    Some(event) => self.handle(event),
+                    None => break,
+                }
+                next = inbox.try_recv().ok();
+            }
+            self.persist().await;
+            let voted = self.speak();
+            self.apply();
+            if voted {
+                self.world.hazard(self.me, Point::Voted).await;
+            }
+            if let Some(reply) = stopped {
+                // Dropping the rest tells those who wait that they do so in vain.
+                let _ = reply.send(());
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Message { from, message } => self.receive(from, message),
+            Event::Commit { epoch, commands, reply } => {
+                let leader = self.leader.filter(|_| self.world.has(Flaw::IgnoresTheEpoch));
+                if self.accepts(epoch) {
+                    let payload = Payload::Commit { epoch, commands };
+                    self.propose(payload, Reply::Commit(reply));
+                } else if let Some(leader) = leader {
+                    self.world.nodes[leader].tell(Event::Commit { epoch, commands, reply });
+                } else {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Err(not_leader()));
+                }
+            }
+            Event::Read { query, reply } => match self.role {
+                Role::Leader(_) => self.propose(Payload::Read(query), Reply::Read(reply)),
+                _ => drop(reply.send(Err(not_leader()))),
+            },
+            Event::Stop { .. } => unreachable!("the loop handles it"),
+        }
+    }
+
+    fn receive(&mut self, from: usize, message: Message) {
+        if message.term() > self.hard.term {
+            self.hard = Hard { term: message.term(), voted_for: None, ..self.hard };
+            self.store_hard();
+            self.follow(None);
+        }
+        match message {
+            Message::AskVote { term, last } => self.asked_for_vote(from, term, last),
+            Message::Vote { term, granted } => self.voted_for(from, term, granted),
+            Message::Append { term, before, entries, committed } => {
+                self.append(from, term, before, entries, committed);
+            }
+            Message::Appended { term, matched } => self.appended(from, term, matched),
+        }
+    }
+
+    /// Syncs what was written, which takes a while.
+    async fn persist(&mut self) {
+        if self.disk.lock().unwrap().is_synced() {
+            return;
+        }
+        self.world.hazard(self.me, Point::Sync).await;
+        pass(self.world.sync_time()).await;
+        self.disk.lock().unwrap().sync();
+    }
+
+    /// Says what has become durable, and whether that was a vote.
+    fn speak(&mut self) -> bool {
+        let mut voted = false;
+        for (to, message) in std::mem::take(&mut self.outbox) {
+            voted |= matches!(message, Message::Vote { granted: true, .. });
+            self.world.send(self.me, to, message);
+        }
+        self.news.drain(..).for_each(|news| self.herald.tell(news));
+        voted
+    }
+
+    pub(super) fn store_hard(&mut self) {
+        self.disk.lock().unwrap().write(Write::Hard(self.hard.clone()));
+    }
+
+    /// Replaces the log from `from` on.
+    pub(super) fn store_log(&mut self, from: u64, entries: Vec<Entry>) {
+        let now = self.clock.now().boot;
+        self.log.truncate(from as usize - 1);
+        self.log.extend(entries.iter().cloned());
+        self.seen.truncate(from as usize - 1);
+        self.seen.resize(self.log.len(), now);
+        self.disk.lock().unwrap().write(Write::Log { from, entries });
+    }
+
+    /// Term and place of the last entry.
+    pub(super) fn last(&self) -> (u64, u64) {
+        (self.term_at(self.log.len() as u64), self.log.len() as u64)
+    }
+
+    pub(super) fn term_at(&self, place: u64) -> u64 {
+        match place {
+            0 => 0,
+            place => self.log.get(place as usize - 1).map_or(0, |entry| entry.term),
+        }
+    }
+
+    pub(super) fn majority(&self) -> usize {
+        self.world.nodes.len() / 2 + 1
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = usize> + use<> {
+        let me = self.me;
+        (0..self.world.nodes.len()).filter(move |&node| node != me)
+    }
+
+    pub(super) fn after(&self, millis: u64) -> BootTime {
+        self.clock.now().boot + Duration::from_millis(millis)
+    }
+}
+
+impl Reply {
+    pub(super) fn uncertain(self) {
+        // Whoever asked may have gone.
+        match self {
+            Self::Commit(reply) => {
+                let context = "leadership ended before the entry was committed";
+                let _ = reply.send(Err(Error::new(ErrorKind::Uncertain, context)));
+            }
+            Self::Read(reply) => drop(reply.send(Err(not_leader()))),
+        }
+    }
+
+    pub(super) fn replaced(self) {
+        match self {
+            Self::Commit(reply) => drop(reply.send(Err(not_leader()))),
+            Self::Read(reply) => drop(reply.send(Err(not_leader()))),
+        }
+    }
+}
+
+fn not_leader() -> Error {
+    Error::new(ErrorKind::NotLeader(None), "this node does not lead under that epoch")
+}
