@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_cluster::{Addresses, Cluster, Identity, LogEntry, Machine, transport::Sender};
 use tsoracle_core::{
     BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, Result, SystemClock,
-    state::{Answer, Command, Query},
+    state::{Answer, Command, Effect, Query},
 };
 use tsoracle_store::Store;
 
@@ -96,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) waiting: Waiting,
     /// How many entries are applied. More than are decided here, once a state was taken in.
     pub(crate) applied: usize,
+    /// What they have changed and is not written yet.
+    pub(crate) unwritten: Option<Effect>,
     /// The highest epoch of all entries applied.
     pub(crate) epoch: Epoch,
     pub(crate) office: Office,
@@ -180,6 +182,7 @@ impl Node {
             peers,
             waiting: Waiting::default(),
             applied,
+            unwritten: None,
             epoch: Epoch::default(),
             office: Office::None,
             neighbours: vec![],
@@ -325,6 +328,8 @@ impl Node {
             }
             Event::Known { peer, known } => self.peers.known_as(peer, known)?,
             Event::Carried { peer, transfer, carried } => {
+                // What waited for it may name the state once more.
+                self.write_state()?;
                 let transfer = (peer, transfer);
                 self.peers.carried(&self.store, self.applied, transfer, carried, now)?;
             }
@@ -519,6 +524,9 @@ impl Node {
         if !precede && self.log.borrow().is_urgent() {
             self.persist()?;
         }
+        if messages.iter().any(names_state) {
+            self.write_state()?;
+        }
         for message in messages {
             self.peers.send(&self.store, self.applied, message)?;
         }
@@ -529,8 +537,9 @@ impl Node {
     }
 
     fn persist(&mut self) -> Result<()> {
-        let writes = self.log.borrow_mut().take_writes();
-        self.store.write(writes)
+        let state = self.take_state();
+        let log = self.log.borrow_mut().take_writes();
+        self.store.write(log.into_iter().chain(state.into_iter().flatten()))
     }
 
     /// Lets go of everything. On return the directory and the address can be used again.
@@ -544,6 +553,12 @@ impl Node {
         drop(store);
         persisted
     }
+}
+
+/// Whether the state goes ahead of the message.
+fn names_state(message: &Message<Entry>) -> bool {
+    let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return false };
+    matches!(msg, PaxosMsg::AcceptSync(_) | PaxosMsg::Promise(_))
 }
 
 /// How far a state is, as it is stored with it.

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod links;
+pub(crate) mod served;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
     ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Registry, Result,
-    Surroundings,
+    SeqKey, SeqRequest, Surroundings,
 };
 use tsoracle_omnipaxos as _;
 
@@ -157,6 +158,17 @@ impl Nodes {
         }
     }
 
+    /// Where a node listens for its peers.
+    pub(crate) fn listen(&self, node: usize) -> SocketAddr {
+        self.nodes[node].listen
+    }
+
+    /// Ends the connections between two nodes, in both directions; they are made anew.
+    pub(crate) fn break_streams(&self, one: usize, other: usize) {
+        self.links[&(one, other)].break_connections();
+        self.links[&(other, one)].break_connections();
+    }
+
     /// Opens or cuts both directions between two nodes.
     pub(crate) fn set_link(&self, one: usize, other: usize, open: bool) {
         self.links[&(one, other)].set_open(open);
@@ -209,6 +221,11 @@ impl Nodes {
         self.crashed_links.extend(old.into_values());
         self.lay_links().await;
     }
+}
+
+/// A request for one value of a sequence.
+pub(crate) fn request(name: &str) -> SeqRequest {
+    SeqRequest::single(SeqKey::new(name).unwrap(), 1).unwrap()
 }
 
 /// Opens the driver that a config string names.
