@@ -52,9 +52,11 @@ impl Harness for Rig {
             Ability::Lock => "any number of nodes may be open over one prefix",
             Ability::LosePower | Ability::FailStorage => "etcd keeps the state, not the driver",
             Ability::Store => "the state is in etcd",
-            Ability::Cluster | Ability::Pause | Ability::Partition => {
-                "clusters are made of processes of the server"
-            }
+            Ability::Cluster
+            | Ability::Pause
+            | Ability::Partition
+            | Ability::Wipe
+            | Ability::Client => "clusters are made of processes of the server",
             _ => return None,
         };
         Some(reason.into())

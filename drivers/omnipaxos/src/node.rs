@@ -313,7 +313,7 @@ impl Node {
                     Ok(None) => {}
                     Ok(Some(Said::Hello)) => self.paxos.reconnected(sender.node.into()),
                     Ok(Some(Said::TakeOver)) => self.stand(sender.node),
-                    Ok(Some(Said::Message(message))) => self.handle(sender.node, message, now),
+                    Ok(Some(Said::Message(message))) => self.handle(sender.node, *message, now),
                     Err(error) => self.note_dropped(sender, error)?,
                 }
             }

@@ -41,9 +41,11 @@ impl Harness for Clusters {
             Ability::LosePower | Ability::FailStorage => {
                 "a directory's disk cannot be told to fail; the store's own tests do that"
             }
-            Ability::Cluster | Ability::Pause | Ability::Partition => {
-                "clusters of processes have a rig of their own"
-            }
+            Ability::Cluster
+            | Ability::Pause
+            | Ability::Partition
+            | Ability::Wipe
+            | Ability::Client => "clusters of processes have a rig of their own",
         };
         Some(reason.into())
     }

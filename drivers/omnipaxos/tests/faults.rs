@@ -171,7 +171,8 @@ async fn a_wiped_node_is_told_so_and_takes_no_part() {
 async fn garbage_on_the_peer_port_harms_nobody() {
     let served = Served::start(3, OPTIONS).await;
     for node in 0..3 {
-        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4_096], b"PRI * HTTP/2.0\r\n\r\nSM"] {
+        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4_096], b"PRI * HTTP/2.0\r\n\r\nSM"]
+        {
             let mut stream = TcpStream::connect(served.nodes.listen(node)).await.unwrap();
             // It may hang up before it has read everything.
             let _ = stream.write_all(garbage).await;
@@ -197,7 +198,10 @@ async fn a_node_of_another_cluster_is_not_listened_to() {
     // With it alone there is no majority.
     served.stop_node((leader + 2) % 3).await;
     let error = served.oracle(leader).get_seq(common::request("late")).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::NotLeader(_) | ErrorKind::Unavailable | ErrorKind::Uncertain));
+    assert!(matches!(
+        error.kind(),
+        ErrorKind::NotLeader(_) | ErrorKind::Unavailable | ErrorKind::Uncertain
+    ));
     driver.shutdown().await.unwrap();
     served.start_node(stranger).await;
     assert_eq!(served.take(1).await, 2..3);

@@ -20,8 +20,8 @@ use futures::future::select_all;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Registry, Result,
-    SeqKey, SeqRequest, Surroundings,
+    ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Registry, Result, SeqKey,
+    SeqRequest, Surroundings,
 };
 use tsoracle_omnipaxos as _;
 
