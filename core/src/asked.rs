@@ -41,6 +41,7 @@ enum Expected {
     },
     ReleaseLease,
     ExpireLeases,
+    Import,
 }
 
 impl Asked {
@@ -96,6 +97,7 @@ impl Expected {
             }
             Command::Expire { .. } => Self::Expire,
             Command::Init { .. } => Self::Init,
+            Command::Import(_) => Self::Import,
             Command::Seed(seed) => Self::Seed { start: seed.start },
             Command::Lease { ask, .. } => match ask {
                 &LeaseAsk::Acquire { ttl_ms, .. } => Self::Lease { id: None, ttl_ms },
@@ -109,12 +111,16 @@ impl Expected {
     fn admits(self, result: &Result<Reply, Reject>) -> bool {
         match (self, result) {
             (_, Err(Reject::Fenced { .. }))
-            | (Self::Fence, Err(Reject::OutOfRange { .. } | Reject::NewerRules { .. }))
+            | (
+                Self::Fence,
+                Err(Reject::OutOfRange { .. } | Reject::NewerRules { .. } | Reject::Importing),
+            )
             | (Self::Fence, Ok(Reply::Fenced { .. }))
             | (Self::Open, Ok(Reply::Opened))
             | (Self::Release, Ok(Reply::Released))
             | (Self::Expire, Ok(Reply::Expired(_)))
             | (Self::Init, Ok(Reply::Initialized) | Err(_))
+            | (Self::Import, Ok(Reply::Imported { .. }) | Err(_))
             | (Self::ReleaseLease, Ok(Reply::LeaseReleased))
             | (Self::ExpireLeases, Ok(Reply::LeasesExpired(_)))
             | (Self::Advance { .. } | Self::Seed { .. } | Self::Lease { .. }, Err(_)) => true,
@@ -145,6 +151,7 @@ impl fmt::Display for Expected {
             Self::Advance { .. } => f.write_str("an advance"),
             Self::Expire => f.write_str("an expiry of sessions"),
             Self::Init => f.write_str("an init"),
+            Self::Import => f.write_str("an import"),
             Self::Seed { start } => write!(f, "a seed with {start}"),
             Self::Lease { .. } => f.write_str("a request for a lease"),
             Self::ReleaseLease => f.write_str("a release of a lease"),
@@ -169,6 +176,10 @@ pub(crate) fn check(query: &Query, answer: &Answer) -> Result<()> {
         (Query::Reign, Answer::Reign(_))
         | (Query::Sequence(_), Answer::Sequence(_))
         | (Query::Frontier { .. }, Answer::Frontier { .. }) => true,
+        (Query::Export { after, limit }, Answer::Exported(entries)) => {
+            let keys = || entries.iter().map(|(key, _)| key);
+            entries.len() <= *limit && keys().all(|key| key > after) && keys().is_sorted()
+        }
         (Query::Expired { limit }, Answer::Expired(sessions)) => sessions.len() <= *limit,
         (Query::Sequences { prefix, after, limit }, Answer::Sequences(entries)) => {
             let keys = || entries.iter().map(|(key, _)| key.as_str());

@@ -15,6 +15,7 @@ mod local;
 mod membership;
 mod memory;
 mod meters;
+mod migrate;
 mod options;
 mod oracle;
 mod pace;
@@ -43,6 +44,7 @@ pub use lease::{LeaseHolder, LeaseId, MAX_HOLDER_BYTES, SafeFrontier, StampingLe
 pub use local::LocalDriver;
 pub use membership::{Member, Members, Membership, MembershipChange};
 pub use memory::MemoryStore;
+pub use migrate::{Migrated, Migration, elected};
 pub use options::OracleOptions;
 pub use oracle::{Granted, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 #[doc(hidden)]

@@ -2,7 +2,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{keys, lease, record::ReignRecord, session};
+use super::{Entry, Import, keys, lease, record::ReignRecord, session};
 use crate::{LeaseHolder, LeaseId, NodeId, RequestId, SeqBlock, SeqKey, Session};
 
 /// A change to the state, committed under the epoch of the leader that asks for it.
@@ -56,6 +56,8 @@ pub enum Command {
         /// When, by the clocks of the leader.
         at: Moment,
     },
+    /// Copies another state into one that was never used.
+    Import(Import),
 }
 
 /// Sets the first value of a sequence.
@@ -174,6 +176,11 @@ pub enum Reply {
     LeaseReleased,
     /// How many leases that had expired are over.
     LeasesExpired(u64),
+    /// The step of the import is done.
+    Imported {
+        /// How many entries were brought so far.
+        entries: u64,
+    },
 }
 
 /// A stamping lease, as the state grants it.
@@ -239,6 +246,7 @@ impl Command {
                 let (from, to) = keys::lease_ends();
                 reads.ranges.push((from, to, lease::EXPIRE_LEASES));
             }
+            Self::Import(_) => reads.keys.push(keys::IMPORT.into()),
             Self::Fence { .. }
             | Self::Open { .. }
             | Self::Extend { .. }
@@ -257,8 +265,16 @@ impl Command {
             Self::Lease { ask: LeaseAsk::Acquire { holder, .. }, .. } => {
                 FIXED_BYTES + holder.as_bytes().len()
             }
+            Self::Import(Import::Page { entries, .. }) => {
+                FIXED_BYTES + entries.iter().map(Self::entry_size).sum::<usize>()
+            }
             _ => FIXED_BYTES,
         }
+    }
+
+    /// How much an entry adds to the page it is in.
+    pub(crate) fn entry_size((key, value): &Entry) -> usize {
+        key.len() + value.len() + 20
     }
 }
 

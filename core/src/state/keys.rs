@@ -12,6 +12,13 @@ pub(super) const META: &[u8] = b"m";
 /// The count of stamping leases, and the last id given to one.
 pub(super) const LEASES: &[u8] = b"k";
 
+/// How far an import has come; nothing once it is finished.
+pub(super) const IMPORT: &[u8] = b"i";
+
+/// What a copy of the state holds: all there is but the reign record, the traces of an import, and what
+/// belongs to a driver. Each byte begins the keys of one kind, in their order.
+pub(super) const COPIED: &[u8] = b"abehklmsux";
+
 /// The last epoch claimed over this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
 pub const CLAIM: &[u8] = b"c";
 
@@ -125,6 +132,11 @@ pub(super) fn lease_bounds() -> (Vec<u8>, Vec<u8>) {
 /// The bound that an index entry is about.
 pub(super) fn bound_of(lease_bound: &[u8]) -> Option<u64> {
     lease_bound.get(1..9)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// From before the first key of a kind to behind its last.
+pub(super) fn kind(kind: u8) -> ([u8; 1], [u8; 1]) {
+    ([kind], [kind + 1])
 }
 
 fn join(kind: u8, parts: &[&[u8]]) -> Vec<u8> {

@@ -5,6 +5,7 @@
 //! command, so that replicas which apply the same commands hold the same bytes.
 
 mod command;
+mod import;
 mod keys;
 mod lease;
 mod plan;
@@ -18,6 +19,7 @@ mod view;
 
 pub(crate) use command::millis;
 pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reads, Reply, Seed};
+pub use import::Import;
 pub use keys::{CLAIM, NODE, REIGN};
 pub use plan::{Planned, apply, plan};
 pub use query::{Answer, Query, answer};
@@ -26,6 +28,8 @@ pub use reject::Reject;
 pub use session::RETENTION;
 pub use view::{Effect, Entry, Overlay, View};
 
+#[cfg(test)]
+mod import_test;
 #[cfg(test)]
 mod lease_model_test;
 #[cfg(test)]

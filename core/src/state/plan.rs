@@ -1,4 +1,6 @@
-use super::{Command, Effect, Reject, Reply, View, lease, reign, sequence, session, view::Overlay};
+use super::{
+    Command, Effect, Reject, Reply, View, import, lease, reign, sequence, session, view::Overlay,
+};
 use crate::{Epoch, Result};
 
 /// What one command comes to: its reply with the writes to make, or a refusal.
@@ -23,6 +25,7 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
         Command::Expire { ref sessions } => session::expire(view, epoch, sessions),
         Command::Seed(ref seed) => sequence::seed(view, epoch, seed),
         Command::Lease { ref ask, at } => lease::lease(view, epoch, ask, at),
+        Command::Import(ref step) => import::import(view, epoch, step),
         Command::Init { high_water_ms } => reign::init(view, epoch, high_water_ms),
     }
 }

@@ -1,5 +1,5 @@
 use super::{
-    ReignRecord, View, keys, lease,
+    Entry, ReignRecord, View, import, keys, lease,
     record::{decode, load},
     session,
 };
@@ -26,6 +26,13 @@ pub enum Query {
         /// Boot time since the leader's reign was opened.
         elapsed_ms: u64,
     },
+    /// The state as it is stored, to be copied elsewhere: all but who reigns, page by page.
+    Export {
+        /// Only what comes behind this key; empty for the first page.
+        after: Vec<u8>,
+        /// How many entries at most.
+        limit: usize,
+    },
     /// Sessions whose retention is over, the longest unused first.
     Expired {
         /// How many to name at most.
@@ -49,6 +56,8 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
+    /// To [`Query::Export`], in the order of keys.
+    Exported(Vec<Entry>),
     /// To [`Query::Expired`].
     Expired(Vec<Session>),
 }
@@ -71,6 +80,7 @@ pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
             Answer::Sequences(sequences.collect::<Result<_>>()?)
         }
         Query::Frontier { elapsed_ms } => lease::frontier(view, *elapsed_ms)?,
+        Query::Export { after, limit } => Answer::Exported(import::export(view, after, *limit)?),
         Query::Expired { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);
             let (from, to) = keys::last_uses(session::expired_before(session_ms));

@@ -25,6 +25,8 @@ pub enum Stage {
     Open,
     /// It is over, and everything of its epoch is rejected.
     Released,
+    /// Another state is being copied here, and is not whole yet: nobody may reign over it.
+    Importing,
 }
 
 /// Who reigns, and how far timestamps have been promised.
@@ -60,6 +62,14 @@ impl Default for Meta {
     fn default() -> Self {
         Self { rules: FIRST_RULES, keys: 0, sessions: 0 }
     }
+}
+
+/// How far an import has come.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub(super) struct Progress {
+    pub(super) entries: u64,
+    /// The key of the last one.
+    pub(super) last: Vec<u8>,
 }
 
 /// A client's session.

@@ -28,6 +28,9 @@ pub(super) fn fence(
     }
     let replaced = ReignRecord::load(view)?;
     if let Some(old) = &replaced {
+        if old.stage == Stage::Importing {
+            return Ok(Err(Reject::Importing));
+        }
         // The same epoch may fence again, its first reply being lost, but not once it has served.
         let again = epoch == old.epoch && old.stage == Stage::Fenced;
         if epoch <= old.epoch && !again {
@@ -59,9 +62,9 @@ pub(super) fn fence(
 
 pub(super) fn open(view: &dyn View, epoch: Epoch, node: NodeId, lease_ms: u64) -> Result<Planned> {
     let record = ReignRecord::load(view)?;
-    let Some(mut record) =
-        record.clone().filter(|record| record.epoch == epoch && record.stage != Stage::Released)
-    else {
+    let Some(mut record) = record.clone().filter(|record| {
+        record.epoch == epoch && matches!(record.stage, Stage::Fenced | Stage::Open)
+    }) else {
         return Ok(Err(fenced(record.as_ref())));
     };
     record.stage = Stage::Open;

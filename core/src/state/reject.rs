@@ -89,6 +89,13 @@ pub enum Reject {
     },
     /// The state is in use already.
     NotEmpty,
+    /// Another state is being copied here, or was and did not become whole.
+    Importing,
+    /// What came does not go on where the import has come to.
+    ImportBroken {
+        /// How many entries it has so far.
+        entries: u64,
+    },
     /// The state was written under rules this release does not know.
     NewerRules {
         /// The version of the rules.
@@ -147,6 +154,14 @@ impl fmt::Display for Reject {
                 write!(f, "lease {id} was superseded under a higher epoch of its holder")
             }
             Self::NotEmpty => f.write_str("the state is in use already"),
+            Self::Importing => f.write_str(
+                "a copy of another state was begun here and is not whole; remove this state, and \
+                 migrate again into a new one",
+            ),
+            Self::ImportBroken { entries } => write!(
+                f,
+                "the copy has {entries} entries so far, and what came does not go on from there"
+            ),
             Self::NewerRules { rules } => write!(
                 f,
                 "the state is under rules version {rules}, this release knows up to {}",

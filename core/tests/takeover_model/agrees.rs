@@ -59,6 +59,7 @@ fn assert_same(record: &Record, store: &MemoryStore) {
         state::Stage::Fenced => Stage::Fenced,
         state::Stage::Open => Stage::Open,
         state::Stage::Released => Stage::Released,
+        state::Stage::Importing => panic!("nothing is imported here"),
     };
     assert_eq!((record.epoch.into(), record.stage), (stored.epoch.0, stage));
     assert_eq!(u64::from(record.high_water), stored.high_water_ms);

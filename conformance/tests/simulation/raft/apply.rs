@@ -2,7 +2,7 @@
 
 use tsoracle_core::{
     Committed, Epoch, SeqStore,
-    state::{Answer, Command, Query, answer, apply},
+    state::{Answer, Command, Query, REIGN, answer, apply},
 };
 
 use super::replica::{Applied, Replica, Reply};
@@ -10,9 +10,6 @@ use crate::{
     disk::{Entry, Payload},
     flaw::Flaw,
 };
-
-/// Where the rules keep the reign record.
-const REIGN: &[u8] = b"r";
 
 impl Replica {
     /// Applies what has been committed, and answers those who wait for it.
@@ -65,7 +62,7 @@ impl Replica {
         let (results, effect) =
             apply(&self.applied.store, under, commands).expect("memory does not fail");
         let replaced_seen = if fences { self.evidence() } else { None };
-        if effect.iter().any(|(key, _)| key == REIGN) {
+        if effect.touches(REIGN) {
             self.applied.reign_written = place;
             if self.applied.reign_begun.0 != epoch {
                 self.applied.reign_begun = (epoch, place);

@@ -8,7 +8,7 @@ use tokio::{
     task::JoinSet,
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, NodeId, Result,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership, NodeId, Result,
     state::{Answer, Command, Query},
 };
 
@@ -96,6 +96,10 @@ impl ConsensusDriver for RaftDriver {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { commands: 64, bytes: 1 << 16 }
+    }
+
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
     }
 
     async fn shutdown(&self) -> Result<()> {
