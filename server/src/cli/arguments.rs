@@ -3,7 +3,7 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::cli::{
-    ask, bench, cluster, completions, decode, drivers, init, leases, man, sequences,
+    ask, bench, cluster, completions, decode, drivers, init, leases, man, migrate, sequences,
     settings::Settings, status, verify,
 };
 
@@ -128,6 +128,12 @@ pub(crate) enum Command {
     /// Refuses where there is state already. No server may be running over the driver.
     #[command(after_help = init::EXAMPLES)]
     Init(init::Arguments),
+    /// Copy everything from one driver into another, new one, to go on there
+    ///
+    /// Timestamps go on above the old ones; sequences, sessions and stamping leases arrive exactly. No
+    /// server may be running over either. What arrived is compared with what left before it can serve.
+    #[command(after_help = migrate::EXAMPLES)]
+    Migrate(migrate::Arguments),
     /// Check from outside whether a deployment keeps its promises
     ///
     /// Prints a line for each promise, and below one that is broken what shows it. With --json, all

@@ -20,6 +20,11 @@ impl Failure {
         Self { line: line.to_string(), code: 2 }
     }
 
+    /// The same, of one of several things.
+    pub(crate) fn about(self, what: &str) -> Self {
+        Self { line: format!("the {what}: {}", self.line), ..self }
+    }
+
     /// Says why, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let line = self.line.split_whitespace().collect::<Vec<_>>().join(" ");

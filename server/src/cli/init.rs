@@ -3,8 +3,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    Clock, ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Reject,
-    Surroundings, SystemClock, Timestamp, state::Command,
+    ConsensusDriver, DriverConfig, Reject, Surroundings, SystemClock, Timestamp, elected,
+    state::Command,
 };
 
 use crate::cli::{
@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn initialize(driver: &dyn ConsensusDriver, high_water_ms: u64) -> Result<(), Failure> {
-    let epoch = elected(driver).await?;
+    let epoch = elected(driver, &SystemClock, ELECTION).await?;
     let command = Command::Init { high_water_ms };
     let committed = driver.commit(epoch, vec![command]).await?;
     match committed.results.into_iter().next() {
@@ -73,19 +73,4 @@ async fn initialize(driver: &dyn ConsensusDriver, high_water_ms: u64) -> Result<
         Some(Err(reject)) => Err(Failure::failed(reject)),
         None => Err(Failure::failed("the driver did not answer")),
     }
-}
-
-async fn elected(driver: &dyn ConsensusDriver) -> Result<Epoch, Error> {
-    let mut leadership = driver.leadership();
-    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
-    let context = tokio::select! {
-        led = leads => match led.as_deref() {
-            Ok(Leadership::Leader { epoch }) => return Ok(*epoch),
-            _ => "the driver has failed".into(),
-        },
-        () = SystemClock.sleep(ELECTION) => {
-            format!("this node was not elected within {ELECTION:?}; are the others running?")
-        }
-    };
-    Err(Error::new(ErrorKind::Unavailable, context))
 }

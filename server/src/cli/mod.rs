@@ -12,6 +12,7 @@ mod failure;
 mod init;
 mod leases;
 mod man;
+mod migrate;
 mod output;
 mod sequences;
 mod serve;
@@ -61,6 +62,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(command) => cluster::run(command).await,
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
+        Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Verify(arguments) => verify::run(*arguments).await,
         Command::Bench(arguments) => bench::run(*arguments).await,
         Command::BenchEcho => bench::echo::serve().await,

@@ -112,6 +112,8 @@ fn wrong_values_say_what_is_wrong() {
         &["seq"],
         &["decode", "later"],
         &["init", "file"],
+        &["migrate", "file:./here"],
+        &["migrate", "file:./here", "fiel:./there"],
         &["dance"],
     ] {
         assert_eq!(run(directory.path(), arguments).status.code(), Some(2), "{arguments:?}");

@@ -9,6 +9,7 @@ mod configuration;
 mod crashes;
 mod failures;
 mod manuals;
+mod migrate;
 mod node;
 mod stopping;
 mod tls;

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "serve",
     "ts",
     "seq",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 19] = [
     "status",
     "drivers",
     "init",
+    "migrate",
     "verify",
     "bench",
     "completions",

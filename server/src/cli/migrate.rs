@@ -1,0 +1,163 @@
+use std::{io::IsTerminal, sync::Arc, time::Duration};
+
+use clap::Args;
+use serde::Serialize;
+use tsoracle_core::{
+    BootTime, Clock, ConsensusDriver, DriverConfig, Epoch, Migrated, Migration, Surroundings,
+    SystemClock, Timestamp, elected,
+};
+
+use crate::cli::{
+    drivers,
+    failure::{Failure, usage_if_config},
+    output::Output,
+    serve,
+};
+
+/// How long a driver may take to let this node lead.
+const ELECTION: Duration = Duration::from_secs(30);
+
+/// How often it is said how far the copy has come.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tsoracle migrate file:/var/lib/tsoracle rocksdb:/var/lib/tsoracle-rocks
+  tsoracle migrate file:./old 'openraft:./n1?node=1&peers=1=10.0.0.1:7101/10.0.0.1:7100'
+  tsoracle migrate file:./old etcd://10.0.0.1:2379/tsoracle --json
+
+Stop every server over both first, and keep the old one stopped for good: from then on, what it would
+hand out is handed out by the new one. The target must be new. To grow into a cluster, migrate into one
+of a single node, serve it, and let it grow by `tsoracle cluster add`.
+
+If it is interrupted, the source is as it was. The target then refuses to serve: remove it, and migrate
+into a new one.
+
+Exit codes: 0 done, 1 not done, 2 wrong arguments.";
+
+/// Options of `tsoracle migrate`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The driver to copy from, as for `tsoracle serve`; it is not changed
+    from: String,
+
+    /// The driver to copy to, which was never used
+    to: String,
+
+    /// Go on where the epochs of the target lie below those of the source: whoever keeps epochs to tell
+    /// old leaders from new ones must then forget them
+    #[arg(long)]
+    epochs_may_fall: bool,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Report {
+    from: String,
+    to: String,
+    entries: u64,
+    sequences: u64,
+    sessions: u64,
+    leases: u64,
+    high_water_ms: u64,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    serve::start_logging("warn")?;
+    let Arguments { from, to, epochs_may_fall, output } = arguments;
+    let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
+    let to = DriverConfig::parse(&to).map_err(usage_if_config)?;
+    drivers::check(from.name())?;
+    drivers::check(to.name())?;
+    let names = (from.name().to_owned(), to.name().to_owned());
+    let source = drivers::open(from, Surroundings::default()).await.map_err(of("source"))?;
+    let migrated = migrate(source.clone(), to, epochs_may_fall).await;
+    let stopped = source.shutdown().await;
+    let migrated = migrated?;
+    stopped?;
+    report(names, migrated, output)
+}
+
+async fn migrate(
+    source: Arc<dyn ConsensusDriver>,
+    to: DriverConfig,
+    epochs_may_fall: bool,
+) -> Result<Migrated, Failure> {
+    let claim = elected(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
+    let claim = claim.map_err(of("source"))?;
+    let migration = Migration::of(source, claim, Arc::new(SystemClock)).await?;
+    let floor = if epochs_may_fall { Epoch::default() } else { migration.epoch() };
+    let (mut target, mut epoch) = open_target(&to).await?;
+    let begun = migration.begin(&target, epoch, floor).await;
+    if begun.is_ok() && epoch < floor {
+        // A driver that finds such an epoch in its state may begin above it when it is opened again.
+        target.shutdown().await?;
+        (target, epoch) = open_target(&to).await?;
+    }
+    let copied = match begun {
+        Err(error) => Err(error.into()),
+        Ok(()) if epoch < floor => Err(Failure::failed(format!(
+            "the target's epochs begin at {epoch}, below {floor}, which the source has reached; if \
+             nobody keeps epochs, migrate with --epochs-may-fall"
+        ))),
+        Ok(()) => {
+            let copied = migration.copy(&target, epoch, teller()).await;
+            copied.map_err(|error| {
+                Failure::failed(format!("{error}; nothing serves from the target: remove it"))
+            })
+        }
+    };
+    let stopped = target.shutdown().await;
+    let migrated = copied?;
+    stopped?;
+    Ok(migrated)
+}
+
+async fn open_target(to: &DriverConfig) -> Result<(Arc<dyn ConsensusDriver>, Epoch), Failure> {
+    let opened = drivers::open(to.clone(), Surroundings::default()).await;
+    let target = opened.map_err(of("target"))?;
+    match elected(&*target, &SystemClock, ELECTION).await {
+        Ok(epoch) => Ok((target, epoch)),
+        Err(error) => {
+            // It did not even lead; that it does not stop either would tell nothing more.
+            let _ = target.shutdown().await;
+            Err(Failure::failed(format!(
+                "{error}; a target of several nodes cannot be migrated into: migrate into one of a \
+                 single node, and let it grow by `tsoracle cluster add`"
+            )))
+        }
+    }
+}
+
+/// Says now and then how far the copy has come, to whoever watches.
+fn teller() -> impl FnMut(u64) {
+    let watched = std::io::stderr().is_terminal();
+    let mut next = BootTime::default();
+    move |entries| {
+        let now = SystemClock.now().boot;
+        if watched && now >= next {
+            next = now + PROGRESS;
+            eprintln!("{entries} entries copied");
+        }
+    }
+}
+
+/// Says which of the two it was.
+fn of(which: &'static str) -> impl Fn(Failure) -> Failure {
+    move |failure| failure.about(which)
+}
+
+fn report((from, to): (String, String), migrated: Migrated, output: Output) -> Result<(), Failure> {
+    let Migrated { entries, sequences, sessions, leases, high_water_ms } = migrated;
+    let report = Report { from, to, entries, sequences, sessions, leases, high_water_ms };
+    output.print(&report, || {
+        let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
+        format!(
+            "migrated: {sequences} sequences, {sessions} sessions and {leases} stamping leases; every \
+             timestamp will be later than {}; never serve from the source again",
+            time.unwrap_or_default()
+        )
+    })
+}

@@ -1,0 +1,124 @@
+//! A state moves from one driver to another, and is served from there.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::node::{Node, error_line, run, stdout};
+
+fn json(output: &std::process::Output) -> Value {
+    serde_json::from_str(&stdout(output)).expect("JSON")
+}
+
+fn take(node: &Node, number: u32) -> String {
+    stdout(&node.ask(&[
+        "seq",
+        "orders",
+        "--count",
+        "3",
+        "--request-id",
+        &format!("order {number}"),
+    ]))
+}
+
+/// A directory in which `file:./old` was served, and what was handed out from it.
+struct Served {
+    directory: TempDir,
+    blocks: Vec<String>,
+    last: u64,
+    bound: u64,
+    epoch: u128,
+}
+
+fn served(signal: Signal) -> Served {
+    let directory = TempDir::new().expect("a temporary directory");
+    drop(Node::start(directory.path(), &["file:./old"]));
+    let node = Node::start(directory.path(), &["file:./old"]);
+    let blocks = (0..40).map(|number| take(&node, number)).collect();
+    stdout(&node.ask(&["seq-seed", "invoices", "1000"]));
+    let lease = json(&node.ask(&["lease-acquire", "writer", "--ttl", "5m", "--json"]));
+    let bound = lease["ts_upper_bound"].as_u64().expect("a number");
+    let last: u64 = stdout(&node.ask(&["ts"])).parse().expect("a number");
+    let epoch = epoch(&node);
+    node.signal(signal);
+    node.ended();
+    Served { directory, blocks, last, bound, epoch }
+}
+
+fn epoch(node: &Node) -> u128 {
+    json(&node.ask(&["frontier", "--json"]))["epoch"]
+        .as_str()
+        .expect("text")
+        .parse()
+        .expect("a number")
+}
+
+const FILE: &str = "file:./new";
+
+fn migrate(directory: &Path, target: &str) -> std::process::Output {
+    run(directory, &["migrate", "file:./old", target, "--json"])
+}
+
+fn everything_goes_on(signal: Signal, target: &str) {
+    let Served { directory, blocks, last, bound, epoch: before } = served(signal);
+    let report = json(&migrate(directory.path(), target));
+    for (field, expected) in
+        [("sequences", 2), ("sessions", 40), ("leases", 1), ("high_water_ms", bound)]
+    {
+        assert_eq!(report[field], json!(expected), "{field}: {report}");
+    }
+    let node = Node::start(directory.path(), &[target]);
+    for (number, block) in blocks.iter().enumerate() {
+        assert_eq!(take(&node, number as u32), *block, "the same block as before");
+    }
+    assert_eq!(stdout(&node.ask(&["seq-list"])), "invoices 1000\norders 120");
+    let first: u64 = stdout(&node.ask(&["ts"])).parse().expect("a number");
+    assert!(first > last && first >> 18 > bound);
+    let frontier: u64 = stdout(&node.ask(&["frontier"])).parse().expect("a number");
+    assert_eq!(frontier, bound, "the lease still holds it");
+    stdout(&node.ask(&["lease-renew", "1"]));
+    assert!(epoch(&node) > before, "epochs do not fall");
+}
+
+#[test]
+fn after_a_graceful_stop_everything_goes_on_elsewhere() {
+    everything_goes_on(Signal::TERM, FILE);
+}
+
+#[test]
+fn after_a_kill_everything_goes_on_elsewhere() {
+    everything_goes_on(Signal::KILL, FILE);
+}
+
+/// A cluster begins as one node, which takes over what was there before it.
+#[cfg(feature = "openraft")]
+#[test]
+fn a_single_node_becomes_the_first_of_a_cluster() {
+    let peers = "peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0";
+    everything_goes_on(Signal::KILL, &format!("openraft:./new?node=1&{peers}"));
+}
+
+#[test]
+fn what_is_in_use_or_was_used_is_left_alone() {
+    let Served { directory, .. } = served(Signal::TERM);
+    let node = Node::start(directory.path(), &["file:./old"]);
+    let line = error_line(&migrate(directory.path(), FILE), 1);
+    assert!(line.starts_with("the source: ") && line.contains("in use"), "{line}");
+    node.signal(Signal::TERM);
+    node.ended();
+    let node = Node::start(directory.path(), &[FILE]);
+    let line = error_line(&migrate(directory.path(), FILE), 1);
+    assert!(line.starts_with("the target: ") && line.contains("in use"), "{line}");
+    let next = take(&node, 1);
+    node.signal(Signal::TERM);
+    node.ended();
+    let line = error_line(&migrate(directory.path(), FILE), 1);
+    assert!(line.contains("holds state already"), "{line}");
+    let node = Node::start(directory.path(), &[FILE]);
+    assert_eq!(take(&node, 1), next, "it was left as it was");
+    let line = error_line(&run(directory.path(), &["migrate", "file:./typo", "file:./other"]), 1);
+    assert!(line.contains("never used"), "{line}");
+    assert!(!directory.path().join("other").exists(), "no target without a source");
+}
