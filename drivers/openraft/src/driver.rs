@@ -87,8 +87,9 @@ async fn start(
     let transport = Transport::open(&cluster, &identity).await?;
     let own = Sender { node: identity.node(), id: identity.id() };
     let known = Known::new(own, opened.known, keeper.clone(), transport.clone());
-    let log = Log::open(keeper.clone(), waiting.clone(), opened.last).await?;
-    let network = Network { transport: transport.clone(), known: known.clone() };
+    let log = Log::open(cluster.node.into(), keeper.clone(), waiting.clone(), opened.last).await?;
+    let to_peers = transport.clone();
+    let network = Network { transport: to_peers, known: known.clone(), log: log.clone() };
     let machine = StateMachine::new(keeper.clone());
     let config = Arc::new(raft_config(&cluster)?);
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
@@ -120,11 +121,18 @@ async fn start(
 }
 
 /// Forms the cluster, if this node was never part of one. Every node does so with the same members,
-/// and whoever is elected first leads.
+/// and whoever is elected first leads. A node that led before stands for election at once.
 async fn form(shared: &Shared) -> Result<()> {
     let failed = |error: &dyn std::error::Error| fatal("the cluster cannot be formed", error);
     let raft = &shared.raft;
-    if shared.cluster.join || raft.is_initialized().await.map_err(|error| failed(&error))? {
+    if raft.is_initialized().await.map_err(|error| failed(&error))? {
+        let led = raft.metrics().borrow().vote.leader_id.node_id == shared.node();
+        if led {
+            raft.trigger().elect().await.map_err(|error| failed(&error))?;
+        }
+        return Ok(());
+    }
+    if shared.cluster.join {
         return Ok(());
     }
     let members = shared.cluster.members.iter().map(|(&node, at)| (u64::from(node), at.clone()));

@@ -14,6 +14,10 @@ use crate::{
 /// How long to wait before a majority is asked again whether this node leads.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// How long this node still leads under a claim that was released, if nothing else happens: it usually
+/// is about to stop.
+const AFTER_RELEASE: Duration = Duration::from_millis(300);
+
 /// The claim under which this node leads.
 struct Claim {
     vote: Vote,
@@ -92,11 +96,15 @@ async fn claim_and_say(
             }
         };
         says.send_if_modified(|known| change(known, now));
+        let after_release = async {
+            let _ = released.changed().await;
+            SystemClock.sleep(AFTER_RELEASE).await;
+        };
         tokio::select! {
             changed = changes.changed() => if changed.is_err() {
                 return Some(why_over(shared));
             },
-            _ = released.changed() => {}
+            () = after_release => {}
         }
     }
 }

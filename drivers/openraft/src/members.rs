@@ -270,6 +270,8 @@ async fn reachable(shared: &Shared, nodes: &BTreeSet<u64>) -> usize {
 }
 
 async fn submit(shared: &Shared, change: ChangeMembers<u64, Addresses>) -> Result<()> {
+    // The change before is in force only when it is on this node's disk, too.
+    shared.keeper.write_now(vec![]).await?;
     match shared.raft.change_membership(change, false).await {
         Ok(_) => Ok(()),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

@@ -15,6 +15,7 @@ use tsoracle_core::{Error, Result};
 
 use crate::{
     known::Known,
+    log::Log,
     types::{SnapshotFile, TypeConfig, Vote},
     wire::{APPEND, Part, SNAPSHOT, Told, VOTE, pack, unpack},
 };
@@ -38,6 +39,7 @@ const AHEAD: usize = 2;
 pub(crate) struct Network {
     pub(crate) transport: Transport,
     pub(crate) known: Arc<Known>,
+    pub(crate) log: Log,
 }
 
 /// The way to one peer.
@@ -131,9 +133,10 @@ fn unreachable<E: std::error::Error>(error: Error) -> RPCError<u64, Addresses, E
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
+        rpc.leader_commit = self.network.log.tellable(rpc.leader_commit);
         self.tell(APPEND, rpc, option.hard_ttl() * 2).await.map_err(unreachable)
     }
 
