@@ -140,7 +140,9 @@ impl Node {
         };
         let count = end.saturating_sub(first);
         let cut = match (count, bytes) {
-            (count, _) if count >= self.keep.count.saturating_add(self.keep.slack) => self.keep.slack,
+            (count, _) if count >= self.keep.count.saturating_add(self.keep.slack) => {
+                self.keep.slack
+            }
             (count, bytes) if bytes > KEPT_BYTES => count.div_ceil(4),
             _ => return,
         };

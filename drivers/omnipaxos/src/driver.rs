@@ -14,7 +14,8 @@ use tsoracle_cluster::{
     transport::{Handler, Sender, Transport},
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership, NodeId, Result,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
+    NodeId, Result,
     state::{Answer, Command, Query},
 };
 use tsoracle_store::Store;
@@ -173,9 +174,9 @@ impl Driver {
         let (reply, answer) = oneshot::channel();
         // Calls take effect in the order in which they were made. A task whose turn is over would not
         // even be queued, while one that called later may have its turn now.
-        unconstrained(self.jobs.send(job(reply))).await.map_err(|_| {
-            Error::new(ErrorKind::Unavailable, "the driver has stopped")
-        })?;
+        unconstrained(self.jobs.send(job(reply)))
+            .await
+            .map_err(|_| Error::new(ErrorKind::Unavailable, "the driver has stopped"))?;
         let ended = || Error::new(lost, "the node ended before it answered");
         answer.await.map_err(|_| ended())?
     }

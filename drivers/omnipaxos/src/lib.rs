@@ -17,9 +17,7 @@ mod wire;
 
 use std::sync::Arc;
 
-use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver,
-};
+use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver};
 
 pub use tsoracle_cluster::Config;
 

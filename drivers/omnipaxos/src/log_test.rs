@@ -81,11 +81,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Does the same to both.
-fn both(
-    log: &mut SharedLog,
-    model: &mut MemoryStorage<Entry>,
-    operations: &[StorageOp<Entry>],
-) {
+fn both(log: &mut SharedLog, model: &mut MemoryStorage<Entry>, operations: &[StorageOp<Entry>]) {
     log.write_atomically(operations.iter().map(copied).collect()).unwrap();
     model.write_atomically(operations.iter().map(copied).collect()).unwrap();
 }
@@ -147,7 +143,8 @@ fn step(log: &mut SharedLog, model: &mut MemoryStorage<Entry>, step: &Step, seed
             );
         }
         Step::Stop(stop) => {
-            let next = ClusterConfig { configuration_id: 2, nodes: vec![1, 2], ..Default::default() };
+            let next =
+                ClusterConfig { configuration_id: 2, nodes: vec![1, 2], ..Default::default() };
             let stop_sign = stop.then(|| StopSign::with(next, Some(vec![7])));
             both(log, model, &[StorageOp::SetStopsign(stop_sign)]);
         }

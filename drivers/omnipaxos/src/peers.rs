@@ -32,8 +32,9 @@ pub(crate) const CONFIGURATION: u32 = 1;
 /// How long a peer may take to answer a call.
 const CALL: Duration = Duration::from_secs(5);
 
-/// How many messages wait for a state that is carried ahead of them. Beyond, it begins anew.
-const MOST_HELD: usize = 4_096;
+/// How many messages wait for a state that is carried ahead of them: a minute of them, under load.
+/// Beyond, it begins anew.
+const MOST_HELD: usize = 1 << 17;
 
 /// A state that comes in is held in memory, and may not fill it.
 const MAX_IMAGE_BYTES: usize = 4 << 30;
@@ -257,7 +258,11 @@ impl Peers {
         {
             let image = Image { transfer, chunks: vec![] };
             *snapshot = Snapshot { base: Base::Image(image), entries: vec![] };
-            tracing::info!(peer, applied, "the peer lacks more than the log has; it gets the state");
+            tracing::info!(
+                peer,
+                applied,
+                "the peer lacks more than the log has; it gets the state"
+            );
             let chunks = Chunks::new(store.view()?, &(applied as u64).to_be_bytes());
             let (transport, events) = (self.transport.clone(), self.events.clone());
             let task = self.runtime.spawn(async move {
@@ -361,12 +366,7 @@ impl Way {
 }
 
 /// Brings a state to a peer, chunk by chunk.
-async fn carry(
-    transport: &Transport,
-    peer: u32,
-    transfer: u64,
-    mut chunks: Chunks,
-) -> Result<()> {
+async fn carry(transport: &Transport, peer: u32, transfer: u64, mut chunks: Chunks) -> Result<()> {
     for index in 0.. {
         let reading = spawn_blocking(move || (chunks.next(), chunks));
         let (chunk, rest) = reading.await.map_err(|source| {

@@ -44,7 +44,7 @@ pub(crate) enum Said {
     /// The leader leaves, and asks this node to stand for election.
     TakeOver,
     /// A message of OmniPaxos.
-    Message(Message<Entry>),
+    Message(Box<Message<Entry>>),
 }
 
 /// The body that begins a session.
@@ -118,7 +118,7 @@ impl Inbox {
                         malformed("cannot be read: run releases that go together")
                             .with_source(source)
                     })?;
-                    Ok(Some(Said::Message(message)))
+                    Ok(Some(Said::Message(Box::new(message))))
                 }
                 None => Ok(None),
             },
@@ -183,7 +183,8 @@ pub(crate) fn check(message: &Message<Entry>, from: u64, to: u64, config: u32) -
     if (message.get_sender(), message.get_receiver()) != (from, to) {
         return Err(malformed("names other nodes than the stream does"));
     }
-    let ballot = |ballot: &Ballot| match ballot.config_id == config || *ballot == Ballot::default() {
+    let ballot = |ballot: &Ballot| match ballot.config_id == config || *ballot == Ballot::default()
+    {
         true => Ok(()),
         false => Err(malformed(&format!("is of configuration {}", ballot.config_id))),
     };
@@ -248,11 +249,14 @@ pub(crate) fn snapshot_of(message: &mut Message<Entry>) -> Option<&mut Snapshot>
 #[cfg(test)]
 mod tests {
     use omnipaxos::{
-        messages::sequence_paxos::{Accepted, AcceptDecide, Compaction},
+        messages::sequence_paxos::{AcceptDecide, Accepted, Compaction},
         util::SequenceNumber,
     };
     use tsoracle_cluster::{EntryId, LogEntry};
-    use tsoracle_core::{Epoch, SeqKey, state::{Command, Limits, Seed}};
+    use tsoracle_core::{
+        Epoch, SeqKey,
+        state::{Command, Limits, Seed},
+    };
 
     use super::*;
 
@@ -350,8 +354,12 @@ mod tests {
         };
         check(&accepted(1), 1, 2, 1).unwrap();
         let sync = |snapshot| {
-            let log_sync =
-                LogSync { decided_snapshot: Some(snapshot), suffix: vec![], sync_idx: 0, stopsign: None };
+            let log_sync = LogSync {
+                decided_snapshot: Some(snapshot),
+                suffix: vec![],
+                sync_idx: 0,
+                stopsign: None,
+            };
             of(PaxosMsg::AcceptSync(omnipaxos::messages::sequence_paxos::AcceptSync {
                 n: Ballot::with(1, 5, 0, 1),
                 seq_num: SequenceNumber::default(),
