@@ -3,13 +3,17 @@
 use tsoracle_cluster::{Cluster, LogEntry, Machine, snapshot};
 use tsoracle_core::{
     BootTime, Error, ErrorKind, Result,
-    state::{self, Query},
+    state::{self, Effect},
 };
+use tsoracle_store::Table;
 
 use crate::{
     entry::{Entry, Image},
     node::{Node, read_applied},
 };
+
+/// The state in the store.
+const STATE: Table = Table::new("state");
 
 /// Entries that are applied in one commit of the store, at most.
 const MOST_APPLIED: usize = 256;
@@ -76,11 +80,10 @@ impl Node {
         if entries.is_empty() {
             return Ok(());
         }
-        let applied = self.applied + entries.len();
-        let mark = (applied as u64).to_be_bytes();
-        // The log has them until this is durable: what is cut from it is written with a sync.
-        let answers = self.machine.apply_unsynced(&self.store, &entries, now, &mark, [])?;
-        self.applied = applied;
+        self.write_state()?;
+        let (answers, effect) = self.machine.plan(&self.store, &entries, now)?;
+        self.applied += entries.len();
+        self.unwritten = Some(effect);
         for (LogEntry { id, epoch, .. }, committed) in entries.into_iter().zip(answers) {
             self.was_applied(id, epoch);
             let Some(waiter) = self.waiting.take(id) else { continue };
@@ -88,16 +91,27 @@ impl Node {
             if let Some(reply) = waiter.commit {
                 let _ = reply.send(Ok(committed));
             }
+            if !waiter.reads.is_empty() {
+                self.write_state()?;
+            }
             for (query, reply) in waiter.reads {
-                let _ = reply.send(self.read(&query)?);
+                let _ = reply.send(Ok(state::answer(&self.store, &query)?));
             }
         }
         Ok(())
     }
 
-    /// A query that cannot be answered since the store fails is an error of the node as well.
-    fn read(&self, query: &Query) -> Result<Result<state::Answer>> {
-        Ok(Ok(state::answer(&self.store, query)?))
+    /// What the entries applied last have changed, and how far that is: to be written with the next
+    /// that has to be durable. Until then the log has these entries, since what is cut from it is
+    /// written then as well.
+    pub(crate) fn take_state(&mut self) -> Option<[(Table, Effect); 2]> {
+        let effect = self.unwritten.take()?;
+        Some([(STATE, effect), Machine::mark(&(self.applied as u64).to_be_bytes())])
+    }
+
+    /// Writes it without a sync, for whoever reads the state.
+    pub(crate) fn write_state(&mut self) -> Result<()> {
+        self.take_state().map_or(Ok(()), |state| self.store.write_unsynced(state))
     }
 
     /// Takes in another node's state, unless this node is further already.
@@ -108,6 +122,8 @@ impl Node {
         if applied <= self.applied {
             return Ok(());
         }
+        // It is in the image as well.
+        self.unwritten = None;
         tracing::info!(from = self.applied, to = applied, "taking in the state of another node");
         let chunks = image.chunks.into_iter().map(Ok);
         snapshot::install(&self.store, chunks, [Machine::mark(&mark)])?;
@@ -124,7 +140,9 @@ impl Node {
         };
         let count = end.saturating_sub(first);
         let cut = match (count, bytes) {
-            (count, _) if count >= self.keep.count.saturating_add(self.keep.slack) => self.keep.slack,
+            (count, _) if count >= self.keep.count.saturating_add(self.keep.slack) => {
+                self.keep.slack
+            }
             (count, bytes) if bytes > KEPT_BYTES => count.div_ceil(4),
             _ => return,
         };

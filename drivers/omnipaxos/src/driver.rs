@@ -14,7 +14,8 @@ use tsoracle_cluster::{
     transport::{Handler, Sender, Transport},
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership, NodeId, Result,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
+    NodeId, Result,
     state::{Answer, Command, Query},
 };
 use tsoracle_store::Store;

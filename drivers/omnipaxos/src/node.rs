@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_cluster::{Addresses, Cluster, Identity, LogEntry, Machine, transport::Sender};
 use tsoracle_core::{
     BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, Result, SystemClock,
-    state::{Answer, Command, Query},
+    state::{Answer, Command, Effect, Query},
 };
 use tsoracle_store::Store;
 
@@ -96,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) waiting: Waiting,
     /// How many entries are applied. More than are decided here, once a state was taken in.
     pub(crate) applied: usize,
+    /// What they have changed and is not written yet.
+    pub(crate) unwritten: Option<Effect>,
     /// The highest epoch of all entries applied.
     pub(crate) epoch: Epoch,
     pub(crate) office: Office,
@@ -168,6 +170,7 @@ impl Node {
         let paxos = config.build(log.clone()).map_err(|source| {
             Error::new(ErrorKind::Config, format!("OmniPaxos takes no such cluster: {source}"))
         })?;
+        let promise = paxos.get_promise();
         Ok(Self {
             own: cluster.node.into(),
             members: cluster.members.clone(),
@@ -175,11 +178,12 @@ impl Node {
             identity,
             machine,
             log,
-            promise: paxos.get_promise(),
+            promise,
             paxos,
             peers,
             waiting: Waiting::default(),
             applied,
+            unwritten: None,
             epoch: Epoch::default(),
             office: Office::None,
             neighbours: vec![],
@@ -193,7 +197,7 @@ impl Node {
             ticks: 0,
             ticks_per_round,
             replies: vec![],
-            promise_before: Ballot::default(),
+            promise_before: promise,
             progress: BTreeMap::new(),
             dropped: String::new(),
         })
@@ -310,7 +314,7 @@ impl Node {
                     Ok(None) => {}
                     Ok(Some(Said::Hello)) => self.paxos.reconnected(sender.node.into()),
                     Ok(Some(Said::TakeOver)) => self.stand(sender.node),
-                    Ok(Some(Said::Message(message))) => self.handle(sender.node, message, now),
+                    Ok(Some(Said::Message(message))) => self.handle(sender.node, *message, now),
                     Err(error) => self.note_dropped(sender, error)?,
                 }
             }
@@ -325,6 +329,8 @@ impl Node {
             }
             Event::Known { peer, known } => self.peers.known_as(peer, known)?,
             Event::Carried { peer, transfer, carried } => {
+                // What waited for it may name the state once more.
+                self.write_state()?;
                 let transfer = (peer, transfer);
                 self.peers.carried(&self.store, self.applied, transfer, carried, now)?;
             }
@@ -401,9 +407,22 @@ impl Node {
         let is_counted = ends_round && self.end_round();
         self.paxos.tick();
         let states = self.paxos.get_ui_states();
+        if ends_round {
+            tracing::trace!(
+                own = self.own,
+                is_counted,
+                promise = ?self.paxos.get_promise(),
+                ballot = ?states.current_ballot,
+                replies = ?states.heartbeats,
+                "a round of heartbeats has ended"
+            );
+        }
         if is_counted {
             self.neighbours = states.heartbeats;
-            let is_majority = (self.neighbours.len() + 1) * 2 > self.members.len();
+            // Those who follow a later leader are not this one's followers, though they answer.
+            let promise = self.paxos.get_promise();
+            let followers = self.neighbours.iter().filter(|reply| reply.leader <= promise).count();
+            let is_majority = (followers + 1) * 2 > self.members.len();
             self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
         }
         self.waiting.expire(now - PATIENCE, "no majority has answered in time");
@@ -519,7 +538,11 @@ impl Node {
         if !precede && self.log.borrow().is_urgent() {
             self.persist()?;
         }
-        for message in messages {
+        if messages.iter().any(names_state) {
+            self.write_state()?;
+        }
+        for mut message in messages {
+            self.follow_promise(&mut message);
             self.peers.send(&self.store, self.applied, message)?;
         }
         if precede && self.log.borrow().is_urgent() {
@@ -528,9 +551,22 @@ impl Node {
         Ok(())
     }
 
+    /// Says of a node that has promised to follow a new leader that it does. By itself, OmniPaxos would
+    /// call it leaderless until its round of heartbeats ends, and a node that cannot reach the new
+    /// leader would stand against it.
+    fn follow_promise(&self, message: &mut Message<Entry>) {
+        if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(reply), .. }) = message {
+            let promise = self.paxos.get_promise();
+            if reply.leader < promise && promise.pid != self.own {
+                (reply.leader, reply.happy) = (promise, true);
+            }
+        }
+    }
+
     fn persist(&mut self) -> Result<()> {
-        let writes = self.log.borrow_mut().take_writes();
-        self.store.write(writes)
+        let state = self.take_state();
+        let log = self.log.borrow_mut().take_writes();
+        self.store.write(log.into_iter().chain(state.into_iter().flatten()))
     }
 
     /// Lets go of everything. On return the directory and the address can be used again.
@@ -544,6 +580,12 @@ impl Node {
         drop(store);
         persisted
     }
+}
+
+/// Whether the state goes ahead of the message.
+fn names_state(message: &Message<Entry>) -> bool {
+    let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return false };
+    matches!(msg, PaxosMsg::AcceptSync(_) | PaxosMsg::Promise(_))
 }
 
 /// How far a state is, as it is stored with it.

@@ -44,7 +44,7 @@ pub(crate) enum Said {
     /// The leader leaves, and asks this node to stand for election.
     TakeOver,
     /// A message of OmniPaxos.
-    Message(Message<Entry>),
+    Message(Box<Message<Entry>>),
 }
 
 /// The body that begins a session.
@@ -97,6 +97,9 @@ impl Inbox {
     /// `Invalid` if it is not to be understood. It changes nothing then.
     pub(crate) fn take(&mut self, body: &[u8]) -> Result<Option<Said>> {
         let Some((&kind, rest)) = body.split_first() else { return Err(malformed("is empty")) };
+        if !(HELLO..=LAST_PART).contains(&kind) {
+            return Err(malformed(&format!("is of kind {kind}")));
+        }
         let (session, rest) = split(rest, u64::from_be_bytes)?;
         if session < self.session {
             return Ok(None);
@@ -108,18 +111,17 @@ impl Inbox {
             HELLO => Ok(Some(Said::Hello)),
             TAKE_OVER => Ok(Some(Said::TakeOver)),
             PART => self.join(rest).map(|_| None),
-            LAST_PART => match self.join(rest)? {
+            _ => match self.join(rest)? {
                 Some(()) => {
                     let (_, bytes) = self.parts.take().expect("a part was just added");
                     let message = postcard::from_bytes(&bytes).map_err(|source| {
                         malformed("cannot be read: run releases that go together")
                             .with_source(source)
                     })?;
-                    Ok(Some(Said::Message(message)))
+                    Ok(Some(Said::Message(Box::new(message))))
                 }
                 None => Ok(None),
             },
-            other => Err(malformed(&format!("is of kind {other}"))),
         }
     }
 
@@ -241,5 +243,144 @@ pub(crate) fn snapshot_of(message: &mut Message<Entry>) -> Option<&mut Snapshot>
     };
     match sync.decided_snapshot.as_mut()? {
         SnapshotType::Complete(snapshot) | SnapshotType::Delta(snapshot) => Some(snapshot),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use omnipaxos::{
+        messages::sequence_paxos::{AcceptDecide, Accepted, Compaction},
+        util::SequenceNumber,
+    };
+    use tsoracle_cluster::{EntryId, LogEntry};
+    use tsoracle_core::{
+        Epoch, SeqKey,
+        state::{Command, Limits, Seed},
+    };
+
+    use super::*;
+
+    fn of(msg: PaxosMsg<Entry>) -> Message<Entry> {
+        Message::SequencePaxos(PaxosMessage { from: 1, to: 2, msg })
+    }
+
+    /// A message of more than two parts.
+    fn large() -> Message<Entry> {
+        let key = SeqKey::new("k".repeat(128)).unwrap();
+        let seed = Command::Seed(Seed { key, start: 1, limits: Limits::default() });
+        let id = EntryId { node: 1, claim: 1, counter: 1 };
+        let entry = LogEntry { id, epoch: Epoch(1), commands: vec![seed; 4_000] };
+        of(PaxosMsg::AcceptDecide(AcceptDecide {
+            n: Ballot::with(1, 5, 0, 1),
+            seq_num: SequenceNumber { session: 1, counter: 2 },
+            decided_idx: 3,
+            entries: vec![Entry::new(&entry).unwrap(); 5],
+        }))
+    }
+
+    fn same(said: Option<Said>, sent: &Message<Entry>) {
+        match said {
+            Some(Said::Message(message)) => assert_eq!(format!("{message:?}"), format!("{sent:?}")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_message_in_parts_is_read_as_sent() {
+        let (sent, mut inbox) = (large(), Inbox::default());
+        let bodies = message(&sent, 7, 0).unwrap();
+        assert!(bodies.len() > 2, "{}", bodies.len());
+        let (last, before) = bodies.split_last().unwrap();
+        for body in before {
+            assert!(inbox.take(body).unwrap().is_none());
+        }
+        same(inbox.take(last).unwrap(), &sent);
+        // And a small one after it, in one.
+        let small = of(PaxosMsg::Accepted(Accepted { n: Ballot::default(), accepted_idx: 1 }));
+        let bodies = message(&small, 7, 1).unwrap();
+        assert_eq!(bodies.len(), 1);
+        same(inbox.take(&bodies[0]).unwrap(), &small);
+    }
+
+    #[test]
+    fn a_message_with_a_part_missing_is_left_out_and_the_next_one_is_not() {
+        let sent = large();
+        let (first, second) = (message(&sent, 7, 0).unwrap(), message(&sent, 7, 1).unwrap());
+        for missing in 0..first.len() {
+            let mut inbox = Inbox::default();
+            for (_, body) in first.iter().enumerate().filter(|(part, _)| *part != missing) {
+                assert!(inbox.take(body).unwrap().is_none(), "{missing}");
+            }
+            let (last, before) = second.split_last().unwrap();
+            assert!(before.iter().all(|body| inbox.take(body).unwrap().is_none()));
+            same(inbox.take(last).unwrap(), &sent);
+        }
+    }
+
+    #[test]
+    fn stragglers_of_an_earlier_session_are_left_out() {
+        let small = of(PaxosMsg::Accepted(Accepted { n: Ballot::default(), accepted_idx: 1 }));
+        let body = |session| message(&small, session, 0).unwrap().remove(0);
+        let mut inbox = Inbox::default();
+        same(inbox.take(&body(1)).unwrap(), &small);
+        assert!(matches!(inbox.take(&hello(2)).unwrap(), Some(Said::Hello)));
+        assert!(inbox.take(&body(1)).unwrap().is_none());
+        assert!(inbox.take(&take_over(1)).unwrap().is_none());
+        same(inbox.take(&body(2)).unwrap(), &small);
+        assert!(matches!(inbox.take(&take_over(2)).unwrap(), Some(Said::TakeOver)));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let mut inbox = Inbox::default();
+        let small = of(PaxosMsg::Accepted(Accepted { n: Ballot::default(), accepted_idx: 1 }));
+        let body = message(&small, 1, 0).unwrap().remove(0);
+        for length in 0..body.len() {
+            let error = inbox.take(&body[..length]).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid, "{length}");
+        }
+        assert!(inbox.take(&[9; 30]).is_err());
+        same(inbox.take(&body).unwrap(), &small);
+        let (transfer, index, start) = read_chunk(&chunk(7, 8, b"chunk")).unwrap();
+        assert_eq!((transfer, index, start), (7, 8, 12));
+        assert!(read_chunk(b"short").is_err());
+    }
+
+    #[test]
+    fn messages_that_no_node_of_ours_sends_do_not_come_to_the_library() {
+        let accepted = |config| {
+            let n = Ballot::with(config, 5, 0, 1);
+            of(PaxosMsg::Accepted(Accepted { n, accepted_idx: 1 }))
+        };
+        check(&accepted(1), 1, 2, 1).unwrap();
+        let sync = |snapshot| {
+            let log_sync = LogSync {
+                decided_snapshot: Some(snapshot),
+                suffix: vec![],
+                sync_idx: 0,
+                stopsign: None,
+            };
+            of(PaxosMsg::AcceptSync(omnipaxos::messages::sequence_paxos::AcceptSync {
+                n: Ballot::with(1, 5, 0, 1),
+                seq_num: SequenceNumber::default(),
+                decided_idx: 0,
+                log_sync,
+            }))
+        };
+        let empty = Snapshot { base: Base::Nothing, entries: vec![] };
+        check(&sync(SnapshotType::Complete(empty.clone())), 1, 2, 1).unwrap();
+        check(&accepted(1), 3, 2, 1).unwrap_err();
+        check(&accepted(1), 1, 3, 1).unwrap_err();
+        for wrong in [
+            accepted(2),
+            of(PaxosMsg::ProposalForward(vec![])),
+            of(PaxosMsg::Compaction(Compaction::Trim(1))),
+            sync(SnapshotType::Complete(Snapshot::here())),
+            sync(SnapshotType::Delta(Snapshot::here())),
+            sync(SnapshotType::Delta(Snapshot { base: Base::Image(Default::default()), ..empty })),
+        ] {
+            let error = check(&wrong, 1, 2, 1).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid, "{wrong:?}");
+        }
     }
 }

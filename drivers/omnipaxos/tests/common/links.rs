@@ -15,6 +15,8 @@ pub(crate) struct Link {
     address: SocketAddr,
     open: Arc<watch::Sender<bool>>,
     target: Arc<watch::Sender<SocketAddr>>,
+    /// Counts how often all connections were ended.
+    breaks: Arc<watch::Sender<u32>>,
     accepting: JoinHandle<()>,
 }
 
@@ -24,8 +26,10 @@ impl Link {
         let address = listener.local_addr().unwrap();
         let (open, target) = (watch::Sender::new(true), watch::Sender::new(target));
         let (open, target) = (Arc::new(open), Arc::new(target));
-        let accepting = tokio::spawn(accept(listener, open.clone(), target.clone()));
-        Self { address, open, target, accepting }
+        let breaks = Arc::new(watch::Sender::new(0));
+        let accepting =
+            tokio::spawn(accept(listener, open.clone(), target.clone(), breaks.clone()));
+        Self { address, open, target, breaks, accepting }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -39,6 +43,10 @@ impl Link {
     pub(crate) fn set_open(&self, open: bool) {
         self.open.send_replace(open);
     }
+
+    pub(crate) fn break_connections(&self) {
+        self.breaks.send_modify(|breaks| *breaks += 1);
+    }
 }
 
 impl Drop for Link {
@@ -51,11 +59,17 @@ async fn accept(
     listener: TcpListener,
     open: Arc<watch::Sender<bool>>,
     target: Arc<watch::Sender<SocketAddr>>,
+    breaks: Arc<watch::Sender<u32>>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (open, target) = (open.subscribe(), target.clone());
-        connections.spawn(connect(stream, open, target));
+        let (open, target, mut breaks) = (open.subscribe(), target.clone(), breaks.subscribe());
+        connections.spawn(async move {
+            tokio::select! {
+                _ = breaks.changed() => {}
+                _ = connect(stream, open, target) => {}
+            }
+        });
         while connections.try_join_next().is_some() {}
     }
 }

@@ -1,10 +1,11 @@
 //! A cluster in this process: real drivers over real directories and sockets, and links between them
 //! that can be cut.
 
-// Not every test uses everything.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "not every test uses everything")]
+#![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
 pub(crate) mod links;
+pub(crate) mod served;
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +20,8 @@ use futures::future::select_all;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Registry, Result,
-    Surroundings,
+    ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Registry, Result, SeqKey,
+    SeqRequest, Surroundings,
 };
 use tsoracle_omnipaxos as _;
 
@@ -53,6 +54,9 @@ struct Node {
 impl Nodes {
     /// A cluster of so many nodes, none of them started. `options` goes to each, and begins with `&`.
     pub(crate) async fn new(count: usize, options: &str) -> Self {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        // A second test of the process has found it set.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let root = TempDir::new().unwrap();
         let directory = |node| root.path().join(format!("0-{node}"));
         let nodes = (0..count)
@@ -157,6 +161,17 @@ impl Nodes {
         }
     }
 
+    /// Where a node listens for its peers.
+    pub(crate) fn listen(&self, node: usize) -> SocketAddr {
+        self.nodes[node].listen
+    }
+
+    /// Ends the connections between two nodes, in both directions; they are made anew.
+    pub(crate) fn break_streams(&self, one: usize, other: usize) {
+        self.links[&(one, other)].break_connections();
+        self.links[&(other, one)].break_connections();
+    }
+
     /// Opens or cuts both directions between two nodes.
     pub(crate) fn set_link(&self, one: usize, other: usize, open: bool) {
         self.links[&(one, other)].set_open(open);
@@ -209,6 +224,11 @@ impl Nodes {
         self.crashed_links.extend(old.into_values());
         self.lay_links().await;
     }
+}
+
+/// A request for one value of a sequence.
+pub(crate) fn request(name: &str) -> SeqRequest {
+    SeqRequest::single(SeqKey::new(name).unwrap(), 1).unwrap()
 }
 
 /// Opens the driver that a config string names.
