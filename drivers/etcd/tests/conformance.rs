@@ -184,6 +184,7 @@ impl Drop for Prefix {
                 }
             });
         });
-        let _ = stopping.join();
+        // The drivers' tasks have to go on meanwhile, and may be this worker's.
+        let _ = tokio::task::block_in_place(|| stopping.join());
     }
 }
