@@ -11,7 +11,8 @@ test: packages fmt lint docs features unit stranger
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
 # with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd.
 packages:
-	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server
+	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
+		ip:iproute2 unshare:util-linux
 
 fmt:
 	cargo fmt --all --check

@@ -170,6 +170,7 @@ impl Node {
         let paxos = config.build(log.clone()).map_err(|source| {
             Error::new(ErrorKind::Config, format!("OmniPaxos takes no such cluster: {source}"))
         })?;
+        let promise = paxos.get_promise();
         Ok(Self {
             own: cluster.node.into(),
             members: cluster.members.clone(),
@@ -177,7 +178,7 @@ impl Node {
             identity,
             machine,
             log,
-            promise: paxos.get_promise(),
+            promise,
             paxos,
             peers,
             waiting: Waiting::default(),
@@ -196,7 +197,7 @@ impl Node {
             ticks: 0,
             ticks_per_round,
             replies: vec![],
-            promise_before: Ballot::default(),
+            promise_before: promise,
             progress: BTreeMap::new(),
             dropped: String::new(),
         })
@@ -406,9 +407,22 @@ impl Node {
         let is_counted = ends_round && self.end_round();
         self.paxos.tick();
         let states = self.paxos.get_ui_states();
+        if ends_round {
+            tracing::trace!(
+                own = self.own,
+                is_counted,
+                promise = ?self.paxos.get_promise(),
+                ballot = ?states.current_ballot,
+                replies = ?states.heartbeats,
+                "a round of heartbeats has ended"
+            );
+        }
         if is_counted {
             self.neighbours = states.heartbeats;
-            let is_majority = (self.neighbours.len() + 1) * 2 > self.members.len();
+            // Those who follow a later leader are not this one's followers, though they answer.
+            let promise = self.paxos.get_promise();
+            let followers = self.neighbours.iter().filter(|reply| reply.leader <= promise).count();
+            let is_majority = (followers + 1) * 2 > self.members.len();
             self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
         }
         self.waiting.expire(now - PATIENCE, "no majority has answered in time");
@@ -527,13 +541,26 @@ impl Node {
         if messages.iter().any(names_state) {
             self.write_state()?;
         }
-        for message in messages {
+        for mut message in messages {
+            self.follow_promise(&mut message);
             self.peers.send(&self.store, self.applied, message)?;
         }
         if precede && self.log.borrow().is_urgent() {
             self.persist()?;
         }
         Ok(())
+    }
+
+    /// Says of a node that has promised to follow a new leader that it does. By itself, OmniPaxos would
+    /// call it leaderless until its round of heartbeats ends, and a node that cannot reach the new
+    /// leader would stand against it.
+    fn follow_promise(&self, message: &mut Message<Entry>) {
+        if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(reply), .. }) = message {
+            let promise = self.paxos.get_promise();
+            if reply.leader < promise && promise.pid != self.own {
+                (reply.leader, reply.happy) = (promise, true);
+            }
+        }
     }
 
     fn persist(&mut self) -> Result<()> {

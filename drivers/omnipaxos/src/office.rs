@@ -13,8 +13,8 @@ use crate::{
 const MISSES: u32 = 3;
 
 /// How many bytes the log may take before nothing more is appended. It is cut long before, unless
-/// nothing is decided any more.
-const MOST_BYTES: usize = 64 << 20;
+/// nothing is decided any more. All of it has to fit into what waits for a peer.
+const MOST_BYTES: usize = 32 << 20;
 
 /// This node's claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -32,8 +32,9 @@ pub(crate) const CONFIGURATION: u32 = 1;
 /// How long a peer may take to answer a call.
 const CALL: Duration = Duration::from_secs(5);
 
-/// How many messages wait for a state that is carried ahead of them. Beyond, it begins anew.
-const MOST_HELD: usize = 4_096;
+/// How many messages wait for a state that is carried ahead of them: a minute of them, under load.
+/// Beyond, it begins anew.
+const MOST_HELD: usize = 1 << 17;
 
 /// A state that comes in is held in memory, and may not fill it.
 const MAX_IMAGE_BYTES: usize = 4 << 30;

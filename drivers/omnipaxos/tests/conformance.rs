@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fs, process::ExitCode, sync::Arc};
+use std::{fs, process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
@@ -12,9 +12,12 @@ use tokio::{
     task::JoinHandle,
 };
 use tsoracle_conformance::{Ability, Harness, Place, run};
-use tsoracle_core::{ConsensusDriver, Error, ErrorKind, Leadership, Result};
+use tsoracle_core::{Clock, ConsensusDriver, Error, ErrorKind, Leadership, Result, SystemClock};
 
 use self::common::Nodes;
+
+/// How often the warden looks who leads.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Slow enough that no node of a loaded machine is taken for dead.
 const OPTIONS: &str = "&heartbeat=50ms&election=1s";
@@ -123,12 +126,12 @@ async fn keep_others_from_leading(cluster: Arc<Mutex<Cluster>>) {
             let was_given_out =
                 locked.opened.iter().any(|opened| Arc::ptr_eq(&opened.driver, &driver));
             if leads && some_is_open && !was_given_out {
-                locked.nodes.stop(node).await.unwrap();
-                locked.nodes.start(node).await.unwrap();
+                locked.nodes.stop(node).await.expect("a healthy node stops");
+                locked.nodes.start(node).await.expect("a healthy node starts");
             }
         }
         drop(locked);
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        SystemClock.sleep(LOOK).await;
     }
 }
 

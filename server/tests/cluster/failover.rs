@@ -62,13 +62,17 @@ pub(crate) fn rounds() -> Option<usize> {
     env::var(ROUNDS).ok()?.parse().ok()
 }
 
-/// Measures every driver, and prints a table.
+/// Measures every driver, or what has the argument of this program in its name, and prints a table.
 pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
     enter_sandbox();
+    let filter = env::args().nth(1).unwrap_or_default();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let mut rows = vec![];
     for driver in drivers {
         for (fault, name) in FAULTS {
+            if !format!("{}, {name}", driver.name()).contains(&filter) {
+                continue;
+            }
             let outages = runtime.block_on(outages(&driver, fault, rounds));
             match outages {
                 Ok(outages) => rows.push(Row::new(driver.name(), name, &outages)),

@@ -1,8 +1,8 @@
 //! A cluster in this process: real drivers over real directories and sockets, and links between them
 //! that can be cut.
 
-// Not every test uses everything.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "not every test uses everything")]
+#![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
 pub(crate) mod links;
 pub(crate) mod served;
@@ -54,6 +54,9 @@ struct Node {
 impl Nodes {
     /// A cluster of so many nodes, none of them started. `options` goes to each, and begins with `&`.
     pub(crate) async fn new(count: usize, options: &str) -> Self {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        // A second test of the process has found it set.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let root = TempDir::new().unwrap();
         let directory = |node| root.path().join(format!("0-{node}"));
         let nodes = (0..count)
