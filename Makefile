@@ -27,6 +27,7 @@ docs:
 features:
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features file
+	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features openraft
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features suite
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features deployment

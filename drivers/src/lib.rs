@@ -4,6 +4,8 @@
 use tsoracle_file as _;
 #[cfg(feature = "omnipaxos")]
 use tsoracle_omnipaxos as _;
+#[cfg(feature = "openraft")]
+use tsoracle_openraft as _;
 #[cfg(feature = "rocksdb")]
 use tsoracle_rocksdb as _;
 
@@ -25,6 +27,9 @@ mod tests {
         }
         if cfg!(feature = "omnipaxos") {
             expected.push("omnipaxos");
+        }
+        if cfg!(feature = "openraft") {
+            expected.push("openraft");
         }
         if cfg!(feature = "rocksdb") {
             expected.push("rocksdb");

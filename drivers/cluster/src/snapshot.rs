@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tsoracle_core::{
@@ -178,22 +178,68 @@ impl<I: Iterator<Item = Result<Vec<u8>>>> Iterator for Installing<I> {
 /// # Errors
 /// Those of the chunks, and `Fatal` or `Config` if the file cannot be written.
 pub fn save(path: &Path, chunks: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<()> {
-    let unusable = |source| Error::cannot_use(path.display(), source);
-    let unfinished = path.with_extension("new");
-    let mut file = BufWriter::new(File::create(&unfinished).map_err(unusable)?);
+    let mut file = Saving::begin(path)?;
     for chunk in chunks {
-        let chunk = chunk?;
-        let length = u32::try_from(chunk.len()).map_err(|_| damaged("a chunk is too large"))?;
-        file.write_all(&length.to_le_bytes()).map_err(unusable)?;
-        file.write_all(&chunk).map_err(unusable)?;
+        file.add(&chunk?)?;
     }
-    let file = file.into_inner().map_err(|error| unusable(error.into_error()))?;
-    file.sync_all().map_err(unusable)?;
-    fs::rename(&unfinished, path).map_err(unusable)?;
-    let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))
-        .and_then(|directory| directory.sync_all())
-        .map_err(unusable)
+    file.finish()
+}
+
+/// A snapshot's file that is being written, chunk by chunk.
+#[derive(Debug)]
+pub struct Saving {
+    file: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl Saving {
+    /// Begins the file that will be at `path` once it is whole.
+    ///
+    /// # Errors
+    /// `Fatal` or `Config` if it cannot be written.
+    pub fn begin(path: &Path) -> Result<Self> {
+        let file = File::create(unfinished(path));
+        let file = file.map_err(|source| Error::cannot_use(path.display(), source))?;
+        Ok(Self { file: BufWriter::new(file), path: path.into() })
+    }
+
+    /// Adds a chunk.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin), and `Corrupt` if the chunk is too large to be one.
+    pub fn add(&mut self, chunk: &[u8]) -> Result<()> {
+        if chunk.len() > MAX_CHUNK_BYTES {
+            return Err(damaged("a chunk is too large"));
+        }
+        let length = (chunk.len() as u32).to_le_bytes();
+        let written = self.file.write_all(&length).and_then(|()| self.file.write_all(chunk));
+        written.map_err(|source| Error::cannot_use(self.path.display(), source))
+    }
+
+    /// Gives it up. What cannot be removed stays, under its other name.
+    pub fn abandon(self) {
+        let _ = fs::remove_file(unfinished(&self.path));
+    }
+
+    /// Has the file survive a power loss, under its name.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin).
+    pub fn finish(self) -> Result<()> {
+        let Self { file, path } = self;
+        let unusable = |source| Error::cannot_use(path.display(), source);
+        let file = file.into_inner().map_err(|error| unusable(error.into_error()))?;
+        file.sync_all().map_err(unusable)?;
+        fs::rename(unfinished(&path), &path).map_err(unusable)?;
+        let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))
+            .and_then(|directory| directory.sync_all())
+            .map_err(unusable)
+    }
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 /// Reads what [`save`] has written.

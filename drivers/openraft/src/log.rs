@@ -37,6 +37,7 @@ pub(crate) struct Log(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    node: u64,
     keeper: Keeper,
     waiting: Arc<Waiting>,
     state: Mutex<State>,
@@ -45,18 +46,20 @@ struct Inner {
 /// The log as it is to be, of which the last writes may still be under way.
 #[derive(Debug, Default)]
 struct State {
+    vote: Option<Vote>,
     purged: Option<Id>,
     last: Option<Id>,
     /// The end of the log, without a gap, up to the last entry.
     cached: BTreeMap<u64, Entry>,
     bytes: usize,
-    /// Before this index, everything is on the disk.
-    durable: u64,
+    /// Up to here, everything is on the disk.
+    durable: Option<Id>,
 }
 
 impl Log {
     /// The log in the store that `keeper` has opened, whose last entry is `last`.
     pub(crate) async fn open(
+        node: u64,
         keeper: Keeper,
         waiting: Arc<Waiting>,
         last: Option<Id>,
@@ -64,12 +67,17 @@ impl Log {
         let purged: Option<Id> =
             keeper.read(PURGED).await?.map(|bytes| decode(&bytes)).transpose()?;
         let last = last.max(purged);
-        let state = State { purged, last, durable: next_index(last.as_ref()), ..State::default() };
-        Ok(Self(Arc::new(Inner { keeper, waiting, state: Mutex::new(state) })))
+        let state = State { purged, last, durable: last, ..State::default() };
+        Ok(Self(Arc::new(Inner { node, keeper, waiting, state: Mutex::new(state) })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Up to where others may be told that the log is committed: not beyond what is on this node's disk.
+    pub(crate) fn tellable(&self, committed: Option<Id>) -> Option<Id> {
+        committed.min(self.state().durable)
     }
 
     /// The entries from `from` to before `to`, as far as there are any.
@@ -96,7 +104,15 @@ impl Log {
         Ok(entries)
     }
 
-    /// Puts the entries into the log, for readers at once, and calls `done` when they are durable.
+    /// Puts the entries into the log, for readers at once, and calls `done` when they are durable; or
+    /// at once if this node proposes them as the leader.
+    ///
+    /// openraft has its leader wait for its own disk before it sends an entry to anyone, which makes
+    /// each commit two syncs long. Here both go on side by side, and what openraft then takes for
+    /// committed stays within this node until its disk has the entry, too: it is not applied (the
+    /// keeper syncs first), the others are not told (see [`Log::tellable`]), no change of members is
+    /// built on it, and a leader that lost such an entry in a crash does not go on in its old term
+    /// (see [`RaftLogStorage::read_vote`]).
     fn append_entries(
         &self,
         entries: Vec<Entry>,
@@ -113,6 +129,11 @@ impl Log {
         }
         let seen: Vec<_> = entries.iter().filter_map(entry_id).collect();
         let mut state = self.state();
+        let proposes = state.vote.is_some_and(|vote| {
+            vote.committed
+                && vote.leader_id.node_id == self.0.node
+                && entries.iter().all(|entry| entry.log_id.leader_id == vote.leader_id)
+        });
         // From here on it may be sent to others.
         seen.iter().for_each(|entry| self.0.waiting.begun(*entry));
         for entry in entries {
@@ -120,24 +141,35 @@ impl Log {
             state.cached.insert(entry.log_id.index, entry);
         }
         state.last = Some(last);
+        let (now, later) = if proposes { (Some(done), None) } else { (None, Some(done)) };
         let log = self.clone();
         // Under the lock, so that writes are made in the order of the log.
         self.0.keeper.append(first, effect, seen, move |written| {
             if written.is_ok() {
                 log.state().written(last);
             }
-            done(written);
+            if let Some(done) = later {
+                done(written);
+            }
         });
+        drop(state);
+        if let Some(done) = now {
+            done(Ok(()));
+        }
         Ok(())
     }
 }
 
 impl State {
     fn written(&mut self, last: Id) {
-        self.durable = self.durable.max(last.index + 1);
+        // What was cut off or written anew meanwhile has a write of its own.
+        if self.last >= Some(last) {
+            self.durable = self.durable.max(Some(last));
+        }
+        let durable = next_index(self.durable.as_ref());
         while self.cached.len() > CACHED || self.bytes > CACHED_BYTES {
             match self.cached.first_entry() {
-                Some(first) if *first.key() < self.durable => {
+                Some(first) if *first.key() < durable => {
                     self.bytes -= size(&first.remove());
                 }
                 _ => return,
@@ -216,12 +248,22 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn save_vote(&mut self, vote: &Vote) -> Stored<()> {
         let mut effect = Effect::default();
         effect.put(VOTE, encode(vote).map_err(storage)?);
+        self.state().vote = Some(*vote);
         self.0.keeper.write_now(vec![(RAFT, effect)]).await.map_err(storage)
     }
 
+    /// The vote; not as a leader's if it is this node's own. It may have lost entries that it had sent
+    /// to others, and would give out their places in the log again under the same term. So it has to be
+    /// elected anew.
     async fn read_vote(&mut self) -> Stored<Option<Vote>> {
         let bytes = self.0.keeper.read(VOTE).await.map_err(storage)?;
-        bytes.map(|bytes| decode(&bytes)).transpose().map_err(storage)
+        let vote: Option<Vote> = bytes.map(|bytes| decode(&bytes)).transpose().map_err(storage)?;
+        let vote = vote.map(|vote| match vote.leader_id.node_id == self.0.node {
+            true => Vote { committed: false, ..vote },
+            false => vote,
+        });
+        self.state().vote = vote;
+        Ok(vote)
     }
 
     async fn append<I: Entries>(
@@ -244,7 +286,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             let end = next_index(state.last.as_ref());
             state.forget(log_id.index..);
             state.last = before.map(|entry| entry.log_id).or(state.purged);
-            state.durable = state.durable.min(log_id.index);
+            state.durable = state.durable.min(state.last);
             let mut effect = Effect::default();
             (log_id.index..end).for_each(|index| effect.delete(index.to_be_bytes()));
             self.0.keeper.begin(vec![(LOG, effect)])
@@ -260,6 +302,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             state.forget(..=log_id.index);
             state.purged = state.purged.max(Some(log_id));
             state.last = state.last.max(Some(log_id));
+            state.durable = state.durable.max(Some(log_id));
             let mut purged = Effect::default();
             purged.put(PURGED, encode(&log_id).map_err(storage)?);
             let mut entries = Effect::default();

@@ -29,10 +29,8 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn wait(&self, entry: EntryId) -> oneshot::Receiver<Result<Committed>> {
-        let (reply, answer) = oneshot::channel();
+    pub(crate) fn wait(&self, entry: EntryId, reply: oneshot::Sender<Result<Committed>>) {
         self.callers().insert(entry, Caller { reply, begun: false });
-        answer
     }
 
     /// Notes that the entry is about to be in this node's log.
@@ -53,18 +51,19 @@ impl Waiting {
         }
     }
 
-    /// Answers that raft will not say what became of the entry: with `refused` if it was not begun,
-    /// and as uncertain if it was.
-    pub(crate) fn give_up(&self, entry: EntryId, refused: Error) {
+    /// Answers that raft has refused the entry: with the reason if it did so before the entry was
+    /// begun. Afterwards, that it is gone from this node's log says nothing of the others.
+    pub(crate) fn refuse(&self, entry: EntryId, refused: Error) {
         let Some(caller) = self.callers().remove(&entry) else { return };
-        let error = match caller.begun {
-            false => refused,
-            true => {
-                let context = "the commit was begun, and may or may not take effect";
-                Error::new(ErrorKind::Uncertain, context).with_source(refused)
-            }
-        };
+        let error = if caller.begun { uncertain(&refused.to_string()) } else { refused };
         let _ = caller.reply.send(Err(error));
+    }
+
+    /// Answers that nobody will say what became of the entry.
+    pub(crate) fn give_up(&self, entry: EntryId, reason: &str) {
+        if let Some(caller) = self.callers().remove(&entry) {
+            let _ = caller.reply.send(Err(uncertain(reason)));
+        }
     }
 
     /// The epoch that was released last.
@@ -79,5 +78,48 @@ impl Waiting {
 
     fn callers(&self) -> MutexGuard<'_, HashMap<EntryId, Caller>> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn uncertain(reason: &str) -> Error {
+    let context = format!("the commit was begun, and may or may not take effect: {reason}");
+    Error::new(ErrorKind::Uncertain, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: EntryId = EntryId { node: 1, claim: 2, counter: 3 };
+
+    fn waits() -> (Waiting, oneshot::Receiver<Result<Committed>>) {
+        let (waiting, (reply, answer)) = (Waiting::default(), oneshot::channel());
+        waiting.wait(ENTRY, reply);
+        (waiting, answer)
+    }
+
+    fn refused() -> Error {
+        Error::new(ErrorKind::NotLeader(None), "another leads")
+    }
+
+    fn kind(mut answer: oneshot::Receiver<Result<Committed>>) -> ErrorKind {
+        answer.try_recv().unwrap().unwrap_err().kind().clone()
+    }
+
+    #[test]
+    fn only_what_was_refused_before_it_was_begun_is_certainly_not_committed() {
+        let (waiting, answer) = waits();
+        waiting.refuse(ENTRY, refused());
+        assert_eq!(kind(answer), ErrorKind::NotLeader(None));
+
+        let (waiting, answer) = waits();
+        waiting.begun(ENTRY);
+        waiting.refuse(ENTRY, refused());
+        assert_eq!(kind(answer), ErrorKind::Uncertain);
+
+        let (waiting, answer) = waits();
+        waiting.give_up(ENTRY, "nobody knows");
+        assert_eq!(kind(answer), ErrorKind::Uncertain);
+        assert!(waiting.is_empty());
     }
 }

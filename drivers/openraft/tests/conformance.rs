@@ -1,1 +1,25 @@
-fn main() {}
+//! The conformance suite over the openraft driver: a cluster of one node for the checks of a driver.
+//! Clusters of processes are in the suite of the server.
+
+use std::{fs, io, path::Path, process::ExitCode};
+
+use tsoracle_conformance::{Local, run};
+use tsoracle_openraft as _;
+
+fn main() -> ExitCode {
+    run(Local::config(|directory| {
+        // A node of its own hears from nobody, so any port will do.
+        let options = "node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0";
+        format!("openraft:{}?{options}", directory.display())
+    })
+    .with_damage(flip_bits))
+}
+
+/// Damages the middle of the state.
+fn flip_bits(directory: &Path) -> io::Result<()> {
+    let file = directory.join("state.redb");
+    let mut bytes = fs::read(&file)?;
+    let middle = bytes.len() / 2;
+    bytes[4_096..middle].iter_mut().for_each(|byte| *byte ^= 0x10);
+    fs::write(file, bytes)
+}

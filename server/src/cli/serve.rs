@@ -105,7 +105,8 @@ fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
 
 /// Sends logs to standard error.
 pub(crate) fn start_logging(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
+    let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
         Failure::usage(format!("{filter:?} is no log filter ({error}); try info or debug"))
     })?;
     tracing_subscriber::fmt()

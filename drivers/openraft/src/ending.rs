@@ -1,0 +1,56 @@
+//! Stopping: what is under way ends, leadership is handed over, and the directory is let go.
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use tokio::time::timeout;
+use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
+
+use crate::{members, shared::Shared};
+
+/// How long commits under way may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How often to look whether they have.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Stops the node, in a task that goes on if the caller does not; waits until it has.
+pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
+    let mut ended = shared.ended.subscribe();
+    if !shared.is_stopping() {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            shared.is_leaving.store(true, Ordering::Release);
+            drain(&shared).await;
+            if shared.leads()
+                && let Err(error) = members::hand_over(&shared, None).await
+            {
+                tracing::info!(%error, "leadership is not handed over");
+            }
+            stop(&shared).await;
+        });
+    }
+    let outcome = ended.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+    match outcome {
+        Some(Err(error)) => Err(Error::new(ErrorKind::Fatal, error)),
+        _ => Ok(()),
+    }
+}
+
+async fn drain(shared: &Shared) {
+    let empty = async {
+        while !shared.waiting.is_empty() {
+            SystemClock.sleep(LOOK).await;
+        }
+    };
+    let _ = timeout(DRAIN, empty).await;
+}
+
+/// Stops everything, in the order in which it depends on each other.
+pub(crate) async fn stop(shared: &Shared) {
+    shared.is_leaving.store(true, Ordering::Release);
+    shared.stopping.send_replace(true);
+    let _ = shared.raft.shutdown().await;
+    shared.transport.shutdown().await;
+    let stopped = shared.keeper.stop().await;
+    shared.ended.send_replace(Some(stopped.map_err(|error| error.to_string())));
+}

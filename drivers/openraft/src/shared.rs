@@ -1,0 +1,116 @@
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use openraft::{ServerState, error::ForwardToLeader};
+use tokio::sync::watch;
+use tsoracle_cluster::{Addresses, Cluster, transport::Transport};
+use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership, Result};
+
+use crate::{
+    keeper::Keeper,
+    types::{Metrics, Raft},
+    waiting::Waiting,
+};
+
+/// What the parts of a running node have in common.
+pub(crate) struct Shared {
+    pub(crate) cluster: Cluster,
+    pub(crate) keeper: Keeper,
+    pub(crate) transport: Transport,
+    pub(crate) raft: Raft,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Set when the node is told to stop.
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Set by the first who stops the node.
+    pub(crate) is_told_to_stop: AtomicBool,
+    /// While leadership is handed over, nothing more is begun.
+    pub(crate) is_leaving: AtomicBool,
+    /// Why this node is done for, once it is.
+    pub(crate) failure: Mutex<Option<Error>>,
+    /// One change of membership at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// How stopping went, once it has.
+    pub(crate) ended: watch::Sender<Option<Result<(), String>>>,
+}
+
+impl Shared {
+    pub(crate) fn node(&self) -> u64 {
+        self.cluster.node.into()
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow().clone()
+    }
+
+    /// Notes why this node is done for. The first reason stays.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+    }
+
+    /// What a call is told that comes too late.
+    pub(crate) fn gone(&self) -> Error {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*failure {
+            Some(error) => error.duplicate(),
+            None => Error::new(ErrorKind::Unavailable, "the driver has stopped"),
+        }
+    }
+
+    /// That this node does not lead, with who does.
+    pub(crate) fn not_leader(&self) -> Error {
+        let metrics = self.metrics();
+        let hint = hint(&metrics).filter(|_| metrics.current_leader != Some(self.node()));
+        not_leader(hint)
+    }
+
+    /// That another node leads, as raft says.
+    pub(crate) fn forwarded(&self, forward: &ForwardToLeader<u64, Addresses>) -> Error {
+        match &forward.leader_node {
+            Some(node) if forward.leader_id != Some(self.node()) => {
+                not_leader(Some(LeaderHint { endpoint: node.service.clone(), epoch: None }))
+            }
+            _ => self.not_leader(),
+        }
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody stops the node already; from now on somebody does.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_told_to_stop.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        let metrics = self.metrics();
+        metrics.state == ServerState::Leader && metrics.running_state.is_ok()
+    }
+}
+
+/// Where the leader serves, if it is known.
+pub(crate) fn hint(metrics: &Metrics) -> Option<LeaderHint> {
+    let leader = metrics.membership_config.membership().get_node(&metrics.current_leader?)?;
+    Some(LeaderHint { endpoint: leader.service.clone(), epoch: None })
+}
+
+fn not_leader(hint: Option<LeaderHint>) -> Error {
+    let context = match &hint {
+        Some(hint) => format!("the leader is at {}", hint.endpoint),
+        None => "no leader is known at the moment".into(),
+    };
+    Error::new(ErrorKind::NotLeader(hint), context)
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("node", &self.node()).finish_non_exhaustive()
+    }
+}

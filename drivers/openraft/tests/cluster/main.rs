@@ -1,0 +1,135 @@
+//! Clusters in one process, over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+
+mod membership;
+mod nodes;
+mod strangers;
+
+use tsoracle_core::{ConsensusDriver, ErrorKind, Leadership, MembershipChange};
+use tsoracle_openraft::{Config, open};
+
+use crate::nodes::{Nodes, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_forms_itself_and_is_there_again_after_all_were_stopped() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    for round in 0..3 {
+        assert_eq!(nodes.next().await, round * 20);
+        assert_eq!(nodes.next().await, round * 20 + 10);
+        nodes.stop_all().await;
+        for node in 1..=3 {
+            nodes.start(node).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_when_the_leader_stops() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    let mut epochs = vec![];
+    for round in 0..6 {
+        assert_eq!(nodes.next().await, round * 10);
+        let leader = nodes.leader().await;
+        let Leadership::Leader { epoch } = *nodes.running[&leader].driver.leadership().borrow()
+        else {
+            continue;
+        };
+        epochs.push(epoch);
+        nodes.stop(leader).await;
+        // Whoever was told to stand has been elected before the old leader was gone.
+        let others = nodes.running.values();
+        let followed = others.filter(|node| match &*node.driver.leadership().borrow() {
+            Leadership::Leader { .. } => true,
+            Leadership::Follower { leader: Some(hint) } => hint.endpoint != format!("s{leader}:1"),
+            _ => false,
+        });
+        assert!(followed.count() > 0 || nodes.leader().await != leader, "round {round}");
+        nodes.start(leader).await;
+    }
+    assert!(epochs.is_sorted_by(|earlier, later| earlier < later), "{epochs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_on_demand() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    for round in 0..6_u32 {
+        assert_eq!(nodes.next().await, u64::from(round) * 10);
+        let to = round % 3 + 1;
+        // The node may lead already, and one that has just been elected may be elected out of turn.
+        eventually(async || {
+            nodes.change(MembershipChange::Transfer { to: Some(to.into()) }).await.ok()
+        })
+        .await;
+        eventually(async || (nodes.leader().await == to).then_some(())).await;
+    }
+    let error = nodes.change(MembershipChange::Transfer { to: Some(9) }).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_far_behind_catches_up_through_a_snapshot() {
+    let short = |config| Config { snapshot_every: 10, log_keep: 0, ..config };
+    let mut nodes = Nodes::start_all(3, short).await;
+    assert_eq!(nodes.next().await, 0);
+    nodes.stop(3).await;
+    for round in 1..40 {
+        assert_eq!(nodes.next().await, round * 10);
+    }
+    nodes.start(3).await;
+    // With one of the others gone, nothing is committed without node 3.
+    nodes.stop(1).await;
+    assert_eq!(nodes.next().await, 400);
+    // And what it got is what the others have.
+    nodes.start(1).await;
+    eventually(async || nodes.change(MembershipChange::Transfer { to: Some(3) }).await.ok()).await;
+    eventually(async || (nodes.leader().await == 3).then_some(())).await;
+    assert_eq!(nodes.next().await, 410);
+    // Older snapshots are removed; at times another one is being made.
+    let snapshots = nodes.path(3).join("snapshots");
+    eventually(async || (std::fs::read_dir(&snapshots).unwrap().count() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_names_the_leader() {
+    let nodes = Nodes::start_all(3, |config| config).await;
+    let leader = nodes.leader().await;
+    for (&node, running) in &nodes.running {
+        if node == leader {
+            continue;
+        }
+        let service = format!("s{leader}:1");
+        let named = running.driver.leadership();
+        let mut named = named.clone();
+        let found = named.wait_for(|now| {
+            matches!(now, Leadership::Follower { leader: Some(hint) } if hint.endpoint == service)
+        });
+        tokio::time::timeout(nodes::PATIENCE, found).await.unwrap().unwrap();
+        let error = running.driver.read(tsoracle_core::state::Query::Reign).await.unwrap_err();
+        let ErrorKind::NotLeader(Some(hint)) = error.kind() else { panic!("{error}") };
+        assert_eq!(hint.endpoint, service);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_options_are_refused_and_change_nothing() {
+    let mut nodes = Nodes::start_all(1, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    nodes.stop(1).await;
+    let refused = async |config: Config, text: &str| {
+        let error = open(config).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    let config = nodes.config(1);
+    let peers = format!("{},2=127.0.0.1:1/h:1", config.peers);
+    refused(Config { peers: String::new(), ..config.clone() }, "peers must be given").await;
+    refused(Config { node: 2, ..config.clone() }, "node 2 is not among the peers").await;
+    refused(Config { node: 2, peers, ..config.clone() }, "node 1's, not node 2's").await;
+    refused(Config { cluster: "b".into(), ..config.clone() }, "of the cluster \"tsoracle\"").await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = Some(taken.local_addr().unwrap().to_string());
+    refused(Config { peer_listen: listen, ..config }, "cannot listen for peers").await;
+    nodes.start(1).await;
+    assert_eq!(nodes.next().await, 10);
+}

@@ -1,0 +1,143 @@
+//! Members come and go while the cluster serves.
+
+use std::fs;
+
+use tsoracle_core::{ConsensusDriver, ErrorKind, Member, MembershipChange};
+use tsoracle_openraft::Config;
+
+use crate::nodes::{Nodes, eventually, free_address};
+
+fn ids(members: &[Member], vote: bool) -> Vec<u64> {
+    members.iter().filter(|member| member.votes == vote).map(|member| member.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_grows_into_a_cluster_and_shrinks_again() {
+    // So short a log that whoever comes later needs a snapshot.
+    let short = |config| Config { snapshot_every: 5, log_keep: 0, ..config };
+    let mut nodes = Nodes::start_all(1, short).await;
+    for round in 0..20 {
+        assert_eq!(nodes.next().await, round * 10);
+    }
+    for id in [2, 3] {
+        let member = nodes.start_joining(id).await;
+        nodes.change(MembershipChange::Add(member.clone())).await.unwrap();
+        // What is there already is no error.
+        nodes.change(MembershipChange::Add(member)).await.unwrap();
+        let seen = nodes.members(id, |all| all.members.len() == id as usize).await;
+        assert_eq!(ids(&seen.members, false), [u64::from(id)]);
+        nodes.change(MembershipChange::Promote { id: id.into() }).await.unwrap();
+        nodes.change(MembershipChange::Promote { id: id.into() }).await.unwrap();
+    }
+    let seen = nodes.members(1, |all| ids(&all.members, true) == [1, 2, 3]).await;
+    assert_eq!(seen.leader, Some(nodes.leader().await.into()));
+    assert_eq!(nodes.next().await, 200);
+
+    // The first node goes; the others have never heard of it by their config alone.
+    eventually(async || nodes.change(MembershipChange::Transfer { to: Some(2) }).await.ok()).await;
+    eventually(async || (nodes.leader().await == 2).then_some(())).await;
+    nodes.change(MembershipChange::Remove { id: 1, force: false }).await.unwrap();
+    nodes.stop(1).await;
+    assert_eq!(nodes.next().await, 210);
+    // All of it survives restarts, without `join` and with the same peers as before.
+    nodes.stop_all().await;
+    nodes.start(2).await;
+    nodes.start(3).await;
+    assert_eq!(nodes.next().await, 220);
+    nodes.members(3, |all| ids(&all.members, true) == [2, 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_would_end_the_cluster_are_refused() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    let refused = async |nodes: &Nodes, change: MembershipChange, text: &str| {
+        let error = nodes.change(change).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    let member = |id: u64, peer: &str| Member {
+        id,
+        peer: peer.into(),
+        service: "s9:1".into(),
+        votes: false,
+    };
+    refused(&nodes, MembershipChange::Promote { id: 9 }, "node 9 is no member").await;
+    refused(&nodes, MembershipChange::Add(member(0, "127.0.0.1:9")), "0 is no id").await;
+    refused(&nodes, MembershipChange::Add(member(9, "nowhere")), "\"nowhere\"").await;
+    refused(&nodes, MembershipChange::Add(member(9, "10.0.0.1:9")), "insecure_peers").await;
+    refused(&nodes, MembershipChange::Add(member(1, "127.0.0.1:9")), "a member already").await;
+
+    // With one node down, the two others are all that make a majority.
+    let leader = nodes.leader().await;
+    let followers: Vec<_> = (1..=3).filter(|node| *node != leader).collect();
+    nodes.stop(followers[0]).await;
+    let id = followers[1].into();
+    refused(&nodes, MembershipChange::Remove { id, force: false }, "no majority").await;
+    // The one that is down may go, and then the other.
+    let id = followers[0].into();
+    nodes.change(MembershipChange::Remove { id, force: false }).await.unwrap();
+    nodes.change(MembershipChange::Remove { id, force: false }).await.unwrap();
+    let id = followers[1].into();
+    nodes.change(MembershipChange::Remove { id, force: false }).await.unwrap();
+    let id = leader.into();
+    refused(&nodes, MembershipChange::Remove { id, force: true }, "the last one").await;
+    assert_eq!(nodes.next().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_leader_makes_changes() {
+    let nodes = Nodes::start_all(3, |config| config).await;
+    let leader = nodes.leader().await;
+    let follower = (1..=3).find(|node| *node != leader).unwrap();
+    nodes.members(follower, |all| all.leader == Some(leader.into())).await;
+    let membership = nodes.running[&follower].driver.membership().unwrap();
+    let error = membership.change(MembershipChange::Promote { id: 1 }).await.unwrap_err();
+    let ErrorKind::NotLeader(Some(hint)) = error.kind() else { panic!("{error}") };
+    assert_eq!(hint.endpoint, format!("s{leader}:1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_is_told_so_and_joins_under_a_new_id() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    let leader = nodes.leader().await;
+    let wiped = (1..=3).find(|node| *node != leader).unwrap();
+    // All know all by now: each has heard the leader's heartbeats, which say so.
+    let third = (1..=3).find(|node| ![leader, wiped].contains(node)).unwrap();
+    for node in [wiped, third] {
+        nodes.members(node, |all| all.leader == Some(leader.into())).await;
+    }
+    nodes.stop(wiped).await;
+    fs::remove_dir_all(nodes.path(wiped)).unwrap();
+    nodes.start(wiped).await;
+    let error = nodes.failure(wiped).await;
+    assert!(error.to_string().contains("wiped or replaced"), "{error}");
+    assert_eq!(nodes.next().await, 10);
+    nodes.running.remove(&wiped);
+
+    nodes.change(MembershipChange::Remove { id: wiped.into(), force: false }).await.unwrap();
+    let member = nodes.start_joining(4).await;
+    nodes.change(MembershipChange::Add(member)).await.unwrap();
+    nodes.change(MembershipChange::Promote { id: 4 }).await.unwrap();
+    nodes.stop(third).await;
+    assert_eq!(nodes.next().await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_to_be_added_forms_no_cluster() {
+    let mut nodes = Nodes::new(1, |config| Config { join: true, ..config });
+    nodes.start(1).await;
+    let membership = nodes.running[&1].driver.membership().unwrap();
+    let error = membership.members().await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+    let change = MembershipChange::Add(Member {
+        id: 2,
+        peer: free_address(),
+        service: "s2:1".into(),
+        votes: false,
+    });
+    let error = membership.change(change).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::NotLeader(None));
+    nodes.stop(1).await;
+}
