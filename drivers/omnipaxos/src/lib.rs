@@ -4,6 +4,7 @@ mod apply;
 mod driver;
 mod entry;
 mod epoch;
+mod hear;
 mod leave;
 mod log;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod log_test;
 mod node;
 mod office;
 mod peers;
+mod pulse;
 mod storage;
 mod waiting;
 mod wire;

@@ -16,7 +16,7 @@ use omnipaxos::{
     ballot_leader_election::Ballot,
     messages::{
         Message,
-        ballot_leader_election::{BLEMessage, HeartbeatMsg, HeartbeatReply},
+        ballot_leader_election::HeartbeatReply,
         sequence_paxos::{PaxosMessage, PaxosMsg},
     },
 };
@@ -37,7 +37,6 @@ use crate::{
     peers::{CONFIGURATION, Peers},
     storage::SharedLog,
     waiting::{Waiter, Waiting},
-    wire::{self, Said},
 };
 
 /// What a caller asks for.
@@ -64,20 +63,8 @@ pub(crate) enum Event {
 /// What one round takes at most, of each kind.
 const MOST: usize = 1_024;
 
-/// How long a commit may wait for a majority before its caller is told that it is uncertain.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// After how many ticks a message that was not answered is sent again.
 const RESEND_TICKS: u64 = 8;
-
-/// For how long a peer is not asked again for what a state that was carried to it has answered.
-const CARRIED: Duration = Duration::from_secs(2);
-
-/// After how long without progress a peer is told to ask for what it lacks.
-const STUCK: Duration = Duration::from_secs(1);
-
-/// Ballot numbers end here. Nobody gets there by elections, and to wrap would elect two leaders.
-const LAST_BALLOT: u32 = u32::MAX - 1_000;
 
 /// What a new node has promised to nobody. Without it, every new node would begin by leading, and each
 /// with a higher id depose the one before.
@@ -113,15 +100,15 @@ pub(crate) struct Node {
     pub(crate) keep: Keep,
     failed: Option<Error>,
     tick: Duration,
-    ticks: u64,
-    ticks_per_round: u64,
+    pub(crate) ticks: u64,
+    pub(crate) ticks_per_round: u64,
     /// Answers to the heartbeats of this round, kept until it ends, and the promise when it began.
-    replies: Vec<Message<Entry>>,
-    promise_before: Ballot,
+    pub(crate) replies: Vec<Message<Entry>>,
+    pub(crate) promise_before: Ballot,
     /// Per peer how far it is, and since when.
-    progress: BTreeMap<u32, (usize, BootTime)>,
+    pub(crate) progress: BTreeMap<u32, (usize, BootTime)>,
     /// Why a message was dropped: said once.
-    dropped: String,
+    pub(crate) dropped: String,
 }
 
 impl Node {
@@ -307,166 +294,6 @@ impl Node {
         }
     }
 
-    fn hear(&mut self, event: Event, now: BootTime) -> Result<()> {
-        match event {
-            Event::Body { sender, body } => {
-                match self.peers.take(&self.store, sender, &body, now) {
-                    Ok(None) => {}
-                    Ok(Some(Said::Hello)) => self.paxos.reconnected(sender.node.into()),
-                    Ok(Some(Said::TakeOver)) => self.stand(sender.node),
-                    Ok(Some(Said::Message(message))) => self.handle(sender.node, *message, now),
-                    Err(error) => self.note_dropped(sender, error)?,
-                }
-            }
-            Event::Call { sender, kind, body, reply } => {
-                let answer = self.answer(sender, kind, &body, now)?;
-                // The peer may have given up.
-                let _ = reply.send(answer);
-            }
-            Event::Connected { peer } => {
-                self.peers.connected(peer);
-                self.paxos.reconnected(peer.into());
-            }
-            Event::Known { peer, known } => self.peers.known_as(peer, known)?,
-            Event::Carried { peer, transfer, carried } => {
-                // What waited for it may name the state once more.
-                self.write_state()?;
-                let transfer = (peer, transfer);
-                self.peers.carried(&self.store, self.applied, transfer, carried, now)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What is not sound is dropped, and said once; anything else has failed here.
-    fn note_dropped(&mut self, sender: Sender, error: Error) -> Result<()> {
-        if !matches!(error.kind(), ErrorKind::Config | ErrorKind::Invalid) {
-            return Err(error);
-        }
-        let reason = error.to_string();
-        if self.dropped != reason {
-            tracing::warn!(peer = sender.node, reason, "what a peer says is not listened to");
-            self.dropped = reason;
-        }
-        Ok(())
-    }
-
-    /// Answers a call, unless something failed here.
-    fn answer(
-        &mut self,
-        sender: Sender,
-        kind: u32,
-        body: &[u8],
-        now: BootTime,
-    ) -> Result<Result<Bytes>> {
-        let recognized = self.peers.recognize(&self.store, sender);
-        if let Err(error) = recognized {
-            self.note_dropped(sender, error.duplicate())?;
-            // It is told by which id it is known: it must not take part under another one.
-            return Ok(match (kind, self.peers.known(sender.node)) {
-                (wire::GREET, Some(known)) => Ok(Bytes::copy_from_slice(&known.0.to_be_bytes())),
-                _ => Err(error),
-            });
-        }
-        Ok(match kind {
-            wire::GREET => Ok(Bytes::copy_from_slice(&sender.id.0.to_be_bytes())),
-            wire::CHUNK => self.peers.take_chunk(sender.node, body, now),
-            other => Err(Error::new(ErrorKind::Invalid, format!("no call is of kind {other}"))),
-        })
-    }
-
-    fn handle(&mut self, peer: u32, message: Message<Entry>, now: BootTime) {
-        let leads = self.paxos.get_current_leader() == Some((self.own, true));
-        if let Message::SequencePaxos(PaxosMessage { msg, .. }) = &message {
-            let seen = match msg {
-                PaxosMsg::AcceptDecide(accept) => &accept.entries[..],
-                PaxosMsg::AcceptSync(sync) => &sync.log_sync.suffix[..],
-                // Answered by the state that is on its way, and by what follows it.
-                PaxosMsg::Promise(_) if leads && self.peers.is_carrying(peer, now, CARRIED) => {
-                    return;
-                }
-                _ => &[],
-            };
-            seen.iter().for_each(|entry| self.machine.observe(entry.id(), now));
-        }
-        match message {
-            Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
-                self.replies.push(message);
-            }
-            message => self.paxos.handle_incoming(message),
-        }
-    }
-
-    fn tick(&mut self, now: BootTime) -> Result<()> {
-        if self.promise.n >= LAST_BALLOT {
-            let context = format!("the ballot numbers are used up at {}", self.promise.n);
-            return Err(Error::new(ErrorKind::Fatal, context));
-        }
-        self.ticks += 1;
-        let ends_round = self.ticks.is_multiple_of(self.ticks_per_round);
-        let is_counted = ends_round && self.end_round();
-        self.paxos.tick();
-        let states = self.paxos.get_ui_states();
-        if ends_round {
-            tracing::trace!(
-                own = self.own,
-                is_counted,
-                promise = ?self.paxos.get_promise(),
-                ballot = ?states.current_ballot,
-                replies = ?states.heartbeats,
-                "a round of heartbeats has ended"
-            );
-        }
-        if is_counted {
-            self.neighbours = states.heartbeats;
-            // Those who follow a later leader are not this one's followers, though they answer.
-            let promise = self.paxos.get_promise();
-            let followers = self.neighbours.iter().filter(|reply| reply.leader <= promise).count();
-            let is_majority = (followers + 1) * 2 > self.members.len();
-            self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
-        }
-        self.waiting.expire(now - PATIENCE, "no majority has answered in time");
-        self.prod(&states.cluster_state.accepted_indexes, now);
-        Ok(())
-    }
-
-    /// Hands over the answers to the heartbeats of the round that ends. Not those of one in which
-    /// another node stood for election: they are from before that, and would have this node stand as
-    /// well, with a higher ballot, and depose the other as soon as it is elected.
-    fn end_round(&mut self) -> bool {
-        let promise = self.paxos.get_promise();
-        let is_quiet = promise == self.promise_before || promise.pid == self.own;
-        self.promise_before = promise;
-        for reply in self.replies.drain(..).filter(|_| is_quiet) {
-            self.paxos.handle_incoming(reply);
-        }
-        is_quiet
-    }
-
-    /// Tells peers that are there and get nowhere to ask for what they lack.
-    ///
-    /// Whatever went wrong between them and this leader ends with that, an overtaking of messages by
-    /// those of a new stream included.
-    fn prod(&mut self, accepted: &[usize], now: BootTime) {
-        let end = self.log.borrow().end();
-        for &peer in self.members.keys().filter(|peer| u64::from(**peer) != self.own) {
-            let at = accepted.get(peer as usize).copied().unwrap_or(end);
-            let (before, since) = self.progress.entry(peer).or_insert((at, now));
-            let is_well = matches!(self.office, Office::None)
-                || at == end
-                || at != *before
-                || !self.peers.is_heard(peer, now, self.heartbeats * 2)
-                || self.peers.is_carrying(peer, now, CARRIED);
-            if is_well {
-                (*before, *since) = (at, now);
-            } else if now.since(*since) > STUCK {
-                *since = now;
-                tracing::debug!(peer, at, end, "the peer gets nowhere");
-                self.peers.begin_session(peer);
-            }
-        }
-    }
-
     /// Takes jobs. Everything is appended to the log, in the order in which it was asked for; reads
     /// wait for the last of what is appended now, or for an entry that does nothing.
     fn submit(&mut self, jobs: impl Iterator<Item = Job>, now: BootTime) -> Result<()> {
@@ -549,18 +376,6 @@ impl Node {
             self.persist()?;
         }
         Ok(())
-    }
-
-    /// Says of a node that has promised to follow a new leader that it does. By itself, OmniPaxos would
-    /// call it leaderless until its round of heartbeats ends, and a node that cannot reach the new
-    /// leader would stand against it.
-    fn follow_promise(&self, message: &mut Message<Entry>) {
-        if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(reply), .. }) = message {
-            let promise = self.paxos.get_promise();
-            if reply.leader < promise && promise.pid != self.own {
-                (reply.leader, reply.happy) = (promise, true);
-            }
-        }
     }
 
     fn persist(&mut self) -> Result<()> {

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli::{
     ask, bench, cluster, completions, decode, drivers, init, leases, man, migrate, sequences,
-    settings::Settings, status, verify,
+    settings::Settings, status, verify, raise,
 };
 
 const ABOUT: &str = "\
@@ -134,6 +134,11 @@ pub(crate) enum Command {
     /// server may be running over either. What arrived is compared with what left before it can serve.
     #[command(after_help = migrate::EXAMPLES)]
     Migrate(migrate::Arguments),
+    /// Raise the time above what a restored backup lacks
+    ///
+    /// No server may be running over the driver. With --json: {"driver": "…", "high_water_ms": N}
+    #[command(after_help = raise::EXAMPLES)]
+    Raise(raise::Arguments),
     /// Check from outside whether a deployment keeps its promises
     ///
     /// Prints a line for each promise, and below one that is broken what shows it. With --json, all

@@ -14,6 +14,7 @@ mod leases;
 mod man;
 mod migrate;
 mod output;
+mod raise;
 mod sequences;
 mod serve;
 mod settings;
@@ -63,6 +64,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Raise(arguments) => raise::run(arguments).await,
         Command::Verify(arguments) => verify::run(*arguments).await,
         Command::Bench(arguments) => bench::run(*arguments).await,
         Command::BenchEcho => bench::echo::serve().await,

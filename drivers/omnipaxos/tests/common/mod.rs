@@ -121,7 +121,7 @@ impl Nodes {
                     return Ok(driver);
                 }
                 // Somebody else has taken the port meanwhile.
-                Err(error) if error.to_string().contains("cannot listen") => {
+                Err(error) if is_about_the_port(&error) => {
                     let listen = free();
                     self.nodes[node].listen = listen;
                     for ((_, to), link) in &self.links {
@@ -224,6 +224,12 @@ impl Nodes {
         self.crashed_links.extend(old.into_values());
         self.lay_links().await;
     }
+}
+
+/// Whether an address that was free is somebody's now: another process's, or a link's of this test.
+fn is_about_the_port(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains("cannot listen") || text.contains("have the same address")
 }
 
 /// A request for one value of a sequence.

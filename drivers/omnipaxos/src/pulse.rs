@@ -1,0 +1,108 @@
+//! What happens by the clock: heartbeats, and help for those who get nowhere.
+
+use std::time::Duration;
+
+use omnipaxos::messages::{
+    Message,
+    ballot_leader_election::{BLEMessage, HeartbeatMsg},
+};
+use tsoracle_core::{BootTime, Error, ErrorKind, Result};
+
+use crate::{entry::Entry, hear::CARRIED, node::Node, office::Office};
+
+/// How long a commit may wait for a majority before its caller is told that it is uncertain.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// After how long without progress a peer is told to ask for what it lacks.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Ballot numbers end here. Nobody gets there by elections, and to wrap would elect two leaders.
+const LAST_BALLOT: u32 = u32::MAX - 1_000;
+
+impl Node {
+    /// One tick of the clock.
+    ///
+    /// # Errors
+    /// `Fatal` if there are no ballots left.
+    pub(crate) fn tick(&mut self, now: BootTime) -> Result<()> {
+        if self.promise.n >= LAST_BALLOT {
+            let context = format!("the ballot numbers are used up at {}", self.promise.n);
+            return Err(Error::new(ErrorKind::Fatal, context));
+        }
+        self.ticks += 1;
+        let ends_round = self.ticks.is_multiple_of(self.ticks_per_round);
+        let is_counted = ends_round && self.end_round();
+        self.paxos.tick();
+        let states = self.paxos.get_ui_states();
+        if ends_round {
+            tracing::trace!(
+                own = self.own,
+                is_counted,
+                promise = ?self.paxos.get_promise(),
+                ballot = ?states.current_ballot,
+                replies = ?states.heartbeats,
+                "a round of heartbeats has ended"
+            );
+        }
+        if is_counted {
+            self.neighbours = states.heartbeats;
+            // Those who follow a later leader are not this one's followers, though they answer.
+            let promise = self.paxos.get_promise();
+            let followers = self.neighbours.iter().filter(|reply| reply.leader <= promise).count();
+            let is_majority = (followers + 1) * 2 > self.members.len();
+            self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
+        }
+        self.waiting.expire(now - PATIENCE, "no majority has answered in time");
+        self.prod(&states.cluster_state.accepted_indexes, now);
+        Ok(())
+    }
+
+    /// Hands over the answers to the heartbeats of the round that ends. Not those of one in which
+    /// another node stood for election: they are from before that, and would have this node stand as
+    /// well, with a higher ballot, and depose the other as soon as it is elected.
+    fn end_round(&mut self) -> bool {
+        let promise = self.paxos.get_promise();
+        let is_quiet = promise == self.promise_before || promise.pid == self.own;
+        self.promise_before = promise;
+        for reply in self.replies.drain(..).filter(|_| is_quiet) {
+            self.paxos.handle_incoming(reply);
+        }
+        is_quiet
+    }
+
+    /// Tells peers that are there and get nowhere to ask for what they lack.
+    ///
+    /// Whatever went wrong between them and this leader ends with that, an overtaking of messages by
+    /// those of a new stream included.
+    fn prod(&mut self, accepted: &[usize], now: BootTime) {
+        let end = self.log.borrow().end();
+        for &peer in self.members.keys().filter(|peer| u64::from(**peer) != self.own) {
+            let at = accepted.get(peer as usize).copied().unwrap_or(end);
+            let (before, since) = self.progress.entry(peer).or_insert((at, now));
+            let is_well = matches!(self.office, Office::None)
+                || at == end
+                || at != *before
+                || !self.peers.is_heard(peer, now, self.heartbeats * 2)
+                || self.peers.is_carrying(peer, now, CARRIED);
+            if is_well {
+                (*before, *since) = (at, now);
+            } else if now.since(*since) > STUCK {
+                *since = now;
+                tracing::debug!(peer, at, end, "the peer gets nowhere");
+                self.peers.begin_session(peer);
+            }
+        }
+    }
+
+    /// Says of a node that has promised to follow a new leader that it does. By itself, OmniPaxos would
+    /// call it leaderless until its round of heartbeats ends, and a node that cannot reach the new
+    /// leader would stand against it.
+    pub(crate) fn follow_promise(&self, message: &mut Message<Entry>) {
+        if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(reply), .. }) = message {
+            let promise = self.paxos.get_promise();
+            if reply.leader < promise && promise.pid != self.own {
+                (reply.leader, reply.happy) = (promise, true);
+            }
+        }
+    }
+}
