@@ -3,8 +3,8 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use crate::cli::{
-    ask, bench, cluster, completions, decode, drivers, init, leases, man, migrate, sequences,
-    settings::Settings, status, verify, raise,
+    ask, bench, cluster, completions, decode, drivers, init, leases, man, migrate, raise,
+    sequences, settings::Settings, status, verify,
 };
 
 const ABOUT: &str = "\

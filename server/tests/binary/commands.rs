@@ -168,6 +168,26 @@ fn init_sets_where_timestamps_begin() {
 }
 
 #[test]
+fn raise_lifts_the_time_of_a_state_and_leaves_the_rest() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::start(directory.path(), &["file:./data"]);
+    assert_eq!(stdout(&node.ask(&["seq", "orders"])), "0");
+    drop(node);
+    let year_2100 = 4_102_444_800_000_u64;
+    let arguments = ["raise", "file:./data", "--physical-ms", "4102444800000", "--json"];
+    let answer = json(&run(directory.path(), &arguments));
+    assert_eq!(answer, json!({"driver": "file", "high_water_ms": year_2100}));
+    // Once more changes little, and a lower one never lowers it.
+    let lower = ["raise", "file:./data", "--physical-ms", "1", "--json"];
+    let answer = json(&run(directory.path(), &lower));
+    assert_eq!(answer["high_water_ms"], json!(year_2100 + 1));
+    let node = Node::start(directory.path(), &["file:./data"]);
+    let first: u64 = stdout(&node.ask(&["ts"])).parse().unwrap();
+    assert!(first >> 18 > year_2100);
+    assert_eq!(stdout(&node.ask(&["seq", "orders"])), "1");
+}
+
+#[test]
 fn metrics_are_counted() {
     let directory = TempDir::new().unwrap();
     // Free a moment ago, and nobody else takes one of these by chance so soon.

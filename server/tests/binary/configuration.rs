@@ -114,6 +114,8 @@ fn wrong_values_say_what_is_wrong() {
         &["init", "file"],
         &["migrate", "file:./here"],
         &["migrate", "file:./here", "fiel:./there"],
+        &["raise", "file:./here"],
+        &["cluster"],
         &["dance"],
     ] {
         assert_eq!(run(directory.path(), arguments).status.code(), Some(2), "{arguments:?}");
