@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "serve",
     "ts",
     "seq",
