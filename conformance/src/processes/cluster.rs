@@ -19,6 +19,9 @@ const LEASE: Duration = Duration::from_secs(1);
 /// When it is set, what clusters wrote is kept, and said where.
 const KEEP: &str = "TSORACLE_CONFORMANCE_KEEP";
 
+/// What the nodes log, if it is set: as of `--log`.
+const LOG: &str = "TSORACLE_CONFORMANCE_LOG";
+
 /// How long a call of a client may take: longer than anything here but what never ends.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -68,6 +71,9 @@ impl Processes {
         let mut command = self.network.within(node, &self.binary);
         let service = self.site.service(node).to_string();
         command.args(["serve", &(self.config)(&self.site, node), "--listen", &service]);
+        if let Some(filter) = env::var_os(LOG) {
+            command.arg("--log").arg(filter);
+        }
         command.current_dir(self.site.directory(node));
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("TSORACLE_") {
