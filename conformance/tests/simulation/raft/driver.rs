@@ -8,7 +8,8 @@ use tokio::{
     task::JoinSet,
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership, NodeId, Result,
+    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
+    NodeId, Result,
     state::{Answer, Command, Query},
 };
 
