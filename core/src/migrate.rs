@@ -80,7 +80,9 @@ impl Migration {
     ) -> Result<Self> {
         let refuse = |context| Err(Error::new(ErrorKind::Config, context));
         match reign(&*source).await? {
-            None => refuse("the source was never used, so there is nothing to copy; is it the right one?"),
+            None => refuse(
+                "the source was never used, so there is nothing to copy; is it the right one?",
+            ),
             Some(record) if record.stage == Stage::Importing => refuse(
                 "the source is itself a copy that did not become whole; migrate from where it came",
             ),
