@@ -31,6 +31,7 @@ mod crashes;
 mod identity;
 mod leadership;
 mod listing;
+mod moving;
 mod order;
 mod reigns;
 mod sequences;
@@ -56,6 +57,7 @@ pub(crate) fn all() -> Vec<Check> {
         crashes::CHECKS,
         order::CHECKS,
         sizes::CHECKS,
+        moving::CHECKS,
         shutdown::CHECKS,
         cluster::CHECKS,
     ]
