@@ -13,6 +13,7 @@ mod node;
 mod office;
 mod peers;
 mod pulse;
+mod send;
 mod storage;
 mod waiting;
 mod wire;

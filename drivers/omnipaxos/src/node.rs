@@ -14,11 +14,7 @@ use bytes::Bytes;
 use omnipaxos::{
     ClusterConfig, OmniPaxos, OmniPaxosConfig, ServerConfig,
     ballot_leader_election::Ballot,
-    messages::{
-        Message,
-        ballot_leader_election::HeartbeatReply,
-        sequence_paxos::{PaxosMessage, PaxosMsg},
-    },
+    messages::{Message, ballot_leader_election::HeartbeatReply},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_cluster::{Addresses, Cluster, Identity, LogEntry, Machine, transport::Sender};
@@ -105,6 +101,8 @@ pub(crate) struct Node {
     /// Answers to the heartbeats of this round, kept until it ends, and the promise when it began.
     pub(crate) replies: Vec<Message<Entry>>,
     pub(crate) promise_before: Ballot,
+    /// Decisions that the followers are told of with the next entries.
+    pub(crate) decisions: Vec<Message<Entry>>,
     /// Per peer how far it is, and since when.
     pub(crate) progress: BTreeMap<u32, (usize, BootTime)>,
     /// Why a message was dropped: said once.
@@ -185,6 +183,7 @@ impl Node {
             ticks_per_round,
             replies: vec![],
             promise_before: promise,
+            decisions: vec![],
             progress: BTreeMap::new(),
             dropped: String::new(),
         })
@@ -215,7 +214,9 @@ impl Node {
             }
             self.round(asked.drain(..), heard.drain(..), is_due, now);
         }
-        // Whatever is asked for now was not begun.
+        // Whatever is asked for now was not begun. Peers are not listened to any more, so that none
+        // of them waits.
+        drop(events);
         jobs.close();
         let stopped = Error::new(ErrorKind::Unavailable, "the driver has stopped");
         while let Ok(job) = jobs.try_recv() {
@@ -263,7 +264,7 @@ impl Node {
         self.submit(jobs, now)?;
         self.settle(now)?;
         self.announce(now);
-        self.send()?;
+        self.send(is_due)?;
         self.leave(now);
         Ok(())
     }
@@ -347,38 +348,8 @@ impl Node {
         }
     }
 
-    /// Makes durable what has changed, and sends what tells of it.
-    ///
-    /// Entries on their way to the followers need not wait for this node's own disk: its vote counts
-    /// only in a later round, when they are durable here, and a leader that loses them in a crash
-    /// has promised nothing by having sent them, since it never leads under that ballot again.
-    fn send(&mut self) -> Result<()> {
-        let mut messages = Vec::new();
-        self.paxos.take_outgoing_messages(&mut messages);
-        let may_precede = |message: &Message<Entry>| match message {
-            Message::BLE(_) => true,
-            Message::SequencePaxos(PaxosMessage { msg, .. }) => {
-                matches!(msg, PaxosMsg::AcceptDecide(_) | PaxosMsg::Decide(_))
-            }
-        };
-        let precede = self.log.borrow().has_only_appended() && messages.iter().all(may_precede);
-        if !precede && self.log.borrow().is_urgent() {
-            self.persist()?;
-        }
-        if messages.iter().any(names_state) {
-            self.write_state()?;
-        }
-        for mut message in messages {
-            self.follow_promise(&mut message);
-            self.peers.send(&self.store, self.applied, message)?;
-        }
-        if precede && self.log.borrow().is_urgent() {
-            self.persist()?;
-        }
-        Ok(())
-    }
-
-    fn persist(&mut self) -> Result<()> {
+    /// Makes durable what has changed, all in one commit.
+    pub(crate) fn persist(&mut self) -> Result<()> {
         let state = self.take_state();
         let log = self.log.borrow_mut().take_writes();
         self.store.write(log.into_iter().chain(state.into_iter().flatten()))
@@ -395,12 +366,6 @@ impl Node {
         drop(store);
         persisted
     }
-}
-
-/// Whether the state goes ahead of the message.
-fn names_state(message: &Message<Entry>) -> bool {
-    let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return false };
-    matches!(msg, PaxosMsg::AcceptSync(_) | PaxosMsg::Promise(_))
 }
 
 /// How far a state is, as it is stored with it.

@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use omnipaxos::messages::{
-    Message,
-    ballot_leader_election::{BLEMessage, HeartbeatMsg},
-};
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 
-use crate::{entry::Entry, hear::CARRIED, node::Node, office::Office};
+use crate::{hear::CARRIED, node::Node, office::Office};
 
 /// How long a commit may wait for a majority before its caller is told that it is uncertain.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -90,18 +86,6 @@ impl Node {
                 *since = now;
                 tracing::debug!(peer, at, end, "the peer gets nowhere");
                 self.peers.begin_session(peer);
-            }
-        }
-    }
-
-    /// Says of a node that has promised to follow a new leader that it does. By itself, OmniPaxos would
-    /// call it leaderless until its round of heartbeats ends, and a node that cannot reach the new
-    /// leader would stand against it.
-    pub(crate) fn follow_promise(&self, message: &mut Message<Entry>) {
-        if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(reply), .. }) = message {
-            let promise = self.paxos.get_promise();
-            if reply.leader < promise && promise.pid != self.own {
-                (reply.leader, reply.happy) = (promise, true);
             }
         }
     }
