@@ -3,7 +3,11 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
 use openraft::{EntryPayload, StoredMembership};
@@ -38,6 +42,9 @@ pub(super) const KNOWN: Table = Table::new("known");
 
 const SNAPSHOT: &[u8] = b"snapshot";
 
+/// Jobs that are done before those among them that wait for a sync get it.
+const SHARE: usize = 256;
+
 /// What the names of whole snapshots begin with.
 pub(crate) const BUILT: &str = "built-";
 
@@ -55,15 +62,16 @@ pub(super) fn snapshots(directory: &Path) -> PathBuf {
     directory.join("snapshots")
 }
 
+/// What the thread lets others see.
+pub(super) struct Shows {
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) failing: watch::Sender<Option<Arc<Error>>>,
+    pub(super) syncing_since: Arc<AtomicU64>,
+}
+
 /// Opens the store, and does what is asked until told to stop.
-pub(super) fn run(
-    cluster: &Cluster,
-    waiting: Arc<Waiting>,
-    queue: mpsc::Receiver<Job>,
-    opened: Started,
-    failing: watch::Sender<Option<Arc<Error>>>,
-) {
-    match open(cluster, waiting, failing) {
+pub(super) fn run(cluster: &Cluster, shows: Shows, queue: mpsc::Receiver<Job>, opened: Started) {
+    match open(cluster, shows) {
         Ok((owner, found)) => {
             // If nobody waits any more, the queue is closed as well.
             let _ = opened.send(Ok((owner.identity.clone(), found)));
@@ -74,11 +82,7 @@ pub(super) fn run(
     }
 }
 
-fn open(
-    cluster: &Cluster,
-    waiting: Arc<Waiting>,
-    failing: watch::Sender<Option<Arc<Error>>>,
-) -> Result<(Owner, Opened)> {
+fn open(cluster: &Cluster, shows: Shows) -> Result<(Owner, Opened)> {
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, DRIVER, cluster)?;
     let machine = Machine::open(&store, SystemClock.now().boot)?;
@@ -97,9 +101,8 @@ fn open(
         applied: applied.unwrap_or_default(),
         snapshot: found.snapshot.clone(),
         snapshots: snapshots(&cluster.path),
-        waiting,
+        shows,
         pending: vec![],
-        failing,
         latched: None,
     };
     Ok((owner, found))
@@ -113,10 +116,9 @@ struct Owner {
     applied: Applied,
     snapshot: Option<(Meta, SnapshotFile)>,
     snapshots: PathBuf,
-    waiting: Arc<Waiting>,
+    shows: Shows,
     /// Writes that wait for the next sync.
     pending: Vec<Write>,
-    failing: watch::Sender<Option<Arc<Error>>>,
     latched: Option<Error>,
 }
 
@@ -125,8 +127,11 @@ impl Owner {
         while let Ok(job) = queue.recv() {
             let mut goes_on = self.take(job);
             // Whatever came meanwhile shares the sync.
-            while goes_on && let Ok(job) = queue.try_recv() {
-                goes_on = self.take(job);
+            for _ in 0..SHARE {
+                match queue.try_recv() {
+                    Ok(job) if goes_on => goes_on = self.take(job),
+                    _ => break,
+                }
             }
             self.flush();
             if !goes_on {
@@ -191,7 +196,10 @@ impl Owner {
         let mut pending = std::mem::take(&mut self.pending);
         let writes: Vec<_> =
             pending.iter_mut().flat_map(|write| std::mem::take(&mut write.writes)).collect();
+        let now = SystemClock.now().boot.as_nanos();
+        self.shows.syncing_since.store(now, Ordering::Release);
         let written = self.guard(|owner| owner.store.write(writes));
+        self.shows.syncing_since.store(0, Ordering::Release);
         for write in pending {
             for entry in write.seen {
                 self.machine.observe(entry, write.now);
@@ -220,7 +228,7 @@ impl Owner {
         let answers = self.machine.apply_unsynced(&self.store, &commands, now, &mark, [])?;
         self.applied = applied;
         for (entry, committed) in commands.into_iter().zip(answers) {
-            self.waiting.applied(&entry, committed);
+            self.shows.waiting.applied(&entry, committed);
         }
         Ok(())
     }
@@ -269,7 +277,7 @@ impl Owner {
             };
             let context = format!("storage failed, and is not tried again: {error}");
             let latched = Error::new(kind, context);
-            self.failing.send_replace(Some(Arc::new(latched.duplicate())));
+            self.shows.failing.send_replace(Some(Arc::new(latched.duplicate())));
             self.latched = Some(latched);
         })
     }
