@@ -2,6 +2,8 @@
 
 mod lock;
 
+pub use lock::lock_file;
+
 use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind as Io},

@@ -34,7 +34,7 @@ pub use inventory;
 
 pub use clock::{BootTime, Clock, ManualClock, Now, SystemClock};
 pub use config::DriverConfig;
-pub use directory::Directory;
+pub use directory::{Directory, lock_file};
 pub use driver::{CommitLimits, Committed, ConsensusDriver, Leadership};
 pub use engine::Phase;
 pub use epoch::{Epoch, NodeId};

@@ -2,6 +2,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
+    time::Duration,
 };
 
 /// The file by which a directory is locked, and which remembers the last acknowledged commit.
@@ -30,7 +31,7 @@ impl Lock {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(TryLockError::Error)?;
-        file.try_lock()?;
+        lock_file(&file)?;
         let preamble = format!(
             "This directory holds the state of a tsoracle node, in {state}. Keep this file beside \
              it:\nit locks the directory, and remembers the last acknowledged commit.\n"
@@ -68,9 +69,61 @@ impl Lock {
     }
 }
 
+/// How often a lock that somebody holds is tried again, and after how long.
+const ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Locks a file against any other process.
+///
+/// A process that this one, or another thread of it, has just started holds the locks of its parent
+/// until its own program begins. So a lock that was let go may seem to be held for a moment yet.
+///
+/// # Errors
+/// `WouldBlock` if another process holds it, and goes on to.
+pub fn lock_file(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => pause(),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "opening a directory blocks anyway, and on real disks"
+)]
+fn pause() {
+    std::thread::sleep(PAUSE);
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{
+        process::Command,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
     use super::*;
+
+    #[test]
+    fn a_lock_let_go_is_free_though_processes_are_started_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+            let locked = (0..2_000).map(|_| Lock::acquire(&path, "state")).find(Result::is_err);
+            done.store(true, Ordering::Relaxed);
+            assert!(locked.is_none(), "{locked:?}");
+        });
+    }
 
     #[test]
     fn a_note_is_read_as_written_or_not_at_all() {

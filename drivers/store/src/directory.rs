@@ -7,7 +7,7 @@ use std::{
 };
 
 use redb::backends::FileBackend;
-use tsoracle_core::{Directory, Error, ErrorKind, Result};
+use tsoracle_core::{Directory, Error, ErrorKind, Result, lock_file};
 
 use crate::{Options, Store};
 
@@ -18,7 +18,7 @@ pub(crate) fn open(directory: &Path, options: Options) -> Result<Store> {
     let unusable = |source: io::Error| Error::cannot_use(&name, source);
     let file = OpenOptions::new().read(true).write(true).open(state).map_err(unusable)?;
     // This keeps out tools that know redb's files, but not this directory.
-    file.try_lock().map_err(|error| match error {
+    lock_file(&file).map_err(|error| match error {
         TryLockError::WouldBlock => {
             Error::new(ErrorKind::Config, format!("{name} is in use by another process"))
         }
