@@ -84,9 +84,24 @@ impl Machine {
         now: BootTime,
     ) -> Result<(Vec<Committed>, Effect)> {
         let mut overlay = Overlay::new(store);
+        let answers = self.plan_over(&mut overlay, entries, now)?;
+        Ok((answers, overlay.into_effect()))
+    }
+
+    /// As [`plan`](Self::plan), over a state of which some is not written yet, and which the writes are
+    /// added to.
+    ///
+    /// # Errors
+    /// As for [`plan`](Self::plan).
+    pub fn plan_over(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        entries: &[LogEntry],
+        now: BootTime,
+    ) -> Result<Vec<Committed>> {
         let mut answers = Vec::with_capacity(entries.len());
         for LogEntry { id, epoch, commands } in entries {
-            let (results, effect) = state::apply(&overlay, *epoch, commands)?;
+            let (results, effect) = state::apply(overlay, *epoch, commands)?;
             let begins_with_fence = matches!(commands.first(), Some(Command::Fence { .. }));
             let replaced_seen = self.reign_seen.filter(|_| begins_with_fence);
             let seen = self.seen.remove(id).unwrap_or(now);
@@ -100,7 +115,12 @@ impl Machine {
         if self.seen.len() >= MOST_SEEN {
             self.seen.clear();
         }
-        Ok((answers, overlay.into_effect()))
+        Ok(answers)
+    }
+
+    /// The writes that bring a store to the state that `effect` leads to: to be made in one commit.
+    pub fn writes(effect: Effect, applied: &[u8]) -> [(Table, Effect); 2] {
+        [(STATE, effect), Self::mark(applied)]
     }
 
     /// Applies `entries` in one commit, durable on return, together with what the driver keeps:
@@ -117,7 +137,7 @@ impl Machine {
         writes: impl IntoIterator<Item = (Table, Effect)>,
     ) -> Result<Vec<Committed>> {
         let (answers, effect) = self.plan(store, entries, now)?;
-        store.write([(STATE, effect), Self::mark(applied)].into_iter().chain(writes))?;
+        store.write(Self::writes(effect, applied).into_iter().chain(writes))?;
         Ok(answers)
     }
 
@@ -135,7 +155,7 @@ impl Machine {
         writes: impl IntoIterator<Item = (Table, Effect)>,
     ) -> Result<Vec<Committed>> {
         let (answers, effect) = self.plan(store, entries, now)?;
-        store.write_unsynced([(STATE, effect), Self::mark(applied)].into_iter().chain(writes))?;
+        store.write_unsynced(Self::writes(effect, applied).into_iter().chain(writes))?;
         Ok(answers)
     }
 }
