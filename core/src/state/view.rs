@@ -90,7 +90,12 @@ pub struct Overlay<'a> {
 impl<'a> Overlay<'a> {
     /// A view of `below`, with nothing written yet.
     pub fn new(below: &'a dyn View) -> Self {
-        Self { below, read: RefCell::default(), effect: Effect::default() }
+        Self::over(below, Effect::default())
+    }
+
+    /// A view of `below` with `effect` over it.
+    pub fn over(below: &'a dyn View, effect: Effect) -> Self {
+        Self { below, read: RefCell::default(), effect }
     }
 
     /// Adds the writes of `later`, which win.

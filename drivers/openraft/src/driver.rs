@@ -22,6 +22,7 @@ use tsoracle_core::{
 };
 
 use crate::{
+    elections::{self, Contact, Standing},
     ending,
     keeper::{Keeper, Opened},
     known::Known,
@@ -94,8 +95,16 @@ async fn start(
     let config = Arc::new(raft_config(&cluster)?);
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
     let raft = raft.map_err(|error| fatal("raft cannot be started", &error))?;
-    let peers =
-        Peers { raft: raft.clone(), keeper: keeper.clone(), known, incoming: Default::default() };
+    let contact = Arc::new(Contact::default());
+    let standing =
+        Standing { raft: raft.clone(), contact: contact.clone(), election: cluster.election };
+    let peers = Peers {
+        raft: raft.clone(),
+        standing,
+        keeper: keeper.clone(),
+        known,
+        incoming: Default::default(),
+    };
     transport.serve(Arc::new(peers));
     let (says, leadership) = watch::channel(Leadership::Unknown);
     let shared = Arc::new(Shared {
@@ -104,6 +113,7 @@ async fn start(
         transport,
         raft,
         waiting,
+        contact,
         leadership,
         stopping: watch::Sender::new(false),
         is_told_to_stop: AtomicBool::new(false),
@@ -116,18 +126,19 @@ async fn start(
     let (proposals, queue) = mpsc::channel(QUEUE);
     let id = identity.id();
     tokio::spawn(leading::follow(shared.clone(), says, identity.claim()));
+    tokio::spawn(elections::run(shared.clone()));
     tokio::spawn(proposer::run(shared.clone(), identity, queue));
     Ok(Arc::new(OpenraftDriver { id, proposals, shared }))
 }
 
 /// Forms the cluster, if this node was never part of one. Every node does so with the same members,
-/// and whoever is elected first leads. A node that led before stands for election at once.
+/// and whoever is elected first leads. One that is alone stands for election at once.
 async fn form(shared: &Shared) -> Result<()> {
     let failed = |error: &dyn std::error::Error| fatal("the cluster cannot be formed", error);
     let raft = &shared.raft;
     if raft.is_initialized().await.map_err(|error| failed(&error))? {
-        let led = raft.metrics().borrow().vote.leader_id.node_id == shared.node();
-        if led {
+        let membership = raft.metrics().borrow().membership_config.clone();
+        if membership.membership().voter_ids().eq([shared.node()]) {
             raft.trigger().elect().await.map_err(|error| failed(&error))?;
         }
         return Ok(());
@@ -151,10 +162,12 @@ async fn form(shared: &Shared) -> Result<()> {
 fn raft_config(cluster: &Cluster) -> Result<openraft::Config> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (heartbeat, election) = (millis(cluster.heartbeat), millis(cluster.election));
-    // openraft waits for `max`, and then for some time between `min` and `max`.
+    // Whoever has heard a leader within `max` votes for nobody else; `min` is how long a vote may take.
+    // When to stand for election is decided in `elections`.
     let config = openraft::Config {
         cluster_name: cluster.name.clone(),
         heartbeat_interval: heartbeat,
+        enable_elect: false,
         election_timeout_min: (election / 2).max(heartbeat + 1),
         election_timeout_max: election.max(heartbeat + 2),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(cluster.snapshot_every),

@@ -11,6 +11,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use tokio::sync::{oneshot, watch};
@@ -41,6 +42,8 @@ struct Inner {
     /// Every start has another one.
     first_claim: u32,
     files: AtomicU64,
+    /// Since when a sync has been under way, in nanoseconds of boot time; 0 if none is.
+    syncing_since: Arc<AtomicU64>,
     current: Mutex<Option<(Meta, SnapshotFile)>>,
     /// Held by whoever builds a snapshot, which keeps the store's file open.
     building: Arc<tokio::sync::Semaphore>,
@@ -59,11 +62,14 @@ impl Keeper {
         let (jobs, queue) = mpsc::channel();
         let (opened, started) = oneshot::channel();
         let (failing, failed) = watch::channel(None);
+        let syncing_since = Arc::<AtomicU64>::default();
         let thread = std::thread::Builder::new()
             .name("tsoracle-store".into())
             .spawn({
                 let cluster = cluster.clone();
-                move || thread::run(&cluster, waiting, queue, opened, failing)
+                let shows =
+                    thread::Shows { waiting, failing, syncing_since: syncing_since.clone() };
+                move || thread::run(&cluster, shows, queue, opened)
             })
             .map_err(|source| fatal("cannot start the store's thread").with_source(source))?;
         let (identity, opened) =
@@ -74,6 +80,7 @@ impl Keeper {
             snapshots: thread::snapshots(&cluster.path),
             first_claim: identity.claim(),
             files: AtomicU64::new(0),
+            syncing_since,
             current: Mutex::new(opened.snapshot.clone()),
             building: Arc::new(tokio::sync::Semaphore::new(1)),
             failed,
@@ -192,6 +199,14 @@ impl Keeper {
     /// Keeps the store open for as long as it is held.
     pub(crate) async fn build(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
         self.0.building.clone().acquire_owned().await.map_err(|_| stopped())
+    }
+
+    /// For how long the disk has not answered.
+    pub(crate) fn hangs_for(&self) -> Duration {
+        match self.0.syncing_since.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => SystemClock.now().boot.since(BootTime::from_nanos(since)),
+        }
     }
 
     /// Why the store has failed, once it has. Closed when the thread has ended.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod driver;
+mod elections;
 mod ending;
 mod keeper;
 mod known;

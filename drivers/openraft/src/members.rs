@@ -187,8 +187,15 @@ pub(crate) async fn hand_over(shared: &Shared, to: Option<u64>) -> Result<()> {
         let other = |metrics: &Metrics| {
             metrics.current_leader.is_some_and(|leader| leader != shared.node())
         };
-        let _ = shared.raft.metrics().wait_for(other).await;
-        Ok(())
+        let mut metrics = shared.raft.metrics();
+        let elected = metrics.wait_for(other).await.ok().and_then(|now| now.current_leader);
+        match elected {
+            Some(elected) if elected != successor && to.is_some() => {
+                let context = format!("node {elected} was elected instead of node {successor}");
+                Err(Error::new(ErrorKind::Unavailable, context))
+            }
+            _ => Ok(()),
+        }
     });
     let elected = elected.await;
     drop(quiet);

@@ -11,12 +11,12 @@ use openraft::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use tsoracle_cluster::{Addresses, snapshot, transport::Transport};
-use tsoracle_core::{Error, Result};
+use tsoracle_core::{BootTime, Clock as _, Error, Result, SystemClock};
 
 use crate::{
     known::Known,
     log::Log,
-    types::{SnapshotFile, TypeConfig, Vote},
+    types::{Id, SnapshotFile, TypeConfig, Vote},
     wire::{APPEND, Part, SNAPSHOT, Told, VOTE, pack, unpack},
 };
 
@@ -42,11 +42,13 @@ pub(crate) struct Network {
     pub(crate) log: Log,
 }
 
-/// The way to one peer.
+/// The way to one peer, for one purpose.
 #[derive(Debug)]
 pub(crate) struct Peer {
     network: Network,
     node: u32,
+    /// Up to where its log is known to be ours, and when it said so.
+    matched: Option<(Option<Id>, BootTime)>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -57,7 +59,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         if let Err(error) = self.transport.set_peer(target, &node.peer) {
             tracing::error!(peer = target, %error, "a peer cannot be spoken to");
         }
-        Peer { network: self.clone(), node: target }
+        Peer { network: self.clone(), node: target, matched: None }
     }
 }
 
@@ -136,8 +138,22 @@ impl RaftNetwork<TypeConfig> for Peer {
         mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
+        // openraft tells each commit at once, in a message of its own, though the next entries will say
+        // so as well. Who has answered just now need not hear it sooner.
+        let just_now = option.hard_ttl() / 4;
+        let now = SystemClock.now().boot;
+        if let Some((matched, since)) = self.matched
+            && rpc.entries.is_empty()
+            && rpc.prev_log_id == matched
+            && now.since(since) < just_now
+        {
+            return Ok(AppendEntriesResponse::Success);
+        }
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
         rpc.leader_commit = self.network.log.tellable(rpc.leader_commit);
-        self.tell(APPEND, rpc, option.hard_ttl() * 2).await.map_err(unreachable)
+        let answer = self.tell(APPEND, rpc, option.hard_ttl() * 2).await.map_err(unreachable)?;
+        self.matched = matches!(answer, AppendEntriesResponse::Success).then_some((last, now));
+        Ok(answer)
     }
 
     async fn vote(

@@ -5,7 +5,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use openraft::{Snapshot, raft::SnapshotResponse};
+use openraft::{
+    Snapshot,
+    raft::{AppendEntriesRequest, SnapshotResponse},
+};
 use tsoracle_cluster::{
     snapshot::{self, Saving},
     transport::{Handler, Sender},
@@ -13,16 +16,18 @@ use tsoracle_cluster::{
 use tsoracle_core::{Error, ErrorKind, Result};
 
 use crate::{
+    elections::{self, Standing},
     keeper::Keeper,
     known::Known,
     machine::{blocking, discard, receive},
-    types::{Meta, Raft, SnapshotFile, Vote},
-    wire::{APPEND, PING, Part, SNAPSHOT, STAND, Told, VOTE, pack, unpack},
+    types::{Meta, Raft, SnapshotFile, TypeConfig, Vote},
+    wire::{APPEND, CANVASS, PING, Part, SNAPSHOT, STAND, Told, VOTE, pack, unpack},
 };
 
 /// Answers what other nodes ask.
 pub(crate) struct Peers {
     pub(crate) raft: Raft,
+    pub(crate) standing: Standing,
     pub(crate) keeper: Keeper,
     pub(crate) known: Arc<Known>,
     /// The snapshot that is being received.
@@ -38,6 +43,13 @@ pub(crate) struct Incoming {
 }
 
 impl Peers {
+    /// Notes that a leader was heard, unless a later one is known.
+    fn heard(&self, vote: &Vote) {
+        if *vote >= self.raft.metrics().borrow().vote {
+            self.standing.contact.note();
+        }
+    }
+
     fn told<T>(&self, told: Told<T>) -> T {
         self.known.learn(told.known);
         told.message
@@ -113,18 +125,29 @@ impl Handler for Peers {
         self.known.admit(sender)
     }
 
-    async fn call(&self, _: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
+    async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
         match kind {
             APPEND => {
-                let rpc = self.told(unpack(&body)?);
+                let rpc: AppendEntriesRequest<TypeConfig> = self.told(unpack(&body)?);
+                self.heard(&rpc.vote);
                 pack(&self.raft.append_entries(rpc).await.map_err(stopped)?)
             }
             VOTE => {
                 let rpc = self.told(unpack(&body)?);
                 pack(&self.raft.vote(rpc).await.map_err(stopped)?)
             }
-            SNAPSHOT => self.part(unpack(&body)?).await,
+            SNAPSHOT => {
+                let part: Part = unpack(&body)?;
+                self.heard(&part.vote);
+                self.part(part).await
+            }
+            CANVASS => pack(&elections::would_vote(&self.standing, unpack(&body)?)),
             STAND => {
+                // Who does not lead any more may have said so long ago.
+                let leader = self.raft.metrics().borrow().current_leader;
+                if leader != Some(sender.node.into()) {
+                    return Err(stopped("another node leads"));
+                }
                 tracing::info!("the leader leaves; standing for election");
                 self.raft.trigger().elect().await.map_err(stopped)?;
                 Ok(Bytes::new())

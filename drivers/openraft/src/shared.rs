@@ -12,6 +12,7 @@ use tsoracle_cluster::{Addresses, Cluster, transport::Transport};
 use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership, Result};
 
 use crate::{
+    elections::Contact,
     keeper::Keeper,
     types::{Metrics, Raft},
     waiting::Waiting,
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) transport: Transport,
     pub(crate) raft: Raft,
     pub(crate) waiting: Arc<Waiting>,
+    pub(crate) contact: Arc<Contact>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Set when the node is told to stop.
     pub(crate) stopping: watch::Sender<bool>,

@@ -21,6 +21,9 @@ pub(crate) const STAND: u32 = 4;
 /// Is anyone there?
 pub(crate) const PING: u32 = 5;
 
+/// Would this node vote for one whose log ends so?
+pub(crate) const CANVASS: u32 = 6;
+
 /// A message, and by which ids the sender knows the nodes: a node that was wiped must be known as
 /// such even to those it has not spoken to yet.
 #[derive(Serialize, Deserialize)]

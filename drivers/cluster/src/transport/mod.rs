@@ -43,7 +43,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether to listen to `sender` at all. Asked for every call, answer, and new stream.
     ///
     /// # Errors
-    /// Why not. The other side is told.
+    /// Why not: `Config` if that will not change by itself. The other side is told.
     fn admit(&self, sender: Sender) -> Result<()>;
 
     /// Answers a call. It runs in a task of its own, to its end, even if the caller gives up.

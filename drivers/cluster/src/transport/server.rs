@@ -113,8 +113,13 @@ impl Service {
     fn open(&self, frame: Frame) -> Result<(Arc<dyn Handler>, Sender, bytes::Bytes), Status> {
         let (sender, body) = self.0.envelope.open(frame).map_err(|reason| self.refused(reason))?;
         let handler = self.handler()?;
-        handler.admit(sender).map_err(|error| self.refused(error.to_string()))?;
-        Ok((handler, sender, body))
+        match handler.admit(sender) {
+            Ok(()) => Ok((handler, sender, body)),
+            Err(error) if *error.kind() == ErrorKind::Config => {
+                Err(self.refused(error.to_string()))
+            }
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
     }
 
     fn handler(&self) -> Result<Arc<dyn Handler>, Status> {

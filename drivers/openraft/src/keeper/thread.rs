@@ -3,7 +3,11 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
 use openraft::{EntryPayload, StoredMembership};
@@ -11,9 +15,9 @@ use tokio::sync::{oneshot, watch};
 use tsoracle_cluster::{Cluster, Identity, LogEntry, Machine, snapshot};
 use tsoracle_core::{
     Clock as _, Error, ErrorKind, NodeId, Result, SystemClock,
-    state::{self, Effect},
+    state::{self, Answer, Effect, Overlay, Query},
 };
-use tsoracle_store::{Store, Table};
+use tsoracle_store::{StateView, Store, Table};
 
 use super::{
     fatal,
@@ -38,6 +42,12 @@ pub(super) const KNOWN: Table = Table::new("known");
 
 const SNAPSHOT: &[u8] = b"snapshot";
 
+/// Jobs that are done before those among them that wait for a sync get it.
+const SHARE: usize = 256;
+
+/// Entries that are applied and not written, at most.
+const UNWRITTEN: usize = 1_000;
+
 /// What the names of whole snapshots begin with.
 pub(crate) const BUILT: &str = "built-";
 
@@ -55,15 +65,16 @@ pub(super) fn snapshots(directory: &Path) -> PathBuf {
     directory.join("snapshots")
 }
 
+/// What the thread lets others see.
+pub(super) struct Shows {
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) failing: watch::Sender<Option<Arc<Error>>>,
+    pub(super) syncing_since: Arc<AtomicU64>,
+}
+
 /// Opens the store, and does what is asked until told to stop.
-pub(super) fn run(
-    cluster: &Cluster,
-    waiting: Arc<Waiting>,
-    queue: mpsc::Receiver<Job>,
-    opened: Started,
-    failing: watch::Sender<Option<Arc<Error>>>,
-) {
-    match open(cluster, waiting, failing) {
+pub(super) fn run(cluster: &Cluster, shows: Shows, queue: mpsc::Receiver<Job>, opened: Started) {
+    match open(cluster, shows) {
         Ok((owner, found)) => {
             // If nobody waits any more, the queue is closed as well.
             let _ = opened.send(Ok((owner.identity.clone(), found)));
@@ -74,11 +85,7 @@ pub(super) fn run(
     }
 }
 
-fn open(
-    cluster: &Cluster,
-    waiting: Arc<Waiting>,
-    failing: watch::Sender<Option<Arc<Error>>>,
-) -> Result<(Owner, Opened)> {
+fn open(cluster: &Cluster, shows: Shows) -> Result<(Owner, Opened)> {
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, DRIVER, cluster)?;
     let machine = Machine::open(&store, SystemClock.now().boot)?;
@@ -97,12 +104,18 @@ fn open(
         applied: applied.unwrap_or_default(),
         snapshot: found.snapshot.clone(),
         snapshots: snapshots(&cluster.path),
-        waiting,
+        shows,
         pending: vec![],
-        failing,
+        unwritten: Unwritten::default(),
         latched: None,
     };
     Ok((owner, found))
+}
+
+#[derive(Default)]
+struct Unwritten {
+    effect: Effect,
+    entries: usize,
 }
 
 /// The thread's side: the store, what is known of it, and the first error it gave.
@@ -113,10 +126,12 @@ struct Owner {
     applied: Applied,
     snapshot: Option<(Meta, SnapshotFile)>,
     snapshots: PathBuf,
-    waiting: Arc<Waiting>,
+    shows: Shows,
     /// Writes that wait for the next sync.
     pending: Vec<Write>,
-    failing: watch::Sender<Option<Arc<Error>>>,
+    /// What was applied and is not written yet. It goes along with the next write, so that a commit
+    /// takes one transaction, not two.
+    unwritten: Unwritten,
     latched: Option<Error>,
 }
 
@@ -125,8 +140,11 @@ impl Owner {
         while let Ok(job) = queue.recv() {
             let mut goes_on = self.take(job);
             // Whatever came meanwhile shares the sync.
-            while goes_on && let Ok(job) = queue.try_recv() {
-                goes_on = self.take(job);
+            for _ in 0..SHARE {
+                match queue.try_recv() {
+                    Ok(job) if goes_on => goes_on = self.take(job),
+                    _ => break,
+                }
             }
             self.flush();
             if !goes_on {
@@ -159,17 +177,14 @@ impl Owner {
             }
             Job::Applied { reply } => drop(reply.send(Ok(self.applied.clone()))),
             Job::Answer { query, reply } => {
-                drop(reply.send(self.guard(|owner| state::answer(&owner.store, &query))));
+                drop(reply.send(self.guard(|owner| owner.answer(&query))));
             }
             Job::Claim { reply } => {
                 self.flush();
                 let claim = self.guard(|owner| owner.identity.raise_claim(&owner.store));
                 drop(reply.send(claim));
             }
-            Job::View { reply } => {
-                let applied = self.applied.clone();
-                drop(reply.send(self.guard(|owner| Ok((applied, owner.store.view()?)))));
-            }
+            Job::View { reply } => drop(reply.send(self.guard(Self::view))),
             Job::Publish { meta, file, reply } => {
                 self.flush();
                 drop(reply.send(self.guard(|owner| owner.publish(meta, file))));
@@ -178,7 +193,12 @@ impl Owner {
                 self.flush();
                 drop(reply.send(self.guard(|owner| owner.install(meta, file))));
             }
-            Job::Stop => return false,
+            Job::Stop => {
+                self.flush();
+                // What cannot be written is applied again by the next start.
+                let _ = self.guard(Self::settle);
+                return false;
+            }
         }
         true
     }
@@ -189,9 +209,15 @@ impl Owner {
             return;
         }
         let mut pending = std::mem::take(&mut self.pending);
-        let writes: Vec<_> =
+        let mut writes: Vec<_> =
             pending.iter_mut().flat_map(|write| std::mem::take(&mut write.writes)).collect();
-        let written = self.guard(|owner| owner.store.write(writes));
+        let now = SystemClock.now().boot.as_nanos();
+        self.shows.syncing_since.store(now, Ordering::Release);
+        let written = self.guard(|owner| {
+            writes.extend(owner.settled()?);
+            owner.store.write(writes)
+        });
+        self.shows.syncing_since.store(0, Ordering::Release);
         for write in pending {
             for entry in write.seen {
                 self.machine.observe(entry, write.now);
@@ -205,6 +231,7 @@ impl Owner {
 
     fn apply(&mut self, entries: Vec<Entry>) -> Result<()> {
         let mut applied = self.applied.clone();
+        let count = entries.len();
         let mut commands = Vec::with_capacity(entries.len());
         for entry in entries {
             match entry.payload {
@@ -216,13 +243,49 @@ impl Owner {
             }
             applied.log_id = Some(entry.log_id);
         }
-        let (mark, now) = (encode(&applied)?, SystemClock.now().boot);
-        let answers = self.machine.apply_unsynced(&self.store, &commands, now, &mark, [])?;
+        let now = SystemClock.now().boot;
+        let mut overlay = Overlay::over(&self.store, std::mem::take(&mut self.unwritten.effect));
+        let answers = self.machine.plan_over(&mut overlay, &commands, now)?;
+        self.unwritten.effect = overlay.into_effect();
+        self.unwritten.entries += count;
         self.applied = applied;
+        if self.unwritten.entries > UNWRITTEN {
+            self.settle()?;
+        }
         for (entry, committed) in commands.into_iter().zip(answers) {
-            self.waiting.applied(&entry, committed);
+            self.shows.waiting.applied(&entry, committed);
         }
         Ok(())
+    }
+
+    /// The writes that bring the store up to what was applied.
+    fn settled(&mut self) -> Result<Vec<(Table, Effect)>> {
+        if self.unwritten.entries == 0 {
+            return Ok(vec![]);
+        }
+        let Unwritten { effect, .. } = std::mem::take(&mut self.unwritten);
+        Ok(Machine::writes(effect, &encode(&self.applied)?).into())
+    }
+
+    /// Brings the store up to what was applied. A crash undoes it, and it is applied again.
+    fn settle(&mut self) -> Result<()> {
+        let writes = self.settled()?;
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.store.write_unsynced(writes)
+    }
+
+    fn answer(&mut self, query: &Query) -> Result<Answer> {
+        let overlay = Overlay::over(&self.store, std::mem::take(&mut self.unwritten.effect));
+        let answer = state::answer(&overlay, query);
+        self.unwritten.effect = overlay.into_effect();
+        answer
+    }
+
+    fn view(&mut self) -> Result<(Applied, StateView)> {
+        self.settle()?;
+        Ok((self.applied.clone(), self.store.view()?))
     }
 
     fn log(&self, from: u64, to: u64) -> Result<Vec<Vec<u8>>> {
@@ -236,7 +299,9 @@ impl Owner {
         let known = self.snapshot.as_ref().map(|(known, _)| known.last_log_id);
         let is_further = known.is_none_or(|known| known <= meta.last_log_id) && file.0.exists();
         if is_further {
-            self.store.write([named(&meta, &file)?])?;
+            let mut writes = self.settled()?;
+            writes.push(named(&meta, &file)?);
+            self.store.write(writes)?;
             self.snapshot = Some((meta, file));
         }
         tidy(&self.snapshots, self.snapshot.as_ref().map(|(_, file)| file), BUILT)?;
@@ -249,6 +314,7 @@ impl Owner {
         let writes = [Machine::mark(&encode(&applied)?), named(&meta, &file)?];
         snapshot::install(&self.store, snapshot::load(&file.0)?, writes)?;
         self.machine.reload(&self.store, SystemClock.now().boot)?;
+        self.unwritten = Unwritten::default();
         self.applied = applied;
         self.snapshot = Some((meta, file));
         tidy(&self.snapshots, self.snapshot.as_ref().map(|(_, file)| file), BUILT)
@@ -269,7 +335,7 @@ impl Owner {
             };
             let context = format!("storage failed, and is not tried again: {error}");
             let latched = Error::new(kind, context);
-            self.failing.send_replace(Some(Arc::new(latched.duplicate())));
+            self.shows.failing.send_replace(Some(Arc::new(latched.duplicate())));
             self.latched = Some(latched);
         })
     }
