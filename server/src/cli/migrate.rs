@@ -1,10 +1,11 @@
 use std::{io::IsTerminal, sync::Arc, time::Duration};
 
 use clap::Args;
+use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, DriverConfig, Epoch, Migrated, Migration, Surroundings,
-    SystemClock, Timestamp, elected,
+    BootTime, Clock, ConsensusDriver, DriverConfig, Epoch, Error, Migrated, Migration,
+    Surroundings, SystemClock, Timestamp, elected,
 };
 
 use crate::cli::{
@@ -25,10 +26,14 @@ Examples:
   tsoracle migrate file:/var/lib/tsoracle rocksdb:/var/lib/tsoracle-rocks
   tsoracle migrate file:./old 'openraft:./n1?node=1&peers=1=10.0.0.1:7101/10.0.0.1:7100'
   tsoracle migrate file:./old etcd://10.0.0.1:2379/tsoracle --json
+  PEERS=1=127.0.0.1:7101/127.0.0.1:1,2=127.0.0.1:7102/127.0.0.1:2,3=127.0.0.1:7103/127.0.0.1:3
+  tsoracle migrate file:./old \"omnipaxos:./n1?node=1&peers=$PEERS\" \\
+    \"omnipaxos:./n2?node=2&peers=$PEERS\" \"omnipaxos:./n3?node=3&peers=$PEERS\"
 
 Stop every server over both first, and keep the old one stopped for good: from then on, what it would
-hand out is handed out by the new one. The target must be new. To grow into a cluster, migrate into one
-of a single node, serve it, and let it grow by `tsoracle cluster add`.
+hand out is handed out by the new one. The target must be new. To grow into a cluster of openraft, migrate
+into one of a single node, serve it, and let it grow by `tsoracle cluster add`. Nodes of omnipaxos do not
+change: name them all, with addresses of this machine, and move their directories to their machines then.
 
 If it is interrupted, the source is as it was. The target then refuses to serve: remove it, and migrate
 into a new one.
@@ -41,8 +46,9 @@ pub(crate) struct Arguments {
     /// The driver to copy from, as for `tsoracle serve`; it is not changed
     from: String,
 
-    /// The driver to copy to, which was never used
-    to: String,
+    /// The driver to copy to, which was never used; all nodes of one that needs several to lead
+    #[arg(required = true)]
+    to: Vec<String>,
 
     /// Go on where the epochs of the target lie below those of the source: whoever keeps epochs to tell
     /// old leaders from new ones must then forget them
@@ -68,12 +74,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     serve::start_logging("warn")?;
     let Arguments { from, to, epochs_may_fall, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
-    let to = DriverConfig::parse(&to).map_err(usage_if_config)?;
-    drivers::check(from.name())?;
-    drivers::check(to.name())?;
-    let names = (from.name().to_owned(), to.name().to_owned());
+    let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
+    let to = to.map_err(usage_if_config)?;
+    for config in [&from].into_iter().chain(&to) {
+        drivers::check(config.name())?;
+    }
+    let names = (from.name().to_owned(), to[0].name().to_owned());
     let source = drivers::open(from, Surroundings::default()).await.map_err(of("source"))?;
-    let migrated = migrate(source.clone(), to, epochs_may_fall).await;
+    let migrated = migrate(source.clone(), &to, epochs_may_fall).await;
     let stopped = source.shutdown().await;
     let migrated = migrated?;
     stopped?;
@@ -82,20 +90,21 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn migrate(
     source: Arc<dyn ConsensusDriver>,
-    to: DriverConfig,
+    to: &[DriverConfig],
     epochs_may_fall: bool,
 ) -> Result<Migrated, Failure> {
     let claim = elected(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
     let claim = claim.map_err(of("source"))?;
     let migration = Migration::of(source, claim, Arc::new(SystemClock)).await?;
     let floor = if epochs_may_fall { Epoch::default() } else { migration.epoch() };
-    let (mut target, mut epoch) = open_target(&to).await?;
-    let begun = migration.begin(&target, epoch, floor).await;
-    if begun.is_ok() && epoch < floor {
+    let mut target = Target::open(to).await?;
+    let begun = migration.begin(target.leader(), target.epoch, floor).await;
+    if begun.is_ok() && target.epoch < floor {
         // A driver that finds such an epoch in its state may begin above it when it is opened again.
         target.shutdown().await?;
-        (target, epoch) = open_target(&to).await?;
+        target = Target::open(to).await?;
     }
+    let epoch = target.epoch;
     let copied = match begun {
         Err(error) => Err(error.into()),
         Ok(()) if epoch < floor => Err(Failure::failed(format!(
@@ -103,7 +112,7 @@ async fn migrate(
              nobody keeps epochs, migrate with --epochs-may-fall"
         ))),
         Ok(()) => {
-            let copied = migration.copy(&target, epoch, teller()).await;
+            let copied = migration.copy(target.leader(), epoch, teller()).await;
             copied.map_err(|error| {
                 Failure::failed(format!("{error}; nothing serves from the target: remove it"))
             })
@@ -115,19 +124,54 @@ async fn migrate(
     Ok(migrated)
 }
 
-async fn open_target(to: &DriverConfig) -> Result<(Arc<dyn ConsensusDriver>, Epoch), Failure> {
-    let opened = drivers::open(to.clone(), Surroundings::default()).await;
-    let target = opened.map_err(of("target"))?;
-    match elected(&*target, &SystemClock, ELECTION).await {
-        Ok(epoch) => Ok((target, epoch)),
-        Err(error) => {
-            // It did not even lead; that it does not stop either would tell nothing more.
-            let _ = target.shutdown().await;
-            Err(Failure::failed(format!(
-                "{error}; a target of several nodes cannot be migrated into: migrate into one of a \
-                 single node, and let it grow by `tsoracle cluster add`"
-            )))
+/// The nodes of the target, one of which leads.
+struct Target {
+    nodes: Vec<Arc<dyn ConsensusDriver>>,
+    leader: usize,
+    epoch: Epoch,
+}
+
+impl Target {
+    async fn open(to: &[DriverConfig]) -> Result<Self, Failure> {
+        let mut target = Self { nodes: Vec::new(), leader: 0, epoch: Epoch::default() };
+        match target.lead(to).await {
+            Ok(()) => Ok(target),
+            Err(failure) => {
+                // It did not even lead; that it does not stop either would tell nothing more.
+                let _ = target.shutdown().await;
+                Err(failure)
+            }
         }
+    }
+
+    /// Opens all nodes, and waits until one leads.
+    async fn lead(&mut self, to: &[DriverConfig]) -> Result<(), Failure> {
+        for config in to {
+            let opened = drivers::open(config.clone(), Surroundings::default()).await;
+            self.nodes.push(opened.map_err(of("target"))?);
+        }
+        let standing = self.nodes.iter().enumerate().map(|(index, node)| {
+            Box::pin(async move {
+                elected(&**node, &SystemClock, ELECTION).await.map(|epoch| (index, epoch))
+            })
+        });
+        let ((leader, epoch), _) = select_ok(standing).await.map_err(|error| {
+            Failure::failed(format!(
+                "{error}; a target of several nodes needs all of them to be named, or for openraft \
+                 migrate into one of a single node, and let it grow by `tsoracle cluster add`"
+            ))
+        })?;
+        (self.leader, self.epoch) = (leader, epoch);
+        Ok(())
+    }
+
+    fn leader(&self) -> &Arc<dyn ConsensusDriver> {
+        &self.nodes[self.leader]
+    }
+
+    async fn shutdown(&self) -> Result<(), Error> {
+        let stopped = join_all(self.nodes.iter().map(|node| node.shutdown())).await;
+        stopped.into_iter().collect()
     }
 }
 
