@@ -139,10 +139,12 @@ fn drivers() {
     let here = Path::new(".");
     let listed = json(&run(here, &["drivers", "--json"]));
     let names: Vec<_> = listed.as_array().unwrap().iter().map(|driver| &driver["name"]).collect();
-    let expected = match cfg!(feature = "rocksdb") {
-        true => vec!["file", "memory", "rocksdb"],
-        false => vec!["file", "memory"],
-    };
+    let mut expected = vec!["file", "memory"];
+    expected.extend(cfg!(feature = "etcd").then_some("etcd"));
+    expected.extend(cfg!(feature = "omnipaxos").then_some("omnipaxos"));
+    expected.extend(cfg!(feature = "openraft").then_some("openraft"));
+    expected.extend(cfg!(feature = "rocksdb").then_some("rocksdb"));
+    expected.sort_unstable();
     assert_eq!(names, expected);
     let text = stdout(&run(here, &["drivers"]));
     assert!(text.contains("file\n    ") && text.contains("./tsoracle-data"), "{text}");
