@@ -21,6 +21,9 @@ use crate::{
 /// lease it could be serving under.
 const CUT_OFF: Duration = Duration::from_millis(1_500);
 
+/// How often to look whether it is.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How long a commit may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -91,12 +94,14 @@ async fn watch_over(shared: Arc<Shared>, entry: EntryId, epoch: Epoch, response:
     };
     let cut_off = async {
         let limit = u64::try_from(CUT_OFF.as_millis()).unwrap_or(u64::MAX);
-        let is_cut_off = |since: Option<u64>| since.is_some_and(|since| since > limit);
-        let _ = shared
-            .raft
-            .metrics()
-            .wait_for(|metrics| is_cut_off(metrics.millis_since_quorum_ack))
-            .await;
+        // Looked at now and then: raft's metrics change several times with each commit.
+        loop {
+            SystemClock.sleep(LOOK).await;
+            let since = shared.raft.metrics().borrow().millis_since_quorum_ack;
+            if since.is_some_and(|since| since > limit) {
+                return;
+            }
+        }
     };
     let answered = async {
         tokio::select! {
