@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use openraft::ServerState;
 use tsoracle_core::{BootTime, Clock as _, SystemClock};
 
@@ -119,10 +119,19 @@ async fn is_wanted(shared: &Shared, metrics: &Metrics) -> bool {
             answer.ok().and_then(|answer| unpack::<bool>(&answer).ok()?.then_some(voter))
         }
     });
-    let willing: Vec<_> = join_all(answers).await.into_iter().flatten().collect();
-    membership.get_joint_config().iter().all(|voters| {
-        voters.iter().filter(|voter| willing.contains(voter)).count() * 2 > voters.len()
-    })
+    // As soon as they are enough: one that stands still answers nothing, and is not waited for.
+    let mut answers: FuturesUnordered<_> = answers.collect();
+    let mut willing = Vec::new();
+    while let Some(answer) = answers.next().await {
+        willing.extend(answer);
+        let is_enough = membership.get_joint_config().iter().all(|voters| {
+            voters.iter().filter(|voter| willing.contains(voter)).count() * 2 > voters.len()
+        });
+        if is_enough {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether this node would vote for one whose log ends with `last`.
