@@ -56,6 +56,11 @@ impl Effect {
         self.0.contains_key(key)
     }
 
+    /// How many keys are written or deleted.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use tsoracle_core::{
-    BootTime, Committed, Result,
-    state::{self, Command, Effect, Overlay, REIGN, View as _},
+    BootTime, Committed, Result, SeqStore,
+    state::{self, Answer, Command, Effect, Overlay, Query, REIGN},
 };
 use tsoracle_store::{Store, Table};
 
@@ -16,7 +16,16 @@ const STATE: Table = Table::new("state");
 /// applied, which makes a successor wait longer than it had to.
 const MOST_SEEN: usize = 4_096;
 
+/// Applied entries, and keys that they have changed, that are not in the store yet, at most. They bound
+/// what a crash undoes, and how long it takes to write it all.
+const UNWRITTEN: (usize, usize) = (1_000, 2_000);
+
 /// The replicated state machine: it applies the entries of a log, in order, over a [`Store`].
+///
+/// What they change is kept in memory and written now and then, many entries at once: keys that are
+/// in use are written once for all of them. A crash undoes what was not written, together with the note
+/// of how far it had come, and it is applied again from the log. So a driver MUST keep an entry in its
+/// log, durably, until what it has changed is in the store.
 ///
 /// It also gathers the evidence that shortens a take-over: when this process first saw the entry that
 /// wrote the reign record which a fence replaces.
@@ -26,6 +35,8 @@ pub struct Machine {
     seen: BTreeMap<EntryId, BootTime>,
     /// When it first saw the last write of the reign record, if there was any.
     reign_seen: Option<BootTime>,
+    /// What was applied and is not in the store yet, and how many entries that was.
+    unwritten: (Effect, usize),
 }
 
 impl Machine {
@@ -34,7 +45,7 @@ impl Machine {
     /// # Errors
     /// Those of the store.
     pub fn open(store: &Store, now: BootTime) -> Result<Self> {
-        let mut machine = Self { seen: BTreeMap::new(), reign_seen: None };
+        let mut machine = Self { seen: BTreeMap::new(), reign_seen: None, unwritten: <_>::default() };
         machine.reload(store, now)?;
         Ok(machine)
     }
@@ -45,11 +56,13 @@ impl Machine {
     /// Those of the store.
     pub fn reload(&mut self, store: &Store, now: BootTime) -> Result<()> {
         // What lies there now was written before now: by the very write that the next one replaces.
-        self.reign_seen = store.get(REIGN)?.map(|_| now);
+        self.reign_seen = SeqStore::get(store, REIGN)?.map(|_| now);
+        self.unwritten = <_>::default();
         Ok(())
     }
 
-    /// What was stored with the last entries applied, as the driver gave it.
+    /// How far the store is, as the driver gave it to [`settle`](Self::settle) or
+    /// [`mark`](Self::mark).
     ///
     /// # Errors
     /// Those of the store.
@@ -71,37 +84,21 @@ impl Machine {
         }
     }
 
-    /// Works out `entries`, which follow in the log on what was applied before: the answers to each,
-    /// and the writes to make, in one commit, before anything else is applied.
+    /// Applies `entries`, which follow in the log on what was applied before, and answers each.
     ///
     /// # Errors
     /// Those of the store, and `Corrupt` if the state cannot be read. The machine MUST then be given
     /// up: what it had worked out is lost.
-    pub fn plan(
+    pub fn apply(
         &mut self,
         store: &Store,
         entries: &[LogEntry],
         now: BootTime,
-    ) -> Result<(Vec<Committed>, Effect)> {
-        let mut overlay = Overlay::new(store);
-        let answers = self.plan_over(&mut overlay, entries, now)?;
-        Ok((answers, overlay.into_effect()))
-    }
-
-    /// As [`plan`](Self::plan), over a state of which some is not written yet, and which the writes are
-    /// added to.
-    ///
-    /// # Errors
-    /// As for [`plan`](Self::plan).
-    pub fn plan_over(
-        &mut self,
-        overlay: &mut Overlay<'_>,
-        entries: &[LogEntry],
-        now: BootTime,
     ) -> Result<Vec<Committed>> {
+        let mut overlay = Overlay::over(store, std::mem::take(&mut self.unwritten.0));
         let mut answers = Vec::with_capacity(entries.len());
         for LogEntry { id, epoch, commands } in entries {
-            let (results, effect) = state::apply(overlay, *epoch, commands)?;
+            let (results, effect) = state::apply(&overlay, *epoch, commands)?;
             let begins_with_fence = matches!(commands.first(), Some(Command::Fence { .. }));
             let replaced_seen = self.reign_seen.filter(|_| begins_with_fence);
             let seen = self.seen.remove(id).unwrap_or(now);
@@ -111,6 +108,8 @@ impl Machine {
             overlay.merge(effect);
             answers.push(Committed { results, replaced_seen });
         }
+        self.unwritten.0 = overlay.into_effect();
+        self.unwritten.1 += entries.len();
         // Entries that were overwritten before they were committed are never applied.
         if self.seen.len() >= MOST_SEEN {
             self.seen.clear();
@@ -118,52 +117,40 @@ impl Machine {
         Ok(answers)
     }
 
-    /// The writes that bring a store to the state that `effect` leads to: to be made in one commit.
-    pub fn writes(effect: Effect, applied: &[u8]) -> [(Table, Effect); 2] {
-        [(STATE, effect), Self::mark(applied)]
-    }
-
-    /// Applies `entries` in one commit, durable on return, together with what the driver keeps:
-    /// `applied`, which says how far it has come, and any further writes.
+    /// Answers a query from all that was applied.
     ///
     /// # Errors
-    /// As for [`plan`](Self::plan).
-    pub fn apply(
-        &mut self,
-        store: &Store,
-        entries: &[LogEntry],
-        now: BootTime,
-        applied: &[u8],
-        writes: impl IntoIterator<Item = (Table, Effect)>,
-    ) -> Result<Vec<Committed>> {
-        let (answers, effect) = self.plan(store, entries, now)?;
-        store.write(Self::writes(effect, applied).into_iter().chain(writes))?;
-        Ok(answers)
+    /// Those of the store, and `Corrupt` if the state cannot be read.
+    pub fn answer(&mut self, store: &Store, query: &Query) -> Result<Answer> {
+        let overlay = Overlay::over(store, std::mem::take(&mut self.unwritten.0));
+        let answer = state::answer(&overlay, query);
+        self.unwritten.0 = overlay.into_effect();
+        answer
     }
 
-    /// As [`apply`](Self::apply), without a sync: a crash undoes it, and `applied` with it. Only for
-    /// a driver that applies the entries again then, since its log still has them, durably.
-    ///
-    /// # Errors
-    /// As for [`plan`](Self::plan).
-    pub fn apply_unsynced(
-        &mut self,
-        store: &Store,
-        entries: &[LogEntry],
-        now: BootTime,
-        applied: &[u8],
-        writes: impl IntoIterator<Item = (Table, Effect)>,
-    ) -> Result<Vec<Committed>> {
-        let (answers, effect) = self.plan(store, entries, now)?;
-        store.write_unsynced(Self::writes(effect, applied).into_iter().chain(writes))?;
-        Ok(answers)
+    /// Whether so much is not in the store yet that it should be written with the next commit.
+    pub fn is_due(&self) -> bool {
+        let (entries, keys) = UNWRITTEN;
+        self.unwritten.1 >= entries || self.unwritten.0.len() >= keys
+    }
+
+    /// The writes that bring the store up to what was applied, of which `applied` tells how far that
+    /// is: to be made in one commit, before anything else is applied. None if it is there already.
+    pub fn settle(&mut self, applied: &[u8]) -> Vec<(Table, Effect)> {
+        match std::mem::take(&mut self.unwritten) {
+            (_, 0) => vec![],
+            (effect, _) => vec![(STATE, effect), Self::mark(applied)],
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
-    use tsoracle_core::{Epoch, NodeId};
+    use tsoracle_core::{
+        Epoch, NodeId, SeqKey,
+        state::{Advance, Limits},
+    };
 
     use super::*;
 
@@ -198,9 +185,13 @@ mod tests {
             self.apply_unseen(entry)
         }
 
+        fn settle(&mut self) {
+            let writes = self.machine.settle(&self.entries.to_be_bytes());
+            self.store.write_unsynced(writes).unwrap();
+        }
+
         fn apply_unseen(&mut self, entry: LogEntry) -> Option<BootTime> {
-            let applied = entry.id.counter.to_be_bytes();
-            let answers = self.machine.apply(&self.store, &[entry], at(self.now), &applied, []);
+            let answers = self.machine.apply(&self.store, &[entry], at(self.now));
             let answer = answers.unwrap().remove(0);
             assert!(answer.results.iter().all(|result| result.is_ok()), "{answer:?}");
             answer.replaced_seen
@@ -251,8 +242,10 @@ mod tests {
     fn what_lay_in_the_store_was_seen_when_it_was_opened_or_replaced() {
         let mut log = Log::new();
         log.apply(1, fence());
+        log.settle();
         log.machine = Machine::open(&log.store, at(500)).unwrap();
         assert_eq!(log.apply(2, fence()), Some(at(500)));
+        log.settle();
         log.machine.reload(&log.store, at(900)).unwrap();
         assert_eq!(log.apply(3, fence()), Some(at(900)));
     }
@@ -266,11 +259,54 @@ mod tests {
         for (count, entry) in entries.iter().enumerate() {
             log.machine.observe(entry.id, at(count as u64));
         }
-        let answers = log.machine.apply(&log.store, &entries, at(9), b"five", []).unwrap();
+        let answers = log.machine.apply(&log.store, &entries, at(9)).unwrap();
         assert_eq!(answers[3].replaced_seen, Some(at(2)));
         assert!(answers[..4].iter().all(|answer| answer.results[0].is_ok()));
         assert!(answers[4].results[0].is_err());
-        assert_eq!(Machine::applied(&log.store).unwrap(), Some(b"five".to_vec()));
+    }
+
+    #[test]
+    fn what_is_not_written_is_undone_by_a_crash_together_with_how_far_it_was() {
+        let mut log = Log::new();
+        log.apply(1, fence());
+        log.settle();
+        log.apply(1, open());
+        log.apply(1, extend());
+        let reign = |log: &Log| SeqStore::get(&log.store, REIGN).unwrap();
+        let written = reign(&log);
+        let answered = log.machine.answer(&log.store, &Query::Reign).unwrap();
+        log.machine.reload(&log.store, at(99)).unwrap();
+        assert_eq!(Machine::applied(&log.store).unwrap(), Some(1_u64.to_be_bytes().to_vec()));
+        assert_ne!(log.machine.answer(&log.store, &Query::Reign).unwrap(), answered);
+        // Applied again, it is the same.
+        log.entries = 1;
+        log.apply(1, open());
+        log.apply(1, extend());
+        assert_eq!(log.machine.answer(&log.store, &Query::Reign).unwrap(), answered);
+        assert_eq!(reign(&log), written);
+        log.settle();
+        assert_ne!(reign(&log), written);
+        assert_eq!(Machine::applied(&log.store).unwrap(), Some(3_u64.to_be_bytes().to_vec()));
+        assert!(log.machine.settle(b"nothing").is_empty());
+    }
+
+    #[test]
+    fn it_is_due_after_so_many_entries_or_keys() {
+        let mut log = Log::new();
+        log.apply(1, fence());
+        log.apply(1, open());
+        assert!(!log.machine.is_due());
+        (2..UNWRITTEN.0).for_each(|_| drop(log.apply(1, extend())));
+        assert!(log.machine.is_due());
+        log.settle();
+        assert!(!log.machine.is_due());
+        let limits = Limits { keys: 10_000, sessions: 1, open_requests: 1 };
+        let advance = |key: usize| {
+            let entries = vec![(SeqKey::new(key.to_string()).unwrap(), 1)];
+            Command::Advance(Advance { entries, id: None, elapsed_ms: 0, limits })
+        };
+        log.apply(1, (0..UNWRITTEN.1).map(advance).collect());
+        assert!(log.machine.is_due());
     }
 
     #[test]

@@ -1,19 +1,13 @@
 //! What was decided, applied in order; and the log, kept short.
 
 use tsoracle_cluster::{Cluster, LogEntry, Machine, snapshot};
-use tsoracle_core::{
-    BootTime, Error, ErrorKind, Result,
-    state::{self, Effect},
-};
+use tsoracle_core::{BootTime, Error, ErrorKind, Result, state::Effect};
 use tsoracle_store::Table;
 
 use crate::{
     entry::{Entry, Image},
     node::{Node, read_applied},
 };
-
-/// The state in the store.
-const STATE: Table = Table::new("state");
 
 /// Entries that are applied in one commit of the store, at most.
 const MOST_APPLIED: usize = 256;
@@ -80,10 +74,8 @@ impl Node {
         if entries.is_empty() {
             return Ok(());
         }
-        self.write_state()?;
-        let (answers, effect) = self.machine.plan(&self.store, &entries, now)?;
+        let answers = self.machine.apply(&self.store, &entries, now)?;
         self.applied += entries.len();
-        self.unwritten = Some(effect);
         for (LogEntry { id, epoch, .. }, committed) in entries.into_iter().zip(answers) {
             self.was_applied(id, epoch);
             let Some(waiter) = self.waiting.take(id) else { continue };
@@ -91,27 +83,24 @@ impl Node {
             if let Some(reply) = waiter.commit {
                 let _ = reply.send(Ok(committed));
             }
-            if !waiter.reads.is_empty() {
-                self.write_state()?;
-            }
             for (query, reply) in waiter.reads {
-                let _ = reply.send(Ok(state::answer(&self.store, &query)?));
+                let _ = reply.send(Ok(self.machine.answer(&self.store, &query)?));
             }
         }
         Ok(())
     }
 
-    /// What the entries applied last have changed, and how far that is: to be written with the next
-    /// that has to be durable. Until then the log has these entries, since what is cut from it is
-    /// written then as well.
-    pub(crate) fn take_state(&mut self) -> Option<[(Table, Effect); 2]> {
-        let effect = self.unwritten.take()?;
-        Some([(STATE, effect), Machine::mark(&(self.applied as u64).to_be_bytes())])
+    /// The writes that bring the store up to what was applied.
+    pub(crate) fn settled(&mut self) -> Vec<(Table, Effect)> {
+        self.machine.settle(&(self.applied as u64).to_be_bytes())
     }
 
-    /// Writes it without a sync, for whoever reads the state.
+    /// Brings the store up to what was applied, without a sync, for whoever is to be sent the state.
     pub(crate) fn write_state(&mut self) -> Result<()> {
-        self.take_state().map_or(Ok(()), |state| self.store.write_unsynced(state))
+        match self.settled() {
+            writes if writes.is_empty() => Ok(()),
+            writes => self.store.write_unsynced(writes),
+        }
     }
 
     /// Takes in another node's state, unless this node is further already.
@@ -122,8 +111,6 @@ impl Node {
         if applied <= self.applied {
             return Ok(());
         }
-        // It is in the image as well.
-        self.unwritten = None;
         tracing::info!(from = self.applied, to = applied, "taking in the state of another node");
         let chunks = image.chunks.into_iter().map(Ok);
         snapshot::install(&self.store, chunks, [Machine::mark(&mark)])?;

@@ -51,6 +51,8 @@ pub(crate) struct Log {
     urgent: bool,
     /// Of that, some is more than entries at the end.
     beyond_appends: bool,
+    /// Something that is staged takes away what the state can be worked out from.
+    let_go: bool,
 }
 
 impl Log {
@@ -188,6 +190,7 @@ impl Log {
             }
         }
         self.stage(FIRST, &(self.first as u64), false);
+        self.let_go = true;
     }
 
     /// Takes in what was decided up to `first`, from which on the log goes on.
@@ -199,6 +202,7 @@ impl Log {
         };
         if image.is_some() || !entries.is_empty() {
             let from = self.first.saturating_sub(entries.len());
+            self.let_go = true;
             self.arrived.push_back(Arrived { image, from, entries });
         }
     }
@@ -223,9 +227,15 @@ impl Log {
         !self.beyond_appends
     }
 
+    /// Whether something staged takes away what the state can be worked out from: the state itself has
+    /// to be written together with it.
+    pub(crate) fn has_let_go(&self) -> bool {
+        self.let_go
+    }
+
     /// What has changed since it was last taken: to be written at once, and all of it.
     pub(crate) fn take_writes(&mut self) -> [(Table, Effect); 2] {
-        (self.urgent, self.beyond_appends) = (false, false);
+        (self.urgent, self.beyond_appends, self.let_go) = (false, false, false);
         [
             (BALLOTS, std::mem::take(&mut self.staged_ballots)),
             (ENTRIES, std::mem::take(&mut self.staged_entries)),

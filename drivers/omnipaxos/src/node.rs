@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_cluster::{Addresses, Cluster, Identity, LogEntry, Machine, transport::Sender};
 use tsoracle_core::{
     BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, Result, SystemClock,
-    state::{Answer, Command, Effect, Query},
+    state::{Answer, Command, Query},
 };
 use tsoracle_store::Store;
 
@@ -79,8 +79,6 @@ pub(crate) struct Node {
     pub(crate) waiting: Waiting,
     /// How many entries are applied. More than are decided here, once a state was taken in.
     pub(crate) applied: usize,
-    /// What they have changed and is not written yet.
-    pub(crate) unwritten: Option<Effect>,
     /// The highest epoch of all entries applied.
     pub(crate) epoch: Epoch,
     pub(crate) office: Office,
@@ -168,7 +166,6 @@ impl Node {
             peers,
             waiting: Waiting::default(),
             applied,
-            unwritten: None,
             epoch: Epoch::default(),
             office: Office::None,
             neighbours: vec![],
@@ -348,11 +345,13 @@ impl Node {
         }
     }
 
-    /// Makes durable what has changed, all in one commit.
+    /// Makes durable what has changed, all in one commit; with the state, where what it is worked out
+    /// from is let go of.
     pub(crate) fn persist(&mut self) -> Result<()> {
-        let state = self.take_state();
+        let is_due = self.machine.is_due() || self.log.borrow().has_let_go();
+        let state = if is_due { self.settled() } else { vec![] };
         let log = self.log.borrow_mut().take_writes();
-        self.store.write(log.into_iter().chain(state.into_iter().flatten()))
+        self.store.write(log.into_iter().chain(state))
     }
 
     /// Lets go of everything. On return the directory and the address can be used again.
@@ -360,7 +359,10 @@ impl Node {
         self.lead = None;
         self.waiting.give_up("the driver stopped before it knew the outcome");
         // What is applied is worked out again after a crash; after a stop it need not be.
-        let persisted = if self.failed.is_none() { self.persist() } else { Ok(()) };
+        let persisted = match self.failed {
+            None => self.write_state().and_then(|()| self.persist()),
+            Some(_) => Ok(()),
+        };
         let Self { peers, store, .. } = self;
         peers.close().await;
         drop(store);

@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tsoracle_cluster::{Cluster, Identity, LogEntry, Machine, snapshot};
 use tsoracle_core::{
     Clock as _, Error, ErrorKind, NodeId, Result, SystemClock,
-    state::{self, Answer, Effect, Overlay, Query},
+    state::Effect,
 };
 use tsoracle_store::{StateView, Store, Table};
 
@@ -44,9 +44,6 @@ const SNAPSHOT: &[u8] = b"snapshot";
 
 /// Jobs that are done before those among them that wait for a sync get it.
 const SHARE: usize = 256;
-
-/// Entries that are applied and not written, at most.
-const UNWRITTEN: usize = 1_000;
 
 /// What the names of whole snapshots begin with.
 pub(crate) const BUILT: &str = "built-";
@@ -106,16 +103,9 @@ fn open(cluster: &Cluster, shows: Shows) -> Result<(Owner, Opened)> {
         snapshots: snapshots(&cluster.path),
         shows,
         pending: vec![],
-        unwritten: Unwritten::default(),
         latched: None,
     };
     Ok((owner, found))
-}
-
-#[derive(Default)]
-struct Unwritten {
-    effect: Effect,
-    entries: usize,
 }
 
 /// The thread's side: the store, what is known of it, and the first error it gave.
@@ -129,9 +119,6 @@ struct Owner {
     shows: Shows,
     /// Writes that wait for the next sync.
     pending: Vec<Write>,
-    /// What was applied and is not written yet. It goes along with the next write, so that a commit
-    /// takes one transaction, not two.
-    unwritten: Unwritten,
     latched: Option<Error>,
 }
 
@@ -177,7 +164,7 @@ impl Owner {
             }
             Job::Applied { reply } => drop(reply.send(Ok(self.applied.clone()))),
             Job::Answer { query, reply } => {
-                drop(reply.send(self.guard(|owner| owner.answer(&query))));
+                drop(reply.send(self.guard(|owner| owner.machine.answer(&owner.store, &query))));
             }
             Job::Claim { reply } => {
                 self.flush();
@@ -214,7 +201,9 @@ impl Owner {
         let now = SystemClock.now().boot.as_nanos();
         self.shows.syncing_since.store(now, Ordering::Release);
         let written = self.guard(|owner| {
-            writes.extend(owner.settled()?);
+            if owner.machine.is_due() {
+                writes.extend(owner.settled()?);
+            }
             owner.store.write(writes)
         });
         self.shows.syncing_since.store(0, Ordering::Release);
@@ -231,7 +220,6 @@ impl Owner {
 
     fn apply(&mut self, entries: Vec<Entry>) -> Result<()> {
         let mut applied = self.applied.clone();
-        let count = entries.len();
         let mut commands = Vec::with_capacity(entries.len());
         for entry in entries {
             match entry.payload {
@@ -243,15 +231,8 @@ impl Owner {
             }
             applied.log_id = Some(entry.log_id);
         }
-        let now = SystemClock.now().boot;
-        let mut overlay = Overlay::over(&self.store, std::mem::take(&mut self.unwritten.effect));
-        let answers = self.machine.plan_over(&mut overlay, &commands, now)?;
-        self.unwritten.effect = overlay.into_effect();
-        self.unwritten.entries += count;
+        let answers = self.machine.apply(&self.store, &commands, SystemClock.now().boot)?;
         self.applied = applied;
-        if self.unwritten.entries > UNWRITTEN {
-            self.settle()?;
-        }
         for (entry, committed) in commands.into_iter().zip(answers) {
             self.shows.waiting.applied(&entry, committed);
         }
@@ -260,27 +241,15 @@ impl Owner {
 
     /// The writes that bring the store up to what was applied.
     fn settled(&mut self) -> Result<Vec<(Table, Effect)>> {
-        if self.unwritten.entries == 0 {
-            return Ok(vec![]);
-        }
-        let Unwritten { effect, .. } = std::mem::take(&mut self.unwritten);
-        Ok(Machine::writes(effect, &encode(&self.applied)?).into())
+        Ok(self.machine.settle(&encode(&self.applied)?))
     }
 
     /// Brings the store up to what was applied. A crash undoes it, and it is applied again.
     fn settle(&mut self) -> Result<()> {
-        let writes = self.settled()?;
-        if writes.is_empty() {
-            return Ok(());
+        match self.settled()? {
+            writes if writes.is_empty() => Ok(()),
+            writes => self.store.write_unsynced(writes),
         }
-        self.store.write_unsynced(writes)
-    }
-
-    fn answer(&mut self, query: &Query) -> Result<Answer> {
-        let overlay = Overlay::over(&self.store, std::mem::take(&mut self.unwritten.effect));
-        let answer = state::answer(&overlay, query);
-        self.unwritten.effect = overlay.into_effect();
-        answer
     }
 
     fn view(&mut self) -> Result<(Applied, StateView)> {
@@ -314,7 +283,6 @@ impl Owner {
         let writes = [Machine::mark(&encode(&applied)?), named(&meta, &file)?];
         snapshot::install(&self.store, snapshot::load(&file.0)?, writes)?;
         self.machine.reload(&self.store, SystemClock.now().boot)?;
-        self.unwritten = Unwritten::default();
         self.applied = applied;
         self.snapshot = Some((meta, file));
         tidy(&self.snapshots, self.snapshot.as_ref().map(|(_, file)| file), BUILT)
