@@ -352,7 +352,6 @@ impl Peers {
     }
 
     fn transmit(&self, peer: u32, body: Vec<u8>) {
-        let _on_its_runtime = self.runtime.enter();
         self.transport.send(peer, body);
     }
 }

@@ -7,13 +7,17 @@ use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 use super::{Sender, lock, proto::Frame};
 
 /// The format of the frames and their bodies.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest body of a message.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// The largest message: a body, and what is around it.
 pub(super) const MAX_FRAME_BYTES: usize = MAX_BODY_BYTES + 1_024;
+
+/// How much of a stream, and of a connection, may be under way: a large frame must not wait for the
+/// window to open up.
+pub(super) const WINDOWS: (u32, u32) = (8 << 20, 16 << 20);
 
 /// What this node writes on its messages, and looks for on those of others.
 pub(super) struct Envelope {
@@ -46,6 +50,7 @@ impl Envelope {
             kind,
             body,
             identity: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
+            ..Frame::default()
         })
     }
 
@@ -121,7 +126,7 @@ mod tests {
             let reason = two.open(frame).unwrap_err();
             assert!(reason.contains(text), "{reason}");
         };
-        refused(Frame { version: 2, ..frame.clone() }, "speaks format 2");
+        refused(Frame { version: 9, ..frame.clone() }, "speaks format 9");
         refused(Frame { cluster: "b".into(), ..frame.clone() }, "the cluster \"b\"");
         refused(Frame { to: 3, ..frame.clone() }, "takes this for node 3");
         refused(Frame { from: 2, ..frame.clone() }, "calls itself 2");

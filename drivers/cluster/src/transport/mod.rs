@@ -1,4 +1,4 @@
-//! Peers over gRPC: calls with an answer, and streams of messages one way.
+//! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
 mod frame;
 mod peer;
@@ -14,10 +14,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 
-use self::{frame::Envelope, peer::Peer};
+use self::{frame::Envelope, peer::Peer, proto::Failure};
 use crate::{Cluster, Identity};
 
 pub use frame::{MAX_BODY_BYTES, VERSION};
@@ -40,7 +40,7 @@ pub struct Sender {
 /// What a driver does with what its peers say.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Whether to listen to `sender` at all. Asked for every call, answer, and new stream.
+    /// Whether to listen to `sender` at all. Asked for every call, answer, and new session.
     ///
     /// # Errors
     /// Why not: `Config` if that will not change by itself. The other side is told.
@@ -52,10 +52,10 @@ pub trait Handler: Send + Sync + 'static {
     /// The caller gets `Config` as such, anything else as `Unavailable`.
     async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes>;
 
-    /// Takes a message of the stream from `sender`. The next one is not read before this is done.
+    /// Takes a message from `sender`. Nothing more of it is read before this is done.
     async fn received(&self, sender: Sender, body: Bytes);
 
-    /// The stream to `peer` stands, for the first time or again. What was sent since it broke, or
+    /// The session with `peer` stands, for the first time or again. What was sent since it broke, or
     /// shortly before, is lost.
     fn connected(&self, peer: u32);
 }
@@ -72,13 +72,15 @@ struct Inner {
     local_addr: SocketAddr,
     handler: Mutex<Option<Arc<dyn Handler>>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    /// Where the tasks of the transport run, whoever sends.
+    runtime: Handle,
     stop: watch::Sender<bool>,
     refused: Mutex<String>,
 }
 
 impl Transport {
     /// Listens for peers, and knows those of the config. Nobody is answered before
-    /// [`serve`](Self::serve).
+    /// [`serve`](Self::serve). All its tasks run on the runtime that this is called on.
     ///
     /// # Errors
     /// `Config` if the address cannot be listened on, or the certificates are of no use.
@@ -104,6 +106,7 @@ impl Transport {
             local_addr,
             handler: Mutex::default(),
             accepting: Mutex::default(),
+            runtime: Handle::current(),
             stop: watch::Sender::new(false),
             refused: Mutex::default(),
         }));
@@ -119,7 +122,7 @@ impl Transport {
     pub fn serve(&self, handler: Arc<dyn Handler>) {
         *lock(&self.0.handler) = Some(handler);
         if let Some(listener) = lock(&self.0.listener).take() {
-            let accepting = tokio::spawn(server::accept(self.0.clone(), listener));
+            let accepting = self.0.runtime.spawn(server::accept(self.0.clone(), listener));
             *lock(&self.0.accepting) = Some(accepting);
         }
     }
@@ -177,17 +180,21 @@ impl Transport {
         let frame = self.0.envelope.wrap(to, kind, body.into())?;
         let peer = self.0.peer(to)?;
         let handler = self.0.handler()?;
-        let answer = peer.call(frame, deadline).await?;
+        let mut answer = peer.call(&self.0, frame, deadline).await?;
+        let failure = answer.failure.take();
         let (sender, body) = self.0.envelope.open(answer).map_err(|reason| {
             Error::new(ErrorKind::Config, format!("the answer of peer {to} is refused: {reason}"))
         })?;
         handler.admit(sender)?;
-        Ok(body)
+        match failure {
+            None => Ok(body),
+            Some(Failure { reason, is_lasting }) => Err(peer.refused(&reason, is_lasting)),
+        }
     }
 
-    /// Sends a message on the stream to `to`, after all those sent before. If there is no stream at
-    /// the moment, or it is full, the message is dropped, and [`Handler::connected`] tells when
-    /// there is one again. Never waits.
+    /// Sends a message to `to`, after all those sent before. If there is no session at the moment, or
+    /// it is full, the message is dropped, and [`Handler::connected`] tells when there is one again.
+    /// Never waits.
     pub fn send(&self, to: u32, body: impl Into<Bytes>) {
         let frame = match self.0.envelope.wrap(to, 0, body.into()) {
             Ok(frame) => frame,

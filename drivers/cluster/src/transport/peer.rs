@@ -1,7 +1,8 @@
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +22,7 @@ use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
 
 use super::{
     Inner,
-    frame::MAX_FRAME_BYTES,
+    frame::{MAX_FRAME_BYTES, WINDOWS},
     lock,
     proto::{Frame, peer_client::PeerClient},
 };
@@ -34,13 +35,14 @@ const CONNECT: Duration = Duration::from_millis(500);
 /// back from a partition must not keep a connection stuck for TCP's own, growing pauses.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
 
-/// How long a new stream may take to be accepted.
+/// How long a new session may take to be accepted.
 const ACCEPTED: Duration = Duration::from_secs(1);
 
-/// First and longest pause before a stream is opened again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+/// First and longest pause before a session is begun again. A peer must be found soon after it is there
+/// again: its vote may be what is missing.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(80));
 
-/// Messages that wait for a peer, at most, and their bytes.
+/// Frames that wait for a peer, at most, and their bytes.
 const QUEUE: usize = 1_024;
 const QUEUE_BYTES: usize = 64 << 20;
 
@@ -49,13 +51,23 @@ pub(super) struct Peer {
     node: u32,
     address: String,
     client: PeerClient<Channel>,
-    /// The stream, while it stands.
-    session: Mutex<Option<mpsc::Sender<Queued>>>,
+    /// The session, while one stands.
+    session: Mutex<Option<Session>>,
+    /// How the last attempt to begin one went.
+    attempted: watch::Sender<Option<Error>>,
+    /// Numbers the calls.
+    calls: AtomicU64,
     bytes: Arc<Semaphore>,
-    is_streaming: AtomicBool,
+    is_kept: AtomicBool,
     overflow: Notify,
     /// Why it cannot be reached, if it cannot: said once.
     trouble: Mutex<Option<String>>,
+}
+
+/// Frames on their way, and those who wait for the answers. When it ends, they are told.
+struct Session {
+    queue: mpsc::Sender<Queued>,
+    waiting: HashMap<u64, oneshot::Sender<Frame>>,
 }
 
 type Queued = (Frame, OwnedSemaphorePermit);
@@ -71,6 +83,8 @@ impl Peer {
             .map_err(unusable)?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
             .http2_keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1)
             .keep_alive_while_idle(true);
@@ -85,8 +99,10 @@ impl Peer {
             address: address.into(),
             client,
             session: Mutex::default(),
+            attempted: watch::Sender::new(None),
+            calls: AtomicU64::new(1),
             bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
-            is_streaming: AtomicBool::new(false),
+            is_kept: AtomicBool::new(false),
             overflow: Notify::new(),
             trouble: Mutex::default(),
         })
@@ -96,14 +112,25 @@ impl Peer {
         &self.address
     }
 
-    pub(super) async fn call(&self, frame: Frame, deadline: Duration) -> Result<Frame> {
-        let mut client = self.client.clone();
-        match timeout(deadline, client.call(frame)).await {
-            Ok(Ok(answer)) => {
-                self.reached();
-                Ok(answer.into_inner())
-            }
-            Ok(Err(status)) => Err(self.failed(&status)),
+    /// Asks, and waits for the answer. Where no session stands, one attempt to begin one is waited for.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        transport: &Arc<Inner>,
+        frame: Frame,
+        deadline: Duration,
+    ) -> Result<Frame> {
+        self.keep_session(transport);
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        let _forgotten = Call { peer: self, number };
+        let answered = async {
+            self.stands().await?;
+            let (waiting, answer) = oneshot::channel();
+            self.enqueue(Frame { call: number, ..frame }, Some((number, waiting)));
+            let ended = |_| self.failed(&Status::unavailable("the session has ended"));
+            answer.await.map_err(ended)
+        };
+        match timeout(deadline, answered).await {
+            Ok(answer) => answer,
             Err(_) => {
                 let status = Status::deadline_exceeded(format!("no answer within {deadline:?}"));
                 Err(self.failed(&status))
@@ -112,39 +139,73 @@ impl Peer {
     }
 
     pub(super) fn send(self: &Arc<Self>, transport: &Arc<Inner>, frame: Frame) {
-        if !self.is_streaming.swap(true, Ordering::Relaxed) {
-            tokio::spawn(keep_streaming(self.clone(), transport.clone()));
+        self.keep_session(transport);
+        self.enqueue(frame, None);
+    }
+
+    /// Waits until a session stands.
+    async fn stands(&self) -> Result<()> {
+        let mut attempted = self.attempted.subscribe();
+        if lock(&self.session).is_some() || attempted.changed().await.is_err() {
+            return Ok(());
         }
+        match &*attempted.borrow() {
+            None => Ok(()),
+            Some(error) => Err(error.duplicate()),
+        }
+    }
+
+    /// Puts a frame on its way; drops it, and whoever waits, if there is no session, or no room.
+    fn enqueue(&self, frame: Frame, call: Option<(u64, oneshot::Sender<Frame>)>) {
         let mut session = lock(&self.session);
-        let Some(queue) = &*session else { return };
+        let Some(Session { queue, waiting }) = &mut *session else { return };
         let size = u32::try_from(frame.body.len()).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().try_acquire_many_owned(size);
         let queued = permit.ok().and_then(|permit| queue.try_send((frame, permit)).ok());
-        if queued.is_none() {
-            // With a gap in it, the stream is broken: the other side must be told by a new one.
+        if queued.is_some() {
+            waiting.extend(call);
+        } else {
+            // With a gap in it, the session is broken: the other side must be told by a new one.
             *session = None;
             self.overflow.notify_one();
         }
     }
 
-    fn reached(&self) {
-        if lock(&self.trouble).take().is_some() {
-            tracing::info!(peer = self.node, address = self.address, "the peer is there again");
+    /// Passes an answer on to whoever waits for it, if anyone still does.
+    fn answered(&self, answer: Frame) {
+        let waiting = lock(&self.session).as_mut().and_then(|session| session.waiting.remove(&answer.call));
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(answer);
         }
     }
 
+    fn keep_session(self: &Arc<Self>, transport: &Arc<Inner>) {
+        if !self.is_kept.swap(true, Ordering::Relaxed) {
+            transport.runtime.spawn(keep_session(self.clone(), transport.clone()));
+        }
+    }
+
+    fn reached(&self, session: Session) {
+        if lock(&self.trouble).take().is_some() {
+            tracing::info!(peer = self.node, address = self.address, "the peer is there again");
+        }
+        *lock(&self.session) = Some(session);
+        self.attempted.send_replace(None);
+    }
+
     fn failed(&self, status: &Status) -> Error {
+        self.refused(status.message(), status.code() == Code::FailedPrecondition)
+    }
+
+    /// What a call is told that the peer has refused.
+    pub(super) fn refused(&self, reason: &str, is_lasting: bool) -> Error {
         let (node, address) = (self.node, &self.address);
-        let kind = match status.code() {
-            Code::FailedPrecondition => ErrorKind::Config,
-            _ => ErrorKind::Unavailable,
-        };
-        let reason = status.message();
+        let kind = if is_lasting { ErrorKind::Config } else { ErrorKind::Unavailable };
         let mut trouble = lock(&self.trouble);
         // A call that takes too long says nothing new of a peer that cannot be reached.
         let is_news = match &*trouble {
             None => true,
-            Some(known) => kind == ErrorKind::Config && known != reason,
+            Some(known) => is_lasting && known != reason,
         };
         if is_news {
             tracing::warn!(peer = node, address, reason, "the peer does not answer");
@@ -154,67 +215,88 @@ impl Peer {
     }
 }
 
-/// Opens the stream again and again, until the peer is forgotten or the transport stops.
-async fn keep_streaming(peer: Arc<Peer>, transport: Arc<Inner>) {
+/// A call under way: whoever made it waits no longer once this is gone.
+struct Call<'a> {
+    peer: &'a Peer,
+    number: u64,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = &mut *lock(&self.peer.session) {
+            session.waiting.remove(&self.number);
+        }
+    }
+}
+
+/// Begins a session again and again, until the peer is forgotten or the transport stops.
+async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
     let mut stop = transport.stop.subscribe();
     let mut pause = BACKOFF.0;
     while !*stop.borrow() && is_current(&peer, &transport) {
         // In a task of its own, so that a panic of the handler ends only this attempt.
-        let session = tokio::spawn(stream_once(peer.clone(), transport.clone()));
+        let session = tokio::spawn(session(peer.clone(), transport.clone()));
         let abort = session.abort_handle();
         let stood = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {
                 abort.abort();
-                false
+                Ok(())
             }
-            ended = session => ended.unwrap_or(false),
+            ended = session => ended.unwrap_or(Ok(())),
         };
         *lock(&peer.session) = None;
-        pause = if stood { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
+        pause = if stood.is_ok() { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
+        if let Err(status) = stood {
+            peer.attempted.send_replace(Some(peer.failed(&status)));
+        }
         SystemClock.sleep(pause).await;
     }
+    // Whoever waits for a session waits no longer.
+    peer.attempted.send_replace(Some(peer.failed(&Status::unavailable("it is not spoken to any more"))));
 }
 
 fn is_current(peer: &Arc<Peer>, transport: &Inner) -> bool {
     lock(&transport.peers).get(&peer.node).is_some_and(|known| Arc::ptr_eq(known, peer))
 }
 
-/// Opens a stream, and returns when it has ended, with whether it ever stood.
-async fn stream_once(peer: Arc<Peer>, transport: Arc<Inner>) -> bool {
-    let Ok(handler) = transport.handler() else { return false };
-    let Ok(hello) = transport.envelope.wrap(peer.node, 0, Bytes::new()) else { return false };
+/// Begins a session, and returns when it has ended, or why there was none.
+async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
+    let stopped = |_| Status::unavailable("this node is not up");
+    let handler = transport.handler().map_err(stopped)?;
+    let hello = transport.envelope.wrap(peer.node, 0, Bytes::new()).map_err(stopped)?;
     let (queue, queued) = mpsc::channel::<Queued>(QUEUE);
-    let messages = ReceiverStream::new(queued).map(|(frame, _permit)| frame);
-    let messages = stream::iter([hello]).chain(messages);
+    let frames = ReceiverStream::new(queued).map(|(frame, _permit)| frame);
+    let frames = stream::iter([hello]).chain(frames);
     let mut client = peer.client.clone();
-    let mut ended = match timeout(ACCEPTED, client.stream(messages)).await {
-        Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => {
-            peer.failed(&status);
-            return false;
-        }
-        Err(_) => {
-            peer.failed(&Status::deadline_exceeded(format!("no stream within {ACCEPTED:?}")));
-            return false;
+    let accepted = timeout(ACCEPTED, client.session(frames)).await.map_err(|_| {
+        Status::deadline_exceeded(format!("no session within {ACCEPTED:?}"))
+    })?;
+    let mut answers = accepted?.into_inner();
+    peer.reached(Session { queue, waiting: HashMap::new() });
+    handler.connected(peer.node);
+    let answered = async {
+        loop {
+            match answers.message().await {
+                Ok(Some(answer)) => peer.answered(answer),
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
         }
     };
-    peer.reached();
-    *lock(&peer.session) = Some(queue);
-    handler.connected(peer.node);
     let gone = async {
         while is_current(&peer, &transport) {
             SystemClock.sleep(KEEPALIVE.0).await;
         }
     };
     tokio::select! {
-        outcome = ended.message() => {
-            let reason = outcome.err().map(|status| status.message().to_owned());
-            tracing::debug!(peer = peer.node, reason, "the stream has ended");
+        status = answered => {
+            let reason = status.as_ref().map(Status::message);
+            tracing::debug!(peer = peer.node, reason, "the session has ended");
         }
         () = peer.overflow.notified() => {
             tracing::warn!(peer = peer.node, "the peer is too slow; messages are dropped");
         }
         () = gone => {}
     }
-    true
+    Ok(())
 }

@@ -1,9 +1,9 @@
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::Stream;
+use futures::FutureExt as _;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,9 +12,9 @@ use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
 
 use super::{
     Handler, Inner, Sender,
-    frame::MAX_FRAME_BYTES,
+    frame::{MAX_FRAME_BYTES, WINDOWS},
     proto::{
-        Ended, Frame,
+        Failure, Frame,
         peer_server::{self, PeerServer},
     },
 };
@@ -23,14 +23,17 @@ use crate::PeerTls;
 /// How long to leave the listener alone when it fails, as it does without file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a new stream may take to say who it is.
+/// How long a new session may take to say who begins it.
 const GREETING: Duration = Duration::from_secs(1);
 
 /// Connections that wait to be served.
 const BACKLOG: usize = 16;
 
-/// Calls and streams of one connection at once. A peer has a few.
-const CONCURRENT: u32 = 256;
+/// Calls of one session that are not answered yet, at most. A peer has a few.
+const CONCURRENT: usize = 256;
+
+/// Sessions of one connection. A peer has one, and may have begun another before the last one has ended.
+const SESSIONS: u32 = 16;
 
 /// After how long a silent connection is tested, and then closed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
@@ -42,7 +45,9 @@ pub(super) fn check_tls(tls: Option<&PeerTls>) -> Result<()> {
 
 fn builder(tls: Option<&PeerTls>) -> Result<transport::Server> {
     let builder = transport::Server::builder()
-        .max_concurrent_streams(CONCURRENT)
+        .max_concurrent_streams(SESSIONS)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1));
     match tls {
@@ -134,74 +139,108 @@ impl Service {
 
 #[tonic::async_trait]
 impl peer_server::Peer for Service {
-    async fn call(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
-        let frame = request.into_inner();
-        let kind = frame.kind;
-        let (handler, sender, body) = self.open(frame)?;
-        let answering = tokio::spawn(async move { handler.call(sender, kind, body).await });
-        let answer = match answering.await {
-            Ok(Ok(answer)) => self.0.envelope.wrap(sender.node, kind, answer),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::new(ErrorKind::Fatal, "the answer to a peer panicked")),
-        };
-        answer.map(Response::new).map_err(|error| match error.kind() {
-            ErrorKind::Config => Status::failed_precondition(error.to_string()),
-            _ => Status::unavailable(error.to_string()),
-        })
-    }
+    type SessionStream = ReceiverStream<Result<Frame, Status>>;
 
-    type StreamStream = Pin<Box<dyn Stream<Item = Result<Ended, Status>> + Send>>;
-
-    async fn stream(
+    async fn session(
         &self,
         request: Request<Streaming<Frame>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
-        let mut messages = request.into_inner();
-        let first = timeout(GREETING, messages.message()).await;
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut frames = request.into_inner();
+        let first = timeout(GREETING, frames.message()).await;
         let hello = first
-            .map_err(|_| Status::deadline_exceeded("the stream did not begin"))??
-            .ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
-        let (handler, sender, _) = self.open(hello)?;
-        drop(handler);
-        // Lives for as long as the stream: its end tells the other side.
-        let (standing, ended) = mpsc::channel::<Result<Ended, Status>>(1);
-        let inner = self.0.clone();
+            .map_err(|_| Status::deadline_exceeded("the session did not begin"))??
+            .ok_or_else(|| Status::invalid_argument("the session is empty"))?;
+        let (_, sender, _) = self.open(hello)?;
+        // Lives for as long as the session: its end tells the other side.
+        let (answers, answered) = mpsc::channel(CONCURRENT);
+        let session = Session {
+            service: Self(self.0.clone()),
+            sender,
+            answers,
+            places: Arc::new(Semaphore::new(CONCURRENT)),
+        };
         tokio::spawn(async move {
-            let mut stop = inner.stop.subscribe();
-            let reading = read(&inner, sender, &mut messages);
+            let mut stop = session.service.0.stop.subscribe();
             let status = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => Some(Status::unavailable("the node stops")),
-                () = standing.closed() => None,
-                status = reading => status,
+                () = session.answers.closed() => None,
+                status = session.read(&mut frames) => status,
             };
             if let Some(status) = status {
-                let _ = standing.send(Err(status)).await;
+                let _ = session.answers.send(Err(status)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(ended))))
+        Ok(Response::new(ReceiverStream::new(answered)))
     }
 }
 
-/// Hands the messages of a stream over, one after the other; returns why it ended.
-async fn read(inner: &Inner, sender: Sender, messages: &mut Streaming<Frame>) -> Option<Status> {
-    loop {
-        let frame = match messages.message().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return None,
-            Err(status) => return Some(status),
-        };
-        let opened = match inner.envelope.open(frame) {
-            Ok((from, body)) if from == sender => Ok(body),
-            Ok(_) => Err("the sender changed within a stream".to_owned()),
-            Err(reason) => Err(reason),
-        };
-        match (opened, inner.handler()) {
-            (Ok(body), Ok(handler)) => handler.received(sender, body).await,
-            (Err(reason), _) => {
-                inner.refuse(&reason);
-                return Some(Status::failed_precondition(reason));
+/// A session that a peer has begun.
+struct Session {
+    service: Service,
+    sender: Sender,
+    answers: mpsc::Sender<Result<Frame, Status>>,
+    /// One for each call that is not answered yet.
+    places: Arc<Semaphore>,
+}
+
+impl Session {
+    /// Takes frames one after the other; returns why they have ended.
+    async fn read(&self, frames: &mut Streaming<Frame>) -> Option<Status> {
+        loop {
+            let taken = match frames.message().await {
+                Ok(Some(frame)) => self.take(frame).await,
+                Ok(None) => return None,
+                Err(status) => Err(status),
+            };
+            if let Err(status) = taken {
+                return Some(status);
             }
-            (_, Err(error)) => return Some(Status::unavailable(error.to_string())),
         }
     }
+
+    async fn take(&self, frame: Frame) -> Result<(), Status> {
+        let inner = &self.service.0;
+        let (kind, number) = (frame.kind, frame.call);
+        let (sender, body) =
+            inner.envelope.open(frame).map_err(|reason| self.service.refused(reason))?;
+        if sender != self.sender {
+            return Err(self.service.refused("the sender changed within a session".to_owned()));
+        }
+        let handler = self.service.handler()?;
+        if number == 0 {
+            handler.received(sender, body).await;
+            return Ok(());
+        }
+        let place = self.places.clone().acquire_owned().await;
+        let (inner, answers) = (inner.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let answer = answer(&inner, &*handler, (sender, kind, body)).await;
+            // A caller that has gone does not want it any more.
+            let _ = answers.send(Ok(Frame { call: number, ..answer })).await;
+            drop(place);
+        });
+        Ok(())
+    }
+}
+
+/// Answers a call, or says why not.
+async fn answer(
+    inner: &Inner,
+    handler: &dyn Handler,
+    (sender, kind, body): (Sender, u32, bytes::Bytes),
+) -> Frame {
+    let answering = async {
+        handler.admit(sender).inspect_err(|error| inner.refuse(&error.to_string()))?;
+        let answer = AssertUnwindSafe(handler.call(sender, kind, body)).catch_unwind().await;
+        answer.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Fatal, "the answer to a peer panicked"))
+        })
+    };
+    let answer = answering.await.and_then(|body| inner.envelope.wrap(sender.node, kind, body));
+    answer.unwrap_or_else(|error| {
+        let is_lasting = *error.kind() == ErrorKind::Config;
+        let empty = inner.envelope.wrap(sender.node, kind, bytes::Bytes::new());
+        let failure = Some(Failure { reason: error.to_string(), is_lasting });
+        Frame { failure, ..empty.unwrap_or_default() }
+    })
 }

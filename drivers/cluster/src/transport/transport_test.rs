@@ -158,6 +158,23 @@ async fn a_peer_that_says_nothing_is_given_up_with_the_deadline() {
 }
 
 #[tokio::test]
+async fn calls_that_wait_are_told_when_the_session_ends() {
+    let (one, two) = pair().await;
+    let transport = one.transport.clone();
+    let hanging =
+        tokio::spawn(async move { transport.call(2, HANG, Bytes::new(), PATIENCE * 2).await });
+    while two.told.calls.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    two.transport.shutdown().await;
+    let error = timeout(PATIENCE, hanging).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+    // Nor is anybody kept waiting who asks afterwards.
+    let error = timeout(PATIENCE, one.call(2, ECHO, PATIENCE * 2)).await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
 async fn a_handler_that_panics_ends_only_its_call() {
     let (one, _two) = pair().await;
     let error = one.call(2, PANIC, PATIENCE).await.unwrap_err();
@@ -180,9 +197,7 @@ async fn strangers_are_refused_with_the_reason() {
     let mut newer = PeerClient::connect(url).await.unwrap();
     let frame =
         Frame { version: 9, cluster: "tsoracle".into(), from: 1, to: 2, ..Frame::default() };
-    let status = newer.call(frame.clone()).await.unwrap_err();
-    assert!(status.message().contains("speaks format 9"), "{status}");
-    let status = newer.stream(futures::stream::iter([frame])).await.unwrap_err();
+    let status = newer.session(futures::stream::iter([frame])).await.unwrap_err();
     assert!(status.message().contains("speaks format 9"), "{status}");
 
     let error = one.call(2, ECHO, PATIENCE).await;
@@ -211,9 +226,9 @@ async fn garbage_on_the_port_is_survived() {
 }
 
 #[tokio::test]
-async fn a_stream_keeps_the_order_and_tells_when_it_stands_again() {
+async fn a_session_keeps_the_order_and_tells_when_it_stands_again() {
     let (mut one, mut two) = pair().await;
-    one.transport.send(2, &b"begins the stream, and is lost"[..]);
+    one.transport.send(2, &b"begins the session, and is lost"[..]);
     assert_eq!(one.event().await, Event::Connected(2));
     let send = |node: &Node, count: u32| {
         (0..count).for_each(|n| node.transport.send(2, n.to_be_bytes().to_vec()));
@@ -246,7 +261,7 @@ async fn a_stream_keeps_the_order_and_tells_when_it_stands_again() {
 }
 
 #[tokio::test]
-async fn a_stream_with_a_gap_in_it_is_begun_anew() {
+async fn a_session_with_a_gap_in_it_is_begun_anew() {
     let (mut one, _two) = pair().await;
     one.transport.send(2, Bytes::new());
     assert_eq!(one.event().await, Event::Connected(2));
