@@ -1,12 +1,13 @@
 use std::{
     sync::{Arc, atomic::AtomicBool},
+    thread,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use openraft::{SnapshotPolicy, error::CheckIsLeaderError, error::RaftError};
 use tokio::{
-    runtime::Handle,
+    runtime::{Builder, Handle},
     sync::{mpsc, oneshot, watch},
     task::unconstrained,
     time::timeout,
@@ -61,13 +62,44 @@ pub struct OpenraftDriver {
 /// Opens the driver: locks the directory, verifies the state in it, listens for peers, and takes its
 /// place in the cluster, or forms it.
 ///
-/// Returns without waiting for the others.
+/// Returns without waiting for the others. Dropping the future does not undo the opening; the lock is
+/// let go as soon as it has ended.
 ///
 /// # Errors
 /// `Config` for options that are wrong, or do not fit the directory, and for an address that cannot be
 /// listened on; `Corrupt` if the state is damaged; `Fatal` if the disk fails.
 pub async fn open(config: Config) -> Result<Arc<OpenraftDriver>> {
     let cluster = config.check()?;
+    let (opened, opening) = oneshot::channel();
+    thread::Builder::new()
+        .name("tsoracle-raft".into())
+        .spawn(move || run(cluster, opened))
+        .map_err(|source| fatal("the node's thread cannot be started", &source))?;
+    opening.await.map_err(|error| fatal("the node's thread ended while it started", &error))?
+}
+
+/// The thread of a node: raft, and the ways to its peers. A message and a commit pass through many tasks
+/// of these, which wake each other at no cost where they share a thread.
+fn run(cluster: Cluster, opened: oneshot::Sender<Result<Arc<OpenraftDriver>>>) {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return drop(opened.send(Err(fatal("the node's thread cannot work", &error))));
+        }
+    };
+    runtime.block_on(async move {
+        let driver = open_here(cluster).await;
+        let ended = driver.as_ref().map(|driver| driver.shared.ended.subscribe()).ok();
+        // Dropped, if nobody waits for it any more, it stops.
+        drop(opened.send(driver));
+        if let Some(mut ended) = ended {
+            let _ = ended.wait_for(Option::is_some).await;
+        }
+    });
+}
+
+async fn open_here(cluster: Cluster) -> Result<Arc<OpenraftDriver>> {
     let waiting = Arc::new(Waiting::default());
     let (keeper, identity, opened) = Keeper::open(&cluster, waiting.clone()).await?;
     let started = start(cluster, keeper.clone(), identity, opened, waiting).await;
@@ -108,6 +140,7 @@ async fn start(
     transport.serve(Arc::new(peers));
     let (says, leadership) = watch::channel(Leadership::Unknown);
     let shared = Arc::new(Shared {
+        runtime: Handle::current(),
         cluster,
         keeper,
         transport,
@@ -249,11 +282,9 @@ impl ConsensusDriver for OpenraftDriver {
 /// Without a shutdown, the node goes on until it is dropped, and is then stopped without handing over.
 impl Drop for OpenraftDriver {
     fn drop(&mut self) {
-        if let Ok(runtime) = Handle::try_current() {
-            let shared = self.shared.clone();
-            if !shared.is_stopping() {
-                runtime.spawn(async move { ending::stop(&shared).await });
-            }
+        let shared = self.shared.clone();
+        if !shared.is_stopping() {
+            self.shared.runtime.spawn(async move { ending::stop(&shared).await });
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
     let mut ended = shared.ended.subscribe();
     if !shared.is_stopping() {
         let shared = shared.clone();
-        tokio::spawn(async move {
+        shared.runtime.clone().spawn(async move {
             shared.is_leaving.store(true, Ordering::Release);
             drain(&shared).await;
             if shared.leads()

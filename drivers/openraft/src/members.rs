@@ -62,7 +62,7 @@ impl Membership for Members {
     async fn change(&self, change: MembershipChange) -> Result<()> {
         let shared = self.0.clone();
         // Goes on if the caller does not.
-        let changing = tokio::spawn(async move { make(&shared, change).await });
+        let changing = self.0.runtime.spawn(async move { make(&shared, change).await });
         changing.await.map_err(|_| Error::new(ErrorKind::Uncertain, "the change panicked"))?
     }
 }

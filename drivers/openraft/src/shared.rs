@@ -7,7 +7,7 @@ use std::{
 };
 
 use openraft::{ServerState, error::ForwardToLeader};
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 use tsoracle_cluster::{Addresses, Cluster, transport::Transport};
 use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership, Result};
 
@@ -20,6 +20,8 @@ use crate::{
 
 /// What the parts of a running node have in common.
 pub(crate) struct Shared {
+    /// That of the node's own thread.
+    pub(crate) runtime: Handle,
     pub(crate) cluster: Cluster,
     pub(crate) keeper: Keeper,
     pub(crate) transport: Transport,
