@@ -45,7 +45,8 @@ impl Machine {
     /// # Errors
     /// Those of the store.
     pub fn open(store: &Store, now: BootTime) -> Result<Self> {
-        let mut machine = Self { seen: BTreeMap::new(), reign_seen: None, unwritten: <_>::default() };
+        let mut machine =
+            Self { seen: BTreeMap::new(), reign_seen: None, unwritten: <_>::default() };
         machine.reload(store, now)?;
         Ok(machine)
     }
@@ -296,11 +297,13 @@ mod tests {
         log.apply(1, fence());
         log.apply(1, open());
         assert!(!log.machine.is_due());
-        (2..UNWRITTEN.0).for_each(|_| drop(log.apply(1, extend())));
+        for _ in 2..UNWRITTEN.0 {
+            log.apply(1, extend());
+        }
         assert!(log.machine.is_due());
         log.settle();
         assert!(!log.machine.is_due());
-        let limits = Limits { keys: 10_000, sessions: 1, open_requests: 1 };
+        let limits = Limits { keys: 10_000, sessions: 1, open_requests: 1, leases: 1 };
         let advance = |key: usize| {
             let entries = vec![(SeqKey::new(key.to_string()).unwrap(), 1)];
             Command::Advance(Advance { entries, id: None, elapsed_ms: 0, limits })

@@ -173,7 +173,8 @@ impl Peer {
 
     /// Passes an answer on to whoever waits for it, if anyone still does.
     fn answered(&self, answer: Frame) {
-        let waiting = lock(&self.session).as_mut().and_then(|session| session.waiting.remove(&answer.call));
+        let waiting =
+            lock(&self.session).as_mut().and_then(|session| session.waiting.remove(&answer.call));
         if let Some(waiting) = waiting {
             let _ = waiting.send(answer);
         }
@@ -252,7 +253,8 @@ async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
         SystemClock.sleep(pause).await;
     }
     // Whoever waits for a session waits no longer.
-    peer.attempted.send_replace(Some(peer.failed(&Status::unavailable("it is not spoken to any more"))));
+    peer.attempted
+        .send_replace(Some(peer.failed(&Status::unavailable("it is not spoken to any more"))));
 }
 
 fn is_current(peer: &Arc<Peer>, transport: &Inner) -> bool {
@@ -268,9 +270,9 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
     let frames = ReceiverStream::new(queued).map(|(frame, _permit)| frame);
     let frames = stream::iter([hello]).chain(frames);
     let mut client = peer.client.clone();
-    let accepted = timeout(ACCEPTED, client.session(frames)).await.map_err(|_| {
-        Status::deadline_exceeded(format!("no session within {ACCEPTED:?}"))
-    })?;
+    let accepted = timeout(ACCEPTED, client.session(frames))
+        .await
+        .map_err(|_| Status::deadline_exceeded(format!("no session within {ACCEPTED:?}")))?;
     let mut answers = accepted?.into_inner();
     peer.reached(Session { queue, waiting: HashMap::new() });
     handler.connected(peer.node);

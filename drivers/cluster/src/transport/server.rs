@@ -232,9 +232,8 @@ async fn answer(
     let answering = async {
         handler.admit(sender).inspect_err(|error| inner.refuse(&error.to_string()))?;
         let answer = AssertUnwindSafe(handler.call(sender, kind, body)).catch_unwind().await;
-        answer.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Fatal, "the answer to a peer panicked"))
-        })
+        answer
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Fatal, "the answer to a peer panicked")))
     };
     let answer = answering.await.and_then(|body| inner.envelope.wrap(sender.node, kind, body));
     answer.unwrap_or_else(|error| {

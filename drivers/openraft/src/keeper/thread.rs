@@ -13,10 +13,7 @@ use std::{
 use openraft::{EntryPayload, StoredMembership};
 use tokio::sync::{oneshot, watch};
 use tsoracle_cluster::{Cluster, Identity, LogEntry, Machine, snapshot};
-use tsoracle_core::{
-    Clock as _, Error, ErrorKind, NodeId, Result, SystemClock,
-    state::Effect,
-};
+use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock, state::Effect};
 use tsoracle_store::{StateView, Store, Table};
 
 use super::{
