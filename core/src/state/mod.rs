@@ -21,7 +21,7 @@ pub(crate) use command::millis;
 pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reads, Reply, Seed};
 pub use import::Import;
 pub use keys::{CLAIM, NODE, REIGN};
-pub use plan::{Planned, apply, plan};
+pub use plan::{Planned, apply, apply_over, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{ReignRecord, Stage};
 pub use reject::Reject;

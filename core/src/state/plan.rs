@@ -1,5 +1,5 @@
 use super::{
-    Command, Effect, Reject, Reply, View, import, lease, reign, sequence, session, view::Overlay,
+    Command, Effect, REIGN, Reject, Reply, View, import, lease, reign, sequence, session, view::Overlay,
 };
 use crate::{Epoch, Result};
 
@@ -41,12 +41,28 @@ pub fn apply(
     commands: &[Command],
 ) -> Result<(Vec<Result<Reply, Reject>>, Effect)> {
     let mut overlay = Overlay::new(view);
+    let (results, _) = apply_over(&mut overlay, epoch, commands)?;
+    Ok((results, overlay.into_effect()))
+}
+
+/// As [`apply`], with the writes added to `overlay`, for a driver that commits several batches at
+/// once. Tells as well whether the reign record was written.
+///
+/// # Errors
+/// As [`plan`]. The overlay must not be used any more then.
+pub fn apply_over(
+    overlay: &mut Overlay<'_>,
+    epoch: Epoch,
+    commands: &[Command],
+) -> Result<(Vec<Result<Reply, Reject>>, bool)> {
     let mut results = Vec::with_capacity(commands.len());
+    let mut wrote_reign = false;
     for command in commands {
-        results.push(plan(&overlay, epoch, command)?.map(|(reply, effect)| {
+        results.push(plan(overlay, epoch, command)?.map(|(reply, effect)| {
+            wrote_reign |= effect.touches(REIGN);
             overlay.merge(effect);
             reply
         }));
     }
-    Ok((results, overlay.into_effect()))
+    Ok((results, wrote_reign))
 }

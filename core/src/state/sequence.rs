@@ -22,8 +22,8 @@ pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Resul
             Err(reject) => Err(reject),
         });
     };
-    let known = Known::load(view, id, reign.session_time(advance.elapsed_ms))?;
-    let (blocks, mut effect, fresh) = match session::admit(view, advance, id, &known, &meta)? {
+    let mut known = Known::load(view, id, reign.session_time(advance.elapsed_ms))?;
+    let (blocks, mut effect, fresh) = match session::admit(view, advance, id, &mut known, &meta)? {
         Admission::Refused(reject) => return Ok(Err(reject)),
         Admission::Answered(blocks) => (blocks, Effect::default(), false),
         Admission::Fresh => match take(view, advance, &mut meta)? {

@@ -46,13 +46,15 @@ pub(super) enum Admission {
 /// What the state knows of a request's session.
 pub(super) struct Known {
     record: Option<SessionRecord>,
+    /// Where the request's answer belongs, once that was looked at.
+    page: Option<AnswerPage>,
     /// Session time of this request.
     now_ms: u64,
 }
 
 impl Known {
     pub(super) fn load(view: &dyn View, id: &RequestId, now_ms: u64) -> Result<Self> {
-        Ok(Self { record: load(view, &keys::session(id.session))?, now_ms })
+        Ok(Self { record: load(view, &keys::session(id.session))?, page: None, now_ms })
     }
 }
 
@@ -66,7 +68,7 @@ pub(super) fn admit(
     view: &dyn View,
     advance: &Advance,
     id: &RequestId,
-    known: &Known,
+    known: &mut Known,
     meta: &Meta,
 ) -> Result<Admission> {
     if id.close && advance.entries.is_empty() {
@@ -94,8 +96,9 @@ pub(super) fn admit(
     if number < first_incomplete || first_incomplete == CLOSED {
         return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
     }
-    let page = keys::answers_of(id.session, number);
-    if let Some(answer) = AnswerPage::load(view, &page)?.find(&page, number)? {
+    let key = keys::answers_of(id.session, number);
+    let page = known.page.insert(AnswerPage::load(view, &key)?);
+    if let Some(answer) = page.find(&key, number)? {
         return Ok(if answer.digest == digest(&advance.entries) {
             Admission::Answered(blocks(&advance.entries, &answer.starts))
         } else {
@@ -161,8 +164,11 @@ pub(super) fn settle(
     if let Some(answer) = answer {
         let number = id.number.get();
         let key = keys::answers_of(id.session, number);
-        let page = AnswerPage::load(view, &key)?.push(number, &answer);
-        effect.put(key, page.into_bytes());
+        let page = match known.page {
+            Some(page) => page,
+            None => AnswerPage::load(view, &key)?,
+        };
+        effect.put(key, page.push(number, &answer).into_bytes());
     }
     Ok(())
 }

@@ -4,6 +4,9 @@ use tsoracle_core::{Epoch, Error, ErrorKind, Result, state::Command};
 /// The format this release writes, and the only one it reads.
 const VERSION: u8 = 1;
 
+/// About how many bytes an entry has, and each command in it: room is made for them at once.
+const ROOM: (usize, usize) = (64, 80);
+
 /// Names a log entry. No two entries ever have the same name, whatever was restarted in between.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
@@ -36,7 +39,9 @@ impl LogEntry {
     /// # Errors
     /// `Fatal` if it cannot be encoded, which is a bug.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        postcard::to_extend(self, vec![VERSION]).map_err(|source| {
+        let mut bytes = Vec::with_capacity(ROOM.0 + ROOM.1 * self.commands.len());
+        bytes.push(VERSION);
+        postcard::to_extend(self, bytes).map_err(|source| {
             Error::new(ErrorKind::Fatal, "cannot encode a log entry").with_source(source)
         })
     }

@@ -99,14 +99,13 @@ impl Machine {
         let mut overlay = Overlay::over(store, std::mem::take(&mut self.unwritten.0));
         let mut answers = Vec::with_capacity(entries.len());
         for LogEntry { id, epoch, commands } in entries {
-            let (results, effect) = state::apply(&overlay, *epoch, commands)?;
+            let (results, wrote_reign) = state::apply_over(&mut overlay, *epoch, commands)?;
             let begins_with_fence = matches!(commands.first(), Some(Command::Fence { .. }));
             let replaced_seen = self.reign_seen.filter(|_| begins_with_fence);
             let seen = self.seen.remove(id).unwrap_or(now);
-            if effect.touches(REIGN) {
+            if wrote_reign {
                 self.reign_seen = Some(seen);
             }
-            overlay.merge(effect);
             answers.push(Committed { results, replaced_seen });
         }
         self.unwritten.0 = overlay.into_effect();
