@@ -5,7 +5,7 @@ use std::{sync::Arc, thread};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::Builder,
     sync::{mpsc, oneshot, watch},
     task::unconstrained,
 };
@@ -55,7 +55,6 @@ pub(crate) struct Driver {
 /// Dropping the future does not undo the opening; the lock is let go as soon as it has ended.
 pub(crate) async fn open(config: Config) -> Result<Arc<Driver>> {
     let cluster = check(config)?;
-    let runtime = Handle::current();
     let (opened, opening) = oneshot::channel();
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (lead, leadership) = watch::channel(Leadership::Unknown);
@@ -63,7 +62,7 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Driver>> {
     // Made on the thread, which it never leaves.
     let work = move || async move {
         let (events, heard) = mpsc::channel(QUEUE);
-        let node = match start(cluster, runtime, events, lead).await {
+        let node = match start(cluster, events, lead).await {
             Ok(node) => node,
             // Everything is let go of by now: it may be opened again at once.
             Err(error) => return drop(opened.send(Err(error))),
@@ -75,9 +74,9 @@ pub(crate) async fn open(config: Config) -> Result<Arc<Driver>> {
     };
     thread::Builder::new()
         .name("tsoracle-paxos".into())
-        .spawn(move || match Builder::new_current_thread().enable_time().build() {
+        .spawn(move || match Builder::new_current_thread().enable_all().build() {
             Ok(own) => own.block_on(work()),
-            Err(error) => tracing::error!(%error, "no timer for the node's thread"),
+            Err(error) => tracing::error!(%error, "the node's thread cannot work"),
         })
         .map_err(|source| fatal("cannot start the node's thread").with_source(source))?;
     let node = opening.await.map_err(|_| fatal("the node's thread ended while it started"))??;
@@ -108,22 +107,15 @@ fn check(config: Config) -> Result<Cluster> {
 
 async fn start(
     cluster: Cluster,
-    runtime: Handle,
     events: mpsc::Sender<Event>,
     lead: watch::Sender<Leadership>,
 ) -> Result<Node> {
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, NAME, &cluster)?;
-    let opening = {
-        let (cluster, identity) = (cluster.clone(), identity.clone());
-        runtime.spawn(async move { Transport::open(&cluster, &identity).await })
-    };
-    let transport = opening.await.map_err(|_| fatal("the runtime ended"))??;
-    let on = (transport.clone(), runtime.clone());
-    let peers = Peers::new(&cluster, &identity, &store, on, events.clone())?;
+    let transport = Transport::open(&cluster, &identity).await?;
+    let peers = Peers::new(&cluster, &identity, &store, transport.clone(), events.clone())?;
     let members = cluster.members.keys().copied().collect();
     let node = Node::new(&cluster, store, identity, peers, lead)?;
-    let _on_its_runtime = runtime.enter();
     transport.serve(Arc::new(Ears { members, events }));
     Ok(node)
 }

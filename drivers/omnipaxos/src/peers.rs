@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use omnipaxos::messages::Message;
 use tokio::{
-    runtime::Handle,
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
 };
@@ -44,9 +43,6 @@ pub(crate) struct Peers {
     own: u32,
     own_id: NodeId,
     transport: Transport,
-    /// Where the tasks of the transport run: not on the thread of the node, which may be held up by
-    /// its disk.
-    runtime: Handle,
     events: mpsc::Sender<Event>,
     ways: BTreeMap<u32, Way>,
     /// Rises with every session and transfer, and with every start.
@@ -81,7 +77,7 @@ impl Peers {
         cluster: &Cluster,
         identity: &Identity,
         store: &Store,
-        (transport, runtime): (Transport, Handle),
+        transport: Transport,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
         let mut ways = BTreeMap::new();
@@ -97,7 +93,7 @@ impl Peers {
         }
         let counter = u64::from(identity.claim()) << 32;
         let (own, own_id) = (cluster.node, identity.id());
-        Ok(Self { own, own_id, transport, runtime, events, ways, counter })
+        Ok(Self { own, own_id, transport, events, ways, counter })
     }
 
     /// Whether a peer is the one that it was, which is noted when it is first heard of.
@@ -148,7 +144,7 @@ impl Peers {
     /// Asks a peer by which id it knows this node.
     fn greet(&self, peer: u32) {
         let (transport, events) = (self.transport.clone(), self.events.clone());
-        self.runtime.spawn(async move {
+        tokio::spawn(async move {
             let answer = transport.call(peer, wire::GREET, Bytes::new(), CALL).await;
             let known = answer.ok().and_then(|body| <[u8; 16]>::try_from(&body[..]).ok());
             if let Some(known) = known {
@@ -265,7 +261,7 @@ impl Peers {
             );
             let chunks = Chunks::new(store.view()?, &(applied as u64).to_be_bytes());
             let (transport, events) = (self.transport.clone(), self.events.clone());
-            let task = self.runtime.spawn(async move {
+            let task = tokio::spawn(async move {
                 let carried = carry(&transport, peer, transfer, chunks).await;
                 // The node may have ended.
                 let _ = events.send(Event::Carried { peer, transfer, carried }).await;
@@ -341,9 +337,7 @@ impl Peers {
                 let _ = carrying.task.await;
             }
         }
-        let transport = self.transport;
-        // On the runtime that it was opened on; if that has ended, so has the transport.
-        let _ = self.runtime.spawn(async move { transport.shutdown().await }).await;
+        self.transport.shutdown().await;
     }
 
     fn next_number(&mut self) -> u64 {

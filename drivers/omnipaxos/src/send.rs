@@ -10,7 +10,7 @@ use tsoracle_core::Result;
 use crate::{entry::Entry, node::Node};
 
 impl Node {
-    /// Makes durable what has changed, and sends what tells of it.
+    /// Makes durable what has changed, and sends what tells of it; or owes it until that is on its way.
     ///
     /// Entries on their way to the followers need not wait for this node's own disk: its vote counts
     /// only in a later round, when they are durable here, and a leader that loses them in a crash
@@ -28,9 +28,7 @@ impl Node {
             self.follow_promise(&mut message);
             self.peers.send(&self.store, self.applied, message)?;
         }
-        if precede && self.log.borrow().is_urgent() {
-            self.persist()?;
-        }
+        self.owes = precede && self.log.borrow().is_urgent();
         Ok(())
     }
 
