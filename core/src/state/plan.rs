@@ -1,5 +1,6 @@
 use super::{
-    Command, Effect, REIGN, Reject, Reply, View, import, lease, reign, sequence, session, view::Overlay,
+    Command, Effect, REIGN, Reject, Reply, View, import, lease, reign, sequence, session,
+    view::Overlay,
 };
 use crate::{Epoch, Result};
 
