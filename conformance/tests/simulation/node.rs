@@ -26,6 +26,8 @@ pub(crate) struct Node {
     wall_error_ms: Arc<AtomicI64>,
     /// What the boot clock shows when the first process starts.
     boot: BootTime,
+    /// Until then, its disk ends no sync.
+    disk_hangs_until: Mutex<Option<Instant>>,
     running: Mutex<Option<Process>>,
     last_clock: Mutex<Option<NodeClock>>,
 }
@@ -51,6 +53,7 @@ impl Node {
             rate_ppm,
             wall_error_ms: Arc::new(AtomicI64::new(wall_error_ms)),
             boot: BootTime::from_nanos(rng.between(1..=1 << 50)),
+            disk_hangs_until: Mutex::default(),
             running: Mutex::default(),
             last_clock: Mutex::default(),
         }
@@ -66,6 +69,19 @@ impl Node {
 
     pub(crate) fn set_wall_error(&self, millis: i64) {
         self.wall_error_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// Has the disk end no sync until then, or as before.
+    pub(crate) fn hang_disk(&self, until: Option<Instant>) {
+        *self.disk_hangs_until.lock().unwrap() = until;
+    }
+
+    /// Returns once the disk does not hang.
+    pub(crate) async fn disk_answers(&self) {
+        const LOOK: Duration = Duration::from_millis(5);
+        while self.disk_hangs_until.lock().unwrap().is_some_and(|until| Instant::now() < until) {
+            pass(LOOK).await;
+        }
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -191,7 +207,7 @@ impl World {
                 process.gate.kill();
             }
             // A process that ends takes nothing with it that it has written.
-            world.nodes[me].disk.lock().unwrap().sync();
+            world.nodes[me].disk.lock().unwrap().sync_all();
             world.start_later(me, down);
         });
     }

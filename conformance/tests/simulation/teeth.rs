@@ -49,7 +49,23 @@ fn a_driver_that_ignores_the_epoch_is_not_fenced() {
 fn calling_what_is_uncertain_refused_breaks_gaplessness() {
     is_caught(Flaw::UncertainIsRefused, "G3 ");
 }
+
 #[test]
 fn votes_that_are_not_synced_lose_what_was_committed() {
     is_caught(Flaw::VotesAreNotSynced, "two entries were committed");
+}
+
+#[test]
+fn what_a_leader_answers_ahead_of_its_disk_is_lost() {
+    is_caught(Flaw::AppliesAheadOfItsDisk, "G3 ");
+}
+
+#[test]
+fn what_a_leader_tells_ahead_of_its_disk_is_undone() {
+    is_caught(Flaw::TellsAheadOfItsDisk, "lost committed entries");
+}
+
+#[test]
+fn a_leader_that_leads_on_after_a_restart_uses_places_twice() {
+    is_caught(Flaw::LeadsOnAfterARestart, "two entries were committed");
 }

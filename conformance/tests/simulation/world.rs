@@ -46,6 +46,8 @@ pub(crate) struct Temper {
     pub(crate) stand_ms: RangeInclusive<u64>,
     /// A leader that has not heard of a majority for so long gives up.
     pub(crate) deaf: Duration,
+    /// A leader sends entries at once, and counts its own vote for them, while its disk still syncs them.
+    pub(crate) early: bool,
 }
 
 pub(crate) struct World {
@@ -74,8 +76,9 @@ impl World {
     pub(crate) fn new(seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
         let mut rng = Rng::new(seed);
         let stand_ms = rng.pick(&[150..=300, 150..=160]).clone();
-        let temper =
-            Temper { stand_ms, deaf: *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis)) };
+        let deaf = *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis));
+        let early = rng.chance(500) || flaw.is_some_and(Flaw::is_about_early_leaders);
+        let temper = Temper { stand_ms, deaf, early };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         Arc::new(Self {
             temper,
@@ -95,6 +98,11 @@ impl World {
 
     pub(crate) fn has(&self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
+    }
+
+    /// Whether the sabotage is about leaders that do not wait for their own disk.
+    pub(crate) fn leads_too_early(&self) -> bool {
+        self.flaw.is_some_and(Flaw::is_about_early_leaders)
     }
 
     pub(crate) fn draw<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
