@@ -23,6 +23,12 @@ pub(crate) enum Flaw {
     TellsAheadOfItsDisk,
     /// A leader that is started again leads on in its term.
     LeadsOnAfterARestart,
+    /// A transaction does not compare the revision in which the election key was created.
+    ComparesNoCreation,
+    /// A transaction does not compare the version of the state.
+    ComparesNoVersion,
+    /// A transaction compares neither.
+    ComparesNothing,
 }
 
 impl Flaw {

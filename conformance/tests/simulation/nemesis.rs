@@ -33,6 +33,7 @@ fn strike(world: &Arc<World>) {
         67..=74 => world.network.heal(),
         75..=83 => step_clock(world, victim),
         84..=86 => lose_power(world),
+        87..=89 => world.store.extend_leases(),
         _ => degrade(world),
     }
 }
@@ -51,7 +52,7 @@ fn victim(world: &World) -> usize {
 fn isolate(world: &World, victim: usize) {
     let (hears, is_heard) = world
         .draw(|rng| *rng.pick(&[(false, false), (false, false), (true, false), (false, true)]));
-    for peer in (0..world.nodes.len()).filter(|&peer| peer != victim) {
+    for peer in world.ends().filter(|&peer| peer != victim) {
         world.network.cut(peer, victim, !hears);
         world.network.cut(victim, peer, !is_heard);
     }
@@ -59,8 +60,8 @@ fn isolate(world: &World, victim: usize) {
 
 /// Breaks single links, any of them.
 fn split(world: &World) {
-    for from in 0..world.nodes.len() {
-        for to in (0..world.nodes.len()).filter(|&to| to != from) {
+    for from in world.ends() {
+        for to in world.ends().filter(|&to| to != from) {
             world.network.cut(from, to, world.draw(|rng| rng.chance(300)));
         }
     }

@@ -7,16 +7,19 @@ use std::sync::{
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
-use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Oracle, OracleOptions, Phase, Result};
+use tsoracle_core::{
+    BootTime, Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Phase, Result,
+};
 
 use crate::{
     clock::{NodeClock, pass},
     disk::Disk,
     flaw::Flaw,
     gate::Gate,
+    keyvalue,
     raft::{self, Event},
     rng::Rng,
-    world::World,
+    world::{System, World},
 };
 
 /// A machine.
@@ -36,7 +39,8 @@ pub(crate) struct Node {
 struct Process {
     gate: Gate,
     clock: NodeClock,
-    inbox: mpsc::UnboundedSender<Event>,
+    /// Of its replica, if it has one.
+    inbox: Option<mpsc::UnboundedSender<Event>>,
     oracle: Oracle,
     /// Whatever runs in it, but for the engine's own tasks: those stop at the gate.
     tasks: JoinSet<()>,
@@ -61,9 +65,9 @@ impl Node {
 
     /// Passes something on to the node's replica, if it runs.
     pub(crate) fn tell(&self, event: Event) {
-        if let Some(process) = &*self.running.lock().unwrap() {
+        if let Some(Process { inbox: Some(inbox), .. }) = &*self.running.lock().unwrap() {
             // A replica that has stopped hears nothing.
-            let _ = process.inbox.send(event);
+            let _ = inbox.send(event);
         }
     }
 
@@ -164,7 +168,13 @@ impl World {
         let clock = NodeClock::new(gate.clone(), self.start, node.rate_ppm, boot, wall_error_ms);
         *node.last_clock.lock().unwrap() = Some(clock.clone());
         let mut tasks = JoinSet::new();
-        let (driver, inbox) = raft::start(self, me, &gate, &clock, &mut tasks);
+        let (driver, inbox): (Arc<dyn ConsensusDriver>, _) = match self.system {
+            System::Log => {
+                let (driver, inbox) = raft::start(self, me, &gate, &clock, &mut tasks);
+                (driver, Some(inbox))
+            }
+            System::KeyValue => (keyvalue::start(self, me, &gate, &clock, &mut tasks), None),
+        };
         let lease = self.draw(|rng| *rng.pick(&[300, 1_000, 1_000, 1_500]));
         let options = OracleOptions {
             lease: Duration::from_millis(lease),

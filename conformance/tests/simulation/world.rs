@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,6 +18,7 @@ use crate::{
     clock::pass,
     disk::Entry,
     flaw::Flaw,
+    keyvalue,
     network::{MOST_NODES, Network},
     node::Node,
     raft::{Event, Message},
@@ -39,6 +40,15 @@ pub(crate) enum Point {
     Answered,
 }
 
+/// What the nodes agree by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum System {
+    /// A log that they replicate among themselves.
+    Log,
+    /// A key-value store that they share, as etcd is one.
+    KeyValue,
+}
+
 /// How the nodes of a run elect their leaders.
 #[derive(Debug)]
 pub(crate) struct Temper {
@@ -51,6 +61,9 @@ pub(crate) struct Temper {
 }
 
 pub(crate) struct World {
+    pub(crate) system: System,
+    /// What nodes share, if they share anything.
+    pub(crate) store: keyvalue::Store,
     pub(crate) temper: Temper,
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
@@ -73,7 +86,7 @@ struct Ledger {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
+    pub(crate) fn new(system: System, seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
         let mut rng = Rng::new(seed);
         let stand_ms = rng.pick(&[150..=300, 150..=160]).clone();
         let deaf = *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis));
@@ -81,6 +94,8 @@ impl World {
         let temper = Temper { stand_ms, deaf, early };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         Arc::new(Self {
+            system,
+            store: keyvalue::Store::default(),
             temper,
             nodes: (0..count).map(|_| Node::new(&mut rng, flaw)).collect(),
             network: Network::new(rng.fork()),
@@ -107,6 +122,11 @@ impl World {
 
     pub(crate) fn draw<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap())
+    }
+
+    /// The ends of links: the nodes, and behind them the store that they share, if they do.
+    pub(crate) fn ends(&self) -> Range<usize> {
+        0..self.nodes.len() + usize::from(self.system == System::KeyValue)
     }
 
     /// Lets faults happen, or no more.
@@ -227,6 +247,11 @@ impl World {
         })
     }
 
+    /// Whether somebody who follows takes the leader for dead.
+    pub(crate) fn takes_the_leader_for_dead(&self) -> bool {
+        self.is_troubled() && self.draw(|rng| rng.chance(10))
+    }
+
     /// Whether a leader says for a moment that it does not lead.
     pub(crate) fn flaps(&self) -> bool {
         self.is_troubled() && self.draw(|rng| rng.chance(3))
@@ -243,12 +268,19 @@ impl World {
             return;
         }
         ledger.entries.push(entry.clone());
+        drop(ledger);
         if let Some(epoch) = took_effect {
-            if epoch < ledger.epoch {
-                self.found(format!("G5 fenced: epoch {epoch} wrote after {}", ledger.epoch));
-            }
-            ledger.epoch = ledger.epoch.max(epoch);
+            self.took_effect(epoch);
         }
+    }
+
+    /// Notes that something of this epoch was written: of an older one, nothing may be any more.
+    pub(crate) fn took_effect(&self, epoch: Epoch) {
+        let mut ledger = self.ledger.lock().unwrap();
+        if epoch < ledger.epoch {
+            self.found(format!("G5 fenced: epoch {epoch} wrote after {}", ledger.epoch));
+        }
+        ledger.epoch = ledger.epoch.max(epoch);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Disks that hang, and what they lose with the power.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tsoracle_core::{RequestId, SeqKey, SeqRequest, Session};
 
 use super::loaded::{Loaded, NODES, under_load};
+use crate::Service;
 
 checks!("cluster", under_load:
     a_leader_whose_disk_hangs_is_replaced [Cluster, HangDisk],
@@ -33,25 +34,55 @@ async fn a_leader_whose_disk_hangs_is_replaced(loaded: &mut Loaded) -> Result<()
 async fn what_a_leader_lost_with_the_power_is_asked_for_again_and_done_once(
     loaded: &mut Loaded,
 ) -> Result<()> {
-    let id = RequestId::new(Session::from_text("lost"), 1, 1)?;
-    let request = SeqRequest::new(vec![(SeqKey::new("lost")?, 5)], Some(id))?;
     let (old, _) = loaded.leader().await?;
-    loaded.cluster.hang_disk(old).await?;
-    let (node, asked) = (loaded.node(old), request.clone());
-    let under_way = tokio::spawn(async move { node.get_seq(asked).await });
-    loaded.leader_besides(Some(old)).await?;
-    // Whoever leads now has it or has not; the answer, if there is one, must stand.
-    loaded.cluster.lose_power(old).await?;
-    let answered = under_way.await?.ok().map(|grant| grant.blocks);
-    let done = loaded.sequence(request.clone()).await?;
-    ensure!(answered.is_none_or(|answered| answered == done), "it was done twice");
-    loaded.cluster.start(old).await?;
+    let askers: Vec<_> =
+        (0..ASKERS).map(|number| tokio::spawn(Asker { number }.ask(loaded.node(old)))).collect();
     loaded.serve().await?;
-    let again = loaded.sequence(request).await?;
-    ensure!(again == done, "the same request got {done:?}, and then {again:?}");
-    let next = loaded.sequence(SeqRequest::single(SeqKey::new("lost")?, 1)?).await?;
-    ensure!(next[0].start == 5, "after 0 to 4 {next:?} was granted");
+    loaded.cluster.hang_disk(old).await?;
+    loaded.leader_besides(Some(old)).await?;
+    loaded.cluster.lose_power(old).await?;
+    loaded.cluster.start(old).await?;
+    for (number, asker) in askers.into_iter().enumerate() {
+        let (asker, answered) = (Asker { number }, asker.await?);
+        ensure!(answered > 0, "nothing was answered before the disk hung");
+        // The others may have it, or may not. What was answered stands in any case.
+        let lost = asker.request(answered + 1)?;
+        for _ in 0..2 {
+            let got = loaded.sequence(lost.clone()).await?;
+            ensure!(got[0].start == answered, "after {answered} values were answered, {got:?} was");
+        }
+        let next = loaded.sequence(asker.request(answered + 2)?).await?;
+        ensure!(next[0].start == answered + 1, "it was done twice: then came {next:?}");
+    }
     Ok(())
+}
+
+/// Enough that some of them have a request in the very commit that hangs.
+const ASKERS: usize = 4;
+
+/// Somebody who asks for one value after the other, each under an id.
+#[derive(Clone, Copy)]
+struct Asker {
+    number: usize,
+}
+
+impl Asker {
+    fn request(self, number: u64) -> Result<SeqRequest> {
+        let name = format!("asker {}", self.number);
+        let id = RequestId::new(Session::from_text(&name), number, number)?;
+        Ok(SeqRequest::new(vec![(SeqKey::new(&name)?, 1)], Some(id))?)
+    }
+
+    /// Asks a node until it fails, and says how many times it has answered.
+    async fn ask(self, node: Arc<dyn Service>) -> u64 {
+        let mut answered = 0;
+        while let Ok(request) = self.request(answered + 1)
+            && node.get_seq(request).await.is_ok()
+        {
+            answered += 1;
+        }
+        answered
+    }
 }
 
 /// What comes to one follower only, and is lost by the leader, was held by no majority. The two

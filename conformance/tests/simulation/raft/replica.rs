@@ -13,11 +13,12 @@ use tsoracle_core::{
     state::Answer,
 };
 
-use super::{Event, Message, herald::Herald};
+use super::{Event, Message};
 use crate::{
     clock::{NodeClock, pass},
     disk::{Disk, Entry, Hard, Payload, Write},
     flaw::Flaw,
+    herald::Herald,
     network::MOST_NODES,
     world::{Point, World},
 };
