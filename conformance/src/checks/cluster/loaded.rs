@@ -98,20 +98,14 @@ impl Loaded {
 
     /// As [`leader`](Self::leader), once it is another one than `old`.
     pub(super) async fn leader_besides(&self, old: Option<usize>) -> Result<(usize, Granted)> {
-        let others: Vec<_> = (0..self.nodes).filter(|&node| Some(node) != old).collect();
-        self.leader_among(&others).await
-    }
-
-    /// As [`leader`](Self::leader), once it is one of these.
-    pub(super) async fn leader_among(&self, nodes: &[usize]) -> Result<(usize, Granted)> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {
-            for &node in nodes {
+            for node in (0..self.nodes).filter(|&node| Some(node) != old) {
                 if let Some(granted) = ask(&self.node(node)).await {
                     return Ok((node, granted));
                 }
             }
-            ensure!(SystemClock.now().boot < until, "none of the nodes {nodes:?} serves");
+            ensure!(SystemClock.now().boot < until, "no node serves, except maybe {old:?}");
             SystemClock.sleep(LOOK).await;
         }
     }
