@@ -15,7 +15,7 @@ use super::{
 use crate::{clock::pass, world::Point};
 
 /// How often the store is asked for one thing.
-const ATTEMPTS: usize = 6;
+const ATTEMPTS: usize = 3;
 
 /// What a caller has the writer do.
 #[derive(Debug)]
