@@ -77,6 +77,8 @@ pub enum Ability {
     Partition,
     /// Takes from a node of a cluster everything that it has stored.
     Wipe,
+    /// Has the disk of a node of a cluster end no sync, and takes back what it had not synced.
+    HangDisk,
     /// Has a client that finds the leader of a cluster by itself.
     Client,
 }
@@ -194,6 +196,22 @@ pub trait Cluster: Send + Sync {
         Err(missing(&format!("wiping node {node}")))
     }
 
+    /// Has the disk of a node end no sync any more. Returns once it has anything to sync.
+    async fn hang_disk(&mut self, node: usize) -> Result<()> {
+        Err(missing(&format!("a disk of node {node} that hangs")))
+    }
+
+    /// Lets the disk of a node go on.
+    async fn mend_disk(&mut self, node: usize) -> Result<()> {
+        Err(missing(&format!("mending the disk of node {node}")))
+    }
+
+    /// Ends a node whose disk hangs as a power loss would: of what it wrote, only that is left which
+    /// was synced. The disk does not hang any more.
+    async fn lose_power(&mut self, node: usize) -> Result<()> {
+        Err(missing(&format!("a power loss of node {node}")))
+    }
+
     /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
     /// The epoch of its answers is 0, unless it is told.
     fn client(&self) -> Result<Arc<dyn Service>> {
@@ -246,6 +264,7 @@ impl fmt::Display for Ability {
             Self::Pause => "pause a node",
             Self::Partition => "cut a node off from the others",
             Self::Wipe => "wipe a node",
+            Self::HangDisk => "have a node's disk hang",
             Self::Client => "follow the leader with a client",
         })
     }

@@ -114,6 +114,7 @@ impl Harness for Local {
             | Ability::Pause
             | Ability::Partition
             | Ability::Wipe
+            | Ability::HangDisk
             | Ability::Client => "the driver has one node",
             Ability::Damage => "this rig was not told how to damage the state",
             Ability::FailStorage | Ability::LosePower => {

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod deployed;
+mod disk;
 mod network;
 mod node;
 mod remote;
@@ -45,6 +46,7 @@ pub struct Processes {
     config: ConfigOf,
     ports: usize,
     companions: CompanionsOf,
+    state_file: Option<String>,
 }
 
 /// Runs the checks of clusters over each driver, as the whole of a test program.
@@ -73,7 +75,16 @@ impl Processes {
             config: Arc::new(config),
             ports: 0,
             companions: Arc::new(|_| vec![]),
+            state_file: None,
         }
+    }
+
+    /// Names the file, anywhere below a node's directory, that a node syncs before it acknowledges
+    /// anything. With that, the disks of nodes can be made to hang.
+    #[must_use]
+    pub fn with_state_file(mut self, name: &str) -> Self {
+        self.state_file = Some(name.into());
+        self
     }
 
     /// Programs that run beside the nodes for as long as these do, and the addresses that they use.
@@ -108,6 +119,10 @@ impl Harness for Processes {
         match ability {
             Ability::Cluster | Ability::Pause | Ability::Wipe | Ability::Client => None,
             Ability::Partition => sandbox::lacking().map(Into::into),
+            Ability::HangDisk if self.state_file.is_none() => {
+                Some("the nodes keep no state of their own".into())
+            }
+            Ability::HangDisk => disk::lacking().map(Into::into),
             _ => Some("the driver is in other processes".into()),
         }
     }

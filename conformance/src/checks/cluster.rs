@@ -1,5 +1,7 @@
 //! Several nodes, on real clocks, while callers ask all of them.
 
+pub(super) mod disks;
+pub(super) mod five;
 mod loaded;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -6,7 +6,7 @@ use crate::Check;
 /// take a rig, or what `around` makes of one.
 macro_rules! checks {
     ($area:literal: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
-        pub(super) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
+        pub(in crate::checks) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
             $area,
             stringify!($sentence),
             &[$($($crate::Ability::$ability),+)?],
@@ -14,7 +14,7 @@ macro_rules! checks {
         )),+];
     };
     ($area:literal, $around:ident: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
-        pub(super) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
+        pub(in crate::checks) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
             $area,
             stringify!($sentence),
             &[$($($crate::Ability::$ability),+)?],
@@ -60,6 +60,8 @@ pub(crate) fn all() -> Vec<Check> {
         moving::CHECKS,
         shutdown::CHECKS,
         cluster::CHECKS,
+        cluster::five::CHECKS,
+        cluster::disks::CHECKS,
     ]
     .concat()
 }

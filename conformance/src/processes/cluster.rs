@@ -6,7 +6,9 @@ use tsoracle_client::Client;
 use tsoracle_core::Result;
 
 use super::{
-    ConfigOf, Site, failed,
+    ConfigOf, Site,
+    disk::Disk,
+    failed,
     network::Network,
     node::{Process, said},
     remote::{Remote, Riding},
@@ -34,6 +36,7 @@ pub(super) struct Processes {
     site: Site,
     binary: PathBuf,
     config: ConfigOf,
+    disks: Vec<Disk>,
     directory: Option<TempDir>,
 }
 
@@ -44,6 +47,7 @@ impl Processes {
         let services =
             (0..count).map(|node| Remote::new(site.service(node))).collect::<Result<Vec<_>>>()?;
         let services = services.into_iter().map(|one| Arc::new(one) as Arc<dyn Service>).collect();
+        let disks = Disk::all(&site, harness.state_file.as_deref())?;
         let mut cluster = Self {
             nodes: (0..count).map(|_| None).collect(),
             companions: vec![],
@@ -52,6 +56,7 @@ impl Processes {
             site,
             binary: harness.binary.clone(),
             config: harness.config.clone(),
+            disks,
             directory: Some(directory),
         };
         for (number, companion) in (harness.companions)(&cluster.site).into_iter().enumerate() {
@@ -68,7 +73,10 @@ impl Processes {
     }
 
     fn command(&self, node: usize) -> Command {
-        let mut command = self.network.within(node, &self.binary);
+        let mut program = self.disks[node].holding(&self.binary).into_iter();
+        let first = program.next().unwrap_or_default();
+        let mut command = self.network.within(node, first.as_ref());
+        command.args(program);
         let service = self.site.service(node).to_string();
         command.args(["serve", &(self.config)(&self.site, node), "--listen", &service]);
         if let Some(filter) = env::var_os(LOG) {
@@ -161,6 +169,19 @@ impl Cluster for Processes {
         let directory = self.site.directory(node);
         fs::remove_dir_all(&directory)?;
         Ok(fs::create_dir(directory)?)
+    }
+
+    async fn hang_disk(&mut self, node: usize) -> Result<()> {
+        self.disks[node].hang().await
+    }
+
+    async fn mend_disk(&mut self, node: usize) -> Result<()> {
+        self.disks[node].mend()
+    }
+
+    async fn lose_power(&mut self, node: usize) -> Result<()> {
+        self.kill(node).await?;
+        self.disks[node].lose()
     }
 
     fn client(&self) -> Result<Arc<dyn Service>> {

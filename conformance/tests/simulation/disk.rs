@@ -16,6 +16,8 @@ pub(crate) struct Hard {
     pub(crate) voted_for: Option<usize>,
     /// How many times this node has claimed leadership.
     pub(crate) claim: u32,
+    /// Whether it was elected in this term.
+    pub(crate) led: bool,
 }
 
 /// A place in the log. Places are counted from 1.
@@ -65,14 +67,29 @@ impl Disk {
         self.unsynced.push(write);
     }
 
-    pub(crate) fn is_synced(&self) -> bool {
-        self.unsynced.is_empty()
+    /// How many writes the next sync makes durable.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.unsynced.len()
     }
 
-    pub(crate) fn sync(&mut self) {
-        for write in std::mem::take(&mut self.unsynced) {
+    /// Up to which place the log is as it was written, and cannot be lost any more.
+    pub(crate) fn durable(&self) -> u64 {
+        let replaced = self.unsynced.iter().filter_map(|write| match write {
+            Write::Log { from, .. } => Some(from - 1),
+            Write::Hard(_) => None,
+        });
+        replaced.chain([self.log.len() as u64]).min().unwrap_or(0)
+    }
+
+    /// Makes the first so many writes durable.
+    pub(crate) fn sync(&mut self, writes: usize) {
+        for write in self.unsynced.drain(..writes).collect::<Vec<_>>() {
             self.store(write);
         }
+    }
+
+    pub(crate) fn sync_all(&mut self) {
+        self.sync(self.unsynced.len());
     }
 
     /// Loses what was not synced, or only a part of it: a disk may be ahead of what it has promised.

@@ -17,4 +17,26 @@ pub(crate) enum Flaw {
     IgnoresTheEpoch,
     /// What may have been committed is said to have certainly not been.
     UncertainIsRefused,
+    /// A leader applies and answers what its own disk does not have yet.
+    AppliesAheadOfItsDisk,
+    /// A leader tells others that an entry is committed which its own disk does not have yet.
+    TellsAheadOfItsDisk,
+    /// A leader that is started again leads on in its term.
+    LeadsOnAfterARestart,
+    /// A transaction does not compare the revision in which the election key was created.
+    ComparesNoCreation,
+    /// A transaction does not compare the version of the state.
+    ComparesNoVersion,
+    /// A transaction compares neither.
+    ComparesNothing,
+}
+
+impl Flaw {
+    /// Whether it is about leaders who do not wait for their own disk before they send an entry.
+    pub(crate) fn is_about_early_leaders(self) -> bool {
+        matches!(
+            self,
+            Self::AppliesAheadOfItsDisk | Self::TellsAheadOfItsDisk | Self::LeadsOnAfterARestart
+        )
+    }
 }

@@ -8,13 +8,16 @@ use crate::rng::Rng;
 /// How many nodes a run may have.
 pub(crate) const MOST_NODES: usize = 5;
 
+/// Links may also end at what the nodes share.
+const MOST_ENDS: usize = MOST_NODES + 1;
+
 #[derive(Debug)]
 pub(crate) struct Network(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     rng: Rng,
-    cut: [[bool; MOST_NODES]; MOST_NODES],
+    cut: [[bool; MOST_ENDS]; MOST_ENDS],
     quality: Quality,
 }
 
@@ -34,7 +37,7 @@ impl Quality {
 
 impl Network {
     pub(crate) fn new(rng: Rng) -> Self {
-        let cut = [[false; MOST_NODES]; MOST_NODES];
+        let cut = [[false; MOST_ENDS]; MOST_ENDS];
         Self(Mutex::new(State { rng, cut, quality: Quality::GOOD }))
     }
 
@@ -49,7 +52,7 @@ impl Network {
 
     pub(crate) fn heal(&self) {
         let mut state = self.0.lock().unwrap();
-        state.cut = [[false; MOST_NODES]; MOST_NODES];
+        state.cut = [[false; MOST_ENDS]; MOST_ENDS];
         state.quality = Quality::GOOD;
     }
 

@@ -7,16 +7,19 @@ use std::sync::{
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
-use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Oracle, OracleOptions, Phase, Result};
+use tsoracle_core::{
+    BootTime, Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Phase, Result,
+};
 
 use crate::{
     clock::{NodeClock, pass},
     disk::Disk,
     flaw::Flaw,
     gate::Gate,
+    keyvalue,
     raft::{self, Event},
     rng::Rng,
-    world::World,
+    world::{System, World},
 };
 
 /// A machine.
@@ -26,6 +29,8 @@ pub(crate) struct Node {
     wall_error_ms: Arc<AtomicI64>,
     /// What the boot clock shows when the first process starts.
     boot: BootTime,
+    /// Until then, its disk ends no sync.
+    disk_hangs_until: Mutex<Option<Instant>>,
     running: Mutex<Option<Process>>,
     last_clock: Mutex<Option<NodeClock>>,
 }
@@ -34,7 +39,8 @@ pub(crate) struct Node {
 struct Process {
     gate: Gate,
     clock: NodeClock,
-    inbox: mpsc::UnboundedSender<Event>,
+    /// Of its replica, if it has one.
+    inbox: Option<mpsc::UnboundedSender<Event>>,
     oracle: Oracle,
     /// Whatever runs in it, but for the engine's own tasks: those stop at the gate.
     tasks: JoinSet<()>,
@@ -51,6 +57,7 @@ impl Node {
             rate_ppm,
             wall_error_ms: Arc::new(AtomicI64::new(wall_error_ms)),
             boot: BootTime::from_nanos(rng.between(1..=1 << 50)),
+            disk_hangs_until: Mutex::default(),
             running: Mutex::default(),
             last_clock: Mutex::default(),
         }
@@ -58,14 +65,27 @@ impl Node {
 
     /// Passes something on to the node's replica, if it runs.
     pub(crate) fn tell(&self, event: Event) {
-        if let Some(process) = &*self.running.lock().unwrap() {
+        if let Some(Process { inbox: Some(inbox), .. }) = &*self.running.lock().unwrap() {
             // A replica that has stopped hears nothing.
-            let _ = process.inbox.send(event);
+            let _ = inbox.send(event);
         }
     }
 
     pub(crate) fn set_wall_error(&self, millis: i64) {
         self.wall_error_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// Has the disk end no sync until then, or as before.
+    pub(crate) fn hang_disk(&self, until: Option<Instant>) {
+        *self.disk_hangs_until.lock().unwrap() = until;
+    }
+
+    /// Returns once the disk does not hang.
+    pub(crate) async fn disk_answers(&self) {
+        const LOOK: Duration = Duration::from_millis(5);
+        while self.disk_hangs_until.lock().unwrap().is_some_and(|until| Instant::now() < until) {
+            pass(LOOK).await;
+        }
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -148,7 +168,13 @@ impl World {
         let clock = NodeClock::new(gate.clone(), self.start, node.rate_ppm, boot, wall_error_ms);
         *node.last_clock.lock().unwrap() = Some(clock.clone());
         let mut tasks = JoinSet::new();
-        let (driver, inbox) = raft::start(self, me, &gate, &clock, &mut tasks);
+        let (driver, inbox): (Arc<dyn ConsensusDriver>, _) = match self.system {
+            System::Log => {
+                let (driver, inbox) = raft::start(self, me, &gate, &clock, &mut tasks);
+                (driver, Some(inbox))
+            }
+            System::KeyValue => (keyvalue::start(self, me, &gate, &clock, &mut tasks), None),
+        };
         let lease = self.draw(|rng| *rng.pick(&[300, 1_000, 1_000, 1_500]));
         let options = OracleOptions {
             lease: Duration::from_millis(lease),
@@ -191,7 +217,7 @@ impl World {
                 process.gate.kill();
             }
             // A process that ends takes nothing with it that it has written.
-            world.nodes[me].disk.lock().unwrap().sync();
+            world.nodes[me].disk.lock().unwrap().sync_all();
             world.start_later(me, down);
         });
     }

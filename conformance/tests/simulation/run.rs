@@ -12,7 +12,7 @@ use crate::{
     flaw::Flaw,
     nemesis,
     node::Node,
-    world::World,
+    world::{System, World},
 };
 
 /// Within this the service serves again once everything is mended: an election, a lease that is waited
@@ -30,14 +30,14 @@ pub(crate) struct Outcome {
     pub(crate) broken: Vec<String>,
 }
 
-pub(crate) fn run(seed: u64, flaw: Option<Flaw>) -> Outcome {
+pub(crate) fn run(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(simulate(seed, flaw))
+    runtime.block_on(simulate(system, seed, flaw))
 }
 
-async fn simulate(seed: u64, flaw: Option<Flaw>) -> Outcome {
-    let world = World::new(seed, flaw);
+async fn simulate(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
+    let world = World::new(system, seed, flaw);
     (0..world.nodes.len()).for_each(|node| world.start(node));
     let mut callers = JoinSet::new();
     for number in 0..2 {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,6 +18,7 @@ use crate::{
     clock::pass,
     disk::Entry,
     flaw::Flaw,
+    keyvalue,
     network::{MOST_NODES, Network},
     node::Node,
     raft::{Event, Message},
@@ -39,6 +40,15 @@ pub(crate) enum Point {
     Answered,
 }
 
+/// What the nodes agree by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum System {
+    /// A log that they replicate among themselves.
+    Log,
+    /// A key-value store that they share, as etcd is one.
+    KeyValue,
+}
+
 /// How the nodes of a run elect their leaders.
 #[derive(Debug)]
 pub(crate) struct Temper {
@@ -46,9 +56,14 @@ pub(crate) struct Temper {
     pub(crate) stand_ms: RangeInclusive<u64>,
     /// A leader that has not heard of a majority for so long gives up.
     pub(crate) deaf: Duration,
+    /// A leader sends entries at once, and counts its own vote for them, while its disk still syncs them.
+    pub(crate) early: bool,
 }
 
 pub(crate) struct World {
+    pub(crate) system: System,
+    /// What nodes share, if they share anything.
+    pub(crate) store: keyvalue::Store,
     pub(crate) temper: Temper,
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
@@ -71,13 +86,16 @@ struct Ledger {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
+    pub(crate) fn new(system: System, seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
         let mut rng = Rng::new(seed);
         let stand_ms = rng.pick(&[150..=300, 150..=160]).clone();
-        let temper =
-            Temper { stand_ms, deaf: *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis)) };
+        let deaf = *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis));
+        let early = rng.chance(500) || flaw.is_some_and(Flaw::is_about_early_leaders);
+        let temper = Temper { stand_ms, deaf, early };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         Arc::new(Self {
+            system,
+            store: keyvalue::Store::default(),
             temper,
             nodes: (0..count).map(|_| Node::new(&mut rng, flaw)).collect(),
             network: Network::new(rng.fork()),
@@ -97,8 +115,18 @@ impl World {
         self.flaw == Some(flaw)
     }
 
+    /// Whether the sabotage is about leaders that do not wait for their own disk.
+    pub(crate) fn leads_too_early(&self) -> bool {
+        self.flaw.is_some_and(Flaw::is_about_early_leaders)
+    }
+
     pub(crate) fn draw<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap())
+    }
+
+    /// The ends of links: the nodes, and behind them the store that they share, if they do.
+    pub(crate) fn ends(&self) -> Range<usize> {
+        0..self.nodes.len() + usize::from(self.system == System::KeyValue)
     }
 
     /// Lets faults happen, or no more.
@@ -219,6 +247,11 @@ impl World {
         })
     }
 
+    /// Whether somebody who follows takes the leader for dead.
+    pub(crate) fn takes_the_leader_for_dead(&self) -> bool {
+        self.is_troubled() && self.draw(|rng| rng.chance(10))
+    }
+
     /// Whether a leader says for a moment that it does not lead.
     pub(crate) fn flaps(&self) -> bool {
         self.is_troubled() && self.draw(|rng| rng.chance(3))
@@ -235,12 +268,19 @@ impl World {
             return;
         }
         ledger.entries.push(entry.clone());
+        drop(ledger);
         if let Some(epoch) = took_effect {
-            if epoch < ledger.epoch {
-                self.found(format!("G5 fenced: epoch {epoch} wrote after {}", ledger.epoch));
-            }
-            ledger.epoch = ledger.epoch.max(epoch);
+            self.took_effect(epoch);
         }
+    }
+
+    /// Notes that something of this epoch was written: of an older one, nothing may be any more.
+    pub(crate) fn took_effect(&self, epoch: Epoch) {
+        let mut ledger = self.ledger.lock().unwrap();
+        if epoch < ledger.epoch {
+            self.found(format!("G5 fenced: epoch {epoch} wrote after {}", ledger.epoch));
+        }
+        ledger.epoch = ledger.epoch.max(epoch);
     }
 }
 

@@ -27,7 +27,9 @@ impl Harness for Contenders {
             Ability::Store | Ability::Damage => Some("the state is in memory".into()),
             Ability::Configure => Some("it has no name".into()),
             Ability::Process => Some("the state is in this process".into()),
-            Ability::Wipe => Some("the nodes store nothing of their own".into()),
+            Ability::Wipe | Ability::HangDisk => {
+                Some("the nodes store nothing of their own".into())
+            }
             Ability::Client => Some("the nodes are in this process".into()),
             _ => None,
         }

@@ -56,6 +56,7 @@ impl Harness for Rig {
             | Ability::Pause
             | Ability::Partition
             | Ability::Wipe
+            | Ability::HangDisk
             | Ability::Client => "clusters are made of processes of the server",
             _ => return None,
         };

@@ -48,6 +48,7 @@ impl Harness for Clusters {
             | Ability::Pause
             | Ability::Partition
             | Ability::Wipe
+            | Ability::HangDisk
             | Ability::Client => "clusters of processes have a rig of their own",
         };
         Some(reason.into())

@@ -1,4 +1,11 @@
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+};
 
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader as _, RaftSnapshotBuilder as _,
@@ -7,7 +14,10 @@ use openraft::{
 };
 use tempfile::TempDir;
 use tsoracle_cluster::{Config, EntryId, LogEntry};
-use tsoracle_core::{Epoch, Result, state::Command};
+use tsoracle_core::{
+    Epoch, Result,
+    state::{Command, Effect},
+};
 
 use crate::{
     keeper::Keeper,
@@ -105,6 +115,25 @@ async fn what_a_leader_proposes_is_told_to_be_committed_only_when_it_is_on_its_d
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(3, 1, 49)));
     // What was applied after the last sync may have to be applied again; nothing else is lost.
     assert!(machine.applied_state().await.unwrap().0 <= Some(id(3, 1, 49)));
+}
+
+#[tokio::test]
+async fn what_is_applied_is_on_the_disk_though_both_are_asked_for_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let Parts { keeper, .. } = open(directory.path()).await.unwrap();
+    // The store's thread stands still meanwhile, so that it takes both at once.
+    let (go_on, stands_still) = mpsc::channel();
+    keeper.append(0, Effect::default(), vec![], move |_| stands_still.recv().unwrap());
+    let is_durable = Arc::new(AtomicBool::new(false));
+    let written = is_durable.clone();
+    keeper.append(1, Effect::default(), vec![], move |_| written.store(true, Ordering::Release));
+    let applying = async {
+        keeper.apply(vec![release(id(3, 1, 1))]).await.unwrap();
+        is_durable.load(Ordering::Acquire)
+    };
+    let (was_durable, ()) = tokio::join!(applying, async { go_on.send(()).unwrap() });
+    assert!(was_durable, "it was applied, and its caller answered, ahead of the disk");
+    keeper.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ fn replicated(driver: &'static str) -> Processes {
              &insecure_peers=true"
         )
     })
+    .with_state_file("state.redb")
 }
 
 /// Nodes that keep nothing, beside an etcd of one member.

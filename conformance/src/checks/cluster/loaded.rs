@@ -7,6 +7,7 @@ use tsoracle_core::{Clock, Granted, SeqBlock, SeqKey, SeqRequest, SystemClock};
 
 use crate::{Ability, Cluster, Service, load::Load, rig::Rig};
 
+/// How many nodes a cluster has, unless a check is about more.
 pub(super) const NODES: usize = 3;
 
 /// How long a cluster may take to serve again. It is there for what never does.
@@ -24,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A cluster under load.
 pub(super) struct Loaded {
     pub(super) cluster: Box<dyn Cluster>,
+    nodes: usize,
     load: Load,
 }
 
@@ -33,11 +35,16 @@ pub(super) type Body =
 
 /// Starts a cluster, does something to it, and checks what its callers saw.
 pub(super) async fn under_load(rig: Rig, body: Body) -> Result<()> {
-    let cluster = rig.harness.cluster(NODES).await.context("the cluster did not start")?;
-    let nodes: Vec<_> = (0..NODES).map(|node| cluster.service(node)).collect();
+    with_nodes(NODES, rig, body).await
+}
+
+/// As [`under_load`], with so many nodes.
+pub(super) async fn with_nodes(count: usize, rig: Rig, body: Body) -> Result<()> {
+    let cluster = rig.harness.cluster(count).await.context("the cluster did not start")?;
+    let nodes: Vec<_> = (0..count).map(|node| cluster.service(node)).collect();
     let has_client = rig.harness.lacks(Ability::Client).is_none();
     let client = has_client.then(|| cluster.client()).transpose()?;
-    let mut loaded = Loaded { load: Load::start(&nodes, client), cluster };
+    let mut loaded = Loaded { load: Load::start(&nodes, client), nodes: count, cluster };
     let outcome = match loaded.run(body).await {
         Ok(()) => loaded.load.finish().await,
         // A promise that was broken is the worse of two failures.
@@ -93,7 +100,7 @@ impl Loaded {
     pub(super) async fn leader_besides(&self, old: Option<usize>) -> Result<(usize, Granted)> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {
-            for node in (0..NODES).filter(|&node| Some(node) != old) {
+            for node in (0..self.nodes).filter(|&node| Some(node) != old) {
                 if let Some(granted) = ask(&self.node(node)).await {
                     return Ok((node, granted));
                 }

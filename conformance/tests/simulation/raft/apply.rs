@@ -14,8 +14,13 @@ use crate::{
 impl Replica {
     /// Applies what has been committed, and answers those who wait for it.
     pub(super) fn apply(&mut self) {
-        // The leader's own entry counts only once it is durable, which it is by now.
-        while self.applied.upto < self.committed.min(self.log.len() as u64) {
+        // A leader counts its own vote for an entry before its disk has it: nobody may learn that it is
+        // committed until then.
+        let upto = match self.world.has(Flaw::AppliesAheadOfItsDisk) {
+            true => self.committed,
+            false => self.committed.min(self.disk.lock().unwrap().durable()),
+        };
+        while self.applied.upto < upto.min(self.log.len() as u64) {
             let place = self.applied.upto + 1;
             let entry = self.log[place as usize - 1].clone();
             self.applied.upto = place;

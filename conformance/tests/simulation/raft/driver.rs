@@ -13,15 +13,12 @@ use tsoracle_core::{
     state::{Answer, Command, Query},
 };
 
-use super::{
-    Event,
-    herald::{self, Herald},
-    replica::Replica,
-};
+use super::{Event, replica::Replica};
 use crate::{
     clock::NodeClock,
     flaw::Flaw,
     gate::Gate,
+    herald::{self, Herald},
     world::{Point, World},
 };
 

@@ -53,7 +53,7 @@ impl Replica {
     fn stand(&mut self) {
         self.put_off_standing();
         let term = self.hard.term + 1;
-        self.hard = Hard { term, voted_for: Some(self.me), ..self.hard };
+        self.hard = Hard { term, voted_for: Some(self.me), led: false, ..self.hard };
         self.store_hard();
         self.leader = None;
         let ask_at = self.clock.now().boot;
@@ -98,8 +98,9 @@ impl Replica {
         }
     }
 
-    fn lead(&mut self) {
+    pub(super) fn lead(&mut self) {
         self.world.elected(self.me);
+        self.hard.led = true;
         let now = self.clock.now().boot;
         let (_, last) = self.last();
         self.role = Role::Leader(Leading {

@@ -4,7 +4,6 @@
 mod apply;
 mod driver;
 mod election;
-mod herald;
 mod replica;
 mod replication;
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,11 +13,12 @@ use tsoracle_core::{
     state::Answer,
 };
 
-use super::{Event, Message, herald::Herald};
+use super::{Event, Message};
 use crate::{
     clock::{NodeClock, pass},
     disk::{Disk, Entry, Hard, Payload, Write},
     flaw::Flaw,
+    herald::Herald,
     network::MOST_NODES,
     world::{Point, World},
 };
@@ -44,6 +46,14 @@ pub(crate) struct Replica {
     /// Leave once what was written is durable.
     pub(super) outbox: Vec<(usize, Message)>,
     pub(super) news: Vec<Leadership>,
+}
+
+/// A sync that is under way, and what is said once it has ended.
+struct Sync {
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+    writes: usize,
+    outbox: Vec<(usize, Message)>,
+    news: Vec<Leadership>,
 }
 
 pub(super) enum Role {
@@ -110,23 +120,37 @@ impl Replica {
             news: vec![],
         };
         replica.put_off_standing();
+        if replica.hard.led && replica.world.has(Flaw::LeadsOnAfterARestart) {
+            replica.lead();
+        }
         replica
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) {
+        let mut sync: Option<Sync> = None;
+        let mut stopped = None;
         loop {
             let due = match &self.role {
                 Role::Leader(leading) => leading.beat_at,
                 Role::Candidate { ask_at, .. } => self.stand_at.min(*ask_at),
                 Role::Follower => self.stand_at,
             };
+            let is_busy = sync.is_some() && !self.world.temper.early || stopped.is_some();
             let mut next = tokio::select! {
                 biased;
-                event = inbox.recv() => event,
-                () = self.clock.sleep_until(due) => None,
+                () = ended(&mut sync), if sync.is_some() => {
+                    if let Some(sync) = sync.take() {
+                        self.disk.lock().unwrap().sync(sync.writes);
+                        self.speak(sync.outbox, sync.news).await;
+                    }
+                    None
+                }
+                event = inbox.recv(), if !is_busy => event,
+                () = self.clock.sleep_until(due), if !is_busy => None,
             };
-            self.tick();
-            let mut stopped = None;
+            if !is_busy {
+                self.tick();
+            }
             for _ in 0..GROUP {
                 match next {
                     Some(Event::Stop { reply }) => stopped = Some(reply),
@@ -135,13 +159,13 @@ impl Replica {
                 }
                 next = inbox.try_recv().ok();
             }
-            self.persist().await;
-            let voted = self.speak();
-            self.apply();
-            if voted {
-                self.world.hazard(self.me, Point::Voted).await;
+            if sync.is_none() {
+                sync = self.persist().await;
             }
-            if let Some(reply) = stopped {
+            self.apply();
+            if sync.is_none()
+                && let Some(reply) = stopped
+            {
                 // Dropping the rest tells those who wait that they do so in vain.
                 let _ = reply.send(());
                 return;
@@ -174,7 +198,8 @@ impl Replica {
 
     fn receive(&mut self, from: usize, message: Message) {
         if message.term() > self.hard.term {
-            self.hard = Hard { term: message.term(), voted_for: None, ..self.hard };
+            let term = message.term();
+            self.hard = Hard { term, voted_for: None, led: false, ..self.hard };
             self.store_hard();
             self.follow(None);
         }
@@ -188,25 +213,33 @@ impl Replica {
         }
     }
 
-    /// Syncs what was written, which takes a while.
-    async fn persist(&mut self) {
-        if self.disk.lock().unwrap().is_synced() {
-            return;
+    /// Begins to sync what was written, which takes a while; if there is nothing, what is to be said is
+    /// said at once.
+    async fn persist(&mut self) -> Option<Sync> {
+        let (outbox, news) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.news));
+        let writes = self.disk.lock().unwrap().unsynced();
+        if writes == 0 {
+            self.speak(outbox, news).await;
+            return None;
         }
         self.world.hazard(self.me, Point::Sync).await;
-        pass(self.world.sync_time()).await;
-        self.disk.lock().unwrap().sync();
+        let (world, me) = (self.world.clone(), self.me);
+        let ended = Box::pin(async move {
+            pass(world.sync_time()).await;
+            world.nodes[me].disk_answers().await;
+        });
+        Some(Sync { ended, writes, outbox, news })
     }
 
-    /// Says what has become durable, and whether that was a vote.
-    fn speak(&mut self) -> bool {
-        let mut voted = false;
-        for (to, message) in std::mem::take(&mut self.outbox) {
-            voted |= matches!(message, Message::Vote { granted: true, .. });
-            self.world.send(self.me, to, message);
+    /// Says what has become durable.
+    async fn speak(&mut self, outbox: Vec<(usize, Message)>, news: Vec<Leadership>) {
+        let voted = |(_, message): &_| matches!(message, Message::Vote { granted: true, .. });
+        let voted = outbox.iter().any(voted);
+        outbox.into_iter().for_each(|(to, message)| self.world.send(self.me, to, message));
+        news.into_iter().for_each(|news| self.herald.tell(news));
+        if voted {
+            self.world.hazard(self.me, Point::Voted).await;
         }
-        self.news.drain(..).for_each(|news| self.herald.tell(news));
-        voted
     }
 
     pub(super) fn store_hard(&mut self) {
@@ -246,6 +279,12 @@ impl Replica {
 
     pub(super) fn after(&self, millis: u64) -> BootTime {
         self.clock.now().boot + Duration::from_millis(millis)
+    }
+}
+
+async fn ended(sync: &mut Option<Sync>) {
+    if let Some(sync) = sync {
+        sync.ended.as_mut().await;
     }
 }
 

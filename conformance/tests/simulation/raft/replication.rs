@@ -43,8 +43,21 @@ impl Replica {
         let entries = rest[..rest.len().min(MOST_ENTRIES)].to_vec();
         leading.next[peer] = next + entries.len() as u64;
         let before = (self.term_at(next - 1), next - 1);
-        let (term, committed) = (self.hard.term, self.committed);
-        self.outbox.push((peer, Message::Append { term, before, entries, committed }));
+        let (term, committed) = (self.hard.term, self.tellable());
+        let message = Message::Append { term, before, entries, committed };
+        match self.world.temper.early {
+            true => self.world.send(self.me, peer, message),
+            false => self.outbox.push((peer, message)),
+        }
+    }
+
+    /// Up to where others may be told that the log is committed.
+    fn tellable(&self) -> u64 {
+        let leaves_at_once = self.world.temper.early && !self.world.has(Flaw::TellsAheadOfItsDisk);
+        match leaves_at_once {
+            true => self.committed.min(self.disk.lock().unwrap().durable()),
+            false => self.committed,
+        }
     }
 
     pub(super) fn append(

@@ -7,18 +7,18 @@ use tsoracle_core::Leadership;
 
 use crate::{clock::pass, world::World};
 
-pub(super) struct Herald {
+pub(crate) struct Herald {
     news: mpsc::UnboundedSender<Leadership>,
     last: Leadership,
 }
 
 impl Herald {
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Leadership>) {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Leadership>) {
         let (news, told) = mpsc::unbounded_channel();
         (Self { news, last: Leadership::Unknown }, told)
     }
 
-    pub(super) fn tell(&mut self, news: Leadership) {
+    pub(crate) fn tell(&mut self, news: Leadership) {
         if news != self.last {
             self.last = news.clone();
             // The task that tells ends with the process.
@@ -28,7 +28,7 @@ impl Herald {
 }
 
 /// Passes on what it is told, each time only the latest.
-pub(super) async fn spread(
+pub(crate) async fn spread(
     world: Arc<World>,
     mut told: mpsc::UnboundedReceiver<Leadership>,
     known: watch::Sender<Leadership>,
