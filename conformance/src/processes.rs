@@ -45,6 +45,7 @@ pub struct Processes {
     config: ConfigOf,
     ports: usize,
     companions: CompanionsOf,
+    has_members: bool,
 }
 
 /// Runs the checks of clusters over each driver, as the whole of a test program.
@@ -73,6 +74,7 @@ impl Processes {
             config: Arc::new(config),
             ports: 0,
             companions: Arc::new(|_| vec![]),
+            has_members: false,
         }
     }
 
@@ -85,6 +87,13 @@ impl Processes {
         companions: impl Fn(&Site) -> Vec<Companion> + Send + Sync + 'static,
     ) -> Self {
         (self.ports, self.companions) = (ports, Arc::new(companions));
+        self
+    }
+
+    /// The driver's members can be changed while it runs, which hands the lead over as well.
+    #[must_use]
+    pub fn with_members(mut self) -> Self {
+        self.has_members = true;
         self
     }
 
@@ -108,6 +117,9 @@ impl Harness for Processes {
         match ability {
             Ability::Cluster | Ability::Pause | Ability::Wipe | Ability::Client => None,
             Ability::Partition => sandbox::lacking().map(Into::into),
+            Ability::Transfer => {
+                (!self.has_members).then(|| "its members cannot be changed".into())
+            }
             _ => Some("the driver is in other processes".into()),
         }
     }

@@ -9,7 +9,7 @@ use super::{
     ConfigOf, Site, failed,
     network::Network,
     node::{Process, said},
-    remote::{Remote, Riding},
+    remote::{self, Remote, Riding},
 };
 use crate::{Cluster, Service};
 
@@ -161,6 +161,10 @@ impl Cluster for Processes {
         let directory = self.site.directory(node);
         fs::remove_dir_all(&directory)?;
         Ok(fs::create_dir(directory)?)
+    }
+
+    async fn transfer(&mut self, node: usize) -> Result<()> {
+        remote::transfer(self.site.service(node)).await
     }
 
     fn client(&self) -> Result<Arc<dyn Service>> {

@@ -28,7 +28,7 @@ impl Harness for Contenders {
             Ability::Configure => Some("it has no name".into()),
             Ability::Process => Some("the state is in this process".into()),
             Ability::Wipe => Some("the nodes store nothing of their own".into()),
-            Ability::Client => Some("the nodes are in this process".into()),
+            Ability::Client | Ability::Transfer => Some("the nodes are in this process".into()),
             _ => None,
         }
     }

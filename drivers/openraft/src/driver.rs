@@ -117,7 +117,7 @@ async fn start(
         leadership,
         stopping: watch::Sender::new(false),
         is_told_to_stop: AtomicBool::new(false),
-        is_leaving: AtomicBool::new(false),
+        leaving: watch::Sender::new(0),
         failure: Default::default(),
         changing: Default::default(),
         ended: watch::Sender::new(None),

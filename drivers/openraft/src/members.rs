@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -164,10 +164,24 @@ async fn transfer(shared: &Shared, to: Option<u64>) -> Result<()> {
         }
         _ => {}
     }
-    shared.is_leaving.store(true, Ordering::Release);
-    let handed = hand_over(shared, to).await;
-    shared.is_leaving.store(false, Ordering::Release);
-    handed
+    let _leaving = Leaving::new(shared);
+    hand_over(shared, to).await
+}
+
+/// Nothing more is begun for as long as it lives.
+struct Leaving<'a>(&'a Shared);
+
+impl<'a> Leaving<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.leaving.send_modify(|leaving| *leaving += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.leaving.send_modify(|leaving| *leaving -= 1);
+    }
 }
 
 /// Has a voter that holds the whole log stand for election at once. This node grants it its vote, so

@@ -31,8 +31,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Sender<bool>,
     /// Set by the first who stops the node.
     pub(crate) is_told_to_stop: AtomicBool,
-    /// While leadership is handed over, nothing more is begun.
-    pub(crate) is_leaving: AtomicBool,
+    /// How many hand leadership over at the moment: meanwhile nothing more is begun.
+    pub(crate) leaving: watch::Sender<usize>,
     /// Why this node is done for, once it is.
     pub(crate) failure: Mutex<Option<Error>>,
     /// One change of membership at a time.
@@ -83,7 +83,7 @@ impl Shared {
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Acquire)
+        *self.leaving.borrow() > 0
     }
 
     /// Whether somebody stops the node already; from now on somebody does.
