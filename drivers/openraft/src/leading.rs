@@ -77,6 +77,7 @@ async fn claim_and_say(
         let metrics = shared.metrics();
         if let Some(vote) = leads(&metrics) {
             if claim.as_ref().is_none_or(|claim| claim.vote != vote) {
+                shared.elected.note();
                 says.send_if_modified(|now| change(now, Leadership::Unknown));
                 match make_claim(shared, vote, &mut unused).await {
                     Ok(made) => claim = made,

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) raft: Raft,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) contact: Arc<Contact>,
+    /// When this node was last elected, or a little later.
+    pub(crate) elected: Contact,
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Set when the node is told to stop.
     pub(crate) stopping: watch::Sender<bool>,
