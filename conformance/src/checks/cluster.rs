@@ -187,9 +187,8 @@ async fn no_call_of_a_client_fails_while_the_lead_is_handed_over(
     loaded: &mut Loaded,
 ) -> Result<()> {
     for _ in 0..5 {
-        let (old, before) = loaded.leader().await?;
-        loaded.cluster.transfer(old).await?;
-        let (_, after) = loaded.leader_besides(Some(old)).await?;
+        let before = loaded.transfer().await?;
+        let (_, after) = loaded.leader().await?;
         ensure!(after.range.first() > before.range.last(), "{after:?} came after {before:?}");
         ensure!(after.epoch > before.epoch, "epoch {} came after {}", after.epoch, before.epoch);
         loaded.serve().await?;

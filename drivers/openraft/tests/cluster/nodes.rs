@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, tim
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, ConsensusDriver, Epoch, Error, Leadership, Member, Members, MembershipChange, Oracle,
-    OracleOptions, RequestId, Result, SeqKey, SeqRequest, SystemClock,
+    Clock as _, ConsensusDriver, Epoch, Error, Leadership, Member, Members, MembershipChange,
+    Oracle, OracleOptions, RequestId, Result, SeqKey, SeqRequest, SystemClock,
 };
 use tsoracle_openraft::{Config, OpenraftDriver, open};
 
