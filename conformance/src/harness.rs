@@ -81,6 +81,8 @@ pub enum Ability {
     HangDisk,
     /// Has a client that finds the leader of a cluster by itself.
     Client,
+    /// Has the leader of a cluster hand the lead over while it runs on.
+    Transfer,
 }
 
 /// Where a driver keeps its state: a directory, a prefix, a cluster of its own.
@@ -212,6 +214,11 @@ pub trait Cluster: Send + Sync {
         Err(missing(&format!("a power loss of node {node}")))
     }
 
+    /// Has a node that leads hand the lead over to another one, and returns once that leads.
+    async fn transfer(&mut self, node: usize) -> Result<()> {
+        Err(missing(&format!("transfers of the lead from node {node}")))
+    }
+
     /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
     /// The epoch of its answers is 0, unless it is told.
     fn client(&self) -> Result<Arc<dyn Service>> {
@@ -266,6 +273,7 @@ impl fmt::Display for Ability {
             Self::Wipe => "wipe a node",
             Self::HangDisk => "have a node's disk hang",
             Self::Client => "follow the leader with a client",
+            Self::Transfer => "have the lead handed over",
         })
     }
 }

@@ -115,7 +115,8 @@ impl Harness for Local {
             | Ability::Partition
             | Ability::Wipe
             | Ability::HangDisk
-            | Ability::Client => "the driver has one node",
+            | Ability::Client
+            | Ability::Transfer => "the driver has one node",
             Ability::Damage => "this rig was not told how to damage the state",
             Ability::FailStorage | Ability::LosePower => {
                 "a directory's disk cannot be told to fail"

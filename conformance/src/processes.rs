@@ -47,6 +47,7 @@ pub struct Processes {
     ports: usize,
     companions: CompanionsOf,
     state_file: Option<String>,
+    has_members: bool,
 }
 
 /// Runs the checks of clusters over each driver, as the whole of a test program.
@@ -76,6 +77,7 @@ impl Processes {
             ports: 0,
             companions: Arc::new(|_| vec![]),
             state_file: None,
+            has_members: false,
         }
     }
 
@@ -96,6 +98,13 @@ impl Processes {
         companions: impl Fn(&Site) -> Vec<Companion> + Send + Sync + 'static,
     ) -> Self {
         (self.ports, self.companions) = (ports, Arc::new(companions));
+        self
+    }
+
+    /// The driver's members can be changed while it runs, which hands the lead over as well.
+    #[must_use]
+    pub fn with_members(mut self) -> Self {
+        self.has_members = true;
         self
     }
 
@@ -123,6 +132,9 @@ impl Harness for Processes {
                 Some("the nodes keep no state of their own".into())
             }
             Ability::HangDisk => disk::lacking().map(Into::into),
+            Ability::Transfer => {
+                (!self.has_members).then(|| "its members cannot be changed".into())
+            }
             _ => Some("the driver is in other processes".into()),
         }
     }

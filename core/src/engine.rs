@@ -18,7 +18,7 @@ use crate::{
     Clock, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership, OracleOptions, Result,
     asked::{check, nonsense, panicked},
     meters::Meters,
-    reign::Reign,
+    reign::{Queues, Reign},
     service::{Arrivals, Service},
     state::{Answer, Query},
     takeover,
@@ -159,6 +159,8 @@ impl Shared {
 pub(crate) enum Ended {
     /// It was told to stop, and released what it held.
     Stopped,
+    /// It released what it held, so that another node may lead.
+    HandedOver,
     /// A newer epoch has taken over; this claim is worth nothing any more.
     Fenced,
     /// The driver is done for.
@@ -219,7 +221,8 @@ async fn follow(shared: &Shared, mut stop: watch::Receiver<bool>) -> Phase {
                 match ended {
                     Ended::Stopped => return Phase::Stopping,
                     Ended::Failed(error) => break error.to_string(),
-                    Ended::Fenced => {
+                    // A claim that was released is worth nothing any more, either.
+                    Ended::Fenced | Ended::HandedOver => {
                         shared.enter(Phase::Electing);
                         tokio::select! {
                             biased;
@@ -276,9 +279,12 @@ async fn why_over(shared: &Shared) -> String {
 async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) -> Ended {
     let (queue, sequences) = mpsc::unbounded_channel();
     let (errand_queue, errands) = mpsc::unbounded_channel();
+    let (handover_queue, handovers) = mpsc::unbounded_channel();
+    let queues = Queues { sequences: queue, errands: errand_queue, handovers: handover_queue };
+    let arrivals = Arrivals { sequences, errands, handovers };
     let taking_over = async {
         let fenced = takeover::fence_and_wait(shared, epoch).await?;
-        takeover::open(shared, epoch, fenced, (queue, errand_queue)).await
+        takeover::open(shared, epoch, fenced, queues).await
     };
     let reign = tokio::select! {
         biased;
@@ -293,7 +299,7 @@ async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) ->
     shared.enter(Phase::Serving { epoch });
     shared.meters.reigns.increment(1);
     tracing::info!(%epoch, "serving");
-    Service::new(shared, &reign, Arrivals { sequences, errands }).run(&mut stop).await
+    Service::new(shared, &reign, arrivals).run(&mut stop).await
 }
 
 /// Ends the reign in memory, however its leading ends.

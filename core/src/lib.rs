@@ -10,6 +10,7 @@ mod epoch;
 mod errand;
 mod error;
 mod group;
+mod handover;
 mod lease;
 mod local;
 mod membership;

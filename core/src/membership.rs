@@ -12,6 +12,9 @@ use crate::Result;
 ///   hint.
 /// - A change that returned `Ok` MUST survive a power loss of all nodes.
 /// - A change to what is there already is no error.
+/// - An oracle has released its reign when it asks for a [transfer](MembershipChange::Transfer). If this
+///   node leads all the same when the transfer has ended, with or without success, or leads on after a
+///   release that none has followed, it MUST make a new claim of leadership, under a higher epoch.
 ///
 /// # Cancellation
 /// Dropping the future of a change does not undo it.
@@ -71,7 +74,8 @@ pub enum MembershipChange {
         /// Even if the others that can be reached have no majority then.
         force: bool,
     },
-    /// Has another node lead.
+    /// Has another node lead. Asked for through [`Oracle::membership`](crate::Oracle::membership), it
+    /// costs no lease.
     Transfer {
         /// Which; `None` for any that has caught up.
         to: Option<u64>,

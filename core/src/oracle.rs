@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    ConsensusDriver, Epoch, Error, ErrorKind, Membership, OracleOptions, Reject, Result, SeqBlock,
+    ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject, Result, SeqBlock,
     TIMESTAMPS_PER_MS, TimestampRange,
     engine::{self, Phase, Shared},
     reign::{Denied, Reign},
@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod errands;
+mod members;
 mod sequences;
 mod waiting;
 
@@ -41,6 +42,8 @@ struct Control {
     stop: watch::Sender<bool>,
     /// Until it has ended and the driver has stopped.
     task: Mutex<Option<JoinHandle<()>>>,
+    /// One change of the members at a time.
+    changing: Arc<Mutex<()>>,
 }
 
 /// Timestamps, and the epoch they were granted under.
@@ -93,7 +96,8 @@ impl Oracle {
         let shared = Arc::new(Shared::new(driver, options));
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(engine::run(shared.clone(), stopped));
-        let control = Arc::new(Control { stop, task: Mutex::new(Some(task)) });
+        let task = Mutex::new(Some(task));
+        let control = Arc::new(Control { stop, task, changing: Arc::default() });
         Ok(Self { shared, control, hold })
     }
 
@@ -148,11 +152,6 @@ impl Oracle {
             max_safe_physical_ms: high_water_ms.saturating_sub(window_ms + 1),
             waiting: self.shared.waiting.load(Ordering::Relaxed),
         }
-    }
-
-    /// The nodes of the cluster, if the driver lets them be changed.
-    pub fn membership(&self) -> Option<Arc<dyn Membership>> {
-        self.shared.driver.membership()
     }
 
     /// What this oracle is doing, to be watched. Values may repeat.

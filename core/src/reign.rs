@@ -13,6 +13,7 @@ use crate::{
     clock::Now,
     errand::Errand,
     group::Pending,
+    handover::Handover,
     pace::Pace,
     window::{MAX_HIGH_WATER_MS, Refused, Window},
 };
@@ -26,9 +27,8 @@ pub(crate) struct Reign {
     pub(crate) epoch: Epoch,
     /// Session time runs from here.
     pub(crate) opened: BootTime,
-    pub(crate) queue: mpsc::UnboundedSender<Pending>,
-    pub(crate) errands: mpsc::UnboundedSender<Errand>,
-    /// Bounds the requests in both queues. What its callers have given up stays there until the commit
+    pub(crate) queues: Queues,
+    /// Bounds the requests in the queues. What its callers have given up stays there until the commit
     /// in flight ends, so that the number of callers alone does not bound it.
     pub(crate) places: Arc<Semaphore>,
     window: Window,
@@ -42,6 +42,15 @@ pub(crate) struct Reign {
     /// Somebody cannot go on, or soon cannot, without an extension.
     wanted: AtomicBool,
     wanting: Notify,
+}
+
+/// What is put to a reign while it is open.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) sequences: mpsc::UnboundedSender<Pending>,
+    pub(crate) errands: mpsc::UnboundedSender<Errand>,
+    /// One at a time.
+    pub(crate) handovers: mpsc::UnboundedSender<Handover>,
 }
 
 /// Why a reign granted nothing.
@@ -64,14 +73,13 @@ impl Reign {
         window: Window,
         pace: Pace,
         options: &OracleOptions,
-        (queue, errands): (mpsc::UnboundedSender<Pending>, mpsc::UnboundedSender<Errand>),
+        queues: Queues,
     ) -> Self {
         let deadline = (opened + options.lease).as_nanos();
         Self {
             epoch,
             opened,
-            queue,
-            errands,
+            queues,
             places: Arc::new(Semaphore::new(options.max_waiting.min(Semaphore::MAX_PERMITS))),
             window,
             deadline: AtomicU64::new(deadline),

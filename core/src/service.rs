@@ -12,6 +12,7 @@ use crate::{
     engine::{Ended, Phase, Shared},
     errand::Errand,
     group::{Group, Pending, answer_all},
+    handover::Handover,
     reign::Reign,
     state::{Answer, Command, Moment, Query, millis},
     takeover::BACKOFF,
@@ -30,6 +31,8 @@ pub(crate) struct Service<'a> {
     arrivals: Arrivals,
     pending: VecDeque<Pending>,
     errands: VecDeque<Errand>,
+    /// Why the reign is to end, unless this node stops.
+    handover: Option<Handover>,
     /// A renewal cannot wait for its time.
     renew_now: bool,
     renew_at: BootTime,
@@ -45,6 +48,7 @@ pub(crate) struct Service<'a> {
 pub(crate) struct Arrivals {
     pub(crate) sequences: mpsc::UnboundedReceiver<Pending>,
     pub(crate) errands: mpsc::UnboundedReceiver<Errand>,
+    pub(crate) handovers: mpsc::UnboundedReceiver<Handover>,
 }
 
 /// What a commit brought for the engine itself.
@@ -61,6 +65,7 @@ impl<'a> Service<'a> {
             arrivals,
             pending: VecDeque::new(),
             errands: VecDeque::new(),
+            handover: None,
             renew_now: false,
             renew_at: reign.opened + shared.options.renewal(),
             last_busy: reign.opened,
@@ -70,20 +75,23 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Serves until stopped, fenced or failed.
+    /// Serves until stopped, fenced or failed, or until the lead is to be handed over.
     pub(crate) async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Ended {
         while self.next_work(stop).await {
             if let Err(ended) = self.commit_group().await {
                 return ended;
             }
         }
-        self.release().await
+        self.release(stop).await
     }
 
-    /// Waits until there is something to do; false once told to stop.
+    /// Waits until there is something to do; false once it is time to release.
     async fn next_work(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         if *stop.borrow() {
             return false;
+        }
+        if let Ok(handover) = self.arrivals.handovers.try_recv() {
+            return !self.is_to_hand_over(handover);
         }
         // A renewal that failed is tried again at once: its time may be far off, and those who want
         // it have said so already.
@@ -95,11 +103,14 @@ impl<'a> Service<'a> {
         let timer = if lively { self.renew_at } else { now.boot + CLOCK_WATCH };
         let most = self.shared.driver.limits().commands.max(1);
         let (mut arrived, mut errands) = (Vec::new(), Vec::new());
+        // The reign holds the senders, so the queues stay open as long as this loop runs.
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return false,
+            Some(handover) = self.arrivals.handovers.recv() => {
+                return !self.is_to_hand_over(handover);
+            }
             () = self.reign.wanted() => self.renew_now = true,
-            // The reign holds the senders, so the queues stay open as long as this loop runs.
             _ = self.arrivals.sequences.recv_many(&mut arrived, most) => {
                 self.pending.extend(arrived);
             }
@@ -272,12 +283,53 @@ impl<'a> Service<'a> {
         now.boot < self.last_busy + self.shared.options.idle_after()
     }
 
-    /// Stops gracefully: closes the reign in memory, commits what was accepted, and releases, so
+    /// Whether the lead is to be handed over: not if whoever wanted it has gone.
+    fn is_to_hand_over(&mut self, handover: Handover) -> bool {
+        self.handover = Some(handover).filter(|handover| !handover.is_abandoned());
+        self.handover.is_some()
+    }
+
+    /// Ends the reign gracefully: closes it in memory, commits what was accepted, and releases, so
     /// that the successor need not wait for the lease.
-    async fn release(mut self) -> Ended {
+    async fn release(mut self, stop: &mut watch::Receiver<bool>) -> Ended {
         self.reign.close();
         self.shared.reign.store(None);
-        self.shared.enter(Phase::Stopping);
+        let handover = self.handover.take();
+        self.shared.enter(match handover {
+            Some(_) => Phase::Electing,
+            None => Phase::Stopping,
+        });
+        if let Err(ended) = self.commit_accepted().await {
+            return ended;
+        }
+        loop {
+            let release = Group { commands: vec![Command::Release], ..Group::default() };
+            match self.commit(release).await {
+                Err(ended) => return ended,
+                // If it was refused, the reign is over all the same: an attempt before this one, or a
+                // later reign, has ended it.
+                Ok(Some(_)) => break,
+                Ok(None) if handover.is_none() => return Ended::Stopped,
+                // Without a release this node might not be given another claim.
+                Ok(None) => tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+                    () = self.shared.clock.sleep(self.pause) => {}
+                },
+            }
+            self.pause = (self.pause * 2).min(BACKOFF.1);
+        }
+        match handover {
+            Some(handover) => {
+                handover.go_on();
+                Ended::HandedOver
+            }
+            None => Ended::Stopped,
+        }
+    }
+
+    /// Commits the requests that are there already, and closes the queues.
+    async fn commit_accepted(&mut self) -> Result<(), Ended> {
         self.arrivals.sequences.close();
         while let Some(accepted) = self.arrivals.sequences.recv().await {
             self.pending.push_back(accepted);
@@ -292,17 +344,10 @@ impl<'a> Service<'a> {
             let limits = self.shared.driver.limits();
             group.run_errands(&mut self.errands, limits, now);
             group.fill(&mut self.pending, limits, now.elapsed_ms);
-            if group.commands.is_empty() {
-                continue;
-            }
-            if let Err(ended) = self.commit(group).await {
-                return ended;
+            if !group.commands.is_empty() {
+                self.commit(group).await?;
             }
         }
-        let release = Group { commands: vec![Command::Release], ..Group::default() };
-        match self.commit(release).await {
-            Ok(_) => Ended::Stopped,
-            Err(ended) => ended,
-        }
+        Ok(())
     }
 }

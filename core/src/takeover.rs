@@ -3,17 +3,13 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use crate::{
     BootTime, Committed, Epoch, ErrorKind, NodeId, Reject,
     asked::{self, nonsense},
     clock::Now,
     engine::{Ended, Phase, Shared},
-    errand::Errand,
-    group::Pending,
     pace::Pace,
-    reign::Reign,
+    reign::{Queues, Reign},
     state::{Command, ReignRecord, Reply, millis},
     window::{MAX_HIGH_WATER_MS, Window},
 };
@@ -87,7 +83,7 @@ pub(crate) async fn open(
     shared: &Shared,
     epoch: Epoch,
     fenced: Fenced,
-    queues: (mpsc::UnboundedSender<Pending>, mpsc::UnboundedSender<Errand>),
+    queues: Queues,
 ) -> Result<Reign, Ended> {
     let options = &shared.options;
     let high_water_ms = |now: Now| {

@@ -23,6 +23,7 @@ checks!("cluster", under_load:
     everything_is_there_after_all_were_killed [Cluster],
     order_holds_through_a_rolling_restart [Cluster],
     no_call_of_a_client_fails_through_a_rolling_restart [Cluster, Client],
+    no_call_of_a_client_fails_while_the_lead_is_handed_over [Cluster, Client, Transfer],
     a_leader_paused_past_its_lease_refuses_when_resumed [Cluster, Pause],
     a_leader_that_comes_back_grants_above_all_before [Cluster, Pause],
     a_cluster_that_stood_still_serves_again [Cluster, Pause],
@@ -179,6 +180,20 @@ async fn no_call_of_a_client_fails_through_a_rolling_restart(loaded: &mut Loaded
             loaded.cluster.start(node).await?;
             loaded.serve().await?;
         }
+    }
+    Ok(())
+}
+
+/// That none of the client's calls failed is looked at when the load ends.
+async fn no_call_of_a_client_fails_while_the_lead_is_handed_over(
+    loaded: &mut Loaded,
+) -> Result<()> {
+    for _ in 0..5 {
+        let before = loaded.transfer().await?;
+        let (_, after) = loaded.leader().await?;
+        ensure!(after.range.first() > before.range.last(), "{after:?} came after {before:?}");
+        ensure!(after.epoch > before.epoch, "epoch {} came after {}", after.epoch, before.epoch);
+        loaded.serve().await?;
     }
     Ok(())
 }

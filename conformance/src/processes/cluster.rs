@@ -11,7 +11,7 @@ use super::{
     failed,
     network::Network,
     node::{Process, said},
-    remote::{Remote, Riding},
+    remote::{self, Remote, Riding},
 };
 use crate::{Cluster, Service};
 
@@ -182,6 +182,10 @@ impl Cluster for Processes {
     async fn lose_power(&mut self, node: usize) -> Result<()> {
         self.kill(node).await?;
         self.disks[node].lose()
+    }
+
+    async fn transfer(&mut self, node: usize) -> Result<()> {
+        remote::transfer(self.site.service(node)).await
     }
 
     fn client(&self) -> Result<Arc<dyn Service>> {

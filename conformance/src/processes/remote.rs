@@ -14,7 +14,10 @@ use tsoracle_core::{
 };
 use tsoracle_proto::{
     metadata,
-    v1::{self, tso_service_client::TsoServiceClient},
+    v1::{
+        self, change_request::Change, cluster_service_client::ClusterServiceClient,
+        tso_service_client::TsoServiceClient,
+    },
 };
 
 use super::failed;
@@ -29,10 +32,21 @@ pub(super) struct Remote(TsoServiceClient<Channel>);
 
 impl Remote {
     pub(super) fn new(address: SocketAddr) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(failed)?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-        Ok(Self(TsoServiceClient::new(endpoint.connect_lazy())))
+        Ok(Self(TsoServiceClient::new(channel(address)?)))
     }
+}
+
+fn channel(address: SocketAddr) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(failed)?;
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy())
+}
+
+/// Has the node at `address` hand the lead over to whichever other one it likes.
+pub(super) async fn transfer(address: SocketAddr) -> Result<()> {
+    let change = Some(Change::Transfer(0));
+    let mut node = ClusterServiceClient::new(channel(address)?);
+    node.change(v1::ChangeRequest { change }).await.map_err(error)?;
+    Ok(())
 }
 
 #[async_trait]

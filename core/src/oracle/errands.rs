@@ -204,7 +204,7 @@ impl Oracle {
         };
         let (errand, answer) = Errand::new(command, place);
         // A reign that has ended meanwhile drops the command, which answers it.
-        let _ = reign.errands.send(errand);
+        let _ = reign.queues.errands.send(errand);
         drop(reign);
         let answered = answer.await.unwrap_or_else(|_| Err(lost()));
         drop(waiting);

@@ -81,7 +81,7 @@ impl Oracle {
         };
         let (pending, answer) = Pending::new(advances, places);
         // A reign that has ended meanwhile drops the requests, which answers them.
-        let _ = reign.queue.send(pending);
+        let _ = reign.queues.sequences.send(pending);
         drop(reign);
         // Whoever holds the requests answers them, even when dropped; should that ever fail, nothing
         // is known.

@@ -115,6 +115,7 @@ pub(crate) struct Driver {
     pub(crate) bad_read: Mutex<Option<BadRead>>,
     pub(crate) limits: Mutex<CommitLimits>,
     pub(crate) replaced_seen: Mutex<Option<BootTime>>,
+    pub(crate) membership: Mutex<Option<Arc<dyn Membership>>>,
 }
 
 impl Cluster {
@@ -138,6 +139,7 @@ impl Cluster {
             bad_read: Mutex::default(),
             limits: Mutex::new(CommitLimits { commands: 1_000, bytes: 1 << 20 }),
             replaced_seen: Mutex::default(),
+            membership: Mutex::default(),
         });
         let mut options =
             OracleOptions { clock: Arc::new(clock.clone()), lease: LEASE, ..Default::default() };
@@ -376,7 +378,7 @@ impl ConsensusDriver for Driver {
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
+        self.membership.lock().unwrap().clone()
     }
 
     async fn shutdown(&self) -> Result<()> {

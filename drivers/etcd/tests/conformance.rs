@@ -57,7 +57,8 @@ impl Harness for Rig {
             | Ability::Partition
             | Ability::Wipe
             | Ability::HangDisk
-            | Ability::Client => "clusters are made of processes of the server",
+            | Ability::Client
+            | Ability::Transfer => "clusters are made of processes of the server",
             _ => return None,
         };
         Some(reason.into())

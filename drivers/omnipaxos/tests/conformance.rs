@@ -49,7 +49,8 @@ impl Harness for Clusters {
             | Ability::Partition
             | Ability::Wipe
             | Ability::HangDisk
-            | Ability::Client => "clusters of processes have a rig of their own",
+            | Ability::Client
+            | Ability::Transfer => "clusters of processes have a rig of their own",
         };
         Some(reason.into())
     }

@@ -147,10 +147,11 @@ async fn start(
         raft,
         waiting,
         contact,
+        elected: Contact::default(),
         leadership,
         stopping: watch::Sender::new(false),
         is_told_to_stop: AtomicBool::new(false),
-        is_leaving: AtomicBool::new(false),
+        leaving: watch::Sender::new(0),
         failure: Default::default(),
         changing: Default::default(),
         ended: watch::Sender::new(None),
@@ -194,15 +195,14 @@ async fn form(shared: &Shared) -> Result<()> {
 
 fn raft_config(cluster: &Cluster) -> Result<openraft::Config> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (heartbeat, election) = (millis(cluster.heartbeat), millis(cluster.election));
     // Whoever has heard a leader within `max` votes for nobody else; `min` is how long a vote may take.
     // When to stand for election is decided in `elections`.
     let config = openraft::Config {
         cluster_name: cluster.name.clone(),
-        heartbeat_interval: heartbeat,
+        heartbeat_interval: millis(cluster.heartbeat),
         enable_elect: false,
-        election_timeout_min: (election / 2).max(heartbeat + 1),
-        election_timeout_max: election.max(heartbeat + 2),
+        election_timeout_min: millis(elections::vote_deadline(cluster)),
+        election_timeout_max: millis(elections::vote_lease(cluster)),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(cluster.snapshot_every),
         max_in_snapshot_log_to_keep: cluster.log_keep,
         replication_lag_threshold: cluster.snapshot_every.saturating_mul(2),

@@ -14,6 +14,7 @@ use std::{
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use openraft::ServerState;
+use tsoracle_cluster::Cluster;
 use tsoracle_core::{BootTime, Clock as _, SystemClock};
 
 use crate::{
@@ -138,9 +139,21 @@ async fn is_wanted(shared: &Shared, metrics: &Metrics) -> bool {
 pub(crate) fn would_vote(shared: &Standing, last: Option<Id>) -> bool {
     let leads = shared.raft.metrics().borrow().state == ServerState::Leader;
     let own = shared.raft.data_metrics().borrow().last_log;
-    // A little longer than raft's own rule, which counts from a moment later.
+    // A little longer than it takes to miss heartbeats.
     let patience = shared.election + shared.election / 10;
     !leads && shared.contact.silence() >= patience && last >= own
+}
+
+/// How long whoever has heard from a leader, or was elected, votes for nobody else, as raft has it. Short,
+/// since nobody stands here who was not asked to by the leader, or was not told by a majority that it heard
+/// of none: it would only hold up a leader that hands over soon after it was elected.
+pub(crate) fn vote_lease(cluster: &Cluster) -> Duration {
+    vote_deadline(cluster) + Duration::from_millis(1)
+}
+
+/// How long a vote may take.
+pub(crate) fn vote_deadline(cluster: &Cluster) -> Duration {
+    (cluster.election / 2).max(cluster.heartbeat + Duration::from_millis(1))
 }
 
 /// What it takes to answer a candidate.

@@ -1,6 +1,6 @@
 //! Stopping: what is under way ends, leadership is handed over, and the directory is let go.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
@@ -19,7 +19,7 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
     if !shared.is_stopping() {
         let shared = shared.clone();
         shared.runtime.clone().spawn(async move {
-            shared.is_leaving.store(true, Ordering::Release);
+            leave(&shared);
             drain(&shared).await;
             if shared.leads()
                 && let Err(error) = members::hand_over(&shared, None).await
@@ -36,6 +36,11 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
     }
 }
 
+/// From now on nothing more is begun.
+fn leave(shared: &Shared) {
+    shared.leaving.send_modify(|leaving| *leaving += 1);
+}
+
 async fn drain(shared: &Shared) {
     let empty = async {
         while !shared.waiting.is_empty() {
@@ -47,7 +52,7 @@ async fn drain(shared: &Shared) {
 
 /// Stops everything, in the order in which it depends on each other.
 pub(crate) async fn stop(shared: &Shared) {
-    shared.is_leaving.store(true, Ordering::Release);
+    leave(shared);
     shared.stopping.send_replace(true);
     let _ = shared.raft.shutdown().await;
     shared.transport.shutdown().await;

@@ -15,7 +15,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long this node still leads under a claim that was released, if nothing else happens: it usually
-/// is about to stop.
+/// is about to stop, or to hand leadership over.
 const AFTER_RELEASE: Duration = Duration::from_millis(300);
 
 /// The claim under which this node leads.
@@ -74,11 +74,10 @@ async fn claim_and_say(
     let mut claim: Option<Claim> = None;
     loop {
         changes.borrow_and_update();
-        let released_epoch = *released.borrow_and_update();
         let metrics = shared.metrics();
         if let Some(vote) = leads(&metrics) {
-            let holds = |claim: &Claim| claim.vote == vote && claim.epoch != released_epoch;
-            if !claim.as_ref().is_some_and(holds) {
+            if claim.as_ref().is_none_or(|claim| claim.vote != vote) {
+                shared.elected.note();
                 says.send_if_modified(|now| change(now, Leadership::Unknown));
                 match make_claim(shared, vote, &mut unused).await {
                     Ok(made) => claim = made,
@@ -96,17 +95,26 @@ async fn claim_and_say(
             }
         };
         says.send_if_modified(|known| change(known, now));
-        let after_release = async {
-            let _ = released.changed().await;
-            SystemClock.sleep(AFTER_RELEASE).await;
-        };
+        let epoch = claim.as_ref().map(|claim| claim.epoch);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() {
                 return Some(why_over(shared));
             },
-            () = after_release => {}
+            () = used_up(shared, &mut released, epoch) => claim = None,
         }
     }
+}
+
+/// Returns when a claim was released, and leadership is not handed over: this node needs another one.
+async fn used_up(shared: &Shared, released: &mut watch::Receiver<Epoch>, claim: Option<Epoch>) {
+    // The senders are in `shared`.
+    let _ = released.wait_for(|released| Some(*released) == claim).await;
+    let mut leaving = shared.leaving.subscribe();
+    tokio::select! {
+        _ = leaving.wait_for(|leaving| *leaving > 0) => {}
+        () = SystemClock.sleep(AFTER_RELEASE) => {}
+    }
+    let _ = leaving.wait_for(|leaving| *leaving == 0).await;
 }
 
 /// Raises the claim, and makes sure that a majority follows. Nothing if leadership changed meanwhile.

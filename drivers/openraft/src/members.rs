@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use tsoracle_core::{
 };
 
 use crate::{
+    elections,
     network::peer_id,
     shared::Shared,
     types::Metrics,
@@ -164,22 +165,42 @@ async fn transfer(shared: &Shared, to: Option<u64>) -> Result<()> {
         }
         _ => {}
     }
-    shared.is_leaving.store(true, Ordering::Release);
-    let handed = hand_over(shared, to).await;
-    shared.is_leaving.store(false, Ordering::Release);
-    handed
+    let _leaving = Leaving::new(shared);
+    hand_over(shared, to).await
+}
+
+/// Nothing more is begun for as long as it lives.
+struct Leaving<'a>(&'a Shared);
+
+impl<'a> Leaving<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.leaving.send_modify(|leaving| *leaving += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.leaving.send_modify(|leaving| *leaving -= 1);
+    }
 }
 
 /// Has a voter that holds the whole log stand for election at once. This node grants it its vote, so
-/// that in a cluster of three no lease of a third one is waited for.
+/// that a cluster of three does not wait for a third one.
 pub(crate) async fn hand_over(shared: &Shared, to: Option<u64>) -> Result<()> {
     let caught_up = timeout(CATCH_UP, caught_up_voter(shared, to)).await;
     let successor = caught_up.map_err(|_| {
         Error::new(ErrorKind::Unavailable, "no other node that votes has the whole log")
     })??;
     tracing::info!(successor, "handing leadership over");
-    // Those who hear from this leader grant nobody else their vote for a while.
+    // Those who hear from this leader grant nobody else their vote for a while, nor does this leader
+    // while it has only just been elected.
     let quiet = Quiet::new(shared);
+    let heard = match other_voters(shared, &shared.metrics()).len() {
+        ..=2 => shared.elected.silence(),
+        _ => Duration::ZERO,
+    };
+    SystemClock.sleep(elections::vote_lease(&shared.cluster).saturating_sub(heard)).await;
     let deadline = shared.cluster.election * 2 + CATCH_UP;
     let elected = timeout(deadline, async {
         let transport = &shared.transport;

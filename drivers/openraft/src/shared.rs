@@ -28,13 +28,15 @@ pub(crate) struct Shared {
     pub(crate) raft: Raft,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) contact: Arc<Contact>,
+    /// When this node was last elected, or a little later.
+    pub(crate) elected: Contact,
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Set when the node is told to stop.
     pub(crate) stopping: watch::Sender<bool>,
     /// Set by the first who stops the node.
     pub(crate) is_told_to_stop: AtomicBool,
-    /// While leadership is handed over, nothing more is begun.
-    pub(crate) is_leaving: AtomicBool,
+    /// How many hand leadership over at the moment: meanwhile nothing more is begun.
+    pub(crate) leaving: watch::Sender<usize>,
     /// Why this node is done for, once it is.
     pub(crate) failure: Mutex<Option<Error>>,
     /// One change of membership at a time.
@@ -85,7 +87,7 @@ impl Shared {
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Acquire)
+        *self.leaving.borrow() > 0
     }
 
     /// Whether somebody stops the node already; from now on somebody does.

@@ -10,7 +10,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_tsoracle");
 pub(crate) fn all() -> Vec<Processes> {
     let mut drivers = vec![];
     if cfg!(feature = "openraft") {
-        drivers.push(replicated("openraft"));
+        drivers.push(replicated("openraft").with_members());
     }
     if cfg!(feature = "omnipaxos") {
         drivers.push(replicated("omnipaxos"));

@@ -1,4 +1,5 @@
-//! How long a client waits while a node of three is killed, paused, cut off or restarted.
+//! How long a client waits while a node of three is killed, paused, cut off or restarted, or hands
+//! the lead over.
 //!
 //! Two callers ask through our client, one for timestamps and one for sequence values, each again as
 //! soon as it is answered. Whatever happens to a node, the call that takes longest is the one that
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 use tsoracle_conformance::{
-    Cluster, Harness, Service,
+    Ability, Cluster, Harness, Service,
     processes::{Processes, enter_sandbox},
 };
 use tsoracle_core::{BootTime, Clock, ErrorKind, SeqKey, SeqRequest, SystemClock};
@@ -45,15 +46,17 @@ enum Fault {
     Pause,
     CutOff,
     Stop,
+    Transfer,
     RollingRestart,
     KillAll,
 }
 
-const FAULTS: [(Fault, &str); 6] = [
+const FAULTS: [(Fault, &str); 7] = [
     (Fault::Kill, "kill -9 of the leader"),
     (Fault::Pause, "the leader paused"),
     (Fault::CutOff, "the leader cut off from its peers"),
     (Fault::Stop, "the leader stopped (SIGTERM)"),
+    (Fault::Transfer, "leadership transferred"),
     (Fault::RollingRestart, "rolling restart of all nodes"),
     (Fault::KillAll, "all killed; from the last start on"),
 ];
@@ -70,7 +73,9 @@ pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
     let mut rows = vec![];
     for driver in drivers {
         for (fault, name) in FAULTS {
-            if !format!("{}, {name}", driver.name()).contains(&filter) {
+            let is_possible =
+                !matches!(fault, Fault::Transfer) || driver.lacks(Ability::Transfer).is_none();
+            if !is_possible || !format!("{}, {name}", driver.name()).contains(&filter) {
                 continue;
             }
             let outages = runtime.block_on(outages(&driver, fault, rounds));
@@ -111,6 +116,7 @@ async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> R
         Fault::Pause => cluster.pause(old).await?,
         Fault::CutOff => cluster.cut_off(old).await?,
         Fault::Stop => cluster.stop(old).await?,
+        Fault::Transfer => cluster.transfer(old).await?,
         Fault::RollingRestart => {
             for node in 0..NODES {
                 cluster.stop(node).await?;
@@ -128,7 +134,7 @@ async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> R
             }
         }
     }
-    if matches!(fault, Fault::Kill | Fault::Pause | Fault::CutOff | Fault::Stop) {
+    if !matches!(fault, Fault::RollingRestart | Fault::KillAll) {
         // Its lease may let the old one serve on for a while, and rightly so.
         leader_besides(cluster, Some(old)).await?;
     }
@@ -145,7 +151,7 @@ async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> R
         Fault::Kill | Fault::Stop => cluster.start(old).await?,
         Fault::Pause => cluster.resume(old).await?,
         Fault::CutOff => cluster.heal(old).await?,
-        Fault::RollingRestart | Fault::KillAll => {}
+        Fault::Transfer | Fault::RollingRestart | Fault::KillAll => {}
     }
     Ok(outage)
 }

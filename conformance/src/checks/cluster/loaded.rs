@@ -110,6 +110,20 @@ impl Loaded {
         }
     }
 
+    /// Has the leader hand over, and returns what it had granted before. On a slow machine nobody may
+    /// be elected in time; then it is asked again.
+    pub(super) async fn transfer(&mut self) -> Result<Granted> {
+        let until = SystemClock.now().boot + PATIENCE;
+        loop {
+            let (leader, granted) = self.leader().await?;
+            match self.cluster.transfer(leader).await {
+                Ok(()) => return Ok(granted),
+                Err(error) if error.is_retryable() && SystemClock.now().boot < until => {}
+                Err(error) => return Err(error).context("the lead was not handed over"),
+            }
+        }
+    }
+
     /// The answer to a request, from whichever node gives one.
     pub(super) async fn sequence(&self, request: SeqRequest) -> Result<Vec<SeqBlock>> {
         Ok(self.sequence_of(None, request).await?.1)

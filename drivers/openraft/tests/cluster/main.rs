@@ -4,6 +4,7 @@
 
 mod membership;
 mod nodes;
+mod spy;
 mod strangers;
 
 use tsoracle_core::{ConsensusDriver, ErrorKind, Leadership, MembershipChange};

@@ -86,6 +86,38 @@ async fn changes_that_would_end_the_cluster_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_is_handed_over_leaves_no_lease_to_wait_for() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    for round in 0..5 {
+        assert_eq!(nodes.next().await, round * 10);
+        let old = nodes.leader().await;
+        let before = nodes.epoch(old).await;
+        nodes.change(MembershipChange::Transfer { to: None }).await.unwrap();
+        let new = nodes.leader().await;
+        assert!(new != old && nodes.epoch(new).await > before);
+        let replaced = nodes.running[&new].spy.replaced().unwrap();
+        assert_eq!((replaced.epoch, replaced.released), (before, true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_nobody_takes_over_from_serves_again() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    let leader = nodes.leader().await;
+    let before = nodes.epoch(leader).await;
+    let stopped = (1..=3).find(|node| *node != leader).unwrap();
+    nodes.stop(stopped).await;
+    let error =
+        nodes.change(MembershipChange::Transfer { to: Some(stopped.into()) }).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(nodes.next().await, 10);
+    assert!(nodes.epoch(leader).await > before);
+    let replaced = nodes.running[&leader].spy.replaced().unwrap();
+    assert_eq!((replaced.epoch, replaced.released), (before, true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_leader_makes_changes() {
     let nodes = Nodes::start_all(3, |config| config).await;
     let leader = nodes.leader().await;

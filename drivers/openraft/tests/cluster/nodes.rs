@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, tim
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, ConsensusDriver, Error, Leadership, Member, Members, MembershipChange, Oracle,
-    OracleOptions, RequestId, Result, SeqKey, SeqRequest, SystemClock,
+    Clock as _, ConsensusDriver, Epoch, Error, Leadership, Member, Members, MembershipChange,
+    Oracle, OracleOptions, RequestId, Result, SeqKey, SeqRequest, SystemClock,
 };
 use tsoracle_openraft::{Config, OpenraftDriver, open};
+
+use crate::spy::Spy;
 
 /// What never happens is waited for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,6 +21,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A node that runs.
 pub(crate) struct Node {
     pub(crate) driver: Arc<OpenraftDriver>,
+    pub(crate) spy: Arc<Spy>,
     pub(crate) oracle: Oracle,
 }
 
@@ -87,8 +90,9 @@ impl Nodes {
     pub(crate) async fn start_as(&mut self, node: u32, config: Config) {
         // Somebody else may hold the port for a moment.
         let driver = eventually(async || open(config.clone()).await.ok()).await;
-        let oracle = Oracle::start(driver.clone(), OracleOptions::default()).unwrap();
-        self.running.insert(node, Node { driver, oracle });
+        let spy = Spy::new(driver.clone());
+        let oracle = Oracle::start(spy.clone(), OracleOptions::default()).unwrap();
+        self.running.insert(node, Node { driver, spy, oracle });
     }
 
     /// A node that joins the cluster later, with its addresses.
@@ -124,6 +128,11 @@ impl Nodes {
         .await
     }
 
+    /// The epoch that a node serves under, once it does.
+    pub(crate) async fn epoch(&self, node: u32) -> Epoch {
+        eventually(async || self.running[&node].oracle.get_ts(1).await.ok()).await.epoch
+    }
+
     /// Takes the next ten values of a sequence, from whoever serves, exactly once: where they begin.
     pub(crate) async fn next(&mut self) -> u64 {
         self.requests += 1;
@@ -145,7 +154,7 @@ impl Nodes {
     /// Makes a change through whoever leads.
     pub(crate) async fn change(&self, change: MembershipChange) -> Result<()> {
         let leader = self.leader().await;
-        let membership = self.running[&leader].driver.membership().unwrap();
+        let membership = self.running[&leader].oracle.membership().unwrap();
         timeout(PATIENCE, membership.change(change)).await.unwrap()
     }
 
