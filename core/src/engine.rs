@@ -276,17 +276,28 @@ async fn why_over(shared: &Shared) -> String {
 async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) -> Ended {
     let (queue, sequences) = mpsc::unbounded_channel();
     let (errand_queue, errands) = mpsc::unbounded_channel();
-    let taking_over = async {
-        let fenced = takeover::fence_and_wait(shared, epoch).await?;
-        takeover::open(shared, epoch, fenced, (queue, errand_queue)).await
+    let fenced = tokio::select! {
+        biased;
+        fenced = takeover::fence_and_wait(shared, epoch) => fenced,
+        _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+    };
+    let opening = async {
+        takeover::open(shared, epoch, fenced?, (queue, errand_queue)).await
+    };
+    // A stop waits for an open that may take effect, so that it can be released: a successor would
+    // have to wait for as long as the lease otherwise.
+    let given_up = async {
+        // The sender is dropped with this node, which is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+        shared.clock.sleep(shared.options.lease).await;
     };
     let reign = tokio::select! {
         biased;
-        opened = taking_over => match opened {
+        opened = opening => match opened {
             Ok(reign) => Arc::new(reign),
             Err(ended) => return ended,
         },
-        _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+        () = given_up => return Ended::Stopped,
     };
     let _closing = Closing { shared, reign: &reign };
     shared.reign.store(Some(reign.clone()));
