@@ -17,6 +17,7 @@ use crate::{
     etcd::Etcd,
     inspect::{inspect, read},
     shared::Shared,
+    watching::watch,
     writer::{Job, Writer},
 };
 
@@ -66,6 +67,7 @@ impl EtcdDriver {
                     () = &mut writing => {}
                     // It is done for, and goes on to say so.
                     () = elector.run() => writing.await,
+                    () = watch(&closing.0) => writing.await,
                 }
                 closing.0.close();
                 let resigned = elector.resign().await;

@@ -6,15 +6,18 @@ use tsoracle_core::{
 };
 
 use crate::{
-    etcd::{Found, Holder, Look, Outcome},
+    etcd::{Found, Holder, Look},
     inspect::inspect,
     probe::watch_over,
     shared::Shared,
     version::epoch,
 };
 
-/// How often a contender looks who leads, and what was written of the reign.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a contender looks who leads, in case that the watch has missed something.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// When it looks again after it has failed to.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The leader looks whether it still is one so often within the time its lease takes to run out.
 const LOOKS_PER_TTL: u32 = 5;
@@ -92,7 +95,7 @@ impl Elector {
                 }
                 Err(error) => {
                     self.failed(began, &self.shared.latch(error));
-                    LOOK
+                    AGAIN
                 }
             };
             let shared = self.shared.clone();
@@ -145,7 +148,6 @@ impl Elector {
         let ours = self.lease.is_some_and(|(lease, _)| lease == holder.lease);
         match self.claim {
             Some(claim) if claim.created == holder.created => self.keep(claim).await,
-            // An answer to a campaign of this node was lost.
             None if ours => self.lead(&holder, &found),
             _ => {
                 self.give_up();
@@ -175,21 +177,10 @@ impl Elector {
                 lease
             }
         };
-        match self.shared.etcd.campaign(lease, &self.endpoint).await? {
-            // Whatever it was won with is looked at anew: only what is read now is of this claim.
-            Outcome::Done(_) => {
-                let Look { holder, found, reign } = self.shared.etcd.look().await?;
-                self.shared.saw_reign(reign);
-                match holder.filter(|holder| holder.lease == lease) {
-                    Some(holder) => self.lead(&holder, &found),
-                    None => Ok(()),
-                }
-            }
-            Outcome::Refused { holder: Some(holder), found } if holder.lease != lease => {
-                self.follow(&holder, &found).await
-            }
-            Outcome::Refused { .. } => Ok(()),
-        }
+        self.shared.etcd.campaign(lease, &self.endpoint).await?;
+        // Who has won is looked at anew: only what is read then is of that claim.
+        self.shared.look.notify_one();
+        Ok(())
     }
 
     fn lead(&mut self, holder: &Holder, found: &Found) -> Result<()> {

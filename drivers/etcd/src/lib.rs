@@ -11,6 +11,7 @@ mod probe;
 mod shared;
 mod snapshot;
 mod version;
+mod watching;
 mod writer;
 
 use std::sync::Arc;

@@ -2,13 +2,13 @@ use std::{
     error::Error as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
 use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Code, ConnectError, Status, transport::Endpoint};
 use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 pub(crate) struct Members {
     members: Vec<(String, Endpoint)>,
     clients: Mutex<Vec<Option<Client>>>,
-    current: AtomicUsize,
+    current: watch::Sender<usize>,
     options: ConnectOptions,
     timeout: Duration,
     /// The id of the cluster, once one has answered.
@@ -47,7 +47,7 @@ impl Members {
         Ok(Self {
             clients: Mutex::new(vec![None; members.len()]),
             members,
-            current: AtomicUsize::new(0),
+            current: watch::Sender::new(0),
             options,
             timeout: config.timeout,
             cluster: Mutex::new(None),
@@ -58,6 +58,11 @@ impl Members {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.members.len()
+    }
+
+    /// Sees whenever a member is left for the next one, if there is another, from now on.
+    pub(crate) fn left(&self) -> watch::Receiver<usize> {
+        self.current.subscribe()
     }
 
     /// The id of the cluster; 0 if none has answered yet.
@@ -84,7 +89,7 @@ impl Members {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let at = self.current.load(Ordering::Acquire) % self.members.len();
+        let at = *self.current.borrow();
         let reached = self.reached.load(Ordering::Acquire);
         let silent = |kind| {
             let (member, limit) = (&self.members[at].0, self.timeout);
@@ -130,9 +135,14 @@ impl Members {
 
     /// Asks another member from now on.
     fn leave(&self, at: usize) {
-        let next = (at + 1) % self.members.len();
-        // Somebody else may have gone on already.
-        let _ = self.current.compare_exchange(at, next, Ordering::AcqRel, Ordering::Acquire);
+        self.current.send_if_modified(|current| {
+            // Somebody else may have gone on already.
+            let leaves = *current == at;
+            if leaves {
+                *current = (at + 1) % self.members.len();
+            }
+            leaves
+        });
     }
 
     /// What an error means. `otherwise` is what it is if it does not say that nothing was done.
@@ -151,7 +161,7 @@ impl Members {
 
     /// Checks that an answer comes from the cluster that the others came from, and holds what was
     /// there when it was asked for.
-    fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
+    pub(crate) fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
         let (cluster, revision) = (header.cluster_id(), header.revision());
         let first =
             *self.cluster.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cluster);
