@@ -79,6 +79,8 @@ pub enum Ability {
     Wipe,
     /// Has a client that finds the leader of a cluster by itself.
     Client,
+    /// Kills one of several programs that the nodes rest on, of which they can spare any one.
+    Companion,
 }
 
 /// Where a driver keeps its state: a directory, a prefix, a cluster of its own.
@@ -194,6 +196,21 @@ pub trait Cluster: Send + Sync {
         Err(missing(&format!("wiping node {node}")))
     }
 
+    /// How many programs there are that the nodes rest on. They are numbered from 0.
+    fn companions(&self) -> usize {
+        0
+    }
+
+    /// Ends such a program as `kill -9` does.
+    async fn kill_companion(&mut self, companion: usize) -> Result<()> {
+        Err(missing(&format!("killing companion {companion}")))
+    }
+
+    /// Starts a companion that was killed, over what it left.
+    async fn start_companion(&mut self, companion: usize) -> Result<()> {
+        Err(missing(&format!("starting companion {companion}")))
+    }
+
     /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
     /// The epoch of its answers is 0, unless it is told.
     fn client(&self) -> Result<Arc<dyn Service>> {
@@ -247,6 +264,7 @@ impl fmt::Display for Ability {
             Self::Partition => "cut a node off from the others",
             Self::Wipe => "wipe a node",
             Self::Client => "follow the leader with a client",
+            Self::Companion => "kill what the nodes rest on, in part",
         })
     }
 }

@@ -114,7 +114,8 @@ impl Harness for Local {
             | Ability::Pause
             | Ability::Partition
             | Ability::Wipe
-            | Ability::Client => "the driver has one node",
+            | Ability::Client
+            | Ability::Companion => "the driver has one node",
             Ability::Damage => "this rig was not told how to damage the state",
             Ability::FailStorage | Ability::LosePower => {
                 "a directory's disk cannot be told to fail"

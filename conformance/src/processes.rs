@@ -35,7 +35,7 @@ const AT_ONCE: usize = 2;
 const ATTEMPTS: usize = 3;
 
 type ConfigOf = Arc<dyn Fn(&Site, usize) -> String + Send + Sync>;
-type CompanionsOf = Arc<dyn Fn(&Site) -> Vec<Companion> + Send + Sync>;
+type CompanionOf = Arc<dyn Fn(&Site, usize) -> Companion + Send + Sync>;
 
 /// The harness of a driver whose nodes are processes.
 #[derive(Clone)]
@@ -43,8 +43,15 @@ pub struct Processes {
     name: String,
     binary: PathBuf,
     config: ConfigOf,
+    companions: Option<Companions>,
+}
+
+/// Programs beside the nodes.
+#[derive(Clone)]
+struct Companions {
+    count: usize,
     ports: usize,
-    companions: CompanionsOf,
+    one: CompanionOf,
 }
 
 /// Runs the checks of clusters over each driver, as the whole of a test program.
@@ -71,20 +78,21 @@ impl Processes {
             name: name.into(),
             binary: binary.as_ref().into(),
             config: Arc::new(config),
-            ports: 0,
-            companions: Arc::new(|_| vec![]),
+            companions: None,
         }
     }
 
-    /// Programs that run beside the nodes for as long as these do, and the addresses that they use.
-    /// A node that is cut off reaches none of them.
+    /// So many programs that run beside the nodes for as long as these do, each by its number and
+    /// with so many addresses. A node that is cut off reaches none of them. Of three or more, the
+    /// nodes must be able to spare any one.
     #[must_use]
     pub fn with_companions(
         mut self,
+        count: usize,
         ports: usize,
-        companions: impl Fn(&Site) -> Vec<Companion> + Send + Sync + 'static,
+        one: impl Fn(&Site, usize) -> Companion + Send + Sync + 'static,
     ) -> Self {
-        (self.ports, self.companions) = (ports, Arc::new(companions));
+        self.companions = Some(Companions { count, ports, one: Arc::new(one) });
         self
     }
 
@@ -108,6 +116,8 @@ impl Harness for Processes {
         match ability {
             Ability::Cluster | Ability::Pause | Ability::Wipe | Ability::Client => None,
             Ability::Partition => sandbox::lacking().map(Into::into),
+            Ability::Companion if self.companions.as_ref().is_some_and(|all| all.count >= 3) => None,
+            Ability::Companion => Some("the nodes rest on nothing else of which one can go".into()),
             _ => Some("the driver is in other processes".into()),
         }
     }

@@ -56,7 +56,8 @@ impl Harness for Rig {
             | Ability::Pause
             | Ability::Partition
             | Ability::Wipe
-            | Ability::Client => "clusters are made of processes of the server",
+            | Ability::Client
+            | Ability::Companion => "clusters are made of processes of the server",
             _ => return None,
         };
         Some(reason.into())

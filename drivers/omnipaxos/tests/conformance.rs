@@ -48,7 +48,8 @@ impl Harness for Clusters {
             | Ability::Pause
             | Ability::Partition
             | Ability::Wipe
-            | Ability::Client => "clusters of processes have a rig of their own",
+            | Ability::Client
+            | Ability::Companion => "clusters of processes have a rig of their own",
         };
         Some(reason.into())
     }
