@@ -116,7 +116,9 @@ impl Harness for Processes {
         match ability {
             Ability::Cluster | Ability::Pause | Ability::Wipe | Ability::Client => None,
             Ability::Partition => sandbox::lacking().map(Into::into),
-            Ability::Companion if self.companions.as_ref().is_some_and(|all| all.count >= 3) => None,
+            Ability::Companion if self.companions.as_ref().is_some_and(|all| all.count >= 3) => {
+                None
+            }
             Ability::Companion => Some("the nodes rest on nothing else of which one can go".into()),
             _ => Some("the driver is in other processes".into()),
         }

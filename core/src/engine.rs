@@ -281,9 +281,7 @@ async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) ->
         fenced = takeover::fence_and_wait(shared, epoch) => fenced,
         _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
     };
-    let opening = async {
-        takeover::open(shared, epoch, fenced?, (queue, errand_queue)).await
-    };
+    let opening = async { takeover::open(shared, epoch, fenced?, (queue, errand_queue)).await };
     // A stop waits for an open that may take effect, so that it can be released: a successor would
     // have to wait for as long as the lease otherwise.
     let given_up = async {

@@ -49,9 +49,8 @@ impl Network {
         (others, ports): (usize, usize),
     ) -> Result<(Self, Site)> {
         let root = root.to_owned();
-        let by_companion = |all: Vec<SocketAddr>| {
-            all.chunks(ports.max(1)).map(<[_]>::to_vec).collect()
-        };
+        let by_companion =
+            |all: Vec<SocketAddr>| all.chunks(ports.max(1)).map(<[_]>::to_vec).collect();
         let others = others * ports;
         if !sandbox::is_inside() {
             let mut free = free_addresses(nodes * 2 + others)?;

@@ -16,6 +16,7 @@ use crate::{
     elector::Elector,
     etcd::Etcd,
     inspect::{inspect, read},
+    members::again,
     shared::Shared,
     watching::watch,
     writer::{Job, Writer},
@@ -89,20 +90,17 @@ impl Drop for Closing {
 
 /// Looks at the state before anything else. False if etcd cannot be reached.
 async fn first_inspection(etcd: &Etcd) -> Result<bool> {
-    let mut last = None;
-    for _ in 0..=etcd.members.count() {
-        match inspect(etcd).await {
-            Ok(()) => return Ok(true),
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Uncertain) => {
-                last = Some(error);
+    let until = etcd.members.patience();
+    loop {
+        let Err(error) = inspect(etcd).await else { return Ok(true) };
+        match again(error, until).await {
+            Err(error) if *error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
+                return Ok(false);
             }
-            Err(error) => return Err(error),
+            outcome => outcome?,
         }
     }
-    if let Some(error) = last {
-        tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
-    }
-    Ok(false)
 }
 
 /// Nothing keeps another process from the same prefix, so every process is a node of its own.

@@ -8,6 +8,7 @@ mod inspect;
 mod keys;
 mod members;
 mod probe;
+mod seen;
 mod shared;
 mod snapshot;
 mod version;

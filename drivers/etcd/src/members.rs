@@ -55,11 +55,6 @@ impl Members {
         })
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.members.len()
-    }
-
     /// Sees whenever a member is left for the next one, if there is another, from now on.
     pub(crate) fn left(&self) -> watch::Receiver<usize> {
         self.current.subscribe()
@@ -220,8 +215,20 @@ fn is_unconnected(status: &Status) -> bool {
     false
 }
 
-/// Pauses before the next attempt. False once `until` has come.
-pub(crate) async fn pause(until: BootTime) -> bool {
-    SystemClock.sleep(PAUSE).await;
-    SystemClock.now().boot < until
+/// Pauses before another attempt, of which nobody minds that there was one before.
+///
+/// # Errors
+/// The one given, if another attempt is of no use, or it is too late for one.
+pub(crate) async fn again(error: Error, until: BootTime) -> Result<()> {
+    let is_uncertain = *error.kind() == ErrorKind::Uncertain;
+    if is_uncertain || *error.kind() == ErrorKind::Unavailable {
+        SystemClock.sleep(PAUSE).await;
+        if SystemClock.now().boot < until {
+            return Ok(());
+        }
+    }
+    Err(match is_uncertain {
+        true => Error::new(ErrorKind::Unavailable, error.to_string()),
+        false => error,
+    })
 }

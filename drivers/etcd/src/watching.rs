@@ -60,7 +60,7 @@ fn hear(shared: &Shared, told: &WatchResponse) -> Result<()> {
     let mut news = told.created();
     for entry in told.events().iter().filter_map(|event| event.kv()) {
         match is_of_reign(&entry) {
-            true => shared.saw_reign(entry.mod_revision()),
+            true => shared.etcd.seen.note(entry.mod_revision()),
             false => news = true,
         }
     }

@@ -45,7 +45,8 @@ fn etcd() -> Processes {
         format!("etcd://{}/oracle", members.join(","))
     };
     Processes::new("etcd", BINARY, config).with_companions(MEMBERS, 2, |site, member| {
-        let url = |member: usize, port: usize| format!("http://{}", site.companions()[member][port]);
+        let url =
+            |member: usize, port: usize| format!("http://{}", site.companions()[member][port]);
         let (client, peer) = (url(member, 0), url(member, 1));
         let all: Vec<_> = (0..MEMBERS).map(|one| format!("{one}={}", url(one, 1))).collect();
         let mut command = Command::new("etcd");
