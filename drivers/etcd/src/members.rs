@@ -2,7 +2,7 @@ use std::{
     error::Error as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,8 +30,8 @@ pub(crate) struct Members {
     current: watch::Sender<usize>,
     options: ConnectOptions,
     timeout: Duration,
-    /// The id of the cluster, once one has answered.
-    cluster: Mutex<Option<u64>>,
+    /// The id of the cluster; 0 until one has answered.
+    cluster: AtomicU64,
     /// The highest revision that was seen.
     reached: AtomicI64,
 }
@@ -50,7 +50,7 @@ impl Members {
             current: watch::Sender::new(0),
             options,
             timeout: config.timeout,
-            cluster: Mutex::new(None),
+            cluster: AtomicU64::new(0),
             reached: AtomicI64::new(0),
         })
     }
@@ -62,7 +62,7 @@ impl Members {
 
     /// The id of the cluster; 0 if none has answered yet.
     pub(crate) fn cluster(&self) -> u64 {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0)
+        self.cluster.load(Ordering::Acquire)
     }
 
     /// When a call that begins now is given up.
@@ -158,9 +158,11 @@ impl Members {
     /// there when it was asked for.
     pub(crate) fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
         let (cluster, revision) = (header.cluster_id(), header.revision());
-        let first =
-            *self.cluster.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cluster);
-        if first != cluster {
+        let claimed =
+            self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire);
+        if let Err(first) = claimed
+            && first != cluster
+        {
             let (is, was) = (format!("cluster {cluster:x}"), format!("cluster {first:x}"));
             return Err(restored(cluster, &is, &was));
         }

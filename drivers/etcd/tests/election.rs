@@ -124,6 +124,30 @@ async fn a_leader_cut_off_from_etcd_loses_its_key_and_steps_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_contender_whose_watch_hangs_or_breaks_still_learns_what_happens() {
+    if !common::is_there() {
+        return;
+    }
+    let etcd = Etcd::single(&[]).await;
+    for (cut, prefix) in [(Line::stall as fn(&Line), "hangs"), (Line::close, "breaks")] {
+        let a = open(&format!("etcd://{}/{prefix}?{FOR_EVER}", etcd.authority()), "a:1").await;
+        let a = a.unwrap();
+        let first = Leader::of(&a).await;
+        first.reign().await;
+        let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
+        let members = format!("127.0.0.1:{},127.0.0.1:{}", ways[0].port, ways[1].port);
+        let b = open(&format!("etcd://{members}/{prefix}?ttl=60s"), "b:1").await.unwrap();
+        wait_for(&b, follows("a:1")).await;
+        let before = ways.each_ref().map(Line::answered);
+        first.extend().await;
+        let told = async || (0..2).find(|&way| ways[way].answered() > before[way]);
+        cut(&ways[until(told).await]);
+        a.shutdown().await.unwrap();
+        Leader::of(&b).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_leader_writes_nothing() {
     if !common::is_there() {
         return;
