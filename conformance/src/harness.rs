@@ -83,6 +83,8 @@ pub enum Ability {
     Client,
     /// Has the leader of a cluster hand the lead over while it runs on.
     Transfer,
+    /// Kills one of several programs that the nodes rest on, of which they can spare any one.
+    Companion,
 }
 
 /// Where a driver keeps its state: a directory, a prefix, a cluster of its own.
@@ -219,6 +221,21 @@ pub trait Cluster: Send + Sync {
         Err(missing(&format!("transfers of the lead from node {node}")))
     }
 
+    /// How many programs there are that the nodes rest on. They are numbered from 0.
+    fn companions(&self) -> usize {
+        0
+    }
+
+    /// Ends such a program as `kill -9` does.
+    async fn kill_companion(&mut self, companion: usize) -> Result<()> {
+        Err(missing(&format!("killing companion {companion}")))
+    }
+
+    /// Starts a companion that was killed, over what it left.
+    async fn start_companion(&mut self, companion: usize) -> Result<()> {
+        Err(missing(&format!("starting companion {companion}")))
+    }
+
     /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
     /// The epoch of its answers is 0, unless it is told.
     fn client(&self) -> Result<Arc<dyn Service>> {
@@ -274,6 +291,7 @@ impl fmt::Display for Ability {
             Self::HangDisk => "have a node's disk hang",
             Self::Client => "follow the leader with a client",
             Self::Transfer => "have the lead handed over",
+            Self::Companion => "kill what the nodes rest on, in part",
         })
     }
 }

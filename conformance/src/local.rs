@@ -116,7 +116,8 @@ impl Harness for Local {
             | Ability::Wipe
             | Ability::HangDisk
             | Ability::Client
-            | Ability::Transfer => "the driver has one node",
+            | Ability::Transfer
+            | Ability::Companion => "the driver has one node",
             Ability::Damage => "this rig was not told how to damage the state",
             Ability::FailStorage | Ability::LosePower => {
                 "a directory's disk cannot be told to fail"

@@ -36,7 +36,7 @@ const AT_ONCE: usize = 2;
 const ATTEMPTS: usize = 3;
 
 type ConfigOf = Arc<dyn Fn(&Site, usize) -> String + Send + Sync>;
-type CompanionsOf = Arc<dyn Fn(&Site) -> Vec<Companion> + Send + Sync>;
+type CompanionOf = Arc<dyn Fn(&Site, usize) -> Companion + Send + Sync>;
 
 /// The harness of a driver whose nodes are processes.
 #[derive(Clone)]
@@ -44,10 +44,17 @@ pub struct Processes {
     name: String,
     binary: PathBuf,
     config: ConfigOf,
-    ports: usize,
-    companions: CompanionsOf,
+    companions: Option<Companions>,
     state_file: Option<String>,
     has_members: bool,
+}
+
+/// Programs beside the nodes.
+#[derive(Clone)]
+struct Companions {
+    count: usize,
+    ports: usize,
+    one: CompanionOf,
 }
 
 /// Runs the checks of clusters over each driver, as the whole of a test program.
@@ -74,8 +81,7 @@ impl Processes {
             name: name.into(),
             binary: binary.as_ref().into(),
             config: Arc::new(config),
-            ports: 0,
-            companions: Arc::new(|_| vec![]),
+            companions: None,
             state_file: None,
             has_members: false,
         }
@@ -89,15 +95,17 @@ impl Processes {
         self
     }
 
-    /// Programs that run beside the nodes for as long as these do, and the addresses that they use.
-    /// A node that is cut off reaches none of them.
+    /// So many programs that run beside the nodes for as long as these do, each by its number and
+    /// with so many addresses. A node that is cut off reaches none of them. Of three or more, the
+    /// nodes must be able to spare any one.
     #[must_use]
     pub fn with_companions(
         mut self,
+        count: usize,
         ports: usize,
-        companions: impl Fn(&Site) -> Vec<Companion> + Send + Sync + 'static,
+        one: impl Fn(&Site, usize) -> Companion + Send + Sync + 'static,
     ) -> Self {
-        (self.ports, self.companions) = (ports, Arc::new(companions));
+        self.companions = Some(Companions { count, ports, one: Arc::new(one) });
         self
     }
 
@@ -135,6 +143,10 @@ impl Harness for Processes {
             Ability::Transfer => {
                 (!self.has_members).then(|| "its members cannot be changed".into())
             }
+            Ability::Companion if self.companions.as_ref().is_some_and(|all| all.count >= 3) => {
+                None
+            }
+            Ability::Companion => Some("the nodes rest on nothing else of which one can go".into()),
             _ => Some("the driver is in other processes".into()),
         }
     }

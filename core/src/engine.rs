@@ -282,17 +282,26 @@ async fn lead(shared: &Shared, epoch: Epoch, mut stop: watch::Receiver<bool>) ->
     let (handover_queue, handovers) = mpsc::unbounded_channel();
     let queues = Queues { sequences: queue, errands: errand_queue, handovers: handover_queue };
     let arrivals = Arrivals { sequences, errands, handovers };
-    let taking_over = async {
-        let fenced = takeover::fence_and_wait(shared, epoch).await?;
-        takeover::open(shared, epoch, fenced, queues).await
+    let fenced = tokio::select! {
+        biased;
+        fenced = takeover::fence_and_wait(shared, epoch) => fenced,
+        _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+    };
+    let opening = async { takeover::open(shared, epoch, fenced?, queues).await };
+    // A stop waits for an open that may take effect, so that it can be released: a successor would
+    // have to wait for as long as the lease otherwise.
+    let given_up = async {
+        // The sender is dropped with this node, which is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+        shared.clock.sleep(shared.options.lease).await;
     };
     let reign = tokio::select! {
         biased;
-        opened = taking_over => match opened {
+        opened = opening => match opened {
             Ok(reign) => Arc::new(reign),
             Err(ended) => return ended,
         },
-        _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+        () = given_up => return Ended::Stopped,
     };
     let _closing = Closing { shared, reign: &reign };
     shared.reign.store(Some(reign.clone()));

@@ -31,6 +31,7 @@ checks!("cluster", under_load:
     a_second_leader_cut_off_is_replaced_as_the_first_was [Cluster, Partition],
     a_follower_cut_off_from_the_others_is_not_missed [Cluster, Partition],
     a_follower_cut_off_from_the_leader_alone_does_no_harm [Cluster, Partition],
+    no_call_of_a_client_fails_while_companions_die_in_turn [Cluster, Client, Companion],
 );
 
 /// How many commits a node misses that is far behind: more than drivers keep, if their rigs have
@@ -297,6 +298,20 @@ async fn a_follower_cut_off_from_the_leader_alone_does_no_harm(loaded: &mut Load
             loaded.serve().await?;
         }
         loaded.cluster.heal_link(leader, follower).await?;
+        loaded.serve().await?;
+    }
+    Ok(())
+}
+
+/// One at a time, and with that also whichever leads the others. That none of the client's calls
+/// failed is looked at when the load ends.
+async fn no_call_of_a_client_fails_while_companions_die_in_turn(loaded: &mut Loaded) -> Result<()> {
+    for companion in 0..loaded.cluster.companions() {
+        loaded.cluster.kill_companion(companion).await?;
+        loaded.commit(MISSED / 4).await?;
+        loaded.serve().await?;
+        loaded.cluster.start_companion(companion).await?;
+        loaded.commit(MISSED / 4).await?;
         loaded.serve().await?;
     }
     Ok(())

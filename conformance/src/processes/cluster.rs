@@ -6,7 +6,7 @@ use tsoracle_client::Client;
 use tsoracle_core::Result;
 
 use super::{
-    ConfigOf, Site,
+    Companion, Companions, ConfigOf, Site,
     disk::Disk,
     failed,
     network::Network,
@@ -30,40 +30,41 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Processes, and the network between them. Fields are dropped in this order.
 pub(super) struct Processes {
     nodes: Vec<Option<Process>>,
-    companions: Vec<Process>,
+    companions: Vec<Option<Process>>,
     network: Network,
     services: Vec<Arc<dyn Service>>,
     site: Site,
     binary: PathBuf,
     config: ConfigOf,
     disks: Vec<Disk>,
+    companion: Option<Companions>,
     directory: Option<TempDir>,
 }
 
 impl Processes {
     pub(super) async fn start(harness: &super::Processes, count: usize) -> Result<Self> {
         let directory = TempDir::with_prefix("tsoracle-cluster-")?;
-        let (network, site) = Network::new(directory.path(), count, harness.ports)?;
+        let companions = harness.companions.clone();
+        let beside = companions.as_ref().map_or((0, 0), |all| (all.count, all.ports));
+        let (network, site) = Network::new(directory.path(), count, beside)?;
         let services =
             (0..count).map(|node| Remote::new(site.service(node))).collect::<Result<Vec<_>>>()?;
         let services = services.into_iter().map(|one| Arc::new(one) as Arc<dyn Service>).collect();
         let disks = Disk::all(&site, harness.state_file.as_deref())?;
         let mut cluster = Self {
             nodes: (0..count).map(|_| None).collect(),
-            companions: vec![],
+            companions: (0..beside.0).map(|_| None).collect(),
             network,
             services,
             site,
             binary: harness.binary.clone(),
             config: harness.config.clone(),
             disks,
+            companion: companions,
             directory: Some(directory),
         };
-        for (number, companion) in (harness.companions)(&cluster.site).into_iter().enumerate() {
-            let name = format!("companion-{number}");
-            let log = cluster.site.log(&name);
-            let process = Process::start(&name, companion.command, &log, companion.ready).await?;
-            cluster.companions.push(process);
+        for companion in 0..beside.0 {
+            cluster.start_companion(companion).await?;
         }
         for node in 0..count {
             fs::create_dir(cluster.site.directory(node))?;
@@ -98,6 +99,10 @@ impl Processes {
 
 fn name(node: usize) -> String {
     format!("node-{node}")
+}
+
+fn name_of_companion(companion: usize) -> String {
+    format!("companion-{companion}")
 }
 
 #[async_trait]
@@ -188,6 +193,32 @@ impl Cluster for Processes {
         remote::transfer(self.site.service(node)).await
     }
 
+    fn companions(&self) -> usize {
+        self.companions.len()
+    }
+
+    async fn kill_companion(&mut self, companion: usize) -> Result<()> {
+        match self.companions[companion].take() {
+            Some(process) => {
+                drop(process);
+                Ok(())
+            }
+            None => Err(failed(format!("companion {companion} does not run"))),
+        }
+    }
+
+    async fn start_companion(&mut self, companion: usize) -> Result<()> {
+        let Some(all) = self.companion.as_ref().filter(|_| self.companions[companion].is_none())
+        else {
+            return Err(failed(format!("companion {companion} runs already")));
+        };
+        let Companion { command, ready } = (all.one)(&self.site, companion);
+        let name = name_of_companion(companion);
+        let process = Process::start(&name, command, &self.site.log(&name), ready).await?;
+        self.companions[companion] = Some(process);
+        Ok(())
+    }
+
     fn client(&self) -> Result<Arc<dyn Service>> {
         let endpoints = (0..self.site.nodes()).map(|node| self.site.service(node).to_string());
         let client = Client::builder().endpoints(endpoints).timeout(CLIENT_TIMEOUT).build();
@@ -195,7 +226,7 @@ impl Cluster for Processes {
     }
 
     fn report(&self) -> String {
-        let companions = (0..self.companions.len()).map(|number| format!("companion-{number}"));
+        let companions = (0..self.companions.len()).map(name_of_companion);
         let names = companions.chain((0..self.nodes.len()).map(name));
         names.map(|name| said(&name, &self.site.log(&name))).collect::<Vec<_>>().join("\n")
     }

@@ -9,7 +9,8 @@ use std::{
 pub struct Site {
     pub(super) root: PathBuf,
     pub(super) nodes: Vec<Addresses>,
-    pub(super) companions: Vec<SocketAddr>,
+    /// So many addresses for each.
+    pub(super) companions: Vec<Vec<SocketAddr>>,
 }
 
 /// Of one node.
@@ -54,8 +55,8 @@ impl Site {
         self.nodes[node].service
     }
 
-    /// Where companions may listen.
-    pub fn companions(&self) -> &[SocketAddr] {
+    /// Where the companions may listen, each.
+    pub fn companions(&self) -> &[Vec<SocketAddr>] {
         &self.companions
     }
 

@@ -41,14 +41,23 @@ pub(super) enum Network {
 }
 
 impl Network {
-    /// Makes one, with so many nodes, and with so many addresses for others beside them.
-    pub(super) fn new(root: &Path, nodes: usize, others: usize) -> Result<(Self, Site)> {
+    /// Makes one, with so many nodes, and with so many others beside them that have so many
+    /// addresses each.
+    pub(super) fn new(
+        root: &Path,
+        nodes: usize,
+        (others, ports): (usize, usize),
+    ) -> Result<(Self, Site)> {
         let root = root.to_owned();
+        let by_companion =
+            |all: Vec<SocketAddr>| all.chunks(ports.max(1)).map(<[_]>::to_vec).collect();
+        let others = others * ports;
         if !sandbox::is_inside() {
             let mut free = free_addresses(nodes * 2 + others)?;
             let companions = free.split_off(nodes * 2);
             let of_node = |pair: &[SocketAddr]| Addresses { peer: pair[0], service: pair[1] };
             let nodes = free.chunks(2).map(of_node).collect();
+            let companions = by_companion(companions);
             return Ok((Self::Loopback, Site { root, nodes, companions }));
         }
         static NUMBERS: AtomicU8 = AtomicU8::new(0);
@@ -62,7 +71,8 @@ impl Network {
         };
         let port = |other| PEER_PORT + 1 + other as u16;
         let here = Ipv4Addr::new(10, number, PEERS, HERE).into();
-        let companions = (0..others).map(|other| SocketAddr::new(here, port(other))).collect();
+        let companions =
+            by_companion((0..others).map(|other| SocketAddr::new(here, port(other))).collect());
         Ok((network, Site { root, nodes: (0..count).map(of_node).collect(), companions }))
     }
 

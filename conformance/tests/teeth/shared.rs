@@ -30,7 +30,9 @@ impl Harness for Contenders {
             Ability::Wipe | Ability::HangDisk => {
                 Some("the nodes store nothing of their own".into())
             }
-            Ability::Client | Ability::Transfer => Some("the nodes are in this process".into()),
+            Ability::Client | Ability::Transfer | Ability::Companion => {
+                Some("the nodes are in this process".into())
+            }
             _ => None,
         }
     }

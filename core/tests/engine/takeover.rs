@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use tsoracle_core::{Clock, Epoch, ErrorKind, LeaderHint, Leadership, ManualClock, NodeId, Phase};
+use tokio::task::JoinHandle;
+use tsoracle_core::{
+    Clock, Epoch, ErrorKind, LeaderHint, Leadership, ManualClock, NodeId, Phase, Result,
+};
 
-use crate::rig::{BadRead, Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
+use crate::rig::{BadRead, Cluster, Fault, Gate, LEASE, NOON_MS, Node, Step, settle};
 
 /// Two nodes, of which the first serves.
 async fn two() -> (Cluster, Node, Node) {
@@ -261,6 +264,43 @@ async fn a_release_race_is_lost_by_whoever_was_fenced() {
     assert!(b.refuses(), "so its lease is waited out");
     a.clock.advance(Duration::from_millis(1_101));
     b.serving().await;
+}
+
+/// A stop in the midst of a take-over, with the open held up.
+async fn stopped_while_it_opens() -> (Cluster, Node, Gate, JoinHandle<Result<()>>) {
+    let cluster = Cluster::default();
+    let node = cluster.node(1, &ManualClock::new(NOON_MS));
+    let gate = node.hold(Step::Open);
+    node.elect();
+    gate.reached().await;
+    let oracle = node.oracle.clone();
+    let stopping = tokio::spawn(async move { oracle.shutdown().await });
+    settle().await;
+    (cluster, node, gate, stopping)
+}
+
+#[tokio::test]
+async fn an_open_that_is_under_way_when_the_node_stops_is_released() {
+    let (cluster, a, gate, stopping) = stopped_while_it_opens().await;
+    gate.open();
+    stopping.await.unwrap().unwrap();
+    settle().await;
+    assert!(cluster.record().released);
+    let b = cluster.node(2, &a.clock);
+    b.elect();
+    b.serving().await;
+}
+
+#[tokio::test]
+async fn a_node_that_stops_waits_for_an_open_no_longer_than_a_successor_would() {
+    let (cluster, a, gate, stopping) = stopped_while_it_opens().await;
+    assert!(!stopping.is_finished());
+    a.clock.advance(LEASE);
+    stopping.await.unwrap().unwrap();
+    gate.open();
+    settle().await;
+    assert_eq!(cluster.count(Step::Open), 1);
+    assert!(a.refuses());
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use crate::{
     elector::Elector,
     etcd::Etcd,
     inspect::{inspect, read},
+    members::again,
     shared::Shared,
+    watching::watch,
     writer::{Job, Writer},
 };
 
@@ -66,6 +68,7 @@ impl EtcdDriver {
                     () = &mut writing => {}
                     // It is done for, and goes on to say so.
                     () = elector.run() => writing.await,
+                    () = watch(&closing.0) => writing.await,
                 }
                 closing.0.close();
                 let resigned = elector.resign().await;
@@ -87,20 +90,17 @@ impl Drop for Closing {
 
 /// Looks at the state before anything else. False if etcd cannot be reached.
 async fn first_inspection(etcd: &Etcd) -> Result<bool> {
-    let mut last = None;
-    for _ in 0..=etcd.members.count() {
-        match inspect(etcd).await {
-            Ok(()) => return Ok(true),
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Uncertain) => {
-                last = Some(error);
+    let until = etcd.members.patience();
+    loop {
+        let Err(error) = inspect(etcd).await else { return Ok(true) };
+        match again(error, until).await {
+            Err(error) if *error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
+                return Ok(false);
             }
-            Err(error) => return Err(error),
+            outcome => outcome?,
         }
     }
-    if let Some(error) = last {
-        tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
-    }
-    Ok(false)
 }
 
 /// Nothing keeps another process from the same prefix, so every process is a node of its own.

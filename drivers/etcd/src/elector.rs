@@ -1,20 +1,24 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tsoracle_core::{
     BootTime, Clock, Epoch, Error, ErrorKind, LeaderHint, Leadership, Result, SystemClock,
 };
 
 use crate::{
-    etcd::{Found, Holder, Look, Outcome},
+    etcd::{Found, Holder},
     inspect::inspect,
+    members::again,
     probe::watch_over,
     shared::Shared,
-    version::epoch,
+    version::{created, epoch},
 };
 
-/// How often a contender looks who leads, and what was written of the reign.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a contender looks who leads, in case that the watch has missed something.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// When it looks again after it has failed to.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The leader looks whether it still is one so often within the time its lease takes to run out.
 const LOOKS_PER_TTL: u32 = 5;
@@ -29,33 +33,21 @@ pub(crate) struct Elector {
     endpoint: String,
     /// A lease to stand for election with, and when it was asked for.
     lease: Option<(i64, BootTime)>,
-    claim: Option<Claim>,
+    claim: Option<Epoch>,
     /// Leases of claims that were given up, to be ended when etcd can be reached.
     abandoned: Vec<i64>,
-    watched: Option<Watched>,
+    /// The claim whose leader's service is asked whether it lives, and the one who asks it.
+    probed: i64,
+    probe: JoinSet<()>,
+    /// The claim whose leader does not answer any more.
+    dead: i64,
+    /// Until then this node, having led, lets the others go first.
+    steps_back: BootTime,
     /// The last time that etcd was asked something which it then answered.
     answered: BootTime,
     inspected: bool,
     first_look: bool,
     trouble: Option<String>,
-}
-
-#[derive(Clone, Copy)]
-struct Claim {
-    created: i64,
-    epoch: Epoch,
-}
-
-/// A leader whose service is asked whether it lives.
-struct Watched {
-    created: i64,
-    dead: JoinHandle<()>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.dead.abort();
-    }
 }
 
 impl Elector {
@@ -73,7 +65,10 @@ impl Elector {
             lease: None,
             claim: None,
             abandoned: vec![],
-            watched: None,
+            probed: 0,
+            probe: JoinSet::new(),
+            dead: 0,
+            steps_back: BootTime::default(),
             answered: SystemClock.now().boot,
             inspected,
             first_look: true,
@@ -92,14 +87,16 @@ impl Elector {
                 }
                 Err(error) => {
                     self.failed(began, &self.shared.latch(error));
-                    LOOK
+                    AGAIN
                 }
             };
             let shared = self.shared.clone();
             tokio::select! {
                 () = SystemClock.sleep(pause) => {}
                 () = shared.look.notified() => {}
-                () = died(&mut self.watched) => {}
+                Some(_) = self.probe.join_next() => {
+                    self.dead = self.probed;
+                }
             }
         }
     }
@@ -107,18 +104,18 @@ impl Elector {
     /// Gives up what this node holds, so that another can lead at once.
     pub(crate) async fn resign(mut self) -> Result<()> {
         self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
-        for _ in 0..=self.shared.etcd.members.count() {
-            match self.end_abandoned().await {
-                Ok(()) => return Ok(()),
-                Err(error) => tracing::debug!(%error, "cannot end the lease yet"),
-            }
+        let until = self.shared.etcd.members.patience();
+        while let Err(error) = self.end_abandoned().await {
+            again(error, until).await.map_err(|source| {
+                let context = format!(
+                    "etcd could not be told that this node has stopped; others can lead once its \
+                     lease of {:?} has run out",
+                    self.ttl
+                );
+                Error::new(ErrorKind::Unavailable, context).with_source(source)
+            })?;
         }
-        let context = format!(
-            "etcd could not be told that this node has stopped; others can lead once its lease of \
-             {:?} has run out",
-            self.ttl
-        );
-        Err(Error::new(ErrorKind::Unavailable, context))
+        Ok(())
     }
 
     async fn end_abandoned(&mut self) -> Result<()> {
@@ -136,36 +133,36 @@ impl Elector {
             self.inspected = true;
         }
         self.end_abandoned().await?;
-        let Look { holder, found, reign } = self.shared.etcd.look().await?;
-        self.shared.saw_reign(reign);
-        let Some(holder) = holder else {
+        let found = self.shared.etcd.look().await?;
+        let Some(holder) = &found.holder else {
             self.give_up();
-            return self.campaign(began).await;
+            return match began < self.steps_back {
+                true => Ok(()),
+                false => self.campaign(began).await,
+            };
         };
         let ours = self.lease.is_some_and(|(lease, _)| lease == holder.lease);
         match self.claim {
-            Some(claim) if claim.created == holder.created => self.keep(claim).await,
-            // An answer to a campaign of this node was lost.
-            None if ours => self.lead(&holder, &found),
+            Some(claim) if created(claim) == holder.created => self.keep(claim).await,
+            None if ours => self.lead(holder, &found),
             _ => {
                 self.give_up();
-                self.follow(&holder, &found).await
+                self.follow(holder, &found).await
             }
         }
     }
 
     /// Keeps the lease going. Whether it still does, the next look tells.
-    async fn keep(&mut self, claim: Claim) -> Result<()> {
+    async fn keep(&mut self, epoch: Epoch) -> Result<()> {
         let Some((lease, _)) = self.lease else { return Ok(()) };
         if !self.shared.etcd.keep_alive(lease).await? {
-            tracing::warn!(epoch = %claim.epoch, "etcd says that the lease of this leader is over");
+            tracing::warn!(%epoch, "etcd says that the lease of this leader is over");
             self.shared.look.notify_one();
         }
         Ok(())
     }
 
     async fn campaign(&mut self, began: BootTime) -> Result<()> {
-        self.watched = None;
         // One that was asked for long ago would run out soon.
         let lease = match self.lease {
             Some((lease, granted)) if began.since(granted) < self.ttl / 2 => lease,
@@ -175,28 +172,17 @@ impl Elector {
                 lease
             }
         };
-        match self.shared.etcd.campaign(lease, &self.endpoint).await? {
-            // Whatever it was won with is looked at anew: only what is read now is of this claim.
-            Outcome::Done(_) => {
-                let Look { holder, found, reign } = self.shared.etcd.look().await?;
-                self.shared.saw_reign(reign);
-                match holder.filter(|holder| holder.lease == lease) {
-                    Some(holder) => self.lead(&holder, &found),
-                    None => Ok(()),
-                }
-            }
-            Outcome::Refused { holder: Some(holder), found } if holder.lease != lease => {
-                self.follow(&holder, &found).await
-            }
-            Outcome::Refused { .. } => Ok(()),
-        }
+        self.shared.etcd.campaign(lease, &self.endpoint).await?;
+        // Who has won is looked at anew: only what is read then is of that claim.
+        self.shared.look.notify_one();
+        Ok(())
     }
 
     fn lead(&mut self, holder: &Holder, found: &Found) -> Result<()> {
-        let epoch = epoch(found.era, holder.created);
+        let epoch = epoch(found.next.era, holder.created);
         tracing::info!(%epoch, "elected");
-        self.watched = None;
-        self.claim = Some(Claim { created: holder.created, epoch });
+        self.probe = JoinSet::new();
+        self.claim = Some(epoch);
         self.shared.lead(Leadership::Leader { epoch });
         Ok(())
     }
@@ -206,37 +192,33 @@ impl Elector {
         let endpoint = holder.endpoint.clone();
         let leader = (!endpoint.is_empty()).then(|| LeaderHint {
             endpoint: endpoint.clone(),
-            epoch: Some(epoch(found.era, holder.created)),
+            epoch: Some(epoch(found.next.era, holder.created)),
         });
         self.shared.lead(Leadership::Follower { leader });
-        let created = holder.created;
         // Nobody else can be serving where this process does: it is what ran here before.
-        let predecessor = std::mem::take(&mut self.first_look) && endpoint == self.endpoint;
-        let known = self.watched.as_ref().is_some_and(|watched| watched.created == created);
-        if endpoint.is_empty() {
-            self.watched = None;
-        } else if predecessor || (known && self.is_dead()) {
+        let known = !endpoint.is_empty();
+        let predecessor = known && self.first_look && endpoint == self.endpoint;
+        if predecessor || self.dead == holder.created {
             tracing::warn!(%endpoint, "the leader does not answer, and is deposed");
-            self.watched = None;
-            self.shared.etcd.depose(created).await?;
+            self.shared.etcd.depose(holder.created).await?;
             // Whoever was first stands for election at once.
             self.shared.look.notify_one();
-        } else if !known {
-            let dead = tokio::spawn(watch_over(endpoint, self.patience));
-            self.watched = Some(Watched { created, dead });
+        } else if self.probed != holder.created {
+            (self.probed, self.probe) = (holder.created, JoinSet::new());
+            if known {
+                self.probe.spawn(watch_over(endpoint, self.patience));
+            }
         }
         Ok(())
     }
 
-    fn is_dead(&self) -> bool {
-        self.watched.as_ref().is_some_and(|watched| watched.dead.is_finished())
-    }
-
     /// Ends the claim, if there is one: its key is not this node's any more, or will not be for long.
     fn give_up(&mut self) {
-        if let Some(claim) = self.claim.take() {
-            tracing::warn!(epoch = %claim.epoch, "no longer elected");
-            self.shared.end_claim(claim.epoch);
+        if let Some(epoch) = self.claim.take() {
+            tracing::warn!(%epoch, "no longer elected");
+            // It may be lost to who cannot reach this node, though this node reaches etcd.
+            self.steps_back = SystemClock.now().boot + self.patience;
+            self.shared.end_claim(epoch);
             self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
         }
     }
@@ -260,13 +242,5 @@ impl Elector {
             self.give_up();
             self.shared.lead(Leadership::Unknown);
         }
-    }
-}
-
-/// Returns once the leader that is watched is dead.
-async fn died(watched: &mut Option<Watched>) {
-    match watched {
-        Some(watched) if !watched.dead.is_finished() => drop((&mut watched.dead).await),
-        _ => std::future::pending().await,
     }
 }

@@ -1,6 +1,7 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
+    vec,
 };
 
 use etcd_client::{
@@ -17,6 +18,7 @@ use crate::{
     config::Config,
     keys::Keys,
     members::{Members, restored},
+    seen::Seen,
     snapshot::{Snapshot, Write},
     version::Version,
 };
@@ -36,6 +38,7 @@ pub(crate) struct Etcd {
     adopt: Option<u64>,
     /// There is a version, or was.
     had_version: AtomicBool,
+    pub(crate) seen: Seen,
 }
 
 /// Who holds the election key.
@@ -47,32 +50,18 @@ pub(crate) struct Holder {
     pub(crate) endpoint: String,
 }
 
-/// The version of the state, as of some revision.
+/// What every answer tells beside what was asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    /// The revision that wrote it; 0 if nothing was ever written.
-    pub(crate) modified: i64,
-    pub(crate) version: Option<Version>,
-    /// What commits from here on are to say of the cluster.
-    pub(crate) cluster: u64,
-    pub(crate) era: u32,
-    pub(crate) revision: i64,
-}
-
-/// What a look at the election finds.
-#[derive(Clone, Debug)]
-pub(crate) struct Look {
     pub(crate) holder: Option<Holder>,
-    pub(crate) found: Found,
+    /// The revision that wrote the version of the state; 0 if nothing was ever written.
+    pub(crate) modified: i64,
+    /// The name of the commit that wrote it, if any did.
+    pub(crate) commit: String,
     /// The revision that last wrote the reign record; 0 if none did.
     pub(crate) reign: i64,
-}
-
-/// What was fetched of the state.
-pub(crate) struct Fetched {
-    pub(crate) found: Found,
-    /// The revision that last wrote the reign record, if that was among what was asked for.
-    pub(crate) reign: Option<i64>,
+    /// The version that commits from here on are to write, but for their names.
+    pub(crate) next: Version,
 }
 
 /// What became of a transaction.
@@ -80,7 +69,7 @@ pub(crate) enum Outcome {
     /// Its conditions held, and its writes are made, in this revision.
     Done(i64),
     /// Its conditions did not hold.
-    Refused { holder: Option<Holder>, found: Found },
+    Refused(Found),
 }
 
 impl Etcd {
@@ -90,29 +79,21 @@ impl Etcd {
             members: Members::new(config)?,
             adopt: config.adopt()?,
             had_version: AtomicBool::new(false),
+            seen: Seen::default(),
         })
     }
 
     /// Who leads, and what the state is at.
-    pub(crate) async fn look(&self) -> Result<Look> {
-        let keys = &self.keys;
+    pub(crate) async fn look(&self) -> Result<Found> {
         let some = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
-        let look = Txn::new().and_then([
-            get(&keys.leader),
-            get(&keys.version),
-            get(keys.state(REIGN)),
-            TxnOp::get(keys.state(b""), Some(some)),
-        ]);
-        let answer = self.transact(look).await?;
-        let mut answers = answer.kvs.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        let (leader, version, reign) = (next(), next(), next());
-        let found = self.found(version.first(), answer.revision)?;
-        if found.modified == 0 && !next().is_empty() {
+        let mut look = self.head(0).to_vec();
+        look.push(TxnOp::get(self.keys.state(b""), Some(some)));
+        let mut answer = self.transact(Txn::new().and_then(look)).await?;
+        let found = self.found(&mut answer)?;
+        if found.modified == 0 && answer.kvs.next().is_some_and(|some| !some.is_empty()) {
             return Err(self.lost_version());
         }
-        let reign = reign.first().map_or(0, KeyValue::mod_revision);
-        Ok(Look { holder: leader.first().map(holder), found, reign })
+        Ok(found)
     }
 
     /// Fetches `reads` into `snapshot`, as of `revision`, or of the newest one if that is 0.
@@ -121,9 +102,9 @@ impl Etcd {
         reads: Reads,
         revision: i64,
         snapshot: &mut Snapshot,
-    ) -> Result<Fetched> {
+    ) -> Result<Found> {
         let at = |options: GetOptions| Some(options.with_revision(revision));
-        let mut operations = vec![TxnOp::get(self.keys.version.as_str(), at(GetOptions::new()))];
+        let mut operations = self.head(revision).to_vec();
         let single = |key: &Vec<u8>| TxnOp::get(self.keys.state(key), at(GetOptions::new()));
         operations.extend(reads.keys.iter().map(single));
         operations.extend(reads.ranges.iter().map(|(from, to, limit)| {
@@ -131,40 +112,32 @@ impl Etcd {
             let range = GetOptions::new().with_range(self.keys.state(to)).with_limit(limit);
             TxnOp::get(self.keys.state(from), at(range))
         }));
-        let answer = self.transact(Txn::new().and_then(nest(operations))).await?;
-        let mut answers = answer.kvs.into_iter();
-        let version = answers.next().unwrap_or_default();
-        let found = self.found(version.first(), answer.revision)?;
-        if let Some(known) = &snapshot.of
-            && *known != found.modified
-        {
+        let mut answer = self.transact(Txn::new().and_then(nest(operations))).await?;
+        let found = self.found(&mut answer)?;
+        if snapshot.of.is_some_and(|known| known != found.modified) {
             // What was known before is of another version; what came now is of one.
             snapshot.clear();
         }
         snapshot.of = Some(found.modified);
-        let mut reign = None;
         for key in reads.keys {
-            let entry = answers.next().and_then(|entries| entries.into_iter().next());
-            if key == REIGN {
-                reign = Some(entry.as_ref().map_or(0, KeyValue::mod_revision));
-            }
+            let entry = answer.kvs.next().and_then(|entries| entries.into_iter().next());
             snapshot.learn_key(key, entry.map(|entry| entry.into_key_value().1));
         }
         for range in reads.ranges {
-            let entries = answers.next().unwrap_or_default().into_iter().map(|entry| {
+            let entries = answer.kvs.next().unwrap_or_default().into_iter().map(|entry| {
                 let (key, value) = entry.into_key_value();
                 (self.keys.inner(&key), value)
             });
             snapshot.learn_range(range, entries.collect());
         }
-        Ok(Fetched { found, reign })
+        Ok(found)
     }
 
     /// Takes the election key if nobody has it.
     pub(crate) async fn campaign(&self, lease: i64, endpoint: &str) -> Result<Outcome> {
         let leader = self.keys.leader.as_str();
         let put = TxnOp::put(leader, endpoint, Some(PutOptions::new().with_lease(lease)));
-        self.decide(vec![Compare::create_revision(leader, CompareOp::Equal, 0)], vec![put]).await
+        self.decide(vec![self.is_held(0)], vec![put]).await
     }
 
     /// Removes the election key that was created in this revision.
@@ -234,24 +207,26 @@ impl Etcd {
         Compare::create_revision(self.keys.leader.as_str(), CompareOp::Equal, created)
     }
 
-    /// Makes changes if conditions hold. Either way the election key and the version are read, so that
-    /// this is no stale read even without any change.
+    /// What every answer begins with, as of a revision.
+    fn head(&self, revision: i64) -> [TxnOp; 3] {
+        let Keys { leader, version, .. } = &self.keys;
+        [leader.clone().into_bytes(), version.clone().into_bytes(), self.keys.state(REIGN)]
+            .map(|key| TxnOp::get(key, Some(GetOptions::new().with_revision(revision))))
+    }
+
+    /// Makes changes if conditions hold. Something is read either way, so that this is no stale read
+    /// even without any change.
     async fn decide(&self, conditions: Vec<Compare>, changes: Vec<TxnOp>) -> Result<Outcome> {
-        let look = || [get(&self.keys.leader), get(&self.keys.version)];
         let done = match changes.is_empty() {
-            true => look().to_vec(),
+            true => self.head(0).to_vec(),
             false => nest(changes),
         };
-        let answer =
-            self.transact(Txn::new().when(conditions).and_then(done).or_else(look())).await?;
-        if answer.succeeded {
-            return Ok(Outcome::Done(answer.revision));
+        let decision = Txn::new().when(conditions).and_then(done).or_else(self.head(0));
+        let mut answer = self.transact(decision).await?;
+        match answer.succeeded {
+            true => Ok(Outcome::Done(answer.revision)),
+            false => Ok(Outcome::Refused(self.found(&mut answer)?)),
         }
-        let mut answers = answer.kvs.into_iter();
-        let leader = answers.next().unwrap_or_default();
-        let version = answers.next().unwrap_or_default();
-        let found = self.found(version.first(), answer.revision)?;
-        Ok(Outcome::Refused { holder: leader.first().map(holder), found })
     }
 
     async fn transact(&self, txn: Txn) -> Result<Answer> {
@@ -262,32 +237,42 @@ impl Etcd {
         let revision = answer.header().map_or(0, ResponseHeader::revision);
         let mut kvs = Vec::new();
         flatten(&answer, &mut kvs);
-        Ok(Answer { succeeded: answer.succeeded(), revision, kvs })
+        Ok(Answer { succeeded: answer.succeeded(), revision, kvs: kvs.into_iter() })
     }
 
-    /// Reads the version, and checks that it was written in this cluster.
-    fn found(&self, entry: Option<&KeyValue>, revision: i64) -> Result<Found> {
-        let cluster = self.members.cluster();
-        let Some(entry) = entry else {
-            if self.had_version.load(Ordering::Acquire) {
-                return Err(self.lost_version());
-            }
-            return Ok(Found { modified: 0, version: None, cluster, era: 0, revision });
+    /// Takes what an answer begins with, and checks that it was written in this cluster.
+    fn found(&self, answer: &mut Answer) -> Result<Found> {
+        let mut next = || answer.kvs.next().and_then(|entries| entries.into_iter().next());
+        let (leader, version, reign) = (next(), next(), next());
+        let (cluster, revision) = (self.members.cluster(), answer.revision);
+        let mut found = Found {
+            holder: leader.as_ref().map(holder),
+            modified: version.as_ref().map_or(0, KeyValue::mod_revision),
+            commit: String::new(),
+            reign: reign.as_ref().map_or(0, KeyValue::mod_revision),
+            next: Version { cluster, era: 0, revision, commit: String::new() },
+        };
+        self.seen.note(found.reign);
+        let Some(entry) = version else {
+            return match self.had_version.load(Ordering::Acquire) {
+                true => Err(self.lost_version()),
+                false => Ok(found),
+            };
         };
         let version = Version::parse(&self.keys.version, entry.value())?;
-        let mut era = version.era;
+        (found.commit, found.next.era) = (version.commit, version.era);
         if version.cluster != cluster || version.revision > revision {
             if self.adopt != Some(cluster) {
                 let place = |id: u64, at| format!("revision {at} of cluster {id:x}");
                 let was = place(version.cluster, version.revision);
                 return Err(restored(cluster, &place(cluster, revision), &was));
             }
-            era = era.checked_add(1).ok_or_else(|| {
+            found.next.era = version.era.checked_add(1).ok_or_else(|| {
                 Error::new(ErrorKind::Fatal, "the state was adopted too often: eras are used up")
             })?;
         }
         self.had_version.store(true, Ordering::Release);
-        Ok(Found { modified: entry.mod_revision(), version: Some(version), cluster, era, revision })
+        Ok(found)
     }
 
     fn lost_version(&self) -> Error {
@@ -304,7 +289,7 @@ impl Etcd {
 struct Answer {
     succeeded: bool,
     revision: i64,
-    kvs: Vec<Vec<KeyValue>>,
+    kvs: vec::IntoIter<Vec<KeyValue>>,
 }
 
 fn flatten(answer: &TxnResponse, kvs: &mut Vec<Vec<KeyValue>>) {
@@ -315,10 +300,6 @@ fn flatten(answer: &TxnResponse, kvs: &mut Vec<Vec<KeyValue>>) {
             TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) => {}
         }
     }
-}
-
-fn get(key: impl AsRef<[u8]>) -> TxnOp {
-    TxnOp::get(key.as_ref(), None)
 }
 
 /// Puts operations into nested transactions, as many levels of them as it takes.

@@ -3,12 +3,7 @@ use tsoracle_core::{
     state::{self, Answer, Command, Query},
 };
 
-use crate::{
-    etcd::Etcd,
-    members::pause,
-    snapshot::Snapshot,
-    writer::{as_read, may_pass},
-};
+use crate::{etcd::Etcd, members::again, snapshot::Snapshot};
 
 /// Looks whether what is in etcd is a state that this release can read.
 ///
@@ -36,8 +31,8 @@ pub(crate) async fn read(etcd: &Etcd, query: &Query) -> Result<Answer> {
     let until = etcd.members.patience();
     loop {
         match read_once(etcd, query).await {
-            Err(error) if may_pass(&error) && pause(until).await => {}
-            answer => return answer.map_err(as_read),
+            Err(error) => again(error, until).await?,
+            answer => return answer,
         }
     }
 }
@@ -51,7 +46,7 @@ async fn read_once(etcd: &Etcd, query: &Query) -> Result<Answer> {
                 let lacking = snapshot.take_missing().ok_or(error)?;
                 let fetched = etcd.fetch(lacking, revision, &mut snapshot).await?;
                 if revision == 0 {
-                    revision = fetched.found.revision;
+                    revision = fetched.next.revision;
                 }
             }
         }

@@ -8,9 +8,11 @@ mod inspect;
 mod keys;
 mod members;
 mod probe;
+mod seen;
 mod shared;
 mod snapshot;
 mod version;
+mod watching;
 mod writer;
 
 use std::sync::Arc;

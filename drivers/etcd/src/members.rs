@@ -2,13 +2,13 @@ use std::{
     error::Error as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Code, ConnectError, Status, transport::Endpoint};
 use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
 
@@ -27,11 +27,11 @@ const PAUSE: Duration = Duration::from_millis(25);
 pub(crate) struct Members {
     members: Vec<(String, Endpoint)>,
     clients: Mutex<Vec<Option<Client>>>,
-    current: AtomicUsize,
+    current: watch::Sender<usize>,
     options: ConnectOptions,
     timeout: Duration,
-    /// The id of the cluster, once one has answered.
-    cluster: Mutex<Option<u64>>,
+    /// The id of the cluster; 0 until one has answered.
+    cluster: AtomicU64,
     /// The highest revision that was seen.
     reached: AtomicI64,
 }
@@ -47,22 +47,22 @@ impl Members {
         Ok(Self {
             clients: Mutex::new(vec![None; members.len()]),
             members,
-            current: AtomicUsize::new(0),
+            current: watch::Sender::new(0),
             options,
             timeout: config.timeout,
-            cluster: Mutex::new(None),
+            cluster: AtomicU64::new(0),
             reached: AtomicI64::new(0),
         })
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.members.len()
+    /// Sees whenever a member is left for the next one, if there is another, from now on.
+    pub(crate) fn left(&self) -> watch::Receiver<usize> {
+        self.current.subscribe()
     }
 
     /// The id of the cluster; 0 if none has answered yet.
     pub(crate) fn cluster(&self) -> u64 {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0)
+        self.cluster.load(Ordering::Acquire)
     }
 
     /// When a call that begins now is given up.
@@ -84,7 +84,7 @@ impl Members {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let at = self.current.load(Ordering::Acquire) % self.members.len();
+        let at = *self.current.borrow();
         let reached = self.reached.load(Ordering::Acquire);
         let silent = |kind| {
             let (member, limit) = (&self.members[at].0, self.timeout);
@@ -130,9 +130,14 @@ impl Members {
 
     /// Asks another member from now on.
     fn leave(&self, at: usize) {
-        let next = (at + 1) % self.members.len();
-        // Somebody else may have gone on already.
-        let _ = self.current.compare_exchange(at, next, Ordering::AcqRel, Ordering::Acquire);
+        self.current.send_if_modified(|current| {
+            // Somebody else may have gone on already.
+            let leaves = *current == at;
+            if leaves {
+                *current = (at + 1) % self.members.len();
+            }
+            leaves
+        });
     }
 
     /// What an error means. `otherwise` is what it is if it does not say that nothing was done.
@@ -151,11 +156,13 @@ impl Members {
 
     /// Checks that an answer comes from the cluster that the others came from, and holds what was
     /// there when it was asked for.
-    fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
+    pub(crate) fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
         let (cluster, revision) = (header.cluster_id(), header.revision());
-        let first =
-            *self.cluster.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cluster);
-        if first != cluster {
+        let claimed =
+            self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire);
+        if let Err(first) = claimed
+            && first != cluster
+        {
             let (is, was) = (format!("cluster {cluster:x}"), format!("cluster {first:x}"));
             return Err(restored(cluster, &is, &was));
         }
@@ -210,8 +217,20 @@ fn is_unconnected(status: &Status) -> bool {
     false
 }
 
-/// Pauses before the next attempt. False once `until` has come.
-pub(crate) async fn pause(until: BootTime) -> bool {
-    SystemClock.sleep(PAUSE).await;
-    SystemClock.now().boot < until
+/// Pauses before another attempt, of which nobody minds that there was one before.
+///
+/// # Errors
+/// The one given, if another attempt is of no use, or it is too late for one.
+pub(crate) async fn again(error: Error, until: BootTime) -> Result<()> {
+    let is_uncertain = *error.kind() == ErrorKind::Uncertain;
+    if is_uncertain || *error.kind() == ErrorKind::Unavailable {
+        SystemClock.sleep(PAUSE).await;
+        if SystemClock.now().boot < until {
+            return Ok(());
+        }
+    }
+    Err(match is_uncertain {
+        true => Error::new(ErrorKind::Unavailable, error.to_string()),
+        false => error,
+    })
 }

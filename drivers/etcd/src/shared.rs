@@ -1,7 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
-use tsoracle_core::{BootTime, Clock, Epoch, Error, ErrorKind, Leadership, Result, SystemClock};
+use tsoracle_core::{Epoch, Error, ErrorKind, Leadership, Result};
 
 use crate::etcd::Etcd;
 
@@ -12,21 +12,13 @@ pub(crate) struct Shared {
     lead: Mutex<Option<watch::Sender<Leadership>>>,
     /// Why it is done for.
     latched: Mutex<Option<Error>>,
-    /// The newest write of the reign record that was seen, by its revision, and when that was.
-    seen: Mutex<(i64, BootTime)>,
     /// The election has to be looked at.
     pub(crate) look: Notify,
 }
 
 impl Shared {
     pub(crate) fn new(etcd: Etcd, lead: watch::Sender<Leadership>) -> Self {
-        Self {
-            etcd,
-            lead: Mutex::new(Some(lead)),
-            latched: Mutex::default(),
-            seen: Mutex::new((0, BootTime::default())),
-            look: Notify::new(),
-        }
+        Self { etcd, lead: Mutex::new(Some(lead)), latched: Mutex::default(), look: Notify::new() }
     }
 
     /// Says who leads, if that is news.
@@ -98,20 +90,6 @@ impl Shared {
             self.look.notify_one();
         }
         error
-    }
-
-    /// Notes that the reign record was seen as this revision wrote it.
-    pub(crate) fn saw_reign(&self, revision: i64) {
-        let mut seen = lock(&self.seen);
-        if revision > seen.0 {
-            *seen = (revision, SystemClock.now().boot);
-        }
-    }
-
-    /// When the reign record was first seen as this revision wrote it.
-    pub(crate) fn reign_seen(&self, revision: i64) -> Option<BootTime> {
-        let (newest, at) = *lock(&self.seen);
-        (newest == revision && revision > 0).then_some(at)
     }
 }
 

@@ -7,7 +7,7 @@ const FORMAT: &str = "tsoracle-etcd/1";
 
 /// What every commit writes beside the state, under one key: its modification revision is the
 /// version of the state.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Version {
     /// The etcd cluster that the commit was made in.
     pub(crate) cluster: u64,

@@ -8,7 +8,7 @@ use tsoracle_core::{
 
 use crate::{
     etcd::Outcome,
-    members::pause,
+    members::again,
     shared::Shared,
     snapshot::Snapshot,
     version::{Version, created},
@@ -32,10 +32,8 @@ pub(crate) struct Writer {
     snapshot: Snapshot,
     /// The revision that last wrote the reign record.
     reign: i64,
-    /// What the next version says besides.
-    cluster: u64,
-    era: u32,
-    revision: i64,
+    /// The next version, but for the name of its commit.
+    next: Version,
 }
 
 /// What storing an effect came to.
@@ -47,8 +45,8 @@ enum Stored {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, node: NodeId) -> Self {
-        let (snapshot, reign, cluster, era, revision) = Default::default();
-        Self { shared, node, commits: 0, snapshot, reign, cluster, era, revision }
+        let (snapshot, reign, next) = Default::default();
+        Self { shared, node, commits: 0, snapshot, reign, next }
     }
 
     /// Works until told to stop. What comes behind that is refused.
@@ -85,7 +83,8 @@ impl Writer {
                 Ok(worked_out) => worked_out,
                 Err(error) => return Err(self.shared.latch(error)),
             };
-            let replaced = self.reign;
+            // Before the write that replaces it is seen as well.
+            let seen = self.shared.etcd.seen.since(self.reign);
             let stored = self.store(epoch, &effect, until).await;
             if stored.is_err() {
                 self.snapshot.clear();
@@ -104,8 +103,7 @@ impl Writer {
                 self.snapshot.follow(revision, effect);
             }
             let fenced = matches!(results.first(), Some(Ok(Reply::Fenced { .. })));
-            let seen = fenced.then(|| self.shared.reign_seen(replaced)).flatten();
-            return Ok(Committed { results, replaced_seen: seen });
+            return Ok(Committed { results, replaced_seen: seen.filter(|_| fenced) });
         }
     }
 
@@ -122,14 +120,11 @@ impl Writer {
             if self.snapshot.of.is_none() || lacking != Reads::default() {
                 let fetching = self.shared.etcd.fetch(lacking.clone(), 0, &mut self.snapshot);
                 match fetching.await {
-                    Ok(fetched) => {
-                        let found = fetched.found;
-                        (self.cluster, self.era) = (found.cluster, found.era);
-                        self.revision = self.revision.max(found.revision);
-                        self.reign = fetched.reign.unwrap_or(self.reign);
+                    Ok(found) => (self.reign, self.next) = (found.reign, found.next),
+                    Err(error) => {
+                        again(error, until).await?;
+                        continue;
                     }
-                    Err(error) if may_pass(&error) && pause(until).await => continue,
-                    Err(error) => return Err(as_read(error)),
                 }
             }
             match state::apply(&self.snapshot, epoch, commands) {
@@ -146,9 +141,8 @@ impl Writer {
     async fn store(&mut self, epoch: Epoch, effect: &Effect, until: BootTime) -> Result<Stored> {
         let (created, modified) = (created(epoch), self.snapshot.of.unwrap_or(0));
         self.commits += 1;
-        let name = format!("{:032x}-{}", self.node.0, self.commits);
-        let Self { cluster, era, revision, .. } = *self;
-        let version = Version { cluster, era, revision, commit: name };
+        let commit = format!("{:032x}-{}", self.node.0, self.commits);
+        let version = Version { commit, ..self.next.clone() };
         let version = (!effect.is_empty()).then_some(version);
         let writes = self.snapshot.writes(effect);
         let mut may_be_stored = false;
@@ -156,17 +150,14 @@ impl Writer {
             let etcd = &self.shared.etcd;
             match etcd.commit(created, modified, version.as_ref(), &writes).await {
                 Ok(Outcome::Done(revision)) => {
-                    self.revision = self.revision.max(revision);
+                    self.next.revision = revision;
                     return Ok(Stored::In(revision));
                 }
-                Ok(Outcome::Refused { holder, found }) => {
-                    if found.version.is_some()
-                        && found.version.as_ref().map(|v| &v.commit)
-                            == version.as_ref().map(|v| &v.commit)
-                    {
+                Ok(Outcome::Refused(found)) => {
+                    if version.as_ref().is_some_and(|version| version.commit == found.commit) {
                         return Ok(Stored::In(found.modified));
                     }
-                    if holder.is_some_and(|holder| holder.created == created) {
+                    if found.holder.is_some_and(|holder| holder.created == created) {
                         return Ok(Stored::Moved);
                     }
                     self.shared.end_claim(epoch);
@@ -178,32 +169,16 @@ impl Writer {
                 }
                 Err(error) => {
                     may_be_stored |= version.is_some() && *error.kind() == ErrorKind::Uncertain;
-                    if may_pass(&error) && pause(until).await {
-                        continue;
-                    }
-                    return Err(match may_be_stored {
-                        true if may_pass(&error) || *error.kind() == ErrorKind::Config => {
-                            uncertain("the commit may or may not be stored").with_source(error)
-                        }
-                        true => error,
-                        false => as_read(error),
+                    let Err(error) = again(error, until).await else { continue };
+                    let is_open =
+                        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Config);
+                    return Err(match may_be_stored && is_open {
+                        true => uncertain("the commit may or may not be stored").with_source(error),
+                        false => error,
                     });
                 }
             }
         }
-    }
-}
-
-/// Whether another attempt may succeed where this one failed.
-pub(crate) fn may_pass(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Uncertain)
-}
-
-/// Reading changes nothing, so that nothing is uncertain about it.
-pub(crate) fn as_read(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::Uncertain => Error::new(ErrorKind::Unavailable, error.to_string()),
-        _ => error,
     }
 }
 

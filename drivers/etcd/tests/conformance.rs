@@ -58,7 +58,8 @@ impl Harness for Rig {
             | Ability::Wipe
             | Ability::HangDisk
             | Ability::Client
-            | Ability::Transfer => "clusters are made of processes of the server",
+            | Ability::Transfer
+            | Ability::Companion => "clusters are made of processes of the server",
             _ => return None,
         };
         Some(reason.into())

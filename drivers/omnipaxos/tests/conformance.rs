@@ -50,7 +50,8 @@ impl Harness for Clusters {
             | Ability::Wipe
             | Ability::HangDisk
             | Ability::Client
-            | Ability::Transfer => "clusters of processes have a rig of their own",
+            | Ability::Transfer
+            | Ability::Companion => "clusters of processes have a rig of their own",
         };
         Some(reason.into())
     }

@@ -38,20 +38,26 @@ fn replicated(driver: &'static str) -> Processes {
     .with_state_file("state.redb")
 }
 
-/// Nodes that keep nothing, beside an etcd of one member.
+/// Nodes that keep nothing, beside an etcd of three members.
 fn etcd() -> Processes {
-    let config = |site: &Site, _| format!("etcd://{}/oracle", site.companions()[0]);
-    Processes::new("etcd", BINARY, config).with_companions(2, |site| {
-        let (client, peer) = (site.companions()[0], site.companions()[1]);
-        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+    const MEMBERS: usize = 3;
+    let config = |site: &Site, _| {
+        let members: Vec<_> = site.companions().iter().map(|at| at[0].to_string()).collect();
+        format!("etcd://{}/oracle", members.join(","))
+    };
+    Processes::new("etcd", BINARY, config).with_companions(MEMBERS, 2, |site, member| {
+        let url =
+            |member: usize, port: usize| format!("http://{}", site.companions()[member][port]);
+        let (client, peer) = (url(member, 0), url(member, 1));
+        let all: Vec<_> = (0..MEMBERS).map(|one| format!("{one}={}", url(one, 1))).collect();
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "one", "--logger", "zap", "--log-level", "warn"])
+            .args(["--name", &member.to_string(), "--logger", "zap", "--log-level", "warn"])
             .arg("--data-dir")
-            .arg(site.root().join("etcd"))
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("one={peer_url}")]);
-        vec![Companion { command, ready: client }]
+            .arg(site.root().join(format!("etcd-{member}")))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &all.join(",")]);
+        Companion { command, ready: site.companions()[member][0] }
     })
 }
