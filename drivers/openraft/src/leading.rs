@@ -75,17 +75,17 @@ async fn claim_and_say(
     loop {
         changes.borrow_and_update();
         let metrics = shared.metrics();
-        if let Some(vote) = leads(&metrics) {
-            if claim.as_ref().is_none_or(|claim| claim.vote != vote) {
-                shared.elected.note();
-                says.send_if_modified(|now| change(now, Leadership::Unknown));
-                match make_claim(shared, vote, &mut unused).await {
-                    Ok(made) => claim = made,
-                    Err(error) => return Some(error),
-                }
-                // Much may have happened meanwhile.
-                continue;
+        if let Some(vote) = leads(&metrics)
+            && claim.as_ref().is_none_or(|claim| claim.vote != vote)
+        {
+            shared.elected.note();
+            says.send_if_modified(|now| change(now, Leadership::Unknown));
+            match make_claim(shared, vote, &mut unused).await {
+                Ok(made) => claim = made,
+                Err(error) => return Some(error),
             }
+            // Much may have happened meanwhile.
+            continue;
         }
         let now = match (leads(&metrics), &claim) {
             (Some(_), Some(claim)) => Leadership::Leader { epoch: claim.epoch },
