@@ -38,9 +38,9 @@ fn replicated(driver: &'static str) -> Processes {
     .with_state_file("state.redb")
 }
 
-/// Nodes that keep nothing, beside an etcd of three members.
+/// Nodes that keep nothing, beside an etcd.
 fn etcd() -> Processes {
-    const MEMBERS: usize = 3;
+    const MEMBERS: usize = 1;
     let config = |site: &Site, _| {
         let members: Vec<_> = site.companions().iter().map(|at| at[0].to_string()).collect();
         format!("etcd://{}/oracle", members.join(","))
