@@ -46,8 +46,11 @@ impl Node {
             if let Some(image) = arrived.image {
                 self.install(image, now)?;
             }
-            for (part, entries) in arrived.entries.chunks(MOST_APPLIED).enumerate() {
-                self.apply(arrived.from + part * MOST_APPLIED, entries, now)?;
+            let lacking = arrived.end.saturating_sub(self.applied);
+            let begin = arrived.entries.len().checked_sub(lacking);
+            let begin = begin.ok_or_else(|| missing(self.applied))?;
+            for entries in arrived.entries[begin..].chunks(MOST_APPLIED) {
+                self.apply(entries, now)?;
             }
         }
         let decided = self.log.borrow().decided();
@@ -57,23 +60,15 @@ impl Node {
             if entries.is_empty() {
                 return Err(missing(from));
             }
-            self.apply(from, &entries, now)?;
+            self.apply(&entries, now)?;
         }
         self.cut();
         Ok(())
     }
 
-    /// Applies entries, the first of which has index `from`. Those that are applied already are left
-    /// out.
-    fn apply(&mut self, from: usize, entries: &[Entry], now: BootTime) -> Result<()> {
-        if from > self.applied {
-            return Err(missing(self.applied));
-        }
-        let entries = entries.iter().skip(self.applied - from).map(Entry::decode);
-        let entries = entries.collect::<Result<Vec<LogEntry>>>()?;
-        if entries.is_empty() {
-            return Ok(());
-        }
+    /// Applies entries, which follow on those that are applied.
+    fn apply(&mut self, entries: &[Entry], now: BootTime) -> Result<()> {
+        let entries = entries.iter().map(Entry::decode).collect::<Result<Vec<LogEntry>>>()?;
         let answers = self.machine.apply(&self.store, &entries, now)?;
         self.applied += entries.len();
         for (LogEntry { id, epoch, .. }, committed) in entries.into_iter().zip(answers) {

@@ -32,7 +32,7 @@ impl Node {
                     Ok(None) => {}
                     Ok(Some(Said::Hello)) => self.paxos.reconnected(sender.node.into()),
                     Ok(Some(Said::TakeOver)) => self.stand(sender.node),
-                    Ok(Some(Said::Message(message))) => self.handle(sender.node, *message, now),
+                    Ok(Some(Said::Message(message))) => self.handle(sender.node, *message, now)?,
                     Err(error) => self.note_dropped(sender, error)?,
                 }
             }
@@ -93,7 +93,7 @@ impl Node {
         })
     }
 
-    fn handle(&mut self, peer: u32, message: Message<Entry>, now: BootTime) {
+    fn handle(&mut self, peer: u32, message: Message<Entry>, now: BootTime) -> Result<()> {
         let leads = self.paxos.get_current_leader() == Some((self.own, true));
         if let Message::SequencePaxos(PaxosMessage { msg, .. }) = &message {
             let seen = match msg {
@@ -101,11 +101,18 @@ impl Node {
                 PaxosMsg::AcceptSync(sync) => &sync.log_sync.suffix[..],
                 // Answered by the state that is on its way, and by what follows it.
                 PaxosMsg::Promise(_) if leads && self.peers.is_carrying(peer, now, CARRIED) => {
-                    return;
+                    return Ok(());
                 }
                 _ => &[],
             };
             seen.iter().for_each(|entry| self.machine.observe(entry.id(), now));
+            // Where a message brings decided entries, the library puts this node's own in front of
+            // them, but up to the *new* decided index: with some that were never decided, and in
+            // the place of others. So the own ones are applied before, and only what was brought is
+            // taken from there.
+            if matches!(msg, PaxosMsg::AcceptSync(_) | PaxosMsg::Promise(_)) {
+                self.settle(now)?;
+            }
         }
         match message {
             Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
@@ -113,5 +120,6 @@ impl Node {
             }
             message => self.paxos.handle_incoming(message),
         }
+        Ok(())
     }
 }

@@ -10,6 +10,8 @@ mod log;
 #[cfg(test)]
 mod log_test;
 mod node;
+#[cfg(test)]
+mod node_test;
 mod office;
 mod peers;
 mod pulse;

@@ -28,9 +28,11 @@ const STOP_SIGN: &[u8] = b"stop-sign";
 pub(crate) struct Arrived {
     /// The state of another node, if what this one lacks begins with that.
     pub(crate) image: Option<Image>,
-    /// The index of the first of `entries`.
-    pub(crate) from: usize,
+    /// They end with what comes before this index. Where they begin is not to be relied on: the
+    /// library puts entries in front of what was sent, up to an index that it has raised already.
     pub(crate) entries: Vec<Entry>,
+    /// The index after the last of `entries`.
+    pub(crate) end: usize,
 }
 
 /// See the module.
@@ -201,9 +203,8 @@ impl Log {
             Base::Image(image) => Some(image),
         };
         if image.is_some() || !entries.is_empty() {
-            let from = self.first.saturating_sub(entries.len());
             self.let_go = true;
-            self.arrived.push_back(Arrived { image, from, entries });
+            self.arrived.push_back(Arrived { image, entries, end: self.first });
         }
     }
 

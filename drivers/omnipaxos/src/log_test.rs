@@ -285,7 +285,7 @@ fn entries_of_a_snapshot_come_with_the_index_of_the_first() {
     log.set_snapshot(Some(snapshot.clone()));
     let arrived = log.take_arrived();
     assert_eq!(arrived.len(), 1);
-    assert_eq!((arrived[0].from, &arrived[0].entries), (0, &snapshot.entries));
+    assert_eq!((arrived[0].end, &arrived[0].entries), (snapshot.entries.len(), &snapshot.entries));
     assert_eq!((log.first(), log.end()), (6, 6));
     assert!(log.take_arrived().is_empty());
     // This node's own snapshot brings nothing.
