@@ -40,7 +40,7 @@ fn replicated(driver: &'static str) -> Processes {
 
 /// Nodes that keep nothing, beside an etcd.
 fn etcd() -> Processes {
-    const MEMBERS: usize = 1;
+    const MEMBERS: usize = 3;
     let config = |site: &Site, _| {
         let members: Vec<_> = site.companions().iter().map(|at| at[0].to_string()).collect();
         format!("etcd://{}/oracle", members.join(","))
