@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod callers;
 mod config;
 mod entry;
 mod identity;
@@ -9,7 +8,6 @@ pub mod snapshot;
 mod tls;
 pub mod transport;
 
-pub use callers::Callers;
 pub use config::{Addresses, Cluster, Config, OPTIONS};
 pub use entry::{EntryId, LogEntry};
 pub use identity::Identity;

@@ -47,11 +47,11 @@ pub(crate) enum Job {
 
 /// What comes from the peers.
 pub(crate) enum Event {
-    /// A message of the stream.
+    /// A message.
     Body { sender: Sender, body: Bytes },
     /// A call.
     Call { sender: Sender, kind: u32, body: Bytes, reply: oneshot::Sender<Result<Bytes>> },
-    /// The stream to a peer stands.
+    /// The session with a peer stands.
     Connected { peer: u32 },
     /// By which id a peer knows this node.
     Known { peer: u32, known: tsoracle_core::NodeId },

@@ -1,4 +1,4 @@
-//! The ways to the other nodes: streams of messages, and states that are carried ahead of them.
+//! The ways to the other nodes: messages, and states that are carried ahead of them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -135,7 +135,7 @@ impl Peers {
         }
     }
 
-    /// A stream to `peer` stands.
+    /// The session with `peer` stands.
     pub(crate) fn connected(&mut self, peer: u32) {
         self.greet(peer);
         self.begin_session(peer);

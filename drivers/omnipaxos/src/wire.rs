@@ -39,7 +39,7 @@ type Position = (u32, u32);
 /// What a body says.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// A stream stands: what was sent before on another one may be lost.
+    /// A session begins: what was sent before in another one may be lost.
     Hello,
     /// The leader leaves, and asks this node to stand for election.
     TakeOver,

@@ -159,11 +159,6 @@ impl Transport {
         self.0.envelope.disowned.subscribe()
     }
 
-    /// Forgets a peer.
-    pub fn remove_peer(&self, node: u32) {
-        lock(&self.0.peers).remove(&node);
-    }
-
     /// Asks `to`, and waits for its answer, for `deadline` at most.
     ///
     /// # Errors
