@@ -29,6 +29,7 @@ pub mod state;
 mod store;
 mod takeover;
 mod timestamp;
+pub mod versioned;
 mod window;
 
 #[doc(hidden)]

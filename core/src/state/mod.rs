@@ -26,7 +26,9 @@ pub use query::{Answer, Query, answer};
 pub use record::{ReignRecord, Stage};
 pub use reject::Reject;
 pub use session::RETENTION;
-pub use view::{Effect, Entry, Overlay, View};
+pub use view::{Overlay, View};
+
+pub use crate::versioned::{Effect, Entry};
 
 #[cfg(test)]
 mod import_test;

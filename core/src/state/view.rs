@@ -1,14 +1,13 @@
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap, btree_map},
+    collections::{BTreeMap, HashMap},
     fmt,
-    ops::Bound,
 };
 
-use crate::{Result, SeqStore};
-
-/// A key with its value.
-pub type Entry = (Vec<u8>, Vec<u8>);
+use crate::{
+    Result, SeqStore,
+    versioned::{Effect, Entry},
+};
 
 /// What the state machine reads through.
 pub trait View {
@@ -26,58 +25,6 @@ impl<S: SeqStore> View for S {
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
         SeqStore::scan(self, from, to, limit)
-    }
-}
-
-/// The writes to make, all or none: a value per key, or `None` to delete it.
-///
-/// Values are absolute. Iteration is in the order of keys.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Effect(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
-
-impl Effect {
-    /// Writes `value` under `key`.
-    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.0.insert(key.into(), Some(value.into()));
-    }
-
-    /// Deletes `key`; that it does not exist is no error.
-    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
-        self.0.insert(key.into(), None);
-    }
-
-    /// Adds the writes of `later`, which win.
-    pub fn merge(&mut self, later: Self) {
-        self.0.extend(later.0);
-    }
-
-    /// Whether `key` is written or deleted, even if that changes nothing.
-    pub fn touches(&self, key: &[u8]) -> bool {
-        self.0.contains_key(key)
-    }
-
-    /// How many keys are written or deleted.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The writes: key, and value or `None` to delete.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        self.0.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
-    }
-}
-
-impl IntoIterator for Effect {
-    type Item = (Vec<u8>, Option<Vec<u8>>);
-    type IntoIter = btree_map::IntoIter<Vec<u8>, Option<Vec<u8>>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }
 
@@ -122,8 +69,8 @@ impl fmt::Debug for Overlay<'_> {
 
 impl View for Overlay<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        if let Some(written) = self.effect.0.get(key) {
-            return Ok(written.clone());
+        if let Some(written) = self.effect.get(key) {
+            return Ok(written.map(<[u8]>::to_vec));
         }
         if let Some(read) = self.read.borrow().get(key) {
             return Ok(read.clone());
@@ -134,15 +81,14 @@ impl View for Overlay<'_> {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        let bounds = (Bound::Included(from), Bound::Excluded(to));
-        let written: Vec<_> = self.effect.0.range::<[u8], _>(bounds).collect();
+        let written: Vec<_> = self.effect.range(from, to).collect();
         // Each deletion may hide one entry from below, so that many more are asked for.
         let hidden = written.iter().filter(|(_, value)| value.is_none()).count();
         let mut merged: BTreeMap<_, _> =
             self.below.scan(from, to, limit + hidden)?.into_iter().collect();
         for (key, value) in written {
             match value {
-                Some(value) => drop(merged.insert(key.clone(), value.clone())),
+                Some(value) => drop(merged.insert(key.to_vec(), value.to_vec())),
                 None => drop(merged.remove(key)),
             }
         }
