@@ -1,7 +1,9 @@
 //! The contract of drivers: a versioned state, of which a driver compares the version and stores the
 //! effect.
 
+mod commanded;
 mod effect;
+mod local;
 mod snapshot;
 mod version;
 
@@ -11,7 +13,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use self::{
+    commanded::Commanded,
     effect::{Effect, Entry},
+    local::LocalDriver,
     snapshot::{KeyRange, Reads, Snapshot},
     version::{VERSION, Version},
 };

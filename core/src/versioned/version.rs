@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::Outcome;
 use crate::{Error, ErrorKind, Result};
 
 /// The key under which a state holds its own [`Version`].
@@ -41,6 +42,21 @@ impl Version {
     /// Where in the order of versions this one stands: era, then number.
     pub const fn position(&self) -> (u64, u64) {
         (self.era, self.number)
+    }
+
+    /// What becomes of a commit of `next` on this base, at a state that is at `current`. This is all that
+    /// a driver decides.
+    ///
+    /// `Stored` if its writes are to be made, or were made by an earlier copy of it: then `current` is
+    /// `next`. `None` if the state is behind the base, and so cannot tell yet.
+    pub fn admits(self, next: Self, current: Self) -> Option<Outcome> {
+        if current == self || current == next {
+            Some(Outcome::Stored)
+        } else if current.position() >= self.position() {
+            Some(Outcome::Conflict { found: current })
+        } else {
+            None
+        }
     }
 
     /// The version as it is stored under [`VERSION`].
@@ -99,6 +115,20 @@ mod tests {
             assert_eq!(*error.kind(), ErrorKind::Corrupt);
         }
         assert_eq!(Version::decode(None).unwrap(), Version::EMPTY);
+    }
+
+    #[test]
+    fn only_the_base_itself_admits_a_commit() {
+        let version = |era, number, name| Version { era, number, name };
+        let (base, next) = (version(1, 5, 50), version(1, 6, 60));
+        assert_eq!(base.admits(next, base), Some(Outcome::Stored));
+        assert_eq!(base.admits(next, next), Some(Outcome::Stored));
+        for found in [version(1, 5, 51), version(1, 6, 61), version(1, 9, 60), version(2, 0, 50)] {
+            assert_eq!(base.admits(next, found), Some(Outcome::Conflict { found }));
+        }
+        for behind in [version(1, 4, 50), version(0, 9, 9), Version::EMPTY] {
+            assert_eq!(base.admits(next, behind), None);
+        }
     }
 
     #[test]
