@@ -205,7 +205,7 @@ fn without_release_closes_first() {
 
 fn adopted() -> Scenario {
     let leases = [LONG_LEASE, SHORT_LEASE];
-    two_nodes().leases(&leases).ticks(4).claims(3).adoptions(1).evidence()
+    two_nodes().leases(&leases).ticks(3).claims(3).adoptions(1).evidence()
 }
 
 #[test]
@@ -252,6 +252,6 @@ fn without_a_clause_and_the_one_behind_it() {
 #[test]
 fn without_what_the_other_clauses_make_up_for() {
     let clauses = [Clause::WaitCountsFromStored, Clause::ReignsApart, Clause::ClosedBeforeFence];
-    let scenario = two_nodes().claims(3).extensions(1).releases(1).retries(1);
+    let scenario = two_nodes().claims(3).extensions(1).releases(1);
     assert_sound(Rules::without(&clauses), scenario);
 }

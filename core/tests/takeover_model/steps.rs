@@ -140,9 +140,14 @@ impl Takeover {
             let wait = commit.wait.filter(|_| commit.node == node);
             wait.is_some_and(|wait| self.counts(seen.version, wait.replaced))
         };
-        let undecided = !self.rules.keep(Clause::EvidenceOfDecided)
-            || !self.rules.keep(Clause::EvidenceOfSameEra);
-        undecided
+        let by_number = !self.rules.keep_all(&[
+            Clause::EvidenceOfDecided,
+            Clause::EvidenceOfSameEra,
+            Clause::EvidenceOfReplaced,
+        ]);
+        let backup = state.backup.filter(|_| state.left.adoptions > 0);
+        let oldest = backup.map_or(state.record.version, |backup| backup.version);
+        by_number && seen.version.number >= oldest.number
             || self.counts(seen.version, state.record.version)
             || state.commits.iter().any(replaced)
     }
