@@ -1,9 +1,7 @@
 //! The driver's side: what lands, and what is said of it.
 
 use crate::clauses::Clause;
-use crate::model::{
-    Commit, Decided, EXACTLY_ONCE, FINAL, GAPLESS, Kind, Settling, State, Version,
-};
+use crate::model::{Commit, Decided, EXACTLY_ONCE, FINAL, GAPLESS, Kind, Settling, State, Version};
 
 impl Settling {
     pub(crate) fn submit(&self, state: &mut State, mut commit: Commit) {
@@ -66,9 +64,7 @@ impl Settling {
         let other = found.number == commit.version.number && found != commit.version;
         // The only copy was refused: the replica that refused it tells.
         let refused = commit.refused && (!commit.doubled || !self.copies_told_apart());
-        other
-            || refused && !behind
-            || behind && !self.rules.keep(Clause::BehindDoesNotTell)
+        other || refused && !behind || behind && !self.rules.keep(Clause::BehindDoesNotTell)
     }
 
     fn copies_told_apart(&self) -> bool {

@@ -3,7 +3,7 @@
 use crate::clauses::Clause;
 use crate::model::{
     ASKED_AGAIN, BOTH_SERVE, Blocks, CONFLICT, Commit, EXACTLY_ONCE, FENCE_TELLS, FINAL, Kind,
-    READS, Reign, SETTLED, STALE, Settling, State,
+    READS, Reign, SETTLED, STALE, Settling, State, UNCERTAIN,
 };
 
 /// What a read tells about a commit.
@@ -123,9 +123,8 @@ impl Settling {
         state.denied.push(commit.version);
         self.reaches(state, CONFLICT);
         for request in 0..2 {
-            let elsewhere = |other: &Commit| {
-                other.blocks[request].is_some() && other.version != commit.version
-            };
+            let elsewhere =
+                |other: &Commit| other.blocks[request].is_some() && other.version != commit.version;
             let alone = !state.commits.iter().any(elsewhere);
             let given = state.tip().blocks[request].is_some();
             state.refused[request] |= commit.planned[request] && alone && !given;
@@ -139,9 +138,9 @@ impl Settling {
             Fate::Stored => self.stored(state, index),
             Fate::NotStored => {
                 self.not_stored(state, index);
-                let by_own = state.nodes[node].reign.is_some_and(|reign| {
-                    reign.version.number == commit.version.number
-                });
+                let by_own = state.nodes[node]
+                    .reign
+                    .is_some_and(|reign| reign.version.number == commit.version.number);
                 if by_own {
                     self.reaches(state, SETTLED);
                 } else {
@@ -158,6 +157,7 @@ impl Settling {
                 }
             }
             Fate::Unknown => {
+                self.reaches(state, UNCERTAIN);
                 state.commits[index].awaited = false;
                 self.end_reign(state, &commit);
             }

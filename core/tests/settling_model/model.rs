@@ -14,6 +14,7 @@ pub(crate) const CONFLICT: &str = "a commit is told to be not stored";
 pub(crate) const ASKED_AGAIN: &str = "a block is told to a request that asks again";
 pub(crate) const SETTLED: &str = "a version-only commit decides";
 pub(crate) const FENCE_TELLS: &str = "the fence's base tells what became of a commit";
+pub(crate) const UNCERTAIN: &str = "what became of a commit stays uncertain";
 pub(crate) const STALE: &str = "a fence is planned on a stale read";
 
 /// Which block each of the requests has.
@@ -112,28 +113,62 @@ pub(crate) struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
-    Claim { node: usize },
+    Claim {
+        node: usize,
+    },
     /// A copy of a commit is decided, at the end of the history.
-    Land { commit: usize },
-    Copy { commit: usize },
+    Land {
+        commit: usize,
+    },
+    Copy {
+        commit: usize,
+    },
     /// A replica applies what was decided next.
-    Apply { node: usize },
+    Apply {
+        node: usize,
+    },
     /// The driver's answers.
-    Stored { commit: usize },
-    Conflict { commit: usize, replica: usize },
-    Uncertain { commit: usize },
+    Stored {
+        commit: usize,
+    },
+    Conflict {
+        commit: usize,
+        replica: usize,
+    },
+    Uncertain {
+        commit: usize,
+    },
     /// The engine reads, to know what became of a commit.
-    Settle { commit: usize },
+    Settle {
+        commit: usize,
+    },
     /// The lease of a node begins, all others having lapsed.
-    Open { node: usize },
-    Lapse { node: usize },
-    Fetch { node: usize },
-    Join { node: usize },
+    Open {
+        node: usize,
+    },
+    Lapse {
+        node: usize,
+    },
+    Fetch {
+        node: usize,
+    },
+    Join {
+        node: usize,
+    },
     /// The working set is bounded: a record leaves it.
-    Evict { node: usize },
-    Ask { node: usize, request: usize },
-    Read { node: usize },
-    Crash { node: usize },
+    Evict {
+        node: usize,
+    },
+    Ask {
+        node: usize,
+        request: usize,
+    },
+    Read {
+        node: usize,
+    },
+    Crash {
+        node: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -328,6 +363,7 @@ impl Model for Settling {
             Property::sometimes(ASKED_AGAIN, |_, it: &State| it.broken == Some(ASKED_AGAIN)),
             Property::sometimes(SETTLED, |_, it: &State| it.broken == Some(SETTLED)),
             Property::sometimes(FENCE_TELLS, |_, it: &State| it.broken == Some(FENCE_TELLS)),
+            Property::sometimes(UNCERTAIN, |_, it: &State| it.broken == Some(UNCERTAIN)),
             Property::sometimes(STALE, |_, it: &State| it.broken == Some(STALE)),
         ]
     }

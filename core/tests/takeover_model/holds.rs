@@ -67,7 +67,7 @@ fn two_nodes() {
         UNOPENED,
         PAUSED_CALL,
     ];
-    assert_holds(scenario, 1_638_305, &reaches);
+    assert_holds(scenario, 1_638_307, &reaches);
 }
 
 /// As much, with nodes that observe each other's commits, and one take-over less.
@@ -75,7 +75,7 @@ fn two_nodes() {
 fn two_nodes_with_evidence() {
     let scenario = Scenario::two_nodes().extensions(1).releases(1).crashes(1).retries(1).evidence();
     let reaches = [FAILOVER, HAND_OVER, LATE_LANDING, RIVALS, COPIES, SETTLED, EVIDENCE];
-    assert_holds(scenario, 154_234, &reaches);
+    assert_holds(scenario, 154_236, &reaches);
 }
 
 /// The node with the long lease leads first, then the one with the short lease; either may have
@@ -130,7 +130,7 @@ fn two_nodes_with_four_claims() {
 fn two_nodes_with_an_adopted_state() {
     let leases = [LONG_LEASE, SHORT_LEASE];
     let scenario = Scenario::two_nodes().leases(&leases).ticks(3).claims(3).adoptions(1);
-    assert_holds(scenario.evidence(), 179_001, &[FAILOVER, ADOPTED, EVIDENCE]);
+    assert_holds(scenario.evidence(), 179_007, &[FAILOVER, ADOPTED, EVIDENCE]);
 }
 
 #[test]
