@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, LazyLock, Mutex, OnceLock},
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
 };
 
 use stateright::{Checker, Model};
@@ -29,7 +29,12 @@ static LOOKED_THROUGH: LazyLock<Mutex<HashMap<String, Arc<OnceLock<Found>>>>> =
 /// Looks through the whole space. The promises hold in all of its states.
 pub(crate) fn assert_sound(rules: Rules, scenario: Scenario) -> Found {
     let key = format!("{rules:?} {scenario:?}");
-    let found = LOOKED_THROUGH.lock().unwrap().entry(key).or_default().clone();
+    let found = LOOKED_THROUGH
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(key)
+        .or_default()
+        .clone();
     let look_through = || {
         let checked = Takeover { rules, scenario }.checker().spawn_bfs().join();
         assert!(checked.is_done());
@@ -42,7 +47,7 @@ pub(crate) fn assert_sound(rules: Rules, scenario: Scenario) -> Found {
     found.get_or_init(look_through).clone()
 }
 
-/// Asserts that the scenario is sound, has so many states, and comes across each of `reaches`.
+/// Asserts that the scenario is sound, has this number of states, and comes across each of `reaches`.
 fn assert_holds(scenario: Scenario, states: usize, reaches: &[&'static str]) {
     let found = assert_sound(Rules::default(), scenario);
     for reached in reaches {

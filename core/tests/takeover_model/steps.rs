@@ -78,7 +78,7 @@ impl Takeover {
         }
     }
 
-    /// A claim whose base is gone comes to nothing; what is left of it is the reign in memory, until it
+    /// A claim whose base is gone leads to nothing; what is left of it is the reign in memory, until it
     /// lapses.
     fn forget_claim(&self, state: &mut State, node: usize) {
         let clock = self.boot_clock(state, node);
