@@ -3,9 +3,9 @@
 use stateright::{Model, Property};
 
 use crate::clauses::{Clause, Rules};
-use crate::node::{Commit, Node, Step};
+use crate::node::{Commit, Held, Node, Step};
 use crate::reached;
-use crate::record::{Command, Record};
+use crate::record::{Kind, Record, Version};
 use crate::scenario::{Budget, Scenario};
 
 pub(crate) const ORDER: &str = "G1 order";
@@ -22,17 +22,19 @@ pub(crate) enum Promise {
 pub(crate) struct State {
     /// Real time.
     pub(crate) tick: u8,
+    /// Of the stored state, as is the record.
+    pub(crate) version: Version,
     pub(crate) record: Record,
+    /// What an operator may restore.
+    pub(crate) backup: Option<Held>,
     pub(crate) nodes: Vec<Node>,
-    /// In order of epoch, and within an epoch in the order submitted.
+    /// Ordered by their content, so that the order in which they were submitted makes no other state.
     pub(crate) commits: Vec<Commit>,
     /// The timestamps that clients received, one bit each.
     pub(crate) answered: u64,
     pub(crate) broken: Option<Promise>,
-    /// Whether a command was accepted although one of a newer epoch had been.
+    /// Whether a commit of an older epoch was stored, or two fences wrote the same one.
     pub(crate) older_committed: bool,
-    /// The highest epoch claimed so far.
-    pub(crate) last_epoch: u8,
     /// How many nodes have claimed so far; they start in order, since they are alike.
     pub(crate) claimants: usize,
     pub(crate) left: Budget,
@@ -41,7 +43,7 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     Tick,
-    /// A node learns that it leads, and submits its fence.
+    /// A node learns that it should lead, reads the state, and submits a fence planned from it.
     Claim {
         node: usize,
         now: u8,
@@ -50,11 +52,18 @@ pub(crate) enum Action {
     Land {
         commit: usize,
     },
+    /// A node learns that its commit is stored: by the answer, by reading a version of its name, or by a
+    /// conflict with it.
     Receive {
         commit: usize,
     },
-    /// A node gives up on a commit, which may still land, and submits it again.
+    /// A node does not know what became of a commit. It reads the base, perhaps from a replica that is
+    /// behind, and submits another one on it.
     Retry {
+        commit: usize,
+    },
+    /// Only without `SettledByName`: a node takes another commit for its own.
+    Mistake {
         commit: usize,
     },
     Open {
@@ -63,11 +72,8 @@ pub(crate) enum Action {
     Extend {
         node: usize,
     },
+    /// A node stops leading of its own will, or before it has begun to.
     Release {
-        node: usize,
-    },
-    /// A node gives up on its release, and renews the reign instead.
-    Resume {
         node: usize,
     },
     /// A call is sent and arrives, loads the reign and passes the lease check.
@@ -85,10 +91,18 @@ pub(crate) enum Action {
     Crash {
         node: usize,
     },
-    /// A node sees the latest write of the record.
+    /// A node observes the stored version.
     Observe {
         node: usize,
     },
+    /// Only without `EvidenceOfDecided`: a node counts a commit that it sees in its log.
+    Glimpse {
+        node: usize,
+        commit: usize,
+    },
+    Backup,
+    /// An operator restores the backup, and adopts it.
+    Adopt,
 }
 
 /// The model: the protocol with the clauses in `rules`, looked at within `scenario`.
@@ -96,8 +110,6 @@ pub(crate) enum Action {
 pub(crate) struct Takeover {
     pub(crate) rules: Rules,
     pub(crate) scenario: Scenario,
-    /// Whether to look for what a scenario must come across, as well as for broken promises.
-    pub(crate) witnesses: bool,
 }
 
 impl Takeover {
@@ -106,31 +118,27 @@ impl Takeover {
         1 + 1000 * node as u16 + u16::from(state.tick) * self.scenario.rates[node]
     }
 
-    /// Whether every command of `epoch` will be refused from here on.
-    pub(crate) fn is_fenced_off(&self, state: &State, epoch: u8) -> bool {
-        let refused = [
-            Clause::OlderFenceRefused,
-            Clause::OlderOpenRefused,
-            Clause::OlderExtendRefused,
-            Clause::OlderReleaseRefused,
-        ];
-        epoch < state.record.epoch && refused.into_iter().all(|clause| self.rules.keep(clause))
-    }
-
     fn commit_actions(&self, state: &State, actions: &mut Vec<Action>) {
         for (index, commit) in state.commits.iter().enumerate() {
-            if commit.may_land() {
+            if self.may_land(state, commit) {
                 actions.push(Action::Land { commit: index });
-            } else {
+            }
+            if commit.stored {
                 actions.push(Action::Receive { commit: index });
             }
-            let current = commit.epoch() == state.nodes[commit.node].epoch;
-            if state.left.retries > 0
-                && commit.awaited
-                && current
-                && !self.is_fenced_off(state, commit.epoch())
-            {
+            let it = &state.nodes[commit.node];
+            let settled = match commit.kind {
+                Kind::Fence | Kind::Open => true,
+                Kind::Extend => matches!(it.step, Step::Leading | Step::Stopping),
+                Kind::Release | Kind::Settle => false,
+            };
+            let current = commit.awaited && commit.epoch == it.epoch;
+            if state.left.retries > 0 && current && settled {
                 actions.push(Action::Retry { commit: index });
+            }
+            let overtaken = state.version.number >= commit.version.number;
+            if current && overtaken && !commit.stored && !self.rules.keep(Clause::SettledByName) {
+                actions.push(Action::Mistake { commit: index });
             }
         }
     }
@@ -145,47 +153,43 @@ impl Takeover {
         if state.left.crashes > 0 && *it != Node::started() {
             actions.push(Action::Crash { node });
         }
-        let in_flight =
-            |commit: &&Commit| commit.node == node && commit.epoch() == it.epoch && commit.awaited;
-        let busy = state.commits.iter().any(|commit| in_flight(&commit));
-        let extending = state
-            .commits
-            .iter()
-            .filter(in_flight)
-            .any(|commit| matches!(commit.command, Command::Extend { .. }));
-        if !self.is_fenced_off(state, it.epoch) {
+        if !self.is_fenced_off(state, node) || state.is_opening(node) {
             let may_release = match it.step {
-                Step::Leading => !busy || !self.rules.keep(Clause::ReleaseWaitsForCommits),
+                Step::Leading => true,
                 Step::Waiting { .. } => !self.rules.keep(Clause::ReleaseOnlyOpened),
-                Step::Idle | Step::Releasing => false,
+                Step::Idle => state.is_opening(node),
+                Step::Stopping | Step::Releasing => false,
             };
             if may_release && state.left.releases > 0 {
                 actions.push(Action::Release { node });
             }
-            if it.step == Step::Releasing && busy && state.left.retries > 0 {
-                actions.push(Action::Resume { node });
-            }
             if matches!(it.step, Step::Waiting { until, .. } if until <= clock) {
                 actions.push(Action::Open { node });
             }
-            if it.step == Step::Leading && !extending && state.left.extensions > 0 {
+            let busy = state.is_busy(node);
+            if it.step == Step::Leading && !busy && state.left.extensions > 0 {
                 actions.push(Action::Extend { node });
             }
         }
         if self.may_observe(state, node) {
             actions.push(Action::Observe { node });
         }
+        if self.scenario.evidence && !self.rules.keep(Clause::EvidenceOfDecided) {
+            let undecided = |(_, commit): &(usize, &Commit)| !commit.stored && commit.node != node;
+            let commits = state.commits.iter().enumerate().filter(undecided);
+            actions.extend(commits.map(|(commit, _)| Action::Glimpse { node, commit }));
+        }
         self.call_actions(state, node, actions);
     }
 
     /// Evidence only matters to a node that may have to wait for another one.
     fn may_observe(&self, state: &State, node: usize) -> bool {
-        let it = &state.nodes[node];
+        let seen = state.nodes[node].seen;
         self.scenario.evidence
             && state.left.claims > 0
             && !state.record.released
-            && state.record.opened_by != Some(self.identity(node))
-            && it.seen.is_none_or(|seen| seen.revision != state.record.revision)
+            && state.record.opened_by != Some(self.author(node).id)
+            && seen.is_none_or(|seen| !self.counts(seen.version, state.record.version))
     }
 
     fn call_actions(&self, state: &State, node: usize, actions: &mut Vec<Action>) {
@@ -193,27 +197,22 @@ impl Takeover {
         match it.call {
             None if state.left.calls > 0 => {
                 let clock = self.boot_clock(state, node);
-                let checked = |deadline| clock < deadline || !self.rules.keep(Clause::LeaseChecked);
-                if it.reign.is_some_and(|reign| checked(reign.deadline)) {
+                let unchecked = !self.rules.keep(Clause::LeaseChecked);
+                if it.reign.is_some_and(|reign| reign.is_valid(clock) || unchecked && !reign.closed)
+                {
                     actions.push(Action::Arrive { node });
                 }
             }
             None => {}
             Some(call) if call.above.is_none() => actions.push(Action::Send { node }),
             Some(call) => {
-                let reigns = [it.reign, it.old_reign];
-                let mut reigns = reigns.into_iter().flatten();
+                let mut reigns = [it.reign, it.old_reign].into_iter().flatten();
                 let loaded = reigns.find(|reign| reign.epoch == call.epoch);
                 if loaded.is_some_and(|reign| reign.next <= reign.ceiling) {
                     actions.push(Action::Grant { node });
                 }
             }
         }
-    }
-
-    /// Who a node is in the record: two processes are one node if they share a directory.
-    pub(crate) fn identity(&self, node: usize) -> u8 {
-        if self.rules.keep(Clause::DirectoryLock) { node as u8 } else { 0 }
     }
 }
 
@@ -224,13 +223,14 @@ impl Model for Takeover {
     fn init_states(&self) -> Vec<State> {
         vec![State {
             tick: 0,
+            version: Version::FIRST,
             record: Record::fresh(),
+            backup: None,
             nodes: vec![Node::started(); self.scenario.rates.len()],
             commits: Vec::new(),
             answered: 0,
             broken: None,
             older_committed: false,
-            last_epoch: 0,
             claimants: 0,
             left: self.scenario.budget,
         }]
@@ -243,6 +243,13 @@ impl Model for Takeover {
         }
         if state.left.ticks > 0 {
             actions.push(Action::Tick);
+        }
+        if state.left.adoptions > 0 {
+            match state.backup {
+                None => actions.push(Action::Backup),
+                Some(backup) if backup.version != state.version => actions.push(Action::Adopt),
+                Some(_) => {}
+            }
         }
         self.commit_actions(state, actions);
         for node in 0..state.nodes.len() {
@@ -259,17 +266,29 @@ impl Model for Takeover {
             }
             Action::Claim { node, now } => self.claim(&mut state, node, now),
             Action::Land { commit } => self.land(&mut state, commit),
-            Action::Receive { commit } => self.receive(&mut state, commit),
+            Action::Receive { commit } | Action::Mistake { commit } => {
+                self.receive(&mut state, commit);
+            }
             Action::Retry { commit } => self.retry(&mut state, commit),
             Action::Open { node } => self.open(&mut state, node),
             Action::Extend { node } => self.extend(&mut state, node),
             Action::Release { node } => self.release(&mut state, node),
-            Action::Resume { node } => self.resume(&mut state, node),
             Action::Arrive { node } => self.arrive(&mut state, node),
             Action::Send { node } => self.send(&mut state, node),
             Action::Grant { node } => self.grant(&mut state, node),
             Action::Crash { node } => self.crash(&mut state, node),
-            Action::Observe { node } => self.observe(&mut state, node),
+            Action::Observe { node } => {
+                let version = state.version;
+                self.observe(&mut state, node, version);
+            }
+            Action::Glimpse { node, commit } => {
+                let version = state.commits[commit].version;
+                self.observe(&mut state, node, version);
+            }
+            Action::Backup => {
+                state.backup = Some(Held { version: state.version, record: state.record });
+            }
+            Action::Adopt => self.adopt(&mut state),
         }
         self.forget(&mut state);
         Some(state)
@@ -283,9 +302,7 @@ impl Model for Takeover {
             }),
             Property::always(FENCED, |_, state: &State| !state.older_committed),
         ];
-        if self.witnesses {
-            properties.extend(reached::properties());
-        }
+        properties.extend(reached::properties());
         properties
     }
 }

@@ -1,175 +1,103 @@
-//! The reign record: the one shared, linearizable register, and what the four commands do to it.
+//! The stored state: its version and the reign record, and what each kind of commit writes.
 
 use crate::clauses::{Clause, Rules};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Stage {
-    Fenced,
-    Open,
-    Released,
+/// Names one state, as the contract of drivers has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Version {
+    pub(crate) era: u8,
+    pub(crate) number: u8,
+    /// Drawn for each commit. Here it is the lowest that is not in use with this number.
+    pub(crate) name: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+impl Version {
+    pub(crate) const FIRST: Self = Self { era: 0, number: 0, name: 0 };
+
+    /// Whether this one is a later version of the same era than `other`.
+    pub(crate) fn is_after(self, other: Self, rules: Rules) -> bool {
+        let same_era = self.era == other.era || !rules.keep(Clause::EvidenceOfSameEra);
+        same_era && self.number > other.number
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Record {
+    /// Era and counter in one number.
     pub(crate) epoch: u8,
-    pub(crate) stage: Stage,
     /// The highest timestamp that any reign so far may have granted.
     pub(crate) high_water: u8,
     /// In units of the boot clock.
     pub(crate) lease: u16,
     pub(crate) opened_by: Option<u8>,
     pub(crate) released: bool,
-    /// Counts the writes of this record, as a log index or a modification revision does.
-    pub(crate) revision: u8,
+    /// Of the commit that wrote this record.
+    pub(crate) version: Version,
 }
 
-/// Who submits a command: the node's identity, its epoch, and the lease it is configured with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Who plans a commit: the node's identity, and the lease it is configured with.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Author {
     pub(crate) id: u8,
-    pub(crate) epoch: u8,
     pub(crate) lease: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Command {
-    /// `read` is the record as it was when the fence was submitted. Only a model without
-    /// `FloorFromReplaced` or `WaitReadsReplaced` looks at it.
-    Fence {
-        now: u8,
-        headroom: u8,
-        read: Option<Record>,
-    },
-    /// Carries the window that the fence granted, for the reign that starts with the reply.
-    Open {
-        floor: u8,
-        ceiling: u8,
-    },
-    Extend {
-        high_water: u8,
-    },
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    Fence,
+    Open,
+    Extend,
     Release,
+    /// Writes the version only, to decide what becomes of another commit on the same base.
+    Settle,
 }
 
-/// What an accepted command replies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Reply {
-    Fenced { floor: u8, high_water: u8, replaced: Record },
-    Done,
+/// What a new leader has to wait for: the lease of the record that its fence replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Wait {
+    pub(crate) lease: u16,
+    pub(crate) replaced: Version,
 }
 
 impl Record {
-    /// Nobody has ever led. Nothing is open, so it counts as released.
+    /// No node has ever led. Nothing is open, so it counts as released.
     pub(crate) fn fresh() -> Self {
         Self {
             epoch: 0,
-            stage: Stage::Fenced,
             high_water: 0,
             lease: 0,
             opened_by: None,
             released: true,
-            revision: 0,
+            version: Version::FIRST,
         }
     }
 
-    /// Applies a command, or refuses it with `None` and leaves the record as it was.
-    pub(crate) fn apply(
-        &mut self,
-        rules: Rules,
-        author: Author,
-        command: Command,
-    ) -> Option<Reply> {
-        if !self.accepts(rules, author.epoch, command) {
-            return None;
-        }
-        let before = *self;
-        let reply = match command {
-            Command::Fence { now, headroom, read } => {
-                self.fence(rules, author, now, headroom, read)
-            }
-            Command::Open { .. } => self.open(rules, author),
-            Command::Extend { high_water } => {
-                self.high_water = self.high_water.max(high_water);
-                Reply::Done
-            }
-            Command::Release => {
-                self.stage = Stage::Released;
-                self.released = true;
-                Reply::Done
-            }
-        };
-        if rules.keep(Clause::RenewalIsAWrite) || *self != before {
-            self.revision += 1;
-        }
-        Some(reply)
-    }
-
-    /// Whether the epoch and the stage admit the command.
-    pub(crate) fn accepts(&self, rules: Rules, epoch: u8, command: Command) -> bool {
-        let older_refused = match command {
-            Command::Fence { .. } => Clause::OlderFenceRefused,
-            Command::Open { .. } => Clause::OlderOpenRefused,
-            Command::Extend { .. } => Clause::OlderExtendRefused,
-            Command::Release => Clause::OlderReleaseRefused,
-        };
-        if epoch < self.epoch && rules.keep(older_refused) {
-            return false;
-        }
-        let after_release =
-            self.stage == Stage::Released && !rules.keep(Clause::NothingAfterRelease);
-        match command {
-            Command::Fence { .. } => {
-                epoch != self.epoch
-                    || self.stage == Stage::Fenced
-                    || !rules.keep(Clause::OpenedFenceRefused)
-            }
-            Command::Open { .. } => {
-                epoch <= self.epoch && (self.stage != Stage::Released || after_release)
-            }
-            Command::Extend { .. } => {
-                epoch <= self.epoch && (self.stage == Stage::Open || after_release)
-            }
-            Command::Release => {
-                let opened = self.stage == Stage::Open;
-                let fenced = self.stage == Stage::Fenced && !rules.keep(Clause::ReleaseOnlyOpened);
-                epoch <= self.epoch && (opened || fenced)
-            }
-        }
-    }
-
-    fn fence(
-        &mut self,
-        rules: Rules,
-        author: Author,
-        now: u8,
-        headroom: u8,
-        read: Option<Record>,
-    ) -> Reply {
-        let replaced = *self;
-        let base = match read {
-            Some(read) if !rules.keep(Clause::FloorFromReplaced) => read.high_water,
-            _ => self.high_water,
-        };
-        let above = u8::from(rules.keep(Clause::FloorAboveHighWater));
-        let floor = now.max(base + above);
-        let ceiling = floor + headroom;
+    /// What a fence writes over this record, and the floor of the reign that may follow.
+    pub(crate) fn fenced(self, rules: Rules, author: Author, now: u8, headroom: u8) -> (Self, u8) {
+        let floor = now.max(self.high_water + u8::from(rules.keep(Clause::FloorAboveHighWater)));
         let old = if rules.keep(Clause::OldLeaseKept) { self.lease } else { 0 };
         let own = if rules.keep(Clause::FenceRecordsOwnLease) { author.lease } else { 0 };
-        self.epoch = author.epoch;
-        self.stage = Stage::Fenced;
-        self.high_water = self.high_water.max(ceiling);
-        self.lease = old.max(own);
-        if !rules.keep(Clause::OpenedByKept) {
-            self.opened_by = Some(author.id);
-        }
-        if !rules.keep(Clause::ReleasedKept) {
-            self.released = true;
-        }
-        Reply::Fenced { floor, high_water: ceiling, replaced }
+        let kept = rules.keep(Clause::OpenedByKept);
+        let raised = if rules.keep(Clause::FenceRaisesHighWater) { floor + headroom } else { 0 };
+        let record = Self {
+            epoch: self.epoch + u8::from(rules.keep(Clause::FenceRaisesEpoch)),
+            high_water: self.high_water.max(raised),
+            lease: old.max(own),
+            opened_by: if kept { self.opened_by } else { Some(author.id) },
+            released: self.released || !rules.keep(Clause::ReleasedKept),
+            ..self
+        };
+        (record, floor)
     }
 
-    fn open(&mut self, rules: Rules, author: Author) -> Reply {
-        self.stage = Stage::Open;
+    /// What a node that replaces this record has to wait for.
+    pub(crate) fn wait(self, rules: Rules, author: Author) -> Option<Wait> {
+        let own = self.opened_by == Some(author.id);
+        let waits = !self.released && !own && rules.keep(Clause::Waits);
+        waits.then_some(Wait { lease: self.lease, replaced: self.version })
+    }
+
+    pub(crate) fn opened(mut self, rules: Rules, author: Author) -> Self {
         if rules.keep(Clause::OpenSetsOpenedBy) || self.opened_by.is_none() {
             self.opened_by = Some(author.id);
         }
@@ -179,6 +107,34 @@ impl Record {
         if rules.keep(Clause::OpenClearsReleased) {
             self.released = false;
         }
-        Reply::Done
+        self
+    }
+
+    pub(crate) fn extended(self, high_water: u8) -> Self {
+        Self { high_water: self.high_water.max(high_water), ..self }
+    }
+
+    pub(crate) fn released(self) -> Self {
+        Self { released: true, ..self }
+    }
+
+    /// The record of a state that was restored from this one, and adopted by an operator as `era`.
+    /// `lost` is the record that the restored one takes the place of, `longest` the longest lease that
+    /// any node is configured with.
+    pub(crate) fn adopted(self, rules: Rules, era: u8, lost: Self, longest: u16) -> Self {
+        let mut record = Self { epoch: 16 * era + self.epoch % 16 + 1, ..self };
+        if rules.keep(Clause::AdoptionRaisesHighWater) {
+            record.high_water = self.high_water.max(lost.high_water);
+        }
+        if rules.keep(Clause::AdoptionTakesLongestLease) {
+            record.lease = longest;
+        }
+        if rules.keep(Clause::AdoptionClearsOpenedBy) {
+            record.opened_by = None;
+        }
+        if rules.keep(Clause::AdoptionClearsReleased) {
+            record.released = false;
+        }
+        record
     }
 }

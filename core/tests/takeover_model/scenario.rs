@@ -28,8 +28,10 @@ pub(crate) struct Budget {
     pub(crate) extensions: u8,
     pub(crate) releases: u8,
     pub(crate) crashes: u8,
-    /// How often a node may give up on a commit, which may still land, and go on.
+    /// How often a node may give up on a commit, which may still land, and send another one.
     pub(crate) retries: u8,
+    /// How often an operator may restore a backup and adopt it.
+    pub(crate) adoptions: u8,
 }
 
 /// A lease that a slow clock sees valid one tick on, and that a fast one has waited out after two.
@@ -55,6 +57,7 @@ impl Scenario {
                 releases: 0,
                 crashes: 0,
                 retries: 0,
+                adoptions: 0,
             },
         }
     }
@@ -97,6 +100,11 @@ impl Scenario {
 
     pub(crate) fn retries(mut self, retries: u8) -> Self {
         self.budget.retries = retries;
+        self
+    }
+
+    pub(crate) fn adoptions(mut self, adoptions: u8) -> Self {
+        self.budget.adoptions = adoptions;
         self
     }
 
