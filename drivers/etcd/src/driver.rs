@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tsoracle_core::{
     BootTime, Error, ErrorKind, Membership, NodeId, Result, Surroundings,
     versioned::{
@@ -14,7 +14,7 @@ use crate::{
     elector::Elector,
     etcd::{Etcd, LIMITS, draw},
     members::pause_before_retry,
-    shared::{Shared, stopped},
+    shared::{Shared, is_final, stopped},
     watching::watch,
 };
 
@@ -23,7 +23,6 @@ pub struct EtcdDriver {
     node: NodeId,
     leadership: watch::Receiver<Leadership>,
     shared: Arc<Shared>,
-    stop: mpsc::Sender<()>,
     /// How it stopped, once it has.
     stopped: watch::Receiver<Option<Result<(), String>>>,
 }
@@ -37,68 +36,48 @@ impl EtcdDriver {
     pub async fn open(config: Config, surroundings: Surroundings) -> Result<Arc<Self>> {
         config.validate()?;
         let etcd = Etcd::new(&config)?;
-        let inspected = first_inspection(&etcd).await?;
+        first_look(&etcd).await?;
         let (lead, leadership) = watch::channel(Leadership::Unknown);
-        let (stop, stopping) = mpsc::channel(1);
-        let (ended, stopped) = watch::channel(None);
+        let (left, stopped) = watch::channel(None);
         // No lock keeps another process from the same prefix, so every process is a node of its own.
         let node = NodeId(draw()?);
-        let shared = Arc::new(Shared::new(etcd, lead));
+        let shared = Arc::new(Shared::new(etcd));
         let endpoint = surroundings.service_endpoint.unwrap_or_default();
-        let times = (config.ttl, config.probe);
-        let elector = Elector::new(shared.clone(), times, endpoint, inspected);
+        let elector = Elector::new(shared.clone(), lead, (config.ttl, config.probe), endpoint);
         // One task, so that a panic anywhere in it ends everything.
-        tokio::spawn(run(shared.clone(), elector, stopping, ended));
-        Ok(Arc::new(Self { node, leadership, shared, stop, stopped }))
+        tokio::spawn(run(shared.clone(), elector, left));
+        Ok(Arc::new(Self { node, leadership, shared, stopped }))
     }
 }
 
-/// Takes part in the election until the driver is to stop, or is dropped.
+/// Takes part in the election until the driver has failed, or is stopped or dropped.
 async fn run(
     shared: Arc<Shared>,
     mut elector: Elector,
-    mut stopping: mpsc::Receiver<()>,
-    ended: watch::Sender<Option<Result<(), String>>>,
+    left: watch::Sender<Option<Result<(), String>>>,
 ) {
-    let closing = Closing(shared.clone());
-    let mut ending = std::pin::pin!(async {
-        stopping.recv().await;
-        // Commits in flight end first, and no other begins.
-        shared.commits.write().await
-    });
-    let _commits = tokio::select! {
-        commits = &mut ending => commits,
-        // After an error every call fails with it until the driver is stopped.
-        () = elector.run() => ending.await,
-        () = watch(&shared) => ending.await,
-    };
-    drop(closing);
-    let left = elector.leave().await;
-    ended.send_replace(Some(left.map_err(|error| error.to_string())));
-}
-
-/// Ends leadership, however the driver's task ends.
-struct Closing(Arc<Shared>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.close();
+    tokio::select! {
+        () = shared.ended() => {}
+        () = elector.run() => {}
+        () = watch(&shared) => {}
     }
+    let outcome = elector.leave().await;
+    left.send_replace(Some(outcome.map_err(|error| error.to_string())));
 }
 
-/// Looks at the state before anything else. False if etcd cannot be reached.
-async fn first_inspection(etcd: &Etcd) -> Result<bool> {
+/// Looks at the state before anything else, if etcd can be reached.
+async fn first_look(etcd: &Etcd) -> Result<()> {
     let deadline = etcd.members.deadline();
-    loop {
-        let Err(error) = etcd.inspect().await else { return Ok(true) };
+    while let Err(error) = etcd.look().await {
         match pause_before_retry(error, deadline).await {
             Err(error) if *error.kind() == ErrorKind::Unavailable => {
                 tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
-                return Ok(false);
+                break;
             }
             outcome => outcome?,
         }
     }
+    Ok(())
 }
 
 /// Makes a commit. One that got no answer is sent again as it was: at most one copy is made, since it
@@ -142,10 +121,6 @@ fn outcome(base: Version, next: Version, found: Version, was_sent: bool) -> Resu
         )),
         None => uncertain(format!("the state is at {found:?}, which is before {base:?}")),
     }
-}
-
-fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Fatal)
 }
 
 /// The error of a call of which nothing was done: it may be repeated once the reason is gone.
@@ -211,14 +186,22 @@ impl ConsensusDriver for EtcdDriver {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        // A full or closed channel means that it is stopping, or has stopped already.
-        let _ = self.stop.try_send(());
+        // Commits in flight end first, and no other begins.
+        let commits = self.shared.commits.write().await;
+        self.shared.end(stopped());
+        drop(commits);
         let mut stopped = self.stopped.clone();
         match stopped.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(Err(error))) => Err(Error::new(ErrorKind::Unavailable, error.clone())),
             Ok(_) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Fatal, "the driver's task panicked")),
         }
+    }
+}
+
+impl Drop for EtcdDriver {
+    fn drop(&mut self) {
+        self.shared.end(stopped());
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tsoracle_core::{
     BootTime, Clock, Error, ErrorKind, LeaderHint, Result, SystemClock, versioned::Leadership,
 };
@@ -24,6 +24,7 @@ const STAND_BACK: Duration = LOOK.saturating_mul(2);
 /// leader whose service does not answer.
 pub(crate) struct Elector {
     shared: Arc<Shared>,
+    leadership: watch::Sender<Leadership>,
     ttl: Duration,
     patience: Duration,
     /// Where this node serves; empty if that is not known.
@@ -44,7 +45,6 @@ pub(crate) struct Elector {
     stands_back: BootTime,
     /// When etcd was last asked something that it then answered.
     answered: BootTime,
-    inspected: bool,
     first_look: bool,
     trouble: Option<String>,
 }
@@ -60,12 +60,13 @@ struct Claim {
 impl Elector {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        leadership: watch::Sender<Leadership>,
         (ttl, patience): (Duration, Duration),
         endpoint: String,
-        inspected: bool,
     ) -> Self {
         Self {
             shared,
+            leadership,
             ttl,
             patience,
             endpoint,
@@ -78,15 +79,14 @@ impl Elector {
             dead: 0,
             stands_back: BootTime::default(),
             answered: SystemClock.now().boot,
-            inspected,
             first_look: true,
             trouble: None,
         }
     }
 
-    /// Takes part until the driver is done for.
+    /// Takes part for ever.
     pub(crate) async fn run(&mut self) {
-        while !self.shared.is_closed() {
+        loop {
             let began = SystemClock.now().boot;
             let pause = match self.round(began).await {
                 Ok(()) => {
@@ -120,6 +120,7 @@ impl Elector {
 
     /// Gives up what this node holds, so that another can lead at once.
     pub(crate) async fn leave(mut self) -> Result<()> {
+        self.publish(Leadership::Unknown);
         self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
         let deadline = self.shared.etcd.members.deadline();
         while let Err(error) = self.end_abandoned().await {
@@ -145,10 +146,6 @@ impl Elector {
 
     /// Looks which node leads, and does what is to be done about it.
     async fn round(&mut self, began: BootTime) -> Result<()> {
-        if !self.inspected {
-            self.shared.etcd.inspect().await?;
-            self.inspected = true;
-        }
         if self.claim.is_some_and(|claim| self.shared.is_resigned(claim.number)) {
             self.give_up(STAND_BACK);
         }
@@ -204,7 +201,7 @@ impl Elector {
         tracing::info!(number, "elected");
         self.probe = JoinSet::new();
         self.claim = Some(Claim { number, created });
-        self.shared.lead(Leadership::Leader { claim: number });
+        self.publish(Leadership::Leader { claim: number });
     }
 
     /// Publishes which node leads, and has it watched over.
@@ -212,7 +209,7 @@ impl Elector {
         let endpoint = holder.endpoint.clone();
         let is_known = !endpoint.is_empty();
         let leader = is_known.then(|| LeaderHint { endpoint: endpoint.clone(), epoch: None });
-        self.shared.lead(Leadership::Follower { leader });
+        self.publish(Leadership::Follower { leader });
         // No other process can be serving where this one does: it is the one that ran here before.
         let is_predecessor = is_known && self.first_look && endpoint == self.endpoint;
         if is_predecessor || self.dead == holder.created {
@@ -234,9 +231,17 @@ impl Elector {
         if let Some(claim) = self.claim.take() {
             tracing::warn!(claim.number, "no longer elected");
             self.stands_back = SystemClock.now().boot + stand_back;
-            self.shared.end_claim(claim.number);
+            self.publish(Leadership::Unknown);
             self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
         }
+    }
+
+    fn publish(&self, now: Leadership) {
+        self.leadership.send_if_modified(|before| {
+            let is_news = *before != now;
+            *before = now;
+            is_news
+        });
     }
 
     fn recovered(&mut self, began: BootTime) {
@@ -256,7 +261,7 @@ impl Elector {
         }
         if began.since(self.answered) >= self.ttl {
             self.give_up(self.patience);
-            self.shared.lead(Leadership::Unknown);
+            self.publish(Leadership::Unknown);
         }
     }
 }

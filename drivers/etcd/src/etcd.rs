@@ -70,31 +70,12 @@ impl Etcd {
         })
     }
 
-    /// Looks whether what is in etcd is a state of this release, and adopts one from another cluster if
-    /// the configuration says so.
+    /// Looks at the election key and the version of the state. Adopts a state of another cluster if the
+    /// configuration says so.
     ///
     /// # Errors
-    /// `Corrupt` if it is none; `Fatal` if it is one of another cluster; otherwise those of etcd.
-    pub(crate) async fn inspect(&self) -> Result<()> {
-        let found = self.look().await?;
-        if !found.is_foreign {
-            return Ok(());
-        }
-        let base = found.version;
-        let era = base.era.checked_add(1).ok_or_else(|| fatal("the eras are used up"))?;
-        let next = Version { era, ..base.next(draw()?)? };
-        let mut effect = Effect::default();
-        effect.set_version(next);
-        match self.commit(base, next, &effect).await? {
-            None => Ok(()),
-            Some(found) => {
-                let context = format!("another node has written {found:?} during the adoption");
-                Err(Error::new(ErrorKind::Unavailable, context))
-            }
-        }
-    }
-
-    /// The election key and the version of the state.
+    /// `Corrupt` if this is no state of this release; `Fatal` if it is one of another cluster; otherwise
+    /// those of etcd.
     pub(crate) async fn look(&self) -> Result<Found> {
         let has_no_version =
             Compare::create_revision(self.keys.version.as_slice(), CompareOp::Equal, 0);
@@ -104,10 +85,23 @@ impl Etcd {
         let look = Txn::new().when([has_no_version]).and_then(with_any).or_else(self.head(0));
         let mut answer = self.transact(look).await?;
         let found = self.found(&mut answer)?;
-        match answer.kvs.next() {
-            Some(any) if !any.is_empty() => Err(self.has_no_version()),
-            _ => Ok(found),
+        if answer.kvs.next().is_some_and(|any| !any.is_empty()) {
+            return Err(self.has_no_version());
         }
+        if found.is_foreign {
+            self.adopt(found.version).await?;
+        }
+        Ok(found)
+    }
+
+    /// Raises the era, which makes the state one of this cluster. If another node has just done so, that
+    /// is as good.
+    async fn adopt(&self, base: Version) -> Result<()> {
+        let era = base.era.checked_add(1).ok_or_else(|| fatal("the eras are used up"))?;
+        let next = Version { era, ..base.next(draw()?)? };
+        let mut effect = Effect::default();
+        effect.set_version(next);
+        self.commit(base, next, &effect).await.map(drop)
     }
 
     /// Reads keys and ranges as of one version, which is the newest when this is called.
@@ -169,7 +163,11 @@ impl Etcd {
         };
         let mut writes: Vec<_> = effect.iter().map(|write| self.keys.write(write)).collect();
         if base == Version::EMPTY || next.era > base.era {
-            writes.push(self.keys.write_format(self.cluster().await?));
+            // An answer has shown the state to be at the base, and which cluster this is.
+            match self.cluster.load(Ordering::Acquire) {
+                0 => return Err(Error::new(ErrorKind::Unavailable, "etcd has not answered yet")),
+                cluster => writes.push(self.keys.write_format(cluster)),
+            }
         }
         let commit = Txn::new().when([is_at_base]).and_then(nest(writes)).or_else(self.head(0));
         let mut answer = self.transact(commit).await?;
@@ -178,13 +176,6 @@ impl Etcd {
             return Ok(None);
         }
         Ok(Some(self.found(&mut answer)?.version))
-    }
-
-    async fn cluster(&self) -> Result<u64> {
-        if self.cluster.load(Ordering::Acquire) == 0 {
-            self.look().await?;
-        }
-        Ok(self.cluster.load(Ordering::Acquire))
     }
 
     /// Takes the election key if no node has it.

@@ -9,13 +9,12 @@ use crate::shared::Shared;
 /// The pause before another watch is begun.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Has etcd report writes of the election key and of the state's version, until the driver has stopped
-/// or failed.
+/// Has etcd report writes of the election key and of the state's version.
 ///
 /// No claim and no commit rests on it. What it misses is found by looking, which the elector does all
 /// the same, though seldom; and each look notices a member that is silent, which is then left.
 pub(crate) async fn watch(shared: &Shared) {
-    while !shared.is_closed() {
+    loop {
         // From here on, so that it is noticed if the member that reports is left.
         let mut left = shared.etcd.members.left();
         if let Err(error) = listen(shared, &mut left).await {
