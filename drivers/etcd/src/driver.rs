@@ -214,3 +214,33 @@ impl fmt::Debug for EtcdDriver {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_was_sent_before_conflicts_only_with_another_on_its_base() {
+        let version = |era, number, name| Version { era, number, name };
+        let (base, next) = (version(1, 5, 50), version(1, 6, 60));
+        let kind = |outcome: Result<Outcome>| outcome.map_err(|error| error.kind().clone());
+        for was_sent in [false, true] {
+            let outcome = |found| kind(outcome(base, next, found, was_sent));
+            assert_eq!(outcome(next), Ok(Outcome::Stored));
+            for found in [version(1, 6, 61), version(1, 5, 51)] {
+                assert_eq!(outcome(found), Ok(Outcome::Conflict { found }));
+            }
+            // The first copy may have been made before these.
+            for found in [version(1, 7, 70), version(2, 6, 61), version(2, 0, 1)] {
+                let expected = match was_sent {
+                    false => Ok(Outcome::Conflict { found }),
+                    true => Err(ErrorKind::Uncertain),
+                };
+                assert_eq!(outcome(found), expected);
+            }
+            for behind in [version(1, 4, 40), version(0, 9, 90), Version::EMPTY] {
+                assert_eq!(outcome(behind), Err(ErrorKind::Uncertain));
+            }
+        }
+    }
+}

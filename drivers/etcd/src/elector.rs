@@ -31,9 +31,10 @@ pub(crate) struct Elector {
     endpoint: String,
     /// A lease to stand for election with, and when it was asked for.
     lease: Option<(i64, BootTime)>,
-    claim: Option<Claim>,
-    /// How many claims this process has had.
-    claims: u64,
+    /// The revision in which this node created the election key, if it should lead.
+    created: Option<i64>,
+    /// The number of the newest claim.
+    claim: u64,
     /// Leases of claims that were given up, to be ended when etcd can be reached.
     abandoned: Vec<i64>,
     /// The election key, by its creation, whose leader's service is probed, and the task that does.
@@ -47,14 +48,6 @@ pub(crate) struct Elector {
     answered: BootTime,
     first_look: bool,
     trouble: Option<String>,
-}
-
-/// That this node should lead.
-#[derive(Clone, Copy)]
-struct Claim {
-    number: u64,
-    /// The revision in which this node created the election key.
-    created: i64,
 }
 
 impl Elector {
@@ -71,8 +64,8 @@ impl Elector {
             patience,
             endpoint,
             lease: None,
-            claim: None,
-            claims: 0,
+            created: None,
+            claim: 0,
             abandoned: vec![],
             probed: 0,
             probe: JoinSet::new(),
@@ -112,7 +105,7 @@ impl Elector {
     /// The time until the next look.
     fn pause(&self, began: BootTime) -> Duration {
         match self.stands_back.since(began) {
-            _ if self.claim.is_some() => self.ttl / LOOKS_PER_TTL,
+            _ if self.created.is_some() => self.ttl / LOOKS_PER_TTL,
             Duration::ZERO => LOOK,
             stands_back => stands_back.min(LOOK),
         }
@@ -146,7 +139,7 @@ impl Elector {
 
     /// Looks which node leads, and does what is to be done about it.
     async fn round(&mut self, began: BootTime) -> Result<()> {
-        if self.claim.is_some_and(|claim| self.shared.is_resigned(claim.number)) {
+        if self.shared.is_resigned(self.claim) {
             self.give_up(STAND_BACK);
         }
         self.end_abandoned().await?;
@@ -158,8 +151,8 @@ impl Elector {
             };
         };
         let is_ours = self.lease.is_some_and(|(lease, _)| lease == holder.lease);
-        match self.claim {
-            Some(claim) if claim.created == holder.created => self.keep(claim).await?,
+        match self.created {
+            Some(created) if created == holder.created => self.keep().await?,
             None if is_ours => self.lead(holder.created),
             _ => {
                 self.give_up(self.patience);
@@ -170,10 +163,10 @@ impl Elector {
     }
 
     /// Keeps the lease alive. Whether this node still leads, the next look shows.
-    async fn keep(&mut self, claim: Claim) -> Result<()> {
+    async fn keep(&mut self) -> Result<()> {
         let Some((lease, _)) = self.lease else { return Ok(()) };
         if !self.shared.etcd.keep_alive(lease).await? {
-            tracing::warn!(claim.number, "etcd says that the lease of this leader is over");
+            tracing::warn!(self.claim, "etcd says that the lease of this leader is over");
             self.shared.look.notify_one();
         }
         Ok(())
@@ -196,12 +189,10 @@ impl Elector {
     }
 
     fn lead(&mut self, created: i64) {
-        self.claims += 1;
-        let number = self.claims;
-        tracing::info!(number, "elected");
+        (self.claim, self.created) = (self.claim + 1, Some(created));
+        tracing::info!(self.claim, "elected");
         self.probe = JoinSet::new();
-        self.claim = Some(Claim { number, created });
-        self.publish(Leadership::Leader { claim: number });
+        self.publish(Leadership::Leader { claim: self.claim });
     }
 
     /// Publishes which node leads, and has it watched over.
@@ -228,8 +219,8 @@ impl Elector {
     /// Ends the claim, if there is one: its key is not this node's any more, or will not be for long.
     /// For some time the other nodes may go first.
     fn give_up(&mut self, stand_back: Duration) {
-        if let Some(claim) = self.claim.take() {
-            tracing::warn!(claim.number, "no longer elected");
+        if self.created.take().is_some() {
+            tracing::warn!(self.claim, "no longer elected");
             self.stands_back = SystemClock.now().boot + stand_back;
             self.publish(Leadership::Unknown);
             self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));

@@ -66,26 +66,21 @@ impl Members {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let at = *self.current.borrow();
-        let silent = |kind| {
-            let (member, limit) = (&self.members[at].0, self.timeout);
-            Error::new(kind, format!("etcd at {member} did not answer within {limit:?}"))
+        let mut is_sent = false;
+        let asking = async {
+            let client = self.client(at).await;
+            let client = client.map_err(|error| self.failed(at, error, ErrorKind::Unavailable))?;
+            is_sent = true;
+            call(client).await.map_err(|error| self.failed(at, error, ErrorKind::Uncertain))
         };
-        let client = match timeout(self.timeout, self.client(at)).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(self.failed(at, error, ErrorKind::Unavailable)),
-            Err(_) => {
-                self.leave(at);
-                return Err(silent(ErrorKind::Unavailable));
-            }
+        let silent = match timeout(self.timeout, asking).await {
+            Ok(outcome) => return outcome,
+            Err(_) if is_sent => ErrorKind::Uncertain,
+            Err(_) => ErrorKind::Unavailable,
         };
-        match timeout(self.timeout, call(client)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.failed(at, error, ErrorKind::Uncertain)),
-            Err(_) => {
-                self.leave(at);
-                Err(silent(ErrorKind::Uncertain))
-            }
-        }
+        self.leave(at);
+        let (member, limit) = (&self.members[at].0, self.timeout);
+        Err(Error::new(silent, format!("etcd at {member} did not answer within {limit:?}")))
     }
 
     /// The client of one member, which is let in already.

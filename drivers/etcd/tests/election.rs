@@ -152,8 +152,8 @@ async fn an_idle_leader_writes_nothing() {
     let line = Line::to(etcd.members[0].port);
     let config = format!("etcd://127.0.0.1:{}/p?ttl=2s", line.port);
     let driver = open(&config, "").await.unwrap();
-    let follower = open(&config, "").await.unwrap();
     led(&driver).await;
+    let follower = open(&config, "").await.unwrap();
     wait_for(&follower, |now| matches!(now, Leadership::Follower { .. })).await;
     let mut client = etcd.client().await;
     let before = client.get("p/leader", None).await.unwrap().header().unwrap().revision();
