@@ -26,7 +26,7 @@ pub(crate) struct Elector {
     shared: Arc<Shared>,
     leadership: watch::Sender<Leadership>,
     ttl: Duration,
-    patience: Duration,
+    max_silence: Duration,
     /// Where this node serves; empty if that is not known.
     endpoint: String,
     /// A lease to stand for election with, and when it was asked for.
@@ -54,14 +54,14 @@ impl Elector {
     pub(crate) fn new(
         shared: Arc<Shared>,
         leadership: watch::Sender<Leadership>,
-        (ttl, patience): (Duration, Duration),
+        (ttl, max_silence): (Duration, Duration),
         endpoint: String,
     ) -> Self {
         Self {
             shared,
             leadership,
             ttl,
-            patience,
+            max_silence,
             endpoint,
             lease: None,
             created: None,
@@ -119,7 +119,7 @@ impl Elector {
         while let Err(error) = self.end_abandoned().await {
             pause_before_retry(error, deadline).await.map_err(|source| {
                 let context = format!(
-                    "etcd could not be told that this node has stopped; others can lead once its \
+                    "etcd does not know that this node has stopped; others can lead once its \
                      lease of {:?} has run out",
                     self.ttl
                 );
@@ -144,7 +144,7 @@ impl Elector {
         }
         self.end_abandoned().await?;
         let Some(holder) = self.shared.etcd.look().await?.holder else {
-            self.give_up(self.patience);
+            self.give_up(self.max_silence);
             return match began < self.stands_back {
                 true => Ok(()),
                 false => self.campaign(began).await,
@@ -155,7 +155,7 @@ impl Elector {
             Some(created) if created == holder.created => self.keep().await?,
             None if is_ours => self.lead(holder.created),
             _ => {
-                self.give_up(self.patience);
+                self.give_up(self.max_silence);
                 self.follow(&holder).await?;
             }
         }
@@ -210,7 +210,7 @@ impl Elector {
         } else if self.probed != holder.created {
             (self.probed, self.probe) = (holder.created, JoinSet::new());
             if is_known {
-                self.probe.spawn(watch_over(endpoint, self.patience));
+                self.probe.spawn(watch_over(endpoint, self.max_silence));
             }
         }
         Ok(())
@@ -251,7 +251,7 @@ impl Elector {
             self.trouble = Some(text);
         }
         if began.since(self.answered) >= self.ttl {
-            self.give_up(self.patience);
+            self.give_up(self.max_silence);
             self.publish(Leadership::Unknown);
         }
     }

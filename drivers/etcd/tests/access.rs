@@ -104,7 +104,7 @@ async fn a_user_needs_no_more_than_the_prefix() {
     driver.shutdown().await.unwrap();
     let mut asker = Asker::over(&config, "s").await;
     asker.ask(5).await;
-    // etcd forgets whom it has let in when it is started anew, and when permissions change.
+    // etcd forgets whom it has let in when it is restarted, and when permissions change.
     etcd.members[0].kill();
     etcd.members[0].start();
     asker.ask(5).await;
