@@ -37,46 +37,46 @@ pub struct Config {
 }
 
 pub(crate) const OPTIONS: &[DriverOption] = &[
-    DriverOption {
-        name: "authority",
-        default: "127.0.0.1:2379",
-        help: "HOST:PORT of etcd's members, with commas between; USER:PASSWORD@ may stand before",
-    },
-    DriverOption {
-        name: "path",
-        default: "tsoracle",
-        help: "the prefix below which everything is kept; nothing outside of it is touched",
-    },
-    DriverOption {
-        name: "ttl",
-        default: "2s",
-        help: "how long a dead leader keeps others from leading at most; etcd has no less than 2s",
-    },
-    DriverOption {
-        name: "probe",
-        default: "600ms",
-        help: "how long a leader's service may leave the other nodes unanswered before it is deposed",
-    },
-    DriverOption {
-        name: "timeout",
-        default: "500ms",
-        help: "how long one attempt at a member of etcd may take before the next one is asked",
-    },
-    DriverOption { name: "user", default: "", help: "the user to authenticate as" },
-    DriverOption { name: "password", default: "", help: "the user's password" },
-    DriverOption {
-        name: "ca",
-        default: "",
-        help: "a PEM file with the certificates to trust; given one, TLS is spoken",
-    },
-    DriverOption { name: "cert", default: "", help: "a PEM file with this node's certificate" },
-    DriverOption { name: "key", default: "", help: "a PEM file with that certificate's key" },
-    DriverOption {
-        name: "adopt",
-        default: "",
-        help: "the id of the etcd cluster into which the state was restored from a backup",
-    },
+    option(
+        "authority",
+        "127.0.0.1:2379",
+        "HOST:PORT of etcd's members, with commas between; USER:PASSWORD@ may stand before",
+    ),
+    option(
+        "path",
+        "tsoracle",
+        "the prefix below which everything is kept; nothing outside of it is touched",
+    ),
+    option(
+        "ttl",
+        "2s",
+        "how long a dead leader keeps others from leading at most; etcd has no less than 2s",
+    ),
+    option(
+        "probe",
+        "600ms",
+        "how long a leader's service may leave the other nodes unanswered before it is deposed",
+    ),
+    option(
+        "timeout",
+        "500ms",
+        "how long one attempt at a member of etcd may take before the next one is asked",
+    ),
+    option("user", "", "the user to authenticate as"),
+    option("password", "", "the user's password"),
+    option("ca", "", "a PEM file with the certificates to trust; given one, TLS is spoken"),
+    option("cert", "", "a PEM file with this node's certificate"),
+    option("key", "", "a PEM file with that certificate's key"),
+    option(
+        "adopt",
+        "",
+        "the id of the etcd cluster into which the state was restored from a backup",
+    ),
 ];
+
+const fn option(name: &'static str, default: &'static str, help: &'static str) -> DriverOption {
+    DriverOption { name, default, help }
+}
 
 /// Keys repeat the prefix, and a commit has to stay below etcd's limit on requests.
 const LONGEST_PREFIX: usize = 64;

@@ -1,40 +1,27 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::unconstrained,
-};
+use tokio::sync::watch;
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, NodeId, Result,
-    Surroundings,
-    state::{Answer, Command, Query},
+    BootTime, Error, ErrorKind, Membership, NodeId, Result, Surroundings,
+    versioned::{
+        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
+    },
 };
 
 use crate::{
     config::Config,
     elector::Elector,
-    etcd::Etcd,
-    inspect::{inspect, read},
-    members::again,
-    shared::Shared,
+    etcd::{Etcd, LIMITS, draw},
+    members::pause_before_retry,
+    shared::{Shared, is_final, stopped},
     watching::watch,
-    writer::{Job, Writer},
 };
-
-/// How many commits may wait. The engine has a few under way at once.
-const QUEUE: usize = 64;
-
-/// So many commands never come to a request beyond the 1.5 MiB that etcd takes by default, whatever
-/// is in the state: each may write a page of answers anew, which has 21 KiB at most, and end 64
-/// leases; and the keys of all take what they have and a prefix.
-const LIMITS: CommitLimits = CommitLimits { commands: 40, bytes: 64 << 10 };
 
 /// One of any number of nodes over an etcd cluster, of which one is elected.
 pub struct EtcdDriver {
     node: NodeId,
     leadership: watch::Receiver<Leadership>,
-    jobs: mpsc::Sender<Job>,
     shared: Arc<Shared>,
     /// How it stopped, once it has.
     stopped: watch::Receiver<Option<Result<(), String>>>,
@@ -49,67 +36,99 @@ impl EtcdDriver {
     pub async fn open(config: Config, surroundings: Surroundings) -> Result<Arc<Self>> {
         config.validate()?;
         let etcd = Etcd::new(&config)?;
-        let inspected = first_inspection(&etcd).await?;
+        first_look(&etcd).await?;
         let (lead, leadership) = watch::channel(Leadership::Unknown);
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let (ended, stopped) = watch::channel(None);
-        let node = new_node()?;
-        let shared = Arc::new(Shared::new(etcd, lead));
+        let (left, stopped) = watch::channel(None);
+        // No lock keeps another process from the same prefix, so every process is a node of its own.
+        let node = NodeId(draw()?);
+        let shared = Arc::new(Shared::new(etcd));
         let endpoint = surroundings.service_endpoint.unwrap_or_default();
-        let times = (config.ttl, config.probe);
-        let mut elector = Elector::new(shared.clone(), times, endpoint, inspected);
-        let writer = Writer::new(shared.clone(), node);
+        let elector = Elector::new(shared.clone(), lead, (config.ttl, config.probe), endpoint);
         // One task, so that a panic anywhere in it ends everything.
-        tokio::spawn({
-            let closing = Closing(shared.clone());
-            async move {
-                let mut writing = std::pin::pin!(writer.run(queue));
-                tokio::select! {
-                    () = &mut writing => {}
-                    // It is done for, and goes on to say so.
-                    () = elector.run() => writing.await,
-                    () = watch(&closing.0) => writing.await,
-                }
-                closing.0.close();
-                let resigned = elector.resign().await;
-                ended.send_replace(Some(resigned.map_err(|error| error.to_string())));
-            }
-        });
-        Ok(Arc::new(Self { node, leadership, jobs, shared, stopped }))
+        tokio::spawn(run(shared.clone(), elector, left));
+        Ok(Arc::new(Self { node, leadership, shared, stopped }))
     }
 }
 
-/// Ends leadership, however the driver's task ends.
-struct Closing(Arc<Shared>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.close();
+/// Takes part in the election until the driver has failed, or is stopped or dropped.
+async fn run(
+    shared: Arc<Shared>,
+    mut elector: Elector,
+    left: watch::Sender<Option<Result<(), String>>>,
+) {
+    tokio::select! {
+        () = shared.ended() => {}
+        () = elector.run() => {}
+        () = watch(&shared) => {}
     }
+    let outcome = elector.leave().await;
+    left.send_replace(Some(outcome.map_err(|error| error.to_string())));
 }
 
-/// Looks at the state before anything else. False if etcd cannot be reached.
-async fn first_inspection(etcd: &Etcd) -> Result<bool> {
-    let until = etcd.members.patience();
-    loop {
-        let Err(error) = inspect(etcd).await else { return Ok(true) };
-        match again(error, until).await {
+/// Looks at the state before anything else, if etcd can be reached.
+async fn first_look(etcd: &Etcd) -> Result<()> {
+    let deadline = etcd.members.deadline();
+    while let Err(error) = etcd.look().await {
+        match pause_before_retry(error, deadline).await {
             Err(error) if *error.kind() == ErrorKind::Unavailable => {
                 tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
-                return Ok(false);
+                break;
             }
             outcome => outcome?,
         }
     }
+    Ok(())
 }
 
-/// Nothing keeps another process from the same prefix, so every process is a node of its own.
-fn new_node() -> Result<NodeId> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|source| {
-        Error::new(ErrorKind::Fatal, "no randomness for a node id").with_source(source)
-    })?;
-    Ok(NodeId(u128::from_be_bytes(bytes)))
+/// Makes a commit. One that got no answer is sent again as it was: at most one copy is made, since it
+/// changes the version that the others compare, and puts its name there.
+async fn commit(etcd: &Etcd, base: Version, effect: &Effect) -> Result<Outcome> {
+    let next = effect.version()?;
+    let deadline = etcd.members.deadline();
+    let mut was_sent = false;
+    loop {
+        let error = match etcd.commit(base, next, effect).await {
+            Ok(None) => return Ok(Outcome::Stored),
+            Ok(Some(found)) => return outcome(base, next, found, was_sent),
+            Err(error) => error,
+        };
+        was_sent |= *error.kind() == ErrorKind::Uncertain;
+        if let Err(error) = pause_before_retry(error, deadline).await {
+            return Err(match was_sent && !is_final(&error) {
+                true => {
+                    let context = "etcd did not answer whether it has stored a commit";
+                    Error::new(ErrorKind::Uncertain, context).with_source(error)
+                }
+                false => refused(error),
+            });
+        }
+    }
+}
+
+/// What became of a commit that was not made now, since the state is at `found`.
+fn outcome(base: Version, next: Version, found: Version, was_sent: bool) -> Result<Outcome> {
+    let uncertain = |context| Err(Error::new(ErrorKind::Uncertain, context));
+    match base.admits(next, found) {
+        Some(Outcome::Stored) if found == next => Ok(Outcome::Stored),
+        // Only one commit follows a base. Further on, an earlier copy may have been it.
+        Some(conflict @ Outcome::Conflict { .. })
+            if !was_sent || (found.era == base.era && found.number <= base.number + 1) =>
+        {
+            Ok(conflict)
+        }
+        Some(_) => uncertain(format!(
+            "the state has moved on from {base:?} to {found:?} while etcd did not answer"
+        )),
+        None => uncertain(format!("the state is at {found:?}, which is before {base:?}")),
+    }
+}
+
+/// The error of a call of which nothing was done: it may be repeated once the reason is gone.
+fn refused(error: Error) -> Error {
+    match is_final(&error) {
+        true => error,
+        false => Error::new(ErrorKind::Unavailable, error.to_string()),
+    }
 }
 
 #[async_trait]
@@ -122,43 +141,67 @@ impl ConsensusDriver for EtcdDriver {
         self.leadership.clone()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let (reply, answer) = oneshot::channel();
-        let stopped = || Error::new(ErrorKind::Unavailable, "the driver has stopped");
-        // Calls take effect in the order in which they were made. A task whose turn is over would not
-        // even be queued, while one that called later may have its turn now.
-        let job = Job::Commit { epoch, commands, reply };
-        if unconstrained(self.jobs.send(job)).await.is_err() {
-            self.shared.check()?;
-            return Err(stopped());
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        self.shared.check()?;
+        let etcd = &self.shared.etcd;
+        let deadline = etcd.members.deadline();
+        loop {
+            match etcd.read(wanted).await {
+                Err(error) => {
+                    pause_before_retry(self.shared.latch(error), deadline).await.map_err(refused)?
+                }
+                snapshot => return snapshot,
+            }
         }
-        // Every job is answered, unless the task has panicked over it.
-        let lost = |_| Error::new(ErrorKind::Uncertain, "the driver failed while it committed");
-        answer.await.map_err(lost)?
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        self.shared.check()?;
-        read(&self.shared.etcd, &query).await.map_err(|error| self.shared.latch(error))
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let shared = self.shared.clone();
+        let permit = shared.commits.clone().try_read_owned().map_err(|_| stopped())?;
+        shared.check()?;
+        // In a task of its own, which goes on if this future is dropped.
+        let committing = tokio::spawn(async move {
+            let outcome = commit(&shared.etcd, base, &effect).await;
+            drop(permit);
+            outcome.map_err(|error| shared.latch(error))
+        });
+        let lost = |_| Error::new(ErrorKind::Uncertain, "the driver failed while it committed");
+        committing.await.map_err(lost)?
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.shared.etcd.seen.since(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        self.shared.resign(claim);
     }
 
     fn limits(&self) -> CommitLimits {
         LIMITS
     }
 
-    fn membership(&self) -> Option<Arc<dyn tsoracle_core::Membership>> {
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
         None
     }
 
     async fn shutdown(&self) -> Result<()> {
-        // A closed queue means that it is stopping, or has stopped already.
-        let _ = self.jobs.send(Job::Stop).await;
+        // Commits in flight end first, and no other begins.
+        let commits = self.shared.commits.write().await;
+        self.shared.end(stopped());
+        drop(commits);
         let mut stopped = self.stopped.clone();
         match stopped.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(Err(error))) => Err(Error::new(ErrorKind::Unavailable, error.clone())),
             Ok(_) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Fatal, "the driver's task panicked")),
         }
+    }
+}
+
+impl Drop for EtcdDriver {
+    fn drop(&mut self) {
+        self.shared.end(stopped());
     }
 }
 
@@ -169,5 +212,35 @@ impl fmt::Debug for EtcdDriver {
             .field("prefix", &self.shared.etcd.keys.prefix)
             .field("leadership", &*self.leadership.borrow())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_was_sent_before_conflicts_only_with_another_on_its_base() {
+        let version = |era, number, name| Version { era, number, name };
+        let (base, next) = (version(1, 5, 50), version(1, 6, 60));
+        let kind = |outcome: Result<Outcome>| outcome.map_err(|error| error.kind().clone());
+        for was_sent in [false, true] {
+            let outcome = |found| kind(outcome(base, next, found, was_sent));
+            assert_eq!(outcome(next), Ok(Outcome::Stored));
+            for found in [version(1, 6, 61), version(1, 5, 51)] {
+                assert_eq!(outcome(found), Ok(Outcome::Conflict { found }));
+            }
+            // The first copy may have been made before these.
+            for found in [version(1, 7, 70), version(2, 6, 61), version(2, 0, 1)] {
+                let expected = match was_sent {
+                    false => Ok(Outcome::Conflict { found }),
+                    true => Err(ErrorKind::Uncertain),
+                };
+                assert_eq!(outcome(found), expected);
+            }
+            for behind in [version(1, 4, 40), version(0, 9, 90), Version::EMPTY] {
+                assert_eq!(outcome(behind), Err(ErrorKind::Uncertain));
+            }
+        }
     }
 }

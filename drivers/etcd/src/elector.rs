@@ -1,18 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tsoracle_core::{
-    BootTime, Clock, Epoch, Error, ErrorKind, LeaderHint, Leadership, Result, SystemClock,
+    BootTime, Clock, Error, ErrorKind, LeaderHint, Result, SystemClock, versioned::Leadership,
 };
 
-use crate::{
-    etcd::{Found, Holder},
-    inspect::inspect,
-    members::again,
-    probe::watch_over,
-    shared::Shared,
-    version::{created, epoch},
-};
+use crate::{etcd::Holder, members::pause_before_retry, probe::watch_over, shared::Shared};
 
 /// How often a contender looks who leads, in case that the watch has missed something.
 const LOOK: Duration = Duration::from_secs(1);
@@ -20,32 +13,39 @@ const LOOK: Duration = Duration::from_secs(1);
 /// When it looks again after it has failed to.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// The leader looks whether it still is one so often within the time its lease takes to run out.
+/// How often the leader looks whether it still is one, within the time its etcd lease takes to run out.
 const LOOKS_PER_TTL: u32 = 5;
 
+/// How long a node that has resigned leaves the election to the others: one that missed the watch has
+/// looked by then.
+const STAND_BACK: Duration = LOOK.saturating_mul(2);
+
 /// Takes part in the election: leads whenever this node is elected, keeps its lease, and deposes a
-/// leader that does not answer.
+/// leader whose service does not answer.
 pub(crate) struct Elector {
     shared: Arc<Shared>,
+    leadership: watch::Sender<Leadership>,
     ttl: Duration,
-    patience: Duration,
+    max_silence: Duration,
     /// Where this node serves; empty if that is not known.
     endpoint: String,
     /// A lease to stand for election with, and when it was asked for.
     lease: Option<(i64, BootTime)>,
-    claim: Option<Epoch>,
+    /// The revision in which this node created the election key, if it should lead.
+    created: Option<i64>,
+    /// The number of the newest claim.
+    claim: u64,
     /// Leases of claims that were given up, to be ended when etcd can be reached.
     abandoned: Vec<i64>,
-    /// The claim whose leader's service is asked whether it lives, and the one who asks it.
+    /// The election key, by its creation, whose leader's service is probed, and the task that does.
     probed: i64,
     probe: JoinSet<()>,
-    /// The claim whose leader does not answer any more.
+    /// The election key whose leader does not answer any more.
     dead: i64,
     /// Until then this node, having led, lets the others go first.
-    steps_back: BootTime,
-    /// The last time that etcd was asked something which it then answered.
+    stands_back: BootTime,
+    /// When etcd was last asked something that it then answered.
     answered: BootTime,
-    inspected: bool,
     first_look: bool,
     trouble: Option<String>,
 }
@@ -53,37 +53,38 @@ pub(crate) struct Elector {
 impl Elector {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        (ttl, patience): (Duration, Duration),
+        leadership: watch::Sender<Leadership>,
+        (ttl, max_silence): (Duration, Duration),
         endpoint: String,
-        inspected: bool,
     ) -> Self {
         Self {
             shared,
+            leadership,
             ttl,
-            patience,
+            max_silence,
             endpoint,
             lease: None,
-            claim: None,
+            created: None,
+            claim: 0,
             abandoned: vec![],
             probed: 0,
             probe: JoinSet::new(),
             dead: 0,
-            steps_back: BootTime::default(),
+            stands_back: BootTime::default(),
             answered: SystemClock.now().boot,
-            inspected,
             first_look: true,
             trouble: None,
         }
     }
 
-    /// Takes part until the driver is done for.
+    /// Takes part for ever.
     pub(crate) async fn run(&mut self) {
-        while !self.shared.is_closed() {
+        loop {
             let began = SystemClock.now().boot;
             let pause = match self.round(began).await {
                 Ok(()) => {
                     self.recovered(began);
-                    self.claim.map_or(LOOK, |_| self.ttl / LOOKS_PER_TTL)
+                    self.pause(began)
                 }
                 Err(error) => {
                     self.failed(began, &self.shared.latch(error));
@@ -101,14 +102,24 @@ impl Elector {
         }
     }
 
+    /// The time until the next look.
+    fn pause(&self, began: BootTime) -> Duration {
+        match self.stands_back.since(began) {
+            _ if self.created.is_some() => self.ttl / LOOKS_PER_TTL,
+            Duration::ZERO => LOOK,
+            stands_back => stands_back.min(LOOK),
+        }
+    }
+
     /// Gives up what this node holds, so that another can lead at once.
-    pub(crate) async fn resign(mut self) -> Result<()> {
+    pub(crate) async fn leave(mut self) -> Result<()> {
+        self.publish(Leadership::Unknown);
         self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
-        let until = self.shared.etcd.members.patience();
+        let deadline = self.shared.etcd.members.deadline();
         while let Err(error) = self.end_abandoned().await {
-            again(error, until).await.map_err(|source| {
+            pause_before_retry(error, deadline).await.map_err(|source| {
                 let context = format!(
-                    "etcd could not be told that this node has stopped; others can lead once its \
+                    "etcd does not know that this node has stopped; others can lead once its \
                      lease of {:?} has run out",
                     self.ttl
                 );
@@ -126,37 +137,36 @@ impl Elector {
         Ok(())
     }
 
-    /// Looks who leads, and does what is to be done about it.
+    /// Looks which node leads, and does what is to be done about it.
     async fn round(&mut self, began: BootTime) -> Result<()> {
-        if !self.inspected {
-            inspect(&self.shared.etcd).await?;
-            self.inspected = true;
+        if self.shared.is_resigned(self.claim) {
+            self.give_up(STAND_BACK);
         }
         self.end_abandoned().await?;
-        let found = self.shared.etcd.look().await?;
-        let Some(holder) = &found.holder else {
-            self.give_up();
-            return match began < self.steps_back {
+        let Some(holder) = self.shared.etcd.look().await?.holder else {
+            self.give_up(self.max_silence);
+            return match began < self.stands_back {
                 true => Ok(()),
                 false => self.campaign(began).await,
             };
         };
-        let ours = self.lease.is_some_and(|(lease, _)| lease == holder.lease);
-        match self.claim {
-            Some(claim) if created(claim) == holder.created => self.keep(claim).await,
-            None if ours => self.lead(holder, &found),
+        let is_ours = self.lease.is_some_and(|(lease, _)| lease == holder.lease);
+        match self.created {
+            Some(created) if created == holder.created => self.keep().await?,
+            None if is_ours => self.lead(holder.created),
             _ => {
-                self.give_up();
-                self.follow(holder, &found).await
+                self.give_up(self.max_silence);
+                self.follow(&holder).await?;
             }
         }
+        Ok(())
     }
 
-    /// Keeps the lease going. Whether it still does, the next look tells.
-    async fn keep(&mut self, epoch: Epoch) -> Result<()> {
+    /// Keeps the lease alive. Whether this node still leads, the next look shows.
+    async fn keep(&mut self) -> Result<()> {
         let Some((lease, _)) = self.lease else { return Ok(()) };
         if !self.shared.etcd.keep_alive(lease).await? {
-            tracing::warn!(%epoch, "etcd says that the lease of this leader is over");
+            tracing::warn!(self.claim, "etcd says that the lease of this leader is over");
             self.shared.look.notify_one();
         }
         Ok(())
@@ -173,54 +183,56 @@ impl Elector {
             }
         };
         self.shared.etcd.campaign(lease, &self.endpoint).await?;
-        // Who has won is looked at anew: only what is read then is of that claim.
+        // Another look shows which node has won.
         self.shared.look.notify_one();
         Ok(())
     }
 
-    fn lead(&mut self, holder: &Holder, found: &Found) -> Result<()> {
-        let epoch = epoch(found.next.era, holder.created);
-        tracing::info!(%epoch, "elected");
+    fn lead(&mut self, created: i64) {
+        (self.claim, self.created) = (self.claim + 1, Some(created));
+        tracing::info!(self.claim, "elected");
         self.probe = JoinSet::new();
-        self.claim = Some(epoch);
-        self.shared.lead(Leadership::Leader { epoch });
-        Ok(())
+        self.publish(Leadership::Leader { claim: self.claim });
     }
 
-    /// Says who leads, and sees to it that it lives.
-    async fn follow(&mut self, holder: &Holder, found: &Found) -> Result<()> {
+    /// Publishes which node leads, and has it watched over.
+    async fn follow(&mut self, holder: &Holder) -> Result<()> {
         let endpoint = holder.endpoint.clone();
-        let leader = (!endpoint.is_empty()).then(|| LeaderHint {
-            endpoint: endpoint.clone(),
-            epoch: Some(epoch(found.next.era, holder.created)),
-        });
-        self.shared.lead(Leadership::Follower { leader });
-        // Nobody else can be serving where this process does: it is what ran here before.
-        let known = !endpoint.is_empty();
-        let predecessor = known && self.first_look && endpoint == self.endpoint;
-        if predecessor || self.dead == holder.created {
+        let is_known = !endpoint.is_empty();
+        let leader = is_known.then(|| LeaderHint { endpoint: endpoint.clone(), epoch: None });
+        self.publish(Leadership::Follower { leader });
+        // No other process can be serving where this one does: it is the one that ran here before.
+        let is_predecessor = is_known && self.first_look && endpoint == self.endpoint;
+        if is_predecessor || self.dead == holder.created {
             tracing::warn!(%endpoint, "the leader does not answer, and is deposed");
             self.shared.etcd.depose(holder.created).await?;
-            // Whoever was first stands for election at once.
             self.shared.look.notify_one();
         } else if self.probed != holder.created {
             (self.probed, self.probe) = (holder.created, JoinSet::new());
-            if known {
-                self.probe.spawn(watch_over(endpoint, self.patience));
+            if is_known {
+                self.probe.spawn(watch_over(endpoint, self.max_silence));
             }
         }
         Ok(())
     }
 
     /// Ends the claim, if there is one: its key is not this node's any more, or will not be for long.
-    fn give_up(&mut self) {
-        if let Some(epoch) = self.claim.take() {
-            tracing::warn!(%epoch, "no longer elected");
-            // It may be lost to who cannot reach this node, though this node reaches etcd.
-            self.steps_back = SystemClock.now().boot + self.patience;
-            self.shared.end_claim(epoch);
+    /// For some time the other nodes may go first.
+    fn give_up(&mut self, stand_back: Duration) {
+        if self.created.take().is_some() {
+            tracing::warn!(self.claim, "no longer elected");
+            self.stands_back = SystemClock.now().boot + stand_back;
+            self.publish(Leadership::Unknown);
             self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
         }
+    }
+
+    fn publish(&self, now: Leadership) {
+        self.leadership.send_if_modified(|before| {
+            let is_news = *before != now;
+            *before = now;
+            is_news
+        });
     }
 
     fn recovered(&mut self, began: BootTime) {
@@ -231,7 +243,7 @@ impl Elector {
         }
     }
 
-    /// Once etcd has been silent for as long as leases last, nobody knows who leads.
+    /// Once etcd has been silent for as long as leases last, it is not known which node leads.
     fn failed(&mut self, began: BootTime, error: &Error) {
         let text = error.to_string();
         if self.trouble.as_ref() != Some(&text) {
@@ -239,8 +251,8 @@ impl Elector {
             self.trouble = Some(text);
         }
         if began.since(self.answered) >= self.ttl {
-            self.give_up();
-            self.shared.lead(Leadership::Unknown);
+            self.give_up(self.max_silence);
+            self.publish(Leadership::Unknown);
         }
     }
 }

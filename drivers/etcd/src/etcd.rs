@@ -1,31 +1,31 @@
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
     vec,
 };
 
 use etcd_client::{
-    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
-    TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
 use tonic::Code;
 use tsoracle_core::{
     Error, ErrorKind, Result,
-    state::{REIGN, Reads},
+    versioned::{CommitLimits, Effect, Entry, KeyRange, Reads, Snapshot, Version},
 };
 
-use crate::{
-    config::Config,
-    keys::Keys,
-    members::{Members, restored},
-    seen::Seen,
-    snapshot::{Snapshot, Write},
-    version::Version,
-};
+use crate::{config::Config, keys::Keys, members::Members, seen::Seen};
 
-/// How many operations one level of a transaction has. Nested transactions are what is above it:
-/// three levels of so many keep below the 128 that etcd allows along any path.
-const OPERATIONS: usize = 40;
+/// How many operations a transaction has, and how many each transaction nested in it has. etcd takes
+/// 128 by default along any path through them.
+const OPERATIONS: usize = 64;
+
+/// With the longest prefix these come to less than 1.4 MiB on the wire, and etcd takes 1.5 MiB by
+/// default. One operation is left for the format.
+pub(crate) const LIMITS: CommitLimits =
+    CommitLimits { writes: OPERATIONS * OPERATIONS - 1, bytes: 1 << 20 };
+
+/// How many keys or ranges are read at once. Reads are not nested: etcd would take them for writes.
+const READS: usize = 120;
 
 /// The largest answer that is taken.
 const LARGEST_ANSWER: usize = 256 << 20;
@@ -34,42 +34,29 @@ const LARGEST_ANSWER: usize = 256 << 20;
 pub(crate) struct Etcd {
     pub(crate) keys: Keys,
     pub(crate) members: Members,
+    pub(crate) seen: Seen,
     /// The cluster whose state is taken over though it was written in another one.
     adopt: Option<u64>,
-    /// There is a version, or was.
-    had_version: AtomicBool,
-    pub(crate) seen: Seen,
+    /// The id of the cluster; 0 until one has answered.
+    cluster: AtomicU64,
 }
 
-/// Who holds the election key.
+/// The election key, as one node created it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Holder {
     pub(crate) created: i64,
     pub(crate) lease: i64,
-    /// Where it serves; empty if it does not say.
+    /// Where it serves; empty if that is not known.
     pub(crate) endpoint: String,
 }
 
-/// What every answer tells beside what was asked for.
+/// What every answer begins with.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) holder: Option<Holder>,
-    /// The revision that wrote the version of the state; 0 if nothing was ever written.
-    pub(crate) modified: i64,
-    /// The name of the commit that wrote it, if any did.
-    pub(crate) commit: String,
-    /// The revision that last wrote the reign record; 0 if none did.
-    pub(crate) reign: i64,
-    /// The version that commits from here on are to write, but for their names.
-    pub(crate) next: Version,
-}
-
-/// What became of a transaction.
-pub(crate) enum Outcome {
-    /// Its conditions held, and its writes are made, in this revision.
-    Done(i64),
-    /// Its conditions did not hold.
-    Refused(Found),
+    pub(crate) version: Version,
+    /// The state was written in another cluster, from which it is to be adopted.
+    is_foreign: bool,
 }
 
 impl Etcd {
@@ -77,108 +64,145 @@ impl Etcd {
         Ok(Self {
             keys: Keys::new(config.prefix()?),
             members: Members::new(config)?,
-            adopt: config.adopt()?,
-            had_version: AtomicBool::new(false),
             seen: Seen::default(),
+            adopt: config.adopt()?,
+            cluster: AtomicU64::new(0),
         })
     }
 
-    /// Who leads, and what the state is at.
+    /// Looks at the election key and the version of the state. Adopts a state of another cluster if the
+    /// configuration says so.
+    ///
+    /// # Errors
+    /// `Corrupt` if this is no state of this release; `Fatal` if it is one of another cluster; otherwise
+    /// those of etcd.
     pub(crate) async fn look(&self) -> Result<Found> {
-        let some = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
-        let mut look = self.head(0).to_vec();
-        look.push(TxnOp::get(self.keys.state(b""), Some(some)));
-        let mut answer = self.transact(Txn::new().and_then(look)).await?;
+        let has_no_version =
+            Compare::create_revision(self.keys.version.as_slice(), CompareOp::Equal, 0);
+        let any = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
+        let mut with_any = self.head(0).to_vec();
+        with_any.push(TxnOp::get(self.keys.state(b""), Some(any)));
+        let look = Txn::new().when([has_no_version]).and_then(with_any).or_else(self.head(0));
+        let mut answer = self.transact(look).await?;
         let found = self.found(&mut answer)?;
-        if found.modified == 0 && answer.kvs.next().is_some_and(|some| !some.is_empty()) {
-            return Err(self.lost_version());
+        if answer.kvs.next().is_some_and(|any| !any.is_empty()) {
+            return Err(self.has_no_version());
+        }
+        if found.is_foreign {
+            self.adopt(found.version).await?;
         }
         Ok(found)
     }
 
-    /// Fetches `reads` into `snapshot`, as of `revision`, or of the newest one if that is 0.
-    pub(crate) async fn fetch(
-        &self,
-        reads: Reads,
-        revision: i64,
-        snapshot: &mut Snapshot,
-    ) -> Result<Found> {
-        let at = |options: GetOptions| Some(options.with_revision(revision));
-        let mut operations = self.head(revision).to_vec();
-        let single = |key: &Vec<u8>| TxnOp::get(self.keys.state(key), at(GetOptions::new()));
-        operations.extend(reads.keys.iter().map(single));
-        operations.extend(reads.ranges.iter().map(|(from, to, limit)| {
+    /// Raises the era, which makes the state one of this cluster. If another node has just done so, that
+    /// is as good.
+    async fn adopt(&self, base: Version) -> Result<()> {
+        let era = base.era.checked_add(1).ok_or_else(|| fatal("the eras are used up"))?;
+        let next = Version { era, ..base.next(draw()?)? };
+        let mut effect = Effect::default();
+        effect.set_version(next);
+        self.commit(base, next, &effect).await.map(drop)
+    }
+
+    /// Reads keys and ranges as of one version, which is the newest when this is called.
+    pub(crate) async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        let mut gets: Vec<_> = wanted.keys.iter().map(|key| (self.keys.state(key), None)).collect();
+        for KeyRange { from, to, limit } in wanted.ranges.iter().filter(|range| !is_empty(range)) {
             let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
-            let range = GetOptions::new().with_range(self.keys.state(to)).with_limit(limit);
-            TxnOp::get(self.keys.state(from), at(range))
-        }));
-        let mut answer = self.transact(Txn::new().and_then(nest(operations))).await?;
-        let found = self.found(&mut answer)?;
-        if snapshot.of.is_some_and(|known| known != found.modified) {
-            // What was known before is of another version; what came now is of one.
-            snapshot.clear();
+            gets.push((self.keys.state(from), Some((self.keys.state(to), limit))));
         }
-        snapshot.of = Some(found.modified);
-        for key in reads.keys {
-            let entry = answer.kvs.next().and_then(|entries| entries.into_iter().next());
-            snapshot.learn_key(key, entry.map(|entry| entry.into_key_value().1));
-        }
-        for range in reads.ranges {
-            let entries = answer.kvs.next().unwrap_or_default().into_iter().map(|entry| {
-                let (key, value) = entry.into_key_value();
-                (self.keys.inner(&key), value)
-            });
-            snapshot.learn_range(range, entries.collect());
-        }
-        Ok(found)
+        let mut gets = gets.into_iter();
+        let (mut revision, mut answers) = (0, Vec::new());
+        let version = loop {
+            let mut operations = self.head(revision).to_vec();
+            for (from, range) in gets.by_ref().take(READS) {
+                let mut options = GetOptions::new().with_revision(revision);
+                if let Some((to, limit)) = range {
+                    options = options.with_range(to).with_limit(limit);
+                }
+                operations.push(TxnOp::get(from, Some(options)));
+            }
+            let mut answer = self.transact(Txn::new().and_then(operations)).await?;
+            let found = self.found(&mut answer)?;
+            answers.extend(answer.kvs);
+            if gets.len() == 0 {
+                break found.version;
+            }
+            // The rest is read as of the revision that the first part was of.
+            if revision == 0 {
+                revision = answer.revision;
+            }
+        };
+        let mut answers = answers.into_iter();
+        let value = |found| first(found).map(|entry| entry.into_key_value().1);
+        let values = wanted.keys.iter().map(|_| answers.next().and_then(value)).collect();
+        let ranges = wanted.ranges.iter().map(|range| match is_empty(range) {
+            true => vec![],
+            false => self.entries(answers.next().unwrap_or_default()),
+        });
+        Ok(Snapshot { version, values, ranges: ranges.collect() })
     }
 
-    /// Takes the election key if nobody has it.
-    pub(crate) async fn campaign(&self, lease: i64, endpoint: &str) -> Result<Outcome> {
+    fn entries(&self, found: Vec<KeyValue>) -> Vec<Entry> {
+        let entries = found.into_iter().map(KeyValue::into_key_value);
+        entries.map(|(key, value)| (self.keys.inner(&key), value)).collect()
+    }
+
+    /// Makes the writes of `effect`, which makes the version `next`, if the state is at `base`. Returns
+    /// the version that it is at if it is not.
+    pub(crate) async fn commit(
+        &self,
+        base: Version,
+        next: Version,
+        effect: &Effect,
+    ) -> Result<Option<Version>> {
+        let key = self.keys.version.as_slice();
+        let is_at_base = match base {
+            Version::EMPTY => Compare::create_revision(key, CompareOp::Equal, 0),
+            base => Compare::value(key, CompareOp::Equal, base.encode()),
+        };
+        let mut writes: Vec<_> = effect.iter().map(|write| self.keys.write(write)).collect();
+        if base == Version::EMPTY || next.era > base.era {
+            // An answer has shown the state to be at the base, and which cluster this is.
+            match self.cluster.load(Ordering::Acquire) {
+                0 => return Err(Error::new(ErrorKind::Unavailable, "etcd has not answered yet")),
+                cluster => writes.push(self.keys.write_format(cluster)),
+            }
+        }
+        let commit = Txn::new().when([is_at_base]).and_then(nest(writes)).or_else(self.head(0));
+        let mut answer = self.transact(commit).await?;
+        if answer.succeeded {
+            self.seen.note(next);
+            return Ok(None);
+        }
+        Ok(Some(self.found(&mut answer)?.version))
+    }
+
+    /// Takes the election key if no node has it.
+    pub(crate) async fn campaign(&self, lease: i64, endpoint: &str) -> Result<()> {
         let leader = self.keys.leader.as_str();
         let put = TxnOp::put(leader, endpoint, Some(PutOptions::new().with_lease(lease)));
-        self.decide(vec![self.is_held(0)], vec![put]).await
+        self.transact(Txn::new().when([self.is_held(0)]).and_then([put])).await.map(drop)
     }
 
     /// Removes the election key that was created in this revision.
-    pub(crate) async fn depose(&self, created: i64) -> Result<Outcome> {
-        let leader = self.keys.leader.as_str();
-        self.decide(vec![self.is_held(created)], vec![TxnOp::delete(leader, None)]).await
+    pub(crate) async fn depose(&self, created: i64) -> Result<()> {
+        let delete = TxnOp::delete(self.keys.leader.as_str(), None);
+        self.transact(Txn::new().when([self.is_held(created)]).and_then([delete])).await.map(drop)
     }
 
-    /// Makes `writes` and raises the version, if the election key is the one created then, and the
-    /// version is still the one written in `modified`. With no version to write, only asks whether.
-    pub(crate) async fn commit(
-        &self,
-        created: i64,
-        modified: i64,
-        version: Option<&Version>,
-        writes: &[Write],
-    ) -> Result<Outcome> {
-        let conditions = vec![
-            self.is_held(created),
-            Compare::mod_revision(self.keys.version.as_str(), CompareOp::Equal, modified),
-        ];
-        let mut operations = Vec::with_capacity(writes.len() + 1);
-        if let Some(version) = version {
-            operations.push(TxnOp::put(self.keys.version.as_str(), version.to_string(), None));
-        }
-        operations.extend(writes.iter().map(|write| self.keys.operation(write)));
-        let outcome = self.decide(conditions, operations).await?;
-        if version.is_some() && matches!(outcome, Outcome::Done(_)) {
-            self.had_version.store(true, Ordering::Release);
-        }
-        Ok(outcome)
+    fn is_held(&self, created: i64) -> Compare {
+        Compare::create_revision(self.keys.leader.as_str(), CompareOp::Equal, created)
     }
 
     /// Asks for a lease. Returns its id.
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64> {
         let seconds = ttl.as_millis().div_ceil(1_000) as i64;
         let granting = |mut client: Client| async move { client.lease_grant(seconds, None).await };
-        Ok(self.members.attempt(granting, |_| None).await?.id())
+        Ok(self.members.attempt(granting).await?.id())
     }
 
-    /// Asks that a lease go on. False if it is over, as far as the member knows.
+    /// Asks that a lease be prolonged. False if it is over, as far as the member knows.
     pub(crate) async fn keep_alive(&self, lease: i64) -> Result<bool> {
         let keeping = |mut client: Client| async move {
             match client.lease_keep_alive(lease).await {
@@ -187,10 +211,10 @@ impl Etcd {
                 Err(error) => Err(error),
             }
         };
-        self.members.attempt(keeping, |_| None).await
+        self.members.attempt(keeping).await
     }
 
-    /// Ends a lease, and with it the key that hangs on it. That there is none is no error.
+    /// Ends a lease, and with it the key that is attached to it. An unknown lease is not an error.
     pub(crate) async fn revoke(&self, lease: i64) -> Result<()> {
         let revoking = |mut client: Client| async move {
             match client.lease_revoke(lease).await {
@@ -200,86 +224,56 @@ impl Etcd {
                 answer => answer.map(drop),
             }
         };
-        self.members.attempt(revoking, |()| None).await
+        self.members.attempt(revoking).await
     }
 
-    fn is_held(&self, created: i64) -> Compare {
-        Compare::create_revision(self.keys.leader.as_str(), CompareOp::Equal, created)
-    }
-
-    /// What every answer begins with, as of a revision.
+    /// The reads that every answer begins with, as of a revision.
     fn head(&self, revision: i64) -> [TxnOp; 3] {
-        let Keys { leader, version, .. } = &self.keys;
-        [leader.clone().into_bytes(), version.clone().into_bytes(), self.keys.state(REIGN)]
+        let Keys { leader, format, version, .. } = &self.keys;
+        [leader.as_bytes(), format.as_bytes(), version.as_slice()]
             .map(|key| TxnOp::get(key, Some(GetOptions::new().with_revision(revision))))
     }
 
-    /// Makes changes if conditions hold. Something is read either way, so that this is no stale read
-    /// even without any change.
-    async fn decide(&self, conditions: Vec<Compare>, changes: Vec<TxnOp>) -> Result<Outcome> {
-        let done = match changes.is_empty() {
-            true => self.head(0).to_vec(),
-            false => nest(changes),
-        };
-        let decision = Txn::new().when(conditions).and_then(done).or_else(self.head(0));
-        let mut answer = self.transact(decision).await?;
-        match answer.succeeded {
-            true => Ok(Outcome::Done(answer.revision)),
-            false => Ok(Outcome::Refused(self.found(&mut answer)?)),
-        }
-    }
-
-    async fn transact(&self, txn: Txn) -> Result<Answer> {
+    async fn transact(&self, transaction: Txn) -> Result<Answer> {
         let transacting = |client: Client| async move {
-            client.kv_client().max_decoding_message_size(LARGEST_ANSWER).txn(txn).await
+            client.kv_client().max_decoding_message_size(LARGEST_ANSWER).txn(transaction).await
         };
-        let answer = self.members.attempt(transacting, TxnResponse::header).await?;
-        let revision = answer.header().map_or(0, ResponseHeader::revision);
-        let mut kvs = Vec::new();
-        flatten(&answer, &mut kvs);
-        Ok(Answer { succeeded: answer.succeeded(), revision, kvs: kvs.into_iter() })
+        let answer = self.members.attempt(transacting).await?;
+        let (cluster, revision) =
+            answer.header().map_or((0, 0), |header| (header.cluster_id(), header.revision()));
+        let kvs = answer.op_responses().into_iter().filter_map(|answer| match answer {
+            TxnOpResponse::Get(mut got) => Some(got.take_kvs()),
+            _ => None,
+        });
+        let kvs = kvs.collect::<Vec<_>>().into_iter();
+        Ok(Answer { succeeded: answer.succeeded(), cluster, revision, kvs })
     }
 
-    /// Takes what an answer begins with, and checks that it was written in this cluster.
+    /// Takes what an answer begins with, and checks that the state belongs to this cluster.
     fn found(&self, answer: &mut Answer) -> Result<Found> {
-        let mut next = || answer.kvs.next().and_then(|entries| entries.into_iter().next());
-        let (leader, version, reign) = (next(), next(), next());
-        let (cluster, revision) = (self.members.cluster(), answer.revision);
-        let mut found = Found {
-            holder: leader.as_ref().map(holder),
-            modified: version.as_ref().map_or(0, KeyValue::mod_revision),
-            commit: String::new(),
-            reign: reign.as_ref().map_or(0, KeyValue::mod_revision),
-            next: Version { cluster, era: 0, revision, commit: String::new() },
-        };
-        self.seen.note(found.reign);
-        let Some(entry) = version else {
-            return match self.had_version.load(Ordering::Acquire) {
-                true => Err(self.lost_version()),
-                false => Ok(found),
-            };
-        };
-        let version = Version::parse(&self.keys.version, entry.value())?;
-        (found.commit, found.next.era) = (version.commit, version.era);
-        if version.cluster != cluster || version.revision > revision {
-            if self.adopt != Some(cluster) {
-                let place = |id: u64, at| format!("revision {at} of cluster {id:x}");
-                let was = place(version.cluster, version.revision);
-                return Err(restored(cluster, &place(cluster, revision), &was));
-            }
-            found.next.era = version.era.checked_add(1).ok_or_else(|| {
-                Error::new(ErrorKind::Fatal, "the state was adopted too often: eras are used up")
-            })?;
+        let mut next = || answer.kvs.next().and_then(first);
+        let (leader, format, version) = (next(), next(), next());
+        let version = Version::decode(version.as_ref().map(KeyValue::value))?;
+        let cluster = answer.cluster;
+        let home = format.map(|format| self.keys.read_format(format.value())).transpose()?;
+        if home.is_some() != (version != Version::EMPTY) {
+            return Err(self.has_no_version());
         }
-        self.had_version.store(true, Ordering::Release);
-        Ok(found)
+        let is_foreign = home.is_some_and(|home| home != cluster);
+        if is_foreign && self.adopt != Some(cluster) {
+            return Err(restored(cluster, home.unwrap_or_default()));
+        }
+        self.cluster.store(cluster, Ordering::Release);
+        self.seen.note(version);
+        Ok(Found { holder: leader.map(holder), version, is_foreign })
     }
 
-    fn lost_version(&self) -> Error {
-        let Keys { prefix, version, .. } = &self.keys;
+    fn has_no_version(&self) -> Error {
+        let Keys { prefix, format, version, .. } = &self.keys;
+        let version = version.escape_ascii();
         let context = format!(
-            "the key {version} is missing in etcd, though there is, or was, state below {prefix}: \
-             restore it, or give another prefix to begin anew from 0"
+            "of the keys {format} and {version} one is missing in etcd, though there is state below \
+             {prefix}: restore it, or give another prefix to begin again from 0"
         );
         Error::new(ErrorKind::Corrupt, context)
     }
@@ -288,38 +282,53 @@ impl Etcd {
 /// The answer to a transaction: what its reads found, in their order.
 struct Answer {
     succeeded: bool,
+    cluster: u64,
     revision: i64,
     kvs: vec::IntoIter<Vec<KeyValue>>,
 }
 
-fn flatten(answer: &TxnResponse, kvs: &mut Vec<Vec<KeyValue>>) {
-    for answer in answer.op_responses() {
-        match answer {
-            TxnOpResponse::Get(mut got) => kvs.push(got.take_kvs()),
-            TxnOpResponse::Txn(nested) => flatten(&nested, kvs),
-            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) => {}
-        }
-    }
+/// Whether nothing is to be read, where etcd would take it for something else.
+fn is_empty(range: &KeyRange) -> bool {
+    range.limit == 0 || range.from >= range.to
 }
 
-/// Puts operations into nested transactions, as many levels of them as it takes.
-fn nest(mut operations: Vec<TxnOp>) -> Vec<TxnOp> {
-    while operations.len() > OPERATIONS {
-        let size = operations.len().div_ceil(OPERATIONS).clamp(2, OPERATIONS);
-        let mut rest = operations.into_iter().peekable();
-        operations = Vec::new();
-        while rest.peek().is_some() {
-            let chunk: Vec<_> = rest.by_ref().take(size).collect();
-            operations.push(TxnOp::txn(Txn::new().and_then(chunk)));
-        }
+/// Puts operations into nested transactions if they are too many for one.
+fn nest(operations: Vec<TxnOp>) -> Vec<TxnOp> {
+    if operations.len() <= OPERATIONS {
+        return operations;
     }
-    operations
+    let nested = operations.chunks(OPERATIONS);
+    nested.map(|nested| TxnOp::txn(Txn::new().and_then(nested))).collect()
 }
 
-fn holder(entry: &KeyValue) -> Holder {
-    Holder {
-        created: entry.create_revision(),
-        lease: entry.lease(),
-        endpoint: String::from_utf8_lossy(entry.value()).into_owned(),
-    }
+fn first(found: Vec<KeyValue>) -> Option<KeyValue> {
+    found.into_iter().next()
+}
+
+fn holder(entry: KeyValue) -> Holder {
+    let (created, lease) = (entry.create_revision(), entry.lease());
+    let endpoint = String::from_utf8_lossy(entry.value()).into_owned();
+    Holder { created, lease, endpoint }
+}
+
+pub(crate) fn draw() -> Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|source| fatal("no randomness").with_source(source))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+fn fatal(context: &str) -> Error {
+    Error::new(ErrorKind::Fatal, context)
+}
+
+/// The error of a state in a cluster that it was not written in.
+fn restored(cluster: u64, home: u64) -> Error {
+    let context = format!(
+        "this is etcd cluster {cluster:x}, and the state was written in cluster {home:x}: it was \
+         restored from a backup or copied, and lacks what was issued since; stop all nodes and run \
+         `tsoracle raise --physical-ms N`, with a time above every timestamp that was issued, over \
+         this etcd with adopt={cluster:x} among its options; sequence numbers issued after the \
+         backup are lost, and will be issued again"
+    );
+    Error::new(ErrorKind::Fatal, context)
 }

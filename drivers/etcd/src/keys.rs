@@ -1,48 +1,90 @@
-use etcd_client::{DeleteOptions, TxnOp};
+use etcd_client::TxnOp;
+use tsoracle_core::{Error, ErrorKind, Result, versioned::VERSION};
 
-use crate::snapshot::Write;
+/// How everything is laid out below the prefix. Anything else is refused.
+const FORMAT: &str = "tsoracle-etcd/2";
 
-/// Where things lie in etcd: all below one prefix.
+/// Where things are in etcd: all below one prefix.
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) prefix: String,
-    /// The election key. Whoever has created it leads for as long as it is there.
+    /// The election key. The node that created it should lead for as long as it exists.
     pub(crate) leader: String,
-    /// The version of the state, which every commit writes.
-    pub(crate) version: String,
+    /// The format, and the id of the etcd cluster that the state belongs to. Earlier releases kept
+    /// another format here, so that neither takes a state of the other's for an empty one.
+    pub(crate) format: String,
+    /// The version of the state.
+    pub(crate) version: Vec<u8>,
     state: Vec<u8>,
 }
 
 impl Keys {
     pub(crate) fn new(prefix: String) -> Self {
+        // No prefix has a colon, so that none is within the state of another.
+        let state = format!("{prefix}state:").into_bytes();
         Self {
             leader: format!("{prefix}leader"),
-            version: format!("{prefix}version"),
-            // No prefix has a colon, so that none lies within the state of another.
-            state: format!("{prefix}state:").into_bytes(),
+            format: format!("{prefix}version"),
+            version: [&state, VERSION].concat(),
+            state,
             prefix,
         }
     }
 
-    /// Where a key of the state lies.
+    /// Where a key of the state is in etcd.
     pub(crate) fn state(&self, key: &[u8]) -> Vec<u8> {
         [&self.state, key].concat()
     }
 
-    /// The key of the state that lies here.
+    /// The key of the state that is here in etcd.
     pub(crate) fn inner(&self, key: &[u8]) -> Vec<u8> {
         key.strip_prefix(self.state.as_slice()).unwrap_or(key).to_vec()
     }
 
-    pub(crate) fn operation(&self, write: &Write) -> TxnOp {
-        match write {
-            Write::Put(key, value) => TxnOp::put(self.state(key), value.as_slice(), None),
-            Write::Delete(key) => TxnOp::delete(self.state(key), None),
-            Write::DeleteRange(first, last) => {
-                let mut end = self.state(last);
-                end.push(0);
-                TxnOp::delete(self.state(first), Some(DeleteOptions::new().with_range(end)))
-            }
+    /// A write of an effect.
+    pub(crate) fn write(&self, (key, value): (&[u8], Option<&[u8]>)) -> TxnOp {
+        match value {
+            Some(value) => TxnOp::put(self.state(key), value, None),
+            None => TxnOp::delete(self.state(key), None),
+        }
+    }
+
+    /// Notes that the state belongs to this cluster.
+    pub(crate) fn write_format(&self, cluster: u64) -> TxnOp {
+        TxnOp::put(self.format.as_str(), format!("{FORMAT} {cluster:x}"), None)
+    }
+
+    /// The cluster that the state belongs to.
+    ///
+    /// # Errors
+    /// `Corrupt` for another format.
+    pub(crate) fn read_format(&self, value: &[u8]) -> Result<u64> {
+        let text = String::from_utf8_lossy(value);
+        let cluster = text.strip_prefix(FORMAT).and_then(|rest| rest.strip_prefix(' '));
+        let cluster = cluster.and_then(|cluster| u64::from_str_radix(cluster, 16).ok());
+        cluster.ok_or_else(|| {
+            let Self { prefix, format, .. } = self;
+            let context = format!(
+                "the state below {prefix} has format {text:?}, by its key {format}, and this \
+                 release knows {FORMAT:?} only: have the release that wrote it migrate it to a \
+                 file (`tsoracle migrate`), and this one from there to another prefix"
+            );
+            Error::new(ErrorKind::Corrupt, context)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_formats_and_damage_are_refused() {
+        let keys = Keys::new("p/".into());
+        assert_eq!(keys.read_format(b"tsoracle-etcd/2 ffffffffffffffff").unwrap(), u64::MAX);
+        for text in ["tsoracle-etcd/1 1 0 1 a", "tsoracle-etcd/22 1", "tsoracle-etcd/2 x", ""] {
+            let error = keys.read_format(text.as_bytes()).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Corrupt, "{text:?}: {error}");
         }
     }
 }

@@ -4,21 +4,18 @@ mod config;
 mod driver;
 mod elector;
 mod etcd;
-mod inspect;
 mod keys;
 mod members;
 mod probe;
 mod seen;
 mod shared;
-mod snapshot;
-mod version;
 mod watching;
-mod writer;
 
 use std::sync::Arc;
 
 use tsoracle_core::{
     ConsensusDriver, DriverConfig, DriverFactory, Result, Surroundings, register_driver,
+    versioned::Commanded,
 };
 
 pub use config::Config;
@@ -35,5 +32,5 @@ async fn open(
     config: DriverConfig,
     surroundings: Surroundings,
 ) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(EtcdDriver::open(config.options()?, surroundings).await?)
+    Ok(Commanded::over(EtcdDriver::open(config.options()?, surroundings).await?))
 }

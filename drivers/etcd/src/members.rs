@@ -1,13 +1,10 @@
 use std::{
     error::Error as _,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
+use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::{sync::watch, time::timeout};
 use tonic::{Code, ConnectError, Status, transport::Endpoint};
 use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
@@ -22,18 +19,14 @@ const PAUSE: Duration = Duration::from_millis(25);
 
 /// An etcd cluster, behind as many members as are known of it.
 ///
-/// One member is asked at a time. Whoever does not answer in time, or answers that it cannot, is left
-/// for the next. Every answer is checked for coming from the same cluster, not set back.
+/// One member is asked at a time. One that does not answer in time, or answers that it cannot, is left
+/// for the next.
 pub(crate) struct Members {
     members: Vec<(String, Endpoint)>,
     clients: Mutex<Vec<Option<Client>>>,
     current: watch::Sender<usize>,
     options: ConnectOptions,
     timeout: Duration,
-    /// The id of the cluster; 0 until one has answered.
-    cluster: AtomicU64,
-    /// The highest revision that was seen.
-    reached: AtomicI64,
 }
 
 impl Members {
@@ -50,8 +43,6 @@ impl Members {
             current: watch::Sender::new(0),
             options,
             timeout: config.timeout,
-            cluster: AtomicU64::new(0),
-            reached: AtomicI64::new(0),
         })
     }
 
@@ -60,57 +51,36 @@ impl Members {
         self.current.subscribe()
     }
 
-    /// The id of the cluster; 0 if none has answered yet.
-    pub(crate) fn cluster(&self) -> u64 {
-        self.cluster.load(Ordering::Acquire)
-    }
-
     /// When a call that begins now is given up.
-    pub(crate) fn patience(&self) -> BootTime {
+    pub(crate) fn deadline(&self) -> BootTime {
         SystemClock.now().boot + self.timeout * ATTEMPTS
     }
 
-    /// Asks the current member once. Whoever does not answer is left for the next one.
+    /// Asks the current member once. One that does not answer is left for the next one.
     ///
     /// # Errors
     /// `Unavailable` if nothing can have been done, `Uncertain` if something may have been; `Config`
-    /// if etcd does not let this user in, or refuses the request; `Fatal` if it is another cluster,
-    /// or was set back.
-    pub(crate) async fn attempt<T, F>(
-        &self,
-        call: impl FnOnce(Client) -> F,
-        header: impl Fn(&T) -> Option<&ResponseHeader>,
-    ) -> Result<T>
+    /// if etcd does not let this user in, or refuses the request.
+    pub(crate) async fn attempt<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let at = *self.current.borrow();
-        let reached = self.reached.load(Ordering::Acquire);
-        let silent = |kind| {
-            let (member, limit) = (&self.members[at].0, self.timeout);
-            Error::new(kind, format!("etcd at {member} did not answer within {limit:?}"))
+        let mut is_sent = false;
+        let asking = async {
+            let client = self.client(at).await;
+            let client = client.map_err(|error| self.failed(at, error, ErrorKind::Unavailable))?;
+            is_sent = true;
+            call(client).await.map_err(|error| self.failed(at, error, ErrorKind::Uncertain))
         };
-        let client = match timeout(self.timeout, self.client(at)).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(self.failed(at, error, ErrorKind::Unavailable)),
-            Err(_) => {
-                self.leave(at);
-                return Err(silent(ErrorKind::Unavailable));
-            }
+        let silent = match timeout(self.timeout, asking).await {
+            Ok(outcome) => return outcome,
+            Err(_) if is_sent => ErrorKind::Uncertain,
+            Err(_) => ErrorKind::Unavailable,
         };
-        match timeout(self.timeout, call(client)).await {
-            Ok(Ok(answer)) => {
-                if let Some(header) = header(&answer) {
-                    self.check(header, reached)?;
-                }
-                Ok(answer)
-            }
-            Ok(Err(error)) => Err(self.failed(at, error, ErrorKind::Uncertain)),
-            Err(_) => {
-                self.leave(at);
-                Err(silent(ErrorKind::Uncertain))
-            }
-        }
+        self.leave(at);
+        let (member, limit) = (&self.members[at].0, self.timeout);
+        Err(Error::new(silent, format!("etcd at {member} did not answer within {limit:?}")))
     }
 
     /// The client of one member, which is let in already.
@@ -131,7 +101,7 @@ impl Members {
     /// Asks another member from now on.
     fn leave(&self, at: usize) {
         self.current.send_if_modified(|current| {
-            // Somebody else may have gone on already.
+            // Another call may have gone on already.
             let leaves = *current == at;
             if leaves {
                 *current = (at + 1) % self.members.len();
@@ -147,44 +117,12 @@ impl Members {
             _ => otherwise,
         };
         match kind {
-            // Whoever was let in once has to ask anew.
+            // A client that was let in once has to authenticate again.
             ErrorKind::Config => self.clients()[at] = None,
             _ => self.leave(at),
         }
         Error::new(kind, format!("etcd at {}", self.members[at].0)).with_source(error)
     }
-
-    /// Checks that an answer comes from the cluster that the others came from, and holds what was
-    /// there when it was asked for.
-    pub(crate) fn check(&self, header: &ResponseHeader, reached: i64) -> Result<()> {
-        let (cluster, revision) = (header.cluster_id(), header.revision());
-        let claimed =
-            self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire);
-        if let Err(first) = claimed
-            && first != cluster
-        {
-            let (is, was) = (format!("cluster {cluster:x}"), format!("cluster {first:x}"));
-            return Err(restored(cluster, &is, &was));
-        }
-        if revision < reached {
-            let (is, was) = (format!("revision {revision}"), format!("revision {reached}"));
-            return Err(restored(cluster, &is, &was));
-        }
-        self.reached.fetch_max(revision, Ordering::AcqRel);
-        Ok(())
-    }
-}
-
-/// The error of a cluster that is not what it was.
-pub(crate) fn restored(cluster: u64, is: &str, was: &str) -> Error {
-    let context = format!(
-        "etcd is at {is}, and was last seen at {was}: it was restored \
-             from a backup or replaced, and lacks what was issued since; stop all nodes and run \
-             `tsoracle raise --physical-ms N`, with a time above every timestamp that was issued, over \
-             this etcd with adopt={cluster:x} among its options; sequence numbers issued after the \
-             backup are lost, and will be issued again"
-    );
-    Error::new(ErrorKind::Fatal, context)
 }
 
 /// What an error of etcd says for certain, if anything.
@@ -217,15 +155,15 @@ fn is_unconnected(status: &Status) -> bool {
     false
 }
 
-/// Pauses before another attempt, of which nobody minds that there was one before.
+/// Pauses before another attempt at what may be done twice.
 ///
 /// # Errors
 /// The one given, if another attempt is of no use, or it is too late for one.
-pub(crate) async fn again(error: Error, until: BootTime) -> Result<()> {
+pub(crate) async fn pause_before_retry(error: Error, deadline: BootTime) -> Result<()> {
     let is_uncertain = *error.kind() == ErrorKind::Uncertain;
     if is_uncertain || *error.kind() == ErrorKind::Unavailable {
         SystemClock.sleep(PAUSE).await;
-        if SystemClock.now().boot < until {
+        if SystemClock.now().boot < deadline {
             return Ok(());
         }
     }

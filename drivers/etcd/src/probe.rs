@@ -17,12 +17,12 @@ const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const INTERVAL: Duration = Duration::from_millis(150);
 
 /// Asks a leader's service again and again, and returns once it has answered and then left every
-/// question unanswered for `patience`. One that never answered is left to etcd, which ends its lease:
-/// its address may be wrong, and then deposing it would help nobody.
-pub(crate) async fn watch_over(endpoint: String, patience: Duration) {
+/// question unanswered for `max_silence`. One that never answered is left to etcd, which ends its lease:
+/// its address may be wrong, and then deposing it would not help.
+pub(crate) async fn watch_over(endpoint: String, max_silence: Duration) {
     let mut answered = None;
     loop {
-        let until = answered.unwrap_or(SystemClock.now().boot) + patience;
+        let until = answered.unwrap_or(SystemClock.now().boot) + max_silence;
         let left = until.since(SystemClock.now().boot);
         match timeout(left, answers(&endpoint)).await {
             Ok(true) => answered = Some(SystemClock.now().boot),

@@ -8,11 +8,11 @@ use std::{fs, path::Path};
 
 use common::{
     Etcd,
-    node::{Asker, Leader, is, open},
+    node::{Asker, is, open, take, version},
 };
 use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tsoracle_core::{Error, ErrorKind, state::Query};
+use tsoracle_core::{Error, ErrorKind};
 
 /// Writes the files of an authority, a server and a client.
 fn certificates(directory: &Path) {
@@ -55,15 +55,13 @@ async fn tls_is_spoken_with_certificates_on_both_sides() {
     let config = format!("etcd://{}/p?timeout=5s", etcd.authority());
     let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
     let driver = open(&format!("{config}&ca={ca}&cert={cert}&key={key}"), "").await.unwrap();
-    let leader = Leader::of(&driver).await;
-    leader.reign().await;
-    assert_eq!(leader.take("orders", 1).await.unwrap(), 0);
+    assert_eq!(take(&driver, "orders", 1).await.unwrap().0, 0);
     // Without a certificate that etcd trusts, or trust in etcd's, nothing goes.
     let other = file("other.pem");
     for trust in [format!("ca={ca}"), format!("ca={other}&cert={cert}&key={key}")] {
         let config = format!("{config}&{trust}").replace("timeout=5s", "timeout=200ms");
         let driver = open(&config, "").await.unwrap();
-        let error = driver.read(Query::Reign).await.unwrap_err();
+        let error = version(&driver).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Unavailable, "{trust}: {error}");
     }
     let config_error = |error: &Error| *error.kind() == ErrorKind::Config;
@@ -103,9 +101,10 @@ async fn a_user_needs_no_more_than_the_prefix() {
     let config = format!("etcd://{members}/p?timeout=5s&user=tso&password=s3cret");
     let driver = open(&config, "").await.unwrap();
     assert!(!format!("{driver:?}").contains("s3cret"));
-    let mut asker = Asker::new(driver, "s");
+    driver.shutdown().await.unwrap();
+    let mut asker = Asker::over(&config, "s").await;
     asker.ask(5).await;
-    // etcd forgets whom it has let in when it is started anew, and when permissions change.
+    // etcd forgets whom it has let in when it is restarted, and when permissions change.
     etcd.members[0].kill();
     etcd.members[0].start();
     asker.ask(5).await;

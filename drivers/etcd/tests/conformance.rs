@@ -159,7 +159,7 @@ impl Place for Prefix {
     }
 
     async fn damage(&mut self) -> Result<()> {
-        let key = format!("{}/state:r", self.prefix);
+        let key = format!("{}/state:v", self.prefix);
         let written = client(self.etcd).await.put(key, "garbage", None).await;
         written.map(drop).map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string()))
     }

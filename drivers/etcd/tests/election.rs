@@ -7,9 +7,12 @@ mod common;
 use common::{
     Etcd,
     line::Line,
-    node::{Leader, next, open, until, wait_for},
+    node::{after, effect, led, next, open, take, until, version, wait_for},
 };
-use tsoracle_core::{Clock, ErrorKind, Leadership, SystemClock};
+use tsoracle_core::{
+    Clock, SystemClock,
+    versioned::{Leadership, Outcome},
+};
 
 /// So long that no leader loses its key by itself within a test.
 const FOR_EVER: &str = "ttl=60s&timeout=2s";
@@ -28,23 +31,22 @@ async fn a_leader_that_does_not_answer_is_deposed() {
     let (service, other) = (Line::service(0), Line::service(0));
     let endpoint = |line: &Line| format!("127.0.0.1:{}", line.port);
     let a = open(&config, &endpoint(&service)).await.unwrap();
-    let first = Leader::of(&a).await;
-    first.reign().await;
+    led(&a).await;
+    let (_, base) = take(&a, "orders", 1).await.unwrap();
     let b = open(&config, &endpoint(&other)).await.unwrap();
     wait_for(&b, follows(&endpoint(&service))).await;
     // B has asked A at least once, and was answered.
     until(async || (service.asked() > 0).then_some(())).await;
-    // From here on connections are made, and nobody answers: so it is with a process that stands still.
+    // From here on connections are made and not answered, as by a process that stands still.
     service.stall();
-    let second = Leader::of(&b).await;
-    assert!(second.epoch > first.epoch);
-    second.reign().await;
-    let error = first.take("orders", 1).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::NotLeader(_)), "{error}");
+    led(&b).await;
+    let (first, found) = take(&b, "orders", 1).await.unwrap();
+    assert_eq!(first, 1);
+    let outcome = a.commit(base, effect(after(base))).await.unwrap();
+    assert_eq!(outcome, Outcome::Conflict { found }, "the older leader changes nothing");
     let now = wait_for(&a, follows(&endpoint(&other))).await;
     let Leadership::Follower { leader: Some(leader) } = now else { unreachable!() };
-    assert_eq!(leader.epoch, Some(second.epoch), "the hint names the claim");
-    assert_eq!(second.take("orders", 1).await.unwrap(), 0);
+    assert_eq!(leader.epoch, None, "an epoch is not known before its fence");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,19 +58,17 @@ async fn a_leader_that_never_answered_is_left_alone() {
     let config = format!("etcd://{}/p?{FOR_EVER}&probe=100ms", etcd.authority());
     let nowhere = format!("127.0.0.1:{}", common::free_port());
     let a = open(&config, &nowhere).await.unwrap();
-    let first = Leader::of(&a).await;
-    first.reign().await;
+    led(&a).await;
     let line = Line::to(etcd.members[0].port);
     let config = format!("etcd://127.0.0.1:{}/p?{FOR_EVER}&probe=100ms", line.port);
     let b = open(&config, "").await.unwrap();
     wait_for(&b, follows(&nowhere)).await;
-    // Far longer than it takes to depose one, and B is still told what happens.
+    // Far longer than it takes to depose one, and B still learns what happens.
     let began = SystemClock.now().boot;
     until(async || (SystemClock.now().boot.since(began).as_millis() > 1_500).then_some(())).await;
     let before = line.answered();
-    first.extend().await;
+    take(&a, "orders", 1).await.unwrap();
     until(async || (line.answered() > before).then_some(())).await;
-    first.take("orders", 1).await.unwrap();
     assert!(follows(&nowhere)(&b.leadership().borrow()));
 }
 
@@ -81,15 +81,14 @@ async fn a_leader_that_stops_is_followed_at_once() {
     let config = format!("etcd://{}/p?{FOR_EVER}", etcd.authority());
     let mut driver = open(&config, "").await.unwrap();
     for round in 0..4 {
-        let leader = Leader::of(&driver).await;
-        leader.reign().await;
-        assert_eq!(leader.take("orders", 1).await.unwrap(), round);
+        led(&driver).await;
+        assert_eq!(take(&driver, "orders", 1).await.unwrap().0, round);
         let next = open(&config, "").await.unwrap();
         driver.shutdown().await.unwrap();
         driver = next;
     }
     let mut client = etcd.client().await;
-    Leader::of(&driver).await;
+    led(&driver).await;
     drop(driver);
     // One that is dropped stops as well.
     until(async || client.get("p/leader", None).await.unwrap().kvs().is_empty().then_some(()))
@@ -104,23 +103,21 @@ async fn a_leader_cut_off_from_etcd_loses_its_key_and_steps_down() {
     let etcd = Etcd::single(&[]).await;
     let line = Line::to(etcd.members[0].port);
     let a = open(&format!("etcd://127.0.0.1:{}/p?ttl=2s", line.port), "a:1").await.unwrap();
-    let first = Leader::of(&a).await;
-    first.reign().await;
+    led(&a).await;
     let b = open(&format!("etcd://{}/p?ttl=2s", etcd.authority()), "b:1").await.unwrap();
     wait_for(&b, follows("a:1")).await;
     let renewing = SystemClock.now().boot;
-    first.extend().await;
+    let (_, renewed) = take(&a, "orders", 1).await.unwrap();
     line.stall();
-    let second = Leader::of(&b).await;
+    led(&b).await;
     let elected = SystemClock.now().boot;
     wait_for(&a, |now| *now == Leadership::Unknown).await;
-    let fenced = second.reign().await;
-    let seen = fenced.replaced_seen.expect("it was told of each write of the record");
-    assert!(seen < elected, "the last write before was seen before the election");
+    let seen = b.seen(&renewed).expect("the watch reports each commit");
+    assert!(seen < elected, "the last commit before was seen before the election");
     assert!(seen >= renewing, "and not before it was made");
     line.open();
     wait_for(&a, follows("b:1")).await;
-    assert_eq!(next(&a, "orders").await.unwrap(), 0, "whoever follows may be asked too");
+    assert_eq!(next(&a, "orders").await.unwrap(), 1, "a follower can be read from too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,18 +129,17 @@ async fn a_contender_whose_watch_hangs_or_breaks_still_learns_what_happens() {
     for (cut, prefix) in [(Line::stall as fn(&Line), "hangs"), (Line::close, "breaks")] {
         let a = open(&format!("etcd://{}/{prefix}?{FOR_EVER}", etcd.authority()), "a:1").await;
         let a = a.unwrap();
-        let first = Leader::of(&a).await;
-        first.reign().await;
+        led(&a).await;
         let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
         let members = format!("127.0.0.1:{},127.0.0.1:{}", ways[0].port, ways[1].port);
         let b = open(&format!("etcd://{members}/{prefix}?ttl=60s"), "b:1").await.unwrap();
         wait_for(&b, follows("a:1")).await;
         let before = ways.each_ref().map(Line::answered);
-        first.extend().await;
-        let told = async || (0..2).find(|&way| ways[way].answered() > before[way]);
-        cut(&ways[until(told).await]);
+        take(&a, "orders", 1).await.unwrap();
+        let reports = async || (0..2).find(|&way| ways[way].answered() > before[way]);
+        cut(&ways[until(reports).await]);
         a.shutdown().await.unwrap();
-        Leader::of(&b).await;
+        led(&b).await;
     }
 }
 
@@ -156,8 +152,8 @@ async fn an_idle_leader_writes_nothing() {
     let line = Line::to(etcd.members[0].port);
     let config = format!("etcd://127.0.0.1:{}/p?ttl=2s", line.port);
     let driver = open(&config, "").await.unwrap();
+    led(&driver).await;
     let follower = open(&config, "").await.unwrap();
-    Leader::of(&driver).await.reign().await;
     wait_for(&follower, |now| matches!(now, Leadership::Follower { .. })).await;
     let mut client = etcd.client().await;
     let before = client.get("p/leader", None).await.unwrap().header().unwrap().revision();
@@ -171,4 +167,75 @@ async fn an_idle_leader_writes_nothing() {
     let after = client.get("p/leader", None).await.unwrap();
     assert_eq!(after.header().unwrap().revision(), before);
     assert_eq!(after.kvs().len(), 1, "and its lease goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_resigns_is_followed_by_a_contender() {
+    if !common::is_there() {
+        return;
+    }
+    let etcd = Etcd::single(&[]).await;
+    let config = format!("etcd://{}/p?{FOR_EVER}", etcd.authority());
+    let a = open(&config, "a:1").await.unwrap();
+    let first = led(&a).await;
+    let b = open(&config, "b:1").await.unwrap();
+    wait_for(&b, follows("a:1")).await;
+    a.resign(first).await;
+    wait_for(&a, |now| *now != Leadership::Leader { claim: first }).await;
+    let second = led(&b).await;
+    wait_for(&a, follows("b:1")).await;
+    a.resign(first).await;
+    // A may stand for election again by then.
+    let began = SystemClock.now().boot;
+    until(async || (SystemClock.now().boot.since(began).as_millis() > 2_500).then_some(())).await;
+    b.resign(second).await;
+    let third = led(&a).await;
+    assert!(third > first, "claim {third} came after {first}");
+    b.shutdown().await.unwrap();
+    // Alone, it gets the election key again, as a claim of its own.
+    a.resign(third).await;
+    wait_for(&a, |now| *now != Leadership::Leader { claim: third }).await;
+    let fourth = led(&a).await;
+    assert!(fourth > third, "claim {fourth} came after {third}");
+    for over in [first, third] {
+        a.resign(over).await;
+    }
+    let began = SystemClock.now().boot;
+    until(async || (SystemClock.now().boot.since(began).as_millis() > 1_500).then_some(())).await;
+    assert_eq!(*a.leadership().borrow(), Leadership::Leader { claim: fourth });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_notices_when_each_version_was_made() {
+    if !common::is_there() {
+        return;
+    }
+    let etcd = Etcd::single(&[]).await;
+    let line = Line::to(etcd.members[0].port);
+    let config = |port| format!("etcd://127.0.0.1:{port}/p?{FOR_EVER}");
+    let a = open(&config(etcd.members[0].port), "a:1").await.unwrap();
+    led(&a).await;
+    let b = open(&config(line.port), "b:1").await.unwrap();
+    wait_for(&b, follows("a:1")).await;
+    for _ in 0..3 {
+        let begun = SystemClock.now().boot;
+        let (_, made) = take(&a, "orders", 1).await.unwrap();
+        let seen = until(async || b.seen(&made)).await;
+        assert!(seen >= begun && seen <= SystemClock.now().boot);
+        assert_eq!(b.seen(&after(made)), None, "a version that was never made");
+        let other = tsoracle_core::versioned::Version { name: !made.name, ..made };
+        assert_eq!(b.seen(&other), None, "another version of the same number");
+        let own = a.seen(&made).expect("a node has seen what it has stored");
+        assert!(own >= begun && own <= SystemClock.now().boot);
+    }
+    // What was made while B noticed nothing, it dates later and not earlier.
+    line.stall();
+    let (_, missed) = take(&a, "orders", 1).await.unwrap();
+    let opening = SystemClock.now().boot;
+    assert_eq!(b.seen(&missed), None);
+    line.open();
+    assert!(until(async || b.seen(&missed)).await >= opening);
+    let (_, later) = take(&a, "orders", 1).await.unwrap();
+    assert_eq!(version(&b).await.unwrap(), later);
+    assert!(b.seen(&later) >= b.seen(&missed));
 }

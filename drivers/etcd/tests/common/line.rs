@@ -49,8 +49,8 @@ impl Line {
         Self::pass_on(upstream, || None)
     }
 
-    /// As [`to`](Self::to), but keeps back that a request was given up: it arrives as if whoever sent
-    /// it still waited for the answer.
+    /// As [`to`](Self::to), but keeps back that a request was given up: it arrives as if its sender still
+    /// waited for the answer.
     pub(crate) fn that_gives_nothing_up(upstream: u16) -> Self {
         Self::pass_on(upstream, || Some(Frames::default()))
     }
@@ -78,7 +78,7 @@ impl Line {
             thread::spawn(move || {
                 if stream.read(&mut [0; 64]).is_ok() && state.passes(true) {
                     let _ = stream.write_all(SETTINGS);
-                    // Whoever asked closes once it has read that.
+                    // The contender closes once it has read that.
                     let _ = stream.read(&mut [0; 64]);
                     state.asked.fetch_add(1, Ordering::AcqRel);
                 }

@@ -1,95 +1,84 @@
 //! Drivers as the tests of faults use them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock, Committed, ConsensusDriver, DriverConfig, Epoch, Error, Leadership, Oracle,
-    OracleOptions, Registry, RequestId, Result, SeqKey, SeqRequest, Session, Surroundings,
-    SystemClock,
-    state::{Advance, Answer, Command, Limits, Query, Reply},
+    Clock, DriverConfig, Error, ErrorKind, Oracle, OracleOptions, Registry, RequestId, Result,
+    SeqKey, SeqRequest, Session, Surroundings, SystemClock,
+    versioned::{ConsensusDriver, Effect, Leadership, Outcome, Reads, Version},
 };
-use tsoracle_etcd as _;
+use tsoracle_etcd::EtcdDriver;
 
 use super::PATIENCE;
 
+pub(crate) type Driver = Arc<dyn ConsensusDriver>;
+
 /// Opens a driver by its config string. It serves at `endpoint`, if that is not empty.
-pub(crate) async fn open(config: &str, endpoint: &str) -> Result<Arc<dyn ConsensusDriver>> {
+pub(crate) async fn open(config: &str, endpoint: &str) -> Result<Driver> {
     let service_endpoint = (!endpoint.is_empty()).then(|| endpoint.to_owned());
-    let config = DriverConfig::parse(config)?;
-    Registry::linked()?.open(config, Surroundings { service_endpoint }).await
+    let config = DriverConfig::parse(config)?.options()?;
+    Ok(EtcdDriver::open(config, Surroundings { service_endpoint }).await?)
 }
 
-/// A driver that leads.
-#[derive(Clone)]
-pub(crate) struct Leader {
-    pub(crate) driver: Arc<dyn ConsensusDriver>,
-    pub(crate) epoch: Epoch,
+/// A version that follows on `base`, under a name that no other has.
+pub(crate) fn after(base: Version) -> Version {
+    static NAMES: AtomicU64 = AtomicU64::new(1);
+    base.next(NAMES.fetch_add(1, Ordering::Relaxed).into()).unwrap()
 }
 
-impl Leader {
-    /// Waits until `driver` leads.
-    pub(crate) async fn of(driver: &Arc<dyn ConsensusDriver>) -> Self {
-        let now = wait_for(driver, |now| matches!(now, Leadership::Leader { .. })).await;
-        let Leadership::Leader { epoch } = now else { unreachable!("it was waited for") };
-        Self { driver: driver.clone(), epoch }
-    }
+/// An effect that makes a version and nothing else.
+pub(crate) fn effect(version: Version) -> Effect {
+    let mut effect = Effect::default();
+    effect.set_version(version);
+    effect
+}
 
-    pub(crate) async fn commit(&self, commands: Vec<Command>) -> Result<Committed> {
-        self.driver.commit(self.epoch, commands).await
-    }
+pub(crate) async fn version(driver: &Driver) -> Result<Version> {
+    Ok(driver.read(&Reads::default()).await?.version)
+}
 
-    pub(crate) async fn done(&self, command: Command) -> Reply {
-        self.commit(vec![command]).await.unwrap().results.remove(0).unwrap()
-    }
+/// The next number of a counter.
+pub(crate) async fn next(driver: &Driver, name: &str) -> Result<u64> {
+    Ok(counter(driver, name).await?.1)
+}
 
-    /// Fences and opens. Returns what the fence was answered.
-    pub(crate) async fn reign(&self) -> Committed {
-        let fence = Command::Fence { now_ms: 1_000, headroom_ms: 1_000, lease_ms: 1_000 };
-        let fenced = self.commit(vec![fence]).await.unwrap();
-        assert!(fenced.results[0].is_ok(), "{fenced:?}");
-        let open = Command::Open { node: self.driver.node(), lease_ms: 1_000 };
-        assert_eq!(self.done(open).await, Reply::Opened);
-        fenced
-    }
+async fn counter(driver: &Driver, name: &str) -> Result<(Version, u64)> {
+    let snapshot = driver.read(&Reads::keys([name])).await?;
+    let number = snapshot.values[0].as_ref().map(|value| value.as_slice().try_into().unwrap());
+    Ok((snapshot.version, number.map_or(0, u64::from_be_bytes)))
+}
 
-    pub(crate) async fn extend(&self) {
-        let extend = Command::Extend { high_water_ms: 9_000, elapsed_ms: 0 };
-        assert!(matches!(self.done(extend).await, Reply::Extended { .. }));
-    }
-
-    /// The first value of a block.
-    pub(crate) async fn take(&self, name: &str, count: u32) -> Result<u64> {
-        let committed = self.commit(vec![advance(&[(name, count)], None)]).await?;
-        match &committed.results[0] {
-            Ok(Reply::Advanced(blocks)) => Ok(blocks[0].start),
-            other => panic!("{name} was answered {other:?}"),
+/// Takes `count` numbers of a counter. Returns the first one, and the version that was made.
+pub(crate) async fn take(driver: &Driver, name: &str, count: u64) -> Result<(u64, Version)> {
+    let (base, number) = counter(driver, name).await?;
+    let next = after(base);
+    let mut effect = effect(next);
+    effect.put(name, (number + count).to_be_bytes());
+    match driver.commit(base, effect).await? {
+        Outcome::Stored => Ok((number, next)),
+        Outcome::Conflict { found } => {
+            Err(Error::new(ErrorKind::Unavailable, format!("{found:?} followed on {base:?}")))
         }
     }
+}
 
-    pub(crate) async fn next(&self, name: &str) -> Result<u64> {
-        next(&self.driver, name).await
+/// Waits until `driver` should lead. Returns its claim.
+pub(crate) async fn led(driver: &Driver) -> u64 {
+    match wait_for(driver, |now| matches!(now, Leadership::Leader { .. })).await {
+        Leadership::Leader { claim } => claim,
+        _ => unreachable!("it was waited for"),
     }
 }
 
-pub(crate) async fn next(driver: &Arc<dyn ConsensusDriver>, name: &str) -> Result<u64> {
-    match driver.read(Query::Sequence(SeqKey::new(name)?)).await? {
-        Answer::Sequence(next) => Ok(next.unwrap_or(0)),
-        other => panic!("{name} was answered {other:?}"),
-    }
-}
-
-pub(crate) fn advance(entries: &[(&str, u32)], id: Option<RequestId>) -> Command {
-    let entry = |&(name, count): &(&str, u32)| (SeqKey::new(name).unwrap(), count);
-    let entries = entries.iter().map(entry).collect();
-    Command::Advance(Advance { entries, id, elapsed_ms: 0, limits: Limits::default() })
-}
-
-/// Waits until a driver says so of who leads.
-pub(crate) async fn wait_for(
-    driver: &Arc<dyn ConsensusDriver>,
-    what: impl FnMut(&Leadership) -> bool,
-) -> Leadership {
+/// Waits until a driver reports such leadership.
+pub(crate) async fn wait_for(driver: &Driver, what: impl FnMut(&Leadership) -> bool) -> Leadership {
     let mut leadership = driver.leadership();
     let waited = timeout(PATIENCE, leadership.wait_for(what)).await;
     waited.expect("it did not come to that").expect("the channel has closed").clone()
@@ -116,14 +105,13 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    pub(crate) fn new(driver: Arc<dyn ConsensusDriver>, session: &str) -> Self {
+    /// Asks an engine over a driver of its own.
+    pub(crate) async fn over(config: &str, session: &str) -> Self {
+        let config = DriverConfig::parse(config).unwrap();
+        let registry = Registry::linked().unwrap();
+        let driver = registry.open(config, Surroundings::default()).await.unwrap();
         let oracle = Oracle::start(driver, OracleOptions::default()).unwrap();
         Self { oracle, session: Session::from_text(session), number: 0, next: 0 }
-    }
-
-    /// Goes on over another driver.
-    pub(crate) fn over(&mut self, driver: Arc<dyn ConsensusDriver>) {
-        self.oracle = Oracle::start(driver, OracleOptions::default()).unwrap();
     }
 
     /// The next blocks, which follow on those before without a gap.
