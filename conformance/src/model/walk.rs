@@ -112,20 +112,30 @@ impl Walk {
         timeout(PATIENCE, waiting).await.context("no driver came to lead")
     }
 
-    /// Takes what a fresh place holds as the beginning.
+    /// Takes what a fresh place holds as the beginning, once a commit on that has shown it to be the newest.
     async fn learn(&mut self) -> Result<()> {
-        let leader = self.leader().await?;
-        let driver = self.nodes[leader].driver.clone();
         let everything = KeyRange { from: vec![], to: END.into(), limit: PAGE };
         let reads = Reads { ranges: vec![everything], ..Reads::default() };
-        let mut found = driver.read(&reads).await.context("a fresh state cannot be read")?;
-        let found_entries = found.ranges.pop().context("a range was read, and none came")?;
-        ensure!(found_entries.len() < PAGE, "a fresh state has {} entries", found_entries.len());
-        let mut entries = Entries::default();
-        entries.insert(found_entries);
-        self.model = Model::of(found.version, entries);
-        self.nodes[leader].at = found.version.position();
-        Ok(())
+        let begun = SystemClock.now().boot;
+        while SystemClock.now().boot.since(begun) < PATIENCE {
+            let leader = self.leader().await?;
+            let driver = self.nodes[leader].driver.clone();
+            if let Some(mut found) = read(&*driver, &reads).await? {
+                let some = found.ranges.pop().context("a range was read, and none came")?;
+                ensure!(some.len() < PAGE, "a fresh state has {} entries", some.len());
+                let mut entries = Entries::default();
+                entries.insert(some);
+                self.model = Model::of(found.version, entries);
+                let first = self.prepare(&Effect::default());
+                if let Answer::Stored = send(&*driver, &first).await? {
+                    self.nodes[leader].at = first.next.position();
+                    self.model.store(&first);
+                    return Ok(());
+                }
+            }
+            SystemClock.sleep(PAUSE).await;
+        }
+        bail!("for {PATIENCE:?}, a fresh state took no commit")
     }
 
     /// A commit of `effect` on `base`, which makes a version of its own.
