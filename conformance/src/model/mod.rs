@@ -107,7 +107,7 @@ impl Entries {
         Ok(())
     }
 
-    /// How many entries from `from` on a page of about so many bytes holds.
+    /// How many entries from `from` on a page has, of about [`PAGE_BYTES`] and `most` entries.
     pub(crate) fn page(&self, from: &[u8], most: usize) -> usize {
         let mut bytes = 0;
         let fits = self.from(from).take(most).take_while(|(key, value)| {

@@ -176,7 +176,7 @@ struct Side {
     connection: watch::Receiver<bool>,
     latched: bool,
     stopping: Arc<AtomicBool>,
-    /// Writes that are made whatever the version is, once so many commits have been.
+    /// Writes that are made without any comparison, once the number of commits is reached.
     postponed: VecDeque<(u64, Effect)>,
 }
 
@@ -223,7 +223,7 @@ impl Side {
                 if self.minds_who_has_gone() {
                     SystemClock.sleep(MOMENT).await;
                     if reply.is_closed() {
-                        self.commit_for_nobody(&effect);
+                        self.commit_what_was_dropped(&effect);
                         return true;
                     }
                 }
@@ -312,7 +312,7 @@ impl Side {
     }
 
     /// What a flaw makes of a commit whose caller has gone.
-    fn commit_for_nobody(&mut self, effect: &Effect) {
+    fn commit_what_was_dropped(&mut self, effect: &Effect) {
         let mut state = self.shared.lock();
         match self.flaw {
             Some(Flaw::OverwritesWithADroppedCommit) => {

@@ -328,7 +328,7 @@ impl Store {
         }
     }
 
-    /// What of a commit comes to the disk, besides to memory.
+    /// The part of a commit that reaches the disk; all of it is in memory.
     fn saved(&self, effect: Effect) -> Effect {
         let mut saved = Effect::default();
         if self.flaw == Some(Flaw::SavesPartOfALargeCommit) && effect.size() > 200_000 {
