@@ -107,8 +107,8 @@ pub trait Place: Send {
         Err(missing("power losses"))
     }
 
-    /// Cuts the driver that was opened as number `index`, from 0, off from everything else, and
-    /// returns once it does not lead any more as far as the others can tell.
+    /// Cuts the driver that was opened as number `index` since the last crash, from 0, off from
+    /// everything else, and returns once it does not lead any more as far as the others can tell.
     async fn cut_off(&mut self, index: usize) -> Result<()> {
         Err(missing(&format!("cutting off driver {index}")))
     }

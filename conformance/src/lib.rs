@@ -15,6 +15,8 @@ mod load;
 #[cfg(feature = "suite")]
 mod local;
 #[cfg(feature = "suite")]
+mod model;
+#[cfg(feature = "suite")]
 mod rig;
 #[cfg(feature = "suite")]
 mod suite;

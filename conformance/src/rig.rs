@@ -1,4 +1,4 @@
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{error::Error, fmt, ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::time::timeout;
@@ -6,6 +6,7 @@ use tsoracle_core::{
     Clock, ConsensusDriver, Epoch, ErrorKind, Leadership, ManualClock, NodeId, Now, Oracle,
     OracleOptions, Phase, Reject, RequestId, SeqBlock, SeqKey, Session, SystemClock,
     state::{Advance, Answer, Command, Limits, Query, ReignRecord, Reply},
+    versioned,
 };
 
 use crate::{Harness, Place};
@@ -34,9 +35,20 @@ impl Rig {
         Ok(Self { harness, place })
     }
 
+    /// Opens a driver.
+    pub(crate) async fn open(&mut self) -> Result<Arc<dyn versioned::ConsensusDriver>> {
+        let driver = self.place.open().await.context("the driver did not open")?;
+        Ok(driver.versioned().ok_or(NotVersioned)?)
+    }
+
+    /// Opens a driver, with commands planned in front of it.
+    pub(crate) async fn commanded(&mut self) -> tsoracle_core::Result<Arc<dyn ConsensusDriver>> {
+        commanded(&mut *self.place).await
+    }
+
     /// Opens a driver, and waits until it leads. It has not fenced yet.
     pub(crate) async fn lead(&mut self) -> Result<Leader> {
-        Leader::of(self.place.open().await.context("the driver did not open")?).await
+        Leader::of(self.commanded().await.context("the driver did not open")?).await
     }
 
     /// Opens a driver that leads, and opens its reign.
@@ -66,6 +78,25 @@ impl Rig {
         self.reign().await
     }
 }
+
+/// Opens a driver in a place, with commands planned in front of it.
+pub(crate) async fn commanded(
+    place: &mut dyn Place,
+) -> tsoracle_core::Result<Arc<dyn ConsensusDriver>> {
+    place.open().await
+}
+
+/// The driver applies commands itself, so that checks of the versioned contract cannot look at it.
+#[derive(Debug)]
+pub(crate) struct NotVersioned;
+
+impl fmt::Display for NotVersioned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the driver still applies commands itself")
+    }
+}
+
+impl Error for NotVersioned {}
 
 /// A driver that leads, and its epoch.
 #[derive(Clone, Debug)]

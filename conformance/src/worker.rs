@@ -16,7 +16,7 @@ use tsoracle_core::{Oracle, OracleOptions, RequestId, SeqKey, SeqRequest, Sessio
 
 use crate::{
     Harness, Place,
-    rig::{Leader, serves},
+    rig::{Leader, commanded, serves},
     suite::runtime,
 };
 
@@ -116,7 +116,7 @@ impl Role {
 
     async fn perform(&self, harness: &dyn Harness) -> Result<()> {
         let mut place = harness.place_named(&self.place).await?;
-        let driver = place.open().await?;
+        let driver = commanded(&mut *place).await?;
         match self.role.as_str() {
             "hold" => Leader::of(driver).await?.reign().await.map(drop)?,
             "load" => {

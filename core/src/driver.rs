@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use crate::{
     BootTime, Epoch, LeaderHint, Membership, NodeId, Result,
     state::{Answer, Command, Query, Reject, Reply},
+    versioned,
 };
 
 /// A system that agrees on commands in one order and says who leads.
@@ -79,6 +80,12 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// # Errors
     /// Whatever kept it from stopping cleanly; the driver is stopped all the same.
     async fn shutdown(&self) -> Result<()>;
+
+    /// The driver below that compares and stores, for as long as both contracts are in use; `None` for
+    /// one that still applies commands itself.
+    fn versioned(&self) -> Option<Arc<dyn versioned::ConsensusDriver>> {
+        None
+    }
 }
 
 /// Who leads, as one node sees it.

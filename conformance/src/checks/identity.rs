@@ -16,7 +16,7 @@ checks!("identity":
 
 async fn two_places_have_different_node_ids(mut rig: Rig) -> Result<()> {
     let mut other = Rig::new(rig.harness.clone()).await?;
-    let (a, b) = (rig.place.open().await?, other.place.open().await?);
+    let (a, b) = (rig.commanded().await?, other.commanded().await?);
     ensure!(a.node() != b.node(), "both are {:?}", a.node());
     Ok(())
 }
@@ -30,14 +30,14 @@ async fn a_node_id_lasts_as_long_as_the_storage_it_locks(mut rig: Rig) -> Result
 }
 
 async fn contenders_over_one_place_have_different_node_ids(mut rig: Rig) -> Result<()> {
-    let (a, b) = (rig.place.open().await?, rig.place.open().await?);
+    let (a, b) = (rig.commanded().await?, rig.commanded().await?);
     ensure!(a.node() != b.node(), "both are {:?}", a.node());
     Ok(())
 }
 
 async fn a_second_driver_is_kept_out_while_the_first_lives(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
-    match rig.place.open().await {
+    match rig.commanded().await {
         Ok(_) => bail!("a second driver opened"),
         Err(error) => {
             ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error}");
@@ -50,7 +50,7 @@ async fn a_second_driver_is_kept_out_while_the_first_lives(mut rig: Rig) -> Resu
 async fn a_second_process_is_kept_out_until_the_first_has_ended(mut rig: Rig) -> Result<()> {
     let mut worker = Worker::start(&*rig.place, "hold")?;
     worker.line_that_begins("up").await?;
-    match rig.place.open().await {
+    match rig.commanded().await {
         Ok(_) => bail!("a second process opened the place"),
         Err(error) => {
             ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error}");
@@ -67,7 +67,7 @@ async fn damaged_state_is_refused_and_not_taken_for_empty(mut rig: Rig) -> Resul
     leader.driver.shutdown().await?;
     drop(leader);
     rig.place.damage().await?;
-    match rig.place.open().await {
+    match rig.commanded().await {
         Ok(_) => bail!("damaged state was opened"),
         Err(error) => {
             ensure!(*error.kind() == ErrorKind::Corrupt, "not an error of kind Corrupt: {error}");

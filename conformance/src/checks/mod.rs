@@ -27,10 +27,12 @@ mod cancellation;
 mod cluster;
 mod concurrency;
 mod config;
+mod contract;
 mod crashes;
 mod identity;
 mod leadership;
 mod listing;
+mod model;
 mod moving;
 mod order;
 mod reigns;
@@ -42,10 +44,13 @@ mod stamping;
 mod store;
 
 pub(crate) fn all() -> Vec<Check> {
+    let contract = contract::checks();
     [
         config::CHECKS,
         identity::CHECKS,
         store::CHECKS,
+        contract.as_slice(),
+        model::CHECKS,
         leadership::CHECKS,
         reigns::CHECKS,
         sequences::CHECKS,

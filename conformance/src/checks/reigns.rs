@@ -182,6 +182,7 @@ async fn an_older_epoch_is_rejected_after_a_crash(mut rig: Rig) -> Result<()> {
 
 async fn an_older_fence_is_refused(mut rig: Rig) -> Result<()> {
     let leader = rig.lead().await?;
+    leader.fence_at(NOON_MS).await?;
     let stale = leader.epoch;
     let leader = rig.lead_again(leader).await?;
     leader.fence_at(NOON_MS).await?;

@@ -222,7 +222,7 @@ async fn a_gapless_run_goes_on_under_another_leader(mut rig: Rig) -> Result<()> 
         let block = leader.take("orders", 5).await?;
         ensure!(block.start == next, "{next} was next, not {block:?}");
         next = block.end;
-        let other = rig.place.open().await?;
+        let other = rig.commanded().await?;
         leader.driver.shutdown().await?;
         leader = Leader::of(other).await?;
         leader.reign().await?;

@@ -94,7 +94,7 @@ async fn a_request_is_known_after_a_crash(mut rig: Rig) -> Result<()> {
 async fn a_request_is_known_to_another_leader(mut rig: Rig) -> Result<()> {
     let first = rig.reign().await?;
     same(&first, id("s", 1, 1), 0).await?;
-    let other = rig.place.open().await?;
+    let other = rig.commanded().await?;
     first.driver.shutdown().await?;
     let second = Leader::of(other).await?;
     second.reign().await?;

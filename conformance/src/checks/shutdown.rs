@@ -2,9 +2,12 @@
 
 use anyhow::{Result, ensure};
 use futures::future::{join, join_all};
-use tsoracle_core::state::Query;
+use tsoracle_core::versioned::{Effect, Reads};
 
-use crate::rig::{Rig, advance};
+use crate::{
+    model::{Answer, Walk, send},
+    rig::Rig,
+};
 
 checks!("shutdown":
     a_driver_may_be_stopped_twice,
@@ -13,72 +16,101 @@ checks!("shutdown":
     calls_after_the_stop_are_refused,
     calls_after_the_stop_change_nothing [Reopen],
     commits_in_flight_end_before_the_stop_does [Reopen],
-    a_stopped_driver_lets_go_of_its_place [Reopen],
+    a_stopped_driver_releases_its_place [Reopen],
 );
 
-async fn a_driver_may_be_stopped_twice(mut rig: Rig) -> Result<()> {
-    let driver = rig.reign().await?.driver;
+fn orders(value: &str) -> Effect {
+    let mut effect = Effect::default();
+    effect.put("orders", value);
+    effect
+}
+
+async fn a_driver_may_be_stopped_twice(rig: Rig) -> Result<()> {
+    let walk = Walk::open(rig, 1).await?;
+    let driver = &walk.nodes[0].driver;
     driver.shutdown().await?;
     driver.shutdown().await?;
     Ok(())
 }
 
-async fn a_driver_may_be_stopped_by_many_at_once(mut rig: Rig) -> Result<()> {
-    let driver = rig.reign().await?.driver;
-    for stopped in join_all((0..4).map(|_| driver.shutdown())).await {
+async fn a_driver_may_be_stopped_by_many_at_once(rig: Rig) -> Result<()> {
+    let walk = Walk::open(rig, 2).await?;
+    for stopped in join_all((0..4).map(|_| walk.nodes[0].driver.shutdown())).await {
         stopped?;
     }
     Ok(())
 }
 
-async fn a_stop_that_was_given_up_may_be_asked_for_again(mut rig: Rig) -> Result<()> {
-    let driver = rig.reign().await?.driver;
+async fn a_stop_that_was_given_up_may_be_asked_for_again(rig: Rig) -> Result<()> {
+    let walk = Walk::open(rig, 3).await?;
+    let driver = &walk.nodes[0].driver;
     drop(futures::FutureExt::now_or_never(driver.shutdown()));
     driver.shutdown().await?;
     Ok(())
 }
 
-async fn calls_after_the_stop_are_refused(mut rig: Rig) -> Result<()> {
-    let leader = rig.reign().await?;
-    leader.driver.shutdown().await?;
-    let outcome = leader.driver.commit(leader.epoch, vec![advance(&[("orders", 1)])]).await;
+async fn calls_after_the_stop_are_refused(rig: Rig) -> Result<()> {
+    let mut walk = Walk::open(rig, 4).await?;
+    let driver = walk.nodes[0].driver.clone();
+    driver.shutdown().await?;
+    let commit = walk.prepare(&orders("1"));
+    let outcome = driver.commit(commit.base, commit.effect).await;
     ensure!(outcome.is_err(), "a commit was answered {outcome:?}");
-    let answer = leader.driver.read(Query::Reign).await;
+    let answer = driver.read(&Reads::default()).await;
     ensure!(answer.is_err(), "a read was answered {answer:?}");
     Ok(())
 }
 
-async fn calls_after_the_stop_change_nothing(mut rig: Rig) -> Result<()> {
-    let leader = rig.reign().await?;
-    leader.take("orders", 1).await?;
-    leader.driver.shutdown().await?;
+async fn calls_after_the_stop_change_nothing(rig: Rig) -> Result<()> {
+    let mut walk = Walk::open(rig, 5).await?;
+    walk.commit(&orders("1")).await?;
+    let driver = walk.nodes[0].driver.clone();
+    driver.shutdown().await?;
     for _ in 0..3 {
-        drop(leader.driver.commit(leader.epoch, vec![advance(&[("orders", 5)])]).await);
+        let commit = walk.prepare(&orders("2"));
+        drop(driver.commit(commit.base, commit.effect.clone()).await);
+        walk.lose(&commit);
     }
-    let next = rig.reign().await?.next("orders").await?;
-    ensure!(next == 1, "the sequence is at {next}");
-    Ok(())
+    walk.reopen().await?;
+    walk.compare().await
 }
 
-async fn commits_in_flight_end_before_the_stop_does(mut rig: Rig) -> Result<()> {
-    let leader = rig.reign().await?;
+async fn commits_in_flight_end_before_the_stop_does(rig: Rig) -> Result<()> {
+    let mut walk = Walk::open(rig, 6).await?;
+    let driver = walk.nodes[0].driver.clone();
+    let mut commits = vec![walk.prepare(&orders("0"))];
+    for number in 1..10 {
+        let base = commits[commits.len() - 1].next;
+        commits.push(walk.prepare_on(base, &orders(&number.to_string())));
+    }
     // All of them are polled, and so begun, before the stop is.
-    let committing = join_all((0..10).map(|_| Box::pin(leader.take("orders", 1))));
-    let (committed, stopped) = join(committing, leader.driver.shutdown()).await;
+    let sending = join_all(commits.iter().map(|commit| send(&*driver, commit)));
+    let (answers, stopped) = join(sending, driver.shutdown()).await;
     stopped?;
-    let answered = committed.iter().filter(|outcome| outcome.is_ok()).count() as u64;
-    let leader = rig.reign().await?;
-    let next = leader.next("orders").await?;
-    ensure!(next >= answered, "{answered} were answered, and the sequence is at {next}");
-    Ok(())
+    let mut last = None;
+    for (commit, answer) in commits.into_iter().zip(answers) {
+        let answer = answer?;
+        if matches!(answer, Answer::Stored) {
+            last = Some(commit.next);
+        }
+        match answer {
+            Answer::Refused => walk.lose(&commit),
+            _ => walk.doubt(commit),
+        }
+    }
+    if let Some(last) = last {
+        walk.land(last)?;
+    }
+    walk.reopen().await?;
+    walk.compare().await
 }
 
-async fn a_stopped_driver_lets_go_of_its_place(mut rig: Rig) -> Result<()> {
-    let first = rig.reign().await?;
-    first.driver.shutdown().await?;
-    // The first one is still there, though it has stopped.
-    let second = rig.reign().await?;
-    second.take("orders", 1).await?;
+async fn a_stopped_driver_releases_its_place(rig: Rig) -> Result<()> {
+    let mut walk = Walk::open(rig, 7).await?;
+    let first = walk.nodes[0].driver.clone();
+    // The first one still exists, though it has stopped.
+    walk.reopen().await?;
+    walk.commit(&orders("1")).await?;
     drop(first);
     Ok(())
 }

@@ -1,14 +1,18 @@
 //! `SeqStore`, below the driver.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tsoracle_core::{
-    SeqStore,
-    state::{Effect, Entry},
+    Clock, SeqStore, SystemClock,
+    versioned::{Effect, Entry, KeyRange},
 };
 
-use crate::rig::Rig;
+use crate::{
+    Ability,
+    model::{self, END, Entries, Random, SEED},
+    rig::Rig,
+};
 
 checks!("store":
     a_key_that_was_never_written_has_no_value [Store],
@@ -20,9 +24,14 @@ checks!("store":
     a_scan_of_nothing_is_empty [Store],
     deleting_what_does_not_exist_is_no_error [Store],
     many_writes_are_one_commit [Store],
-    random_commits_read_as_in_a_sorted_map [Store],
+    random_commits_and_restarts_agree_with_a_sorted_map [Store],
+    a_commit_of_megabytes_is_there_when_the_store_is_opened_again [Store],
     commits_are_there_when_the_store_is_opened_again [Store],
 );
+
+/// How many steps a random walk takes, unless told otherwise, and how long about.
+const STEPS: u64 = 200;
+const BUDGET: Duration = Duration::from_secs(2);
 
 fn put(store: &mut dyn SeqStore, entries: &[(&[u8], &[u8])]) -> Result<()> {
     let mut effect = Effect::default();
@@ -157,37 +166,123 @@ async fn many_writes_are_one_commit(mut rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn random_commits_read_as_in_a_sorted_map(mut rig: Rig) -> Result<()> {
-    let mut store = rig.place.store()?;
-    let mut model = BTreeMap::new();
-    let mut random = Random(7);
-    for _ in 0..60 {
-        let mut effect = Effect::default();
-        for _ in 0..random.below(12) {
-            let key = vec![random.below(6) as u8; 1 + random.below(3)];
-            match random.below(3) {
-                0 => effect.delete(key),
-                _ => effect.put(key, vec![random.below(256) as u8; random.below(40)]),
+async fn random_commits_and_restarts_agree_with_a_sorted_map(rig: Rig) -> Result<()> {
+    let harness = rig.harness.clone();
+    drop(rig);
+    for seed in model::seeds()? {
+        let mut trial = Trial::open(Rig::new(harness.clone()).await?, seed)?;
+        let begun = SystemClock.now().boot;
+        for step in 0..model::steps().unwrap_or(STEPS) {
+            if model::steps().is_none() && SystemClock.now().boot.since(begun) > BUDGET {
+                break;
             }
+            trial.step().await.with_context(|| format!("step {step}; {SEED}={seed} repeats it"))?;
         }
-        for (key, value) in effect.clone() {
-            match value {
-                Some(value) => drop(model.insert(key, value)),
-                None => drop(model.remove(&key)),
-            }
-        }
-        store.commit(effect)?;
-        let (from, to) = (vec![random.below(6) as u8], vec![random.below(8) as u8, 3]);
-        let limit = random.below(9);
-        let expected: Vec<Entry> = model
-            .iter()
-            .filter(|(key, _)| **key >= from && **key < to)
-            .take(limit)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        ensure!(store.scan(&from, &to, limit)? == expected, "{from:?} to {to:?}, at most {limit}");
+        trial.compare().with_context(|| format!("at the end; {SEED}={seed} repeats it"))?;
     }
     Ok(())
+}
+
+/// A store, and the map that it is compared with.
+struct Trial {
+    rig: Rig,
+    random: Random,
+    entries: Entries,
+    store: Option<Box<dyn SeqStore>>,
+    /// What has crashed is not dropped before the check has ended.
+    crashed: Vec<Box<dyn SeqStore>>,
+}
+
+impl Trial {
+    fn open(mut rig: Rig, seed: u64) -> Result<Self> {
+        let store = Some(rig.place.store()?);
+        let (entries, crashed) = Default::default();
+        Ok(Self { rig, random: Random::new(seed), entries, store, crashed })
+    }
+
+    fn store(&mut self) -> &mut dyn SeqStore {
+        &mut **self.store.as_mut().expect("a store is open between restarts")
+    }
+
+    async fn step(&mut self) -> Result<()> {
+        match self.random.below(40) {
+            0 => self.reopen(),
+            1 if self.can(Ability::Crash) => {
+                self.rig.place.crash().await?;
+                self.crashed.extend(self.store.take());
+                self.reopen()
+            }
+            2 if self.can(Ability::LosePower) => {
+                self.rig.place.lose_power().await?;
+                self.crashed.extend(self.store.take());
+                self.reopen()
+            }
+            3..=24 => {
+                let effect = model::effect(&mut self.random, &self.entries);
+                self.commit(effect)
+            }
+            _ => {
+                let reads = model::reads(&mut self.random);
+                for key in &reads.keys {
+                    let found = self.store().get(key)?;
+                    self.entries.expect(key, found.as_deref())?;
+                }
+                for range in &reads.ranges {
+                    let found = self.store().scan(&range.from, &range.to, range.limit)?;
+                    self.entries.expect_range(range, &found)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn can(&self, ability: Ability) -> bool {
+        self.rig.harness.lacks(ability).is_none()
+    }
+
+    fn commit(&mut self, effect: Effect) -> Result<()> {
+        self.entries.write(&effect);
+        Ok(self.store().commit(effect)?)
+    }
+
+    fn reopen(&mut self) -> Result<()> {
+        self.store = None;
+        self.store = Some(self.rig.place.store()?);
+        self.compare().context("after a restart")
+    }
+
+    /// Compares all entries, and then each by itself.
+    fn compare(&mut self) -> Result<()> {
+        let everything = KeyRange { from: vec![], to: END.into(), limit: usize::MAX };
+        let found = self.store().scan(&everything.from, &everything.to, everything.limit)?;
+        self.entries.expect_range(&everything, &found)?;
+        for (key, _) in found {
+            let value = self.store().get(&key)?;
+            self.entries.expect(&key, value.as_deref())?;
+        }
+        Ok(())
+    }
+}
+
+async fn a_commit_of_megabytes_is_there_when_the_store_is_opened_again(rig: Rig) -> Result<()> {
+    let mut trial = Trial::open(rig, 1)?;
+    let mut effect = Effect::default();
+    effect.put("a/one", trial.random.bytes(2 << 20));
+    for length in [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1] {
+        effect.put(format!("a/length {length}"), trial.random.bytes(length));
+    }
+    for number in 0..5_000 {
+        effect.put(format!("a/{number}"), number.to_string());
+        effect.delete(format!("a/missing {number}"));
+    }
+    trial.commit(effect)?;
+    trial.reopen()?;
+    // Most of it goes again, and the store goes on.
+    let mut effect = Effect::default();
+    (0..4_990).for_each(|number| effect.delete(format!("a/{number}")));
+    effect.put("a/one", "");
+    trial.commit(effect)?;
+    trial.reopen()
 }
 
 async fn commits_are_there_when_the_store_is_opened_again(mut rig: Rig) -> Result<()> {
@@ -201,14 +296,4 @@ async fn commits_are_there_when_the_store_is_opened_again(mut rig: Rig) -> Resul
     let found = rig.place.store()?.scan(b"", b"\xff", 10)?;
     ensure!(keys(&found) == [b"b", b"c"], "found {:?}", keys(&found));
     Ok(())
-}
-
-/// Numbers that look random and are the same every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.0 >> 33) as usize % bound
-    }
 }

@@ -12,12 +12,16 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_core::{
-    Clock, CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership,
-    Membership, NodeId, Result, SystemClock,
-    state::{Answer, Command, Query, answer},
+    BootTime, Clock, Error, ErrorKind, Membership, NodeId, Result, SeqStore, SystemClock,
+    versioned::{
+        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
+    },
 };
 
-use crate::{commit, flaw::Flaw, shared::Shared};
+use crate::{
+    flaw::Flaw,
+    shared::{Shared, halves, without_version},
+};
 
 /// How long a flaw that needs time takes, so that it shows.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -25,6 +29,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Contender {
     node: NodeId,
+    index: usize,
     flaw: Option<Flaw>,
     shared: Shared,
     leadership: watch::Receiver<Leadership>,
@@ -35,8 +40,8 @@ pub(crate) struct Contender {
 
 #[derive(Debug)]
 enum Job {
-    Commit { epoch: Epoch, commands: Vec<Command>, reply: oneshot::Sender<Result<Committed>> },
-    Read { query: Query, reply: oneshot::Sender<Result<Answer>> },
+    Commit { base: Version, effect: Effect, reply: oneshot::Sender<Result<Outcome>> },
+    Read { wanted: Reads, reply: oneshot::Sender<Result<Snapshot>> },
     Stop { reply: oneshot::Sender<()> },
 }
 
@@ -59,11 +64,10 @@ impl Contender {
             latched: false,
             stopping: stopping.clone(),
             postponed: VecDeque::new(),
-            listed: 0,
         };
         tokio::spawn(side.run(queue));
         let stops = AtomicUsize::new(0);
-        Arc::new(Self { node, flaw, shared, leadership, jobs, stops, stopping })
+        Arc::new(Self { node, index, flaw, shared, leadership, jobs, stops, stopping })
     }
 
     async fn submit<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
@@ -98,19 +102,51 @@ impl ConsensusDriver for Contender {
         receiver
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        self.submit(|reply| Job::Commit { epoch, commands, reply }).await
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        if self.flaw == Some(Flaw::ShowsACommitInPart) {
+            return wanted.read_from(&self.shared.lock().store);
+        }
+        let wanted = wanted.clone();
+        self.submit(|reply| Job::Read { wanted, reply }).await
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        if self.flaw == Some(Flaw::ShowsABatchInPart) {
-            return answer(&self.shared.lock().store, &query);
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        if self.flaw == Some(Flaw::SeesUndecidedCommits) {
+            self.shared.lock().observe(effect.version()?);
         }
-        self.submit(|reply| Job::Read { query, reply }).await
+        self.submit(|reply| Job::Commit { base, effect, reply }).await
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        let state = self.shared.lock();
+        let opened = state.members[self.index].opened;
+        match self.flaw {
+            Some(Flaw::TakesAnyCommitForEvidence) => return Some(opened),
+            Some(Flaw::TakesAnyNameForEvidence) => {
+                let mut seen = state.seen.iter();
+                return seen
+                    .find(|(seen, _)| seen.position() == version.position())
+                    .map(|(_, &when)| when);
+            }
+            Some(Flaw::DatesEvidenceFromTheOpening) if state.seen.contains_key(version) => {
+                return Some(opened);
+            }
+            _ => {}
+        }
+        state.seen.get(version).map(|&seen| seen.max(opened))
+    }
+
+    async fn resign(&self, claim: u64) {
+        let mut state = self.shared.lock();
+        let now = self.leadership.borrow().clone();
+        let any = self.flaw == Some(Flaw::ResignsWhateverTheClaim);
+        if any || now == (Leadership::Leader { claim }) {
+            state.resign(self.index);
+        }
     }
 
     fn limits(&self) -> CommitLimits {
-        CommitLimits { commands: 1_000, bytes: 1 << 18 }
+        CommitLimits { writes: 16_384, bytes: 1 << 18 }
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
@@ -140,10 +176,8 @@ struct Side {
     connection: watch::Receiver<bool>,
     latched: bool,
     stopping: Arc<AtomicBool>,
-    /// Commits whose caller has gone, to be made once so many commits have been.
-    postponed: VecDeque<(u64, Epoch, Vec<Command>)>,
-    /// How many sequences the pages before have listed.
-    listed: usize,
+    /// Writes that are made without any comparison, once the number of commits is reached.
+    postponed: VecDeque<(u64, Effect)>,
 }
 
 impl Side {
@@ -152,18 +186,7 @@ impl Side {
     }
 
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let mut jobs = VecDeque::new();
-        loop {
-            if jobs.is_empty() {
-                match queue.recv().await {
-                    Some(job) => jobs.push_back(job),
-                    None => break,
-                }
-                if self.is(Flaw::ReordersCommits) {
-                    self.reorder(&mut jobs, &mut queue).await;
-                }
-            }
-            let Some(job) = jobs.pop_front() else { break };
+        while let Some(job) = queue.recv().await {
             if self.connection.has_changed().is_err() {
                 return;
             }
@@ -175,39 +198,23 @@ impl Side {
                     return;
                 }
             }
-            if !self.perform(job, held_up, alone, queue.len()).await {
+            if !self.perform(job, held_up, queue.len()).await {
                 break;
             }
         }
         self.shared.lock().leave(self.index);
     }
 
-    async fn reorder(&self, jobs: &mut VecDeque<Job>, queue: &mut mpsc::UnboundedReceiver<Job>) {
-        SystemClock.sleep(MOMENT).await;
-        while let Ok(job) = queue.try_recv() {
-            jobs.push_back(job);
-        }
-        if jobs.iter().all(|job| matches!(job, Job::Commit { .. })) {
-            jobs.make_contiguous().reverse();
-        }
-    }
-
     /// Whether a job is done though this node is cut off.
     fn goes_on_alone(&self, job: &Job) -> bool {
-        match job {
-            Job::Commit { .. } => self.is(Flaw::CommitsAloneWhenCutOff),
-            Job::Read { .. } => {
-                self.is(Flaw::ReadsAloneWhenCutOff) || self.is(Flaw::CommitsAloneWhenCutOff)
-            }
-            Job::Stop { .. } => true,
-        }
+        matches!(job, Job::Stop { .. }) || self.is(Flaw::CommitsAloneWhenCutOff)
     }
 
     /// Does a job. False once it was told to stop.
-    async fn perform(&mut self, job: Job, held_up: bool, alone: bool, waiting: usize) -> bool {
+    async fn perform(&mut self, job: Job, held_up: bool, waiting: usize) -> bool {
         match job {
-            Job::Read { query, reply } => drop(reply.send(self.read(&query, alone))),
-            Job::Commit { epoch, commands, reply } => {
+            Job::Read { wanted, reply } => drop(reply.send(self.read(&wanted, held_up))),
+            Job::Commit { base, effect, reply } => {
                 if self.is(Flaw::RefusesManyAtOnce) && waiting > 64 {
                     let error = Error::new(ErrorKind::Fatal, "too many at once");
                     drop(reply.send(Err(error)));
@@ -216,19 +223,24 @@ impl Side {
                 if self.minds_who_has_gone() {
                     SystemClock.sleep(MOMENT).await;
                     if reply.is_closed() {
-                        self.commit_for_nobody(epoch, commands);
+                        self.commit_what_was_dropped(&effect);
                         return true;
                     }
                 }
                 if self.is(Flaw::DropsWhatIsInFlightWhenStopped) && waiting > 0 {
                     SystemClock.sleep(MOMENT).await;
                 }
-                drop(reply.send(self.commit(epoch, commands, held_up, waiting).await));
+                if self.is(Flaw::ShowsACommitInPart) {
+                    let half = halves(&effect).0;
+                    self.shared.lock().store.commit(half).unwrap();
+                    SystemClock.sleep(MOMENT).await;
+                }
+                drop(reply.send(self.commit(base, effect, held_up, waiting)));
                 self.catch_up();
             }
             Job::Stop { reply } => {
                 self.shared.lock().leave(self.index);
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = reply.send(());
                 return self.is(Flaw::ServesAfterItHasStopped);
             }
@@ -236,48 +248,30 @@ impl Side {
         true
     }
 
-    fn read(&mut self, query: &Query, alone: bool) -> Result<Answer> {
-        if self.latched {
+    fn read(&mut self, wanted: &Reads, held_up: bool) -> Result<Snapshot> {
+        if self.latched && !self.is(Flaw::ReadsOnAfterAStorageError) {
             return Err(Error::new(ErrorKind::Fatal, "the storage has failed"));
         }
-        let state = self.shared.lock();
-        if let (Some(Flaw::ListsByOffset), Query::Sequences { prefix, after, limit }) =
-            (self.flaw, query)
-        {
-            self.listed = if after.is_empty() { 0 } else { self.listed + limit };
-            let (prefix, after) = (prefix.clone(), String::new());
-            let all = Query::Sequences { prefix, after, limit: self.listed + limit };
-            let Answer::Sequences(all) = answer(&state.store, &all)? else { unreachable!() };
-            return Ok(Answer::Sequences(all.into_iter().skip(self.listed).collect()));
+        let mut state = self.shared.lock();
+        state.reads += 1;
+        if held_up && self.is(Flaw::CommitsAloneWhenCutOff) {
+            return wanted.read_from(&state.members[self.index].cut_off_from);
         }
-        if alone {
-            return answer(&state.members[self.index].cut_off_from, query);
+        if self.is(Flaw::ReadsWhatWasThereBefore) && state.reads.is_multiple_of(17) {
+            return wanted.read_from(&state.before);
         }
-        if self.is(Flaw::ReadsWhatWasThereBefore) && state.commits.is_multiple_of(7) {
-            return answer(&state.before, query);
-        }
-        answer(&state.store, query)
+        wanted.read_from(&state.store)
     }
 
-    async fn commit(
+    fn commit(
         &mut self,
-        epoch: Epoch,
-        commands: Vec<Command>,
+        base: Version,
+        effect: Effect,
         held_up: bool,
         waiting: usize,
-    ) -> Result<Committed> {
+    ) -> Result<Outcome> {
         if self.latched {
             return Err(Error::new(ErrorKind::Fatal, "the storage has failed"));
-        }
-        if self.is(Flaw::ShowsABatchInPart) && commands.len() > 1 {
-            let mut results = vec![];
-            for command in commands {
-                let step = [command];
-                let committed = commit::commit(&mut self.shared.lock(), self.index, epoch, &step)?;
-                results.extend(committed.results);
-                SystemClock.sleep(MOMENT).await;
-            }
-            return Ok(Committed { results, replaced_seen: None });
         }
         let mut state = self.shared.lock();
         if std::mem::take(&mut state.storage_fails) {
@@ -287,22 +281,24 @@ impl Side {
             }
             return Err(Error::new(ErrorKind::Uncertain, "the storage was told to fail"));
         }
-        if held_up && self.is(Flaw::CommitsAloneWhenCutOff) {
-            let alone = &mut state.members[self.index].cut_off_from;
-            return commit::commit_alone(alone, epoch, &commands);
+        if self.is(Flaw::LimitsTheWritesOfACommit) && effect.len() > 128 {
+            return Err(Error::new(ErrorKind::Unavailable, "more than 128 writes at once"));
         }
-        if held_up && self.is(Flaw::CommitsLateWhateverTheEpoch) {
-            let epoch = commit::reigning(&state.store)?.unwrap_or(epoch);
-            return commit::commit(&mut state, self.index, epoch, &commands);
+        if held_up && self.is(Flaw::CommitsAloneWhenCutOff) {
+            state.members[self.index].cut_off_from.commit(effect)?;
+            return Ok(Outcome::Stored);
+        }
+        if held_up && self.is(Flaw::CommitsLateWhateverTheBase) {
+            state.write(effect)?;
+            return Ok(Outcome::Stored);
         }
         if self.is(Flaw::DropsWhatIsInFlightWhenStopped) && self.stopping.load(Ordering::Relaxed) {
-            let mut alone = state.store.clone();
-            return commit::commit_alone(&mut alone, epoch, &commands);
+            return Ok(Outcome::Stored);
         }
         if self.is(Flaw::CommitsTwiceWhenBusy) && waiting > 0 {
-            commit::commit(&mut state, self.index, epoch, &commands)?;
+            self.postponed.push_back((state.commits + 2, without_version(&effect)));
         }
-        commit::commit(&mut state, self.index, epoch, &commands)
+        state.compare_and_store(base, effect)
     }
 
     fn minds_who_has_gone(&self) -> bool {
@@ -310,50 +306,36 @@ impl Side {
             Flaw::OverwritesWithADroppedCommit,
             Flaw::CommitsWhatWasDroppedLater,
             Flaw::CommitsWhatWasDroppedInPart,
-            Flaw::LosesTheIdOfADroppedRequest,
         ]
         .into_iter()
         .any(|flaw| self.is(flaw))
     }
 
     /// What a flaw makes of a commit whose caller has gone.
-    fn commit_for_nobody(&mut self, epoch: Epoch, mut commands: Vec<Command>) {
+    fn commit_what_was_dropped(&mut self, effect: &Effect) {
         let mut state = self.shared.lock();
-        let made = match self.flaw {
+        match self.flaw {
             Some(Flaw::OverwritesWithADroppedCommit) => {
-                commit::commit_late(&mut state, epoch, &commands)
+                self.postponed.push_back((state.commits + 1, effect.clone()));
             }
             Some(Flaw::CommitsWhatWasDroppedLater) => {
-                self.postponed.push_back((state.commits + 3, epoch, commands));
-                Ok(())
-            }
-            Some(Flaw::CommitsWhatWasDroppedInPart) => {
-                commands.truncate(1);
-                commit::commit(&mut state, self.index, epoch, &commands).map(drop)
+                self.postponed.push_back((state.commits + 3, without_version(effect)));
             }
             _ => {
-                for command in &mut commands {
-                    if let Command::Advance(advance) = command {
-                        advance.id = None;
-                    }
-                }
-                commit::commit(&mut state, self.index, epoch, &commands).map(drop)
+                let mut part = halves(effect).0;
+                part.set_version(effect.version().unwrap());
+                state.write(part).unwrap();
             }
-        };
-        made.unwrap();
+        }
     }
 
     /// Makes what was postponed.
     fn catch_up(&mut self) {
         let mut state = self.shared.lock();
-        let late = std::mem::take(&mut state.late);
-        if !late.is_empty() {
-            state.write(late).unwrap();
-        }
-        if self.postponed.front().is_some_and(|(due, ..)| *due <= state.commits)
-            && let Some((_, epoch, commands)) = self.postponed.pop_front()
+        if self.postponed.front().is_some_and(|(due, _)| *due <= state.commits)
+            && let Some((_, effect)) = self.postponed.pop_front()
         {
-            commit::commit(&mut state, self.index, epoch, &commands).unwrap();
+            state.write(effect).unwrap();
         }
     }
 }

@@ -11,10 +11,14 @@ use tsoracle_conformance::{Ability, Harness, Place};
 use tsoracle_core::{
     ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Error, ErrorKind, LocalDriver,
     MemoryStore, Registry, Result, SeqStore,
-    state::{CLAIM, Effect, Entry, NODE},
+    state::NODE,
+    versioned::{Effect, Entry, VERSION},
 };
 
-use crate::flaw::Flaw;
+use crate::{
+    flaw::Flaw,
+    shared::{halves, without_version},
+};
 
 /// The harness of `LocalDriver` over such stores.
 #[derive(Clone, Copy)]
@@ -181,23 +185,30 @@ impl Disk {
         disk.in_use = true;
         let memory = match flaw {
             Some(Flaw::DrawsANewNodeId) => without(&disk.written, NODE)?,
-            Some(Flaw::ForgetsTheClaim) => without(&disk.written, CLAIM)?,
             Some(Flaw::ForgetsSessionsAtRestart) => without(&without(&disk.written, b"u")?, b"a")?,
             Some(Flaw::ForgetsLeasesAtRestart) => without(&without(&disk.written, b"l")?, b"h")?,
             Some(Flaw::ForgetsTheLastLeaseIdAtRestart) => without(&disk.written, b"k")?,
             Some(Flaw::ForgetsTheCountOfKeysAtRestart) => without(&disk.written, b"m")?,
+            Some(Flaw::TakesAnEmptyValueForDeleted) => {
+                kept(&disk.written, |_, value| !value.is_empty())?
+            }
             _ => disk.written.clone(),
         };
+        let is_reopened = memory != MemoryStore::default();
         drop(disk);
-        Ok(Store { disk: self.clone(), flaw, memory, held_back: Effect::default() })
+        Ok(Store { disk: self.clone(), flaw, memory, is_reopened, held_back: Effect::default() })
     }
 }
 
 /// What a store holds besides the keys that begin so.
 fn without(store: &MemoryStore, prefix: &[u8]) -> Result<MemoryStore> {
+    kept(store, |key, _| !key.starts_with(prefix))
+}
+
+fn kept(store: &MemoryStore, is_kept: impl Fn(&[u8], &[u8]) -> bool) -> Result<MemoryStore> {
     let mut kept = Effect::default();
-    for (key, value) in store.scan(&[], &[0xff; 300], usize::MAX)? {
-        if !key.starts_with(prefix) {
+    for (key, value) in store.scan(&[], &[0xff; 1_000], usize::MAX)? {
+        if is_kept(&key, &value) {
             kept.put(key, value);
         }
     }
@@ -212,6 +223,8 @@ struct Store {
     flaw: Option<Flaw>,
     /// What the process sees.
     memory: MemoryStore,
+    /// Whether there was anything on the disk.
+    is_reopened: bool,
     /// Writes that were answered and are not where they should be.
     held_back: Effect,
 }
@@ -245,6 +258,9 @@ impl SeqStore for Store {
         if self.flaw == Some(Flaw::ScansAreOrderedByText) {
             found.sort_by_key(|(key, _)| key.to_ascii_lowercase());
         }
+        if self.flaw == Some(Flaw::OrdersKeysDifferentlyOnDisk) && self.is_reopened {
+            found.sort_by_key(|(key, _)| (key.len(), key.clone()));
+        }
         Ok(found)
     }
 
@@ -254,14 +270,25 @@ impl SeqStore for Store {
         if std::mem::take(&mut disk.fails) && self.flaw != Some(Flaw::TriesAFailedSyncAgain) {
             return Err(Error::new(ErrorKind::Fatal, "the disk was told to fail"));
         }
+        let is_first = self.memory == MemoryStore::default();
         self.memory.commit(effect.clone())?;
+        let effect = self.saved(effect);
         let later = std::mem::take(&mut self.held_back);
         let (first, second) = halves(&effect);
         match self.flaw {
-            Some(Flaw::LosesTheLastWriteOnReopen) if is_of_sequences(&effect) => {
+            Some(Flaw::LosesTheLastWriteOnReopen) if is_third(&effect) => {
                 disk.written.commit(later.clone())?;
                 disk.synced.commit(later)?;
                 self.held_back = effect;
+            }
+            Some(Flaw::SavesTheVersionWithTheNextCommit) if !is_first => {
+                let mut all = later;
+                all.merge(without_version(&effect));
+                disk.written.commit(all.clone())?;
+                disk.synced.commit(all)?;
+                if let Ok(version) = effect.version() {
+                    self.held_back.set_version(version);
+                }
             }
             Some(Flaw::WritesOnlyWhenClosed) => {
                 self.held_back = later;
@@ -272,7 +299,7 @@ impl SeqStore for Store {
                 disk.synced.commit(later)?;
                 self.held_back = effect;
             }
-            Some(Flaw::SyncsHalfOfACommit) if is_of_sequences(&effect) => {
+            Some(Flaw::SyncsHalfOfACommit) if !is_first => {
                 disk.written.commit(effect)?;
                 disk.synced.commit(later)?;
                 disk.synced.commit(first)?;
@@ -301,18 +328,44 @@ impl Store {
         }
     }
 
-    fn altered(&self, effect: Effect) -> Effect {
-        let mut altered = Effect::default();
+    /// The part of a commit that reaches the disk; all of it is in memory.
+    fn saved(&self, effect: Effect) -> Effect {
+        let mut saved = Effect::default();
+        if self.flaw == Some(Flaw::SavesPartOfALargeCommit) && effect.size() > 200_000 {
+            saved = halves(&effect).0;
+            if let Ok(version) = effect.version() {
+                saved.set_version(version);
+            }
+            return saved;
+        }
         for (key, value) in effect {
-            let stored = self.stored(&key);
             match value {
                 Some(mut value) => {
-                    if self.flaw == Some(Flaw::CutsLongValues) {
-                        value.truncate(1_000);
+                    if self.flaw == Some(Flaw::CutsValuesAt64KiB) {
+                        value.truncate(1 << 16);
                     }
-                    altered.put(stored, value);
+                    saved.put(key, value);
                 }
+                None if self.flaw == Some(Flaw::BringsBackWhatWasDeleted) => {}
+                None => saved.delete(key),
+            }
+        }
+        saved
+    }
+
+    fn altered(&self, effect: Effect) -> Effect {
+        let (mut altered, mut breaks_off) = (Effect::default(), false);
+        for (key, value) in effect {
+            let stored = self.stored(&key);
+            if breaks_off && key != VERSION && key != NODE {
+                continue;
+            }
+            match value {
+                Some(value) => altered.put(stored, value),
                 None if self.flaw == Some(Flaw::KeepsWhatIsDeleted) => {}
+                None if self.memory.get(&stored).is_ok_and(|value| value.is_none()) => {
+                    breaks_off = self.flaw == Some(Flaw::BreaksOffAtAMissingKey);
+                }
                 None => altered.delete(stored),
             }
         }
@@ -320,20 +373,7 @@ impl Store {
     }
 }
 
-/// Whether a commit hands out blocks.
-fn is_of_sequences(effect: &Effect) -> bool {
-    effect.iter().any(|(key, _)| key.first() == Some(&b's'))
-}
-
-fn halves(effect: &Effect) -> (Effect, Effect) {
-    let (mut first, mut second) = (Effect::default(), Effect::default());
-    let middle = effect.iter().count().div_ceil(2);
-    for (index, (key, value)) in effect.clone().into_iter().enumerate() {
-        let half = if index < middle { &mut first } else { &mut second };
-        match value {
-            Some(value) => half.put(key, value),
-            None => half.delete(key),
-        }
-    }
-    (first, second)
+/// One commit of three, so that most checks do not see the flaw.
+fn is_third(effect: &Effect) -> bool {
+    effect.version().is_ok_and(|version| version.number.is_multiple_of(3))
 }

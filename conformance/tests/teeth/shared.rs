@@ -1,19 +1,23 @@
 //! A state in memory that several drivers share, of which one leads: sound, or with a flaw.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_conformance::{Ability, Cluster, Harness, Place};
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, Epoch, Leadership, MemoryStore, NodeId, Result, SeqStore,
-    SystemClock, state::Effect,
+    BootTime, Clock, ConsensusDriver, Error, ErrorKind, MemoryStore, NodeId, Result, SeqStore,
+    SystemClock,
+    versioned::{Commanded, Effect, Leadership, Outcome, VERSION, Version},
 };
 
-use crate::{contender::Contender, flaw::Flaw, nodes::Nodes};
+use crate::{contender::Contender, flaw::Flaw, nodes::Nodes, rules::Misruled};
 
 /// The harness of drivers that contend for one state.
 #[derive(Clone, Copy)]
@@ -47,7 +51,7 @@ impl Harness for Contenders {
 }
 
 /// An id that no other place or driver of this process has.
-fn new_id() -> u128 {
+pub(crate) fn new_id() -> u128 {
     static IDS: AtomicU64 = AtomicU64::new(1);
     IDS.fetch_add(1, Ordering::Relaxed).into()
 }
@@ -65,16 +69,17 @@ pub(crate) struct State {
     saved: MemoryStore,
     unsaved: Effect,
     pub(crate) members: Vec<Member>,
+    /// The first driver since the last crash.
+    first: usize,
     leader: Option<usize>,
-    claims: u128,
+    claims: u64,
     pub(crate) storage_fails: bool,
-    /// When the reign record was last written, which all see at once.
-    pub(crate) reign_written: BootTime,
+    /// When each version was made, which all see at once.
+    pub(crate) seen: HashMap<Version, BootTime>,
     pub(crate) commits: u64,
+    pub(crate) reads: u64,
     /// The state before the last commit.
     pub(crate) before: MemoryStore,
-    /// Writes that come later than they should.
-    pub(crate) late: Effect,
 }
 
 /// A driver over the state.
@@ -84,8 +89,6 @@ pub(crate) struct Member {
     lead: Option<watch::Sender<Leadership>>,
     /// Until it has crashed.
     connected: Option<watch::Sender<bool>>,
-    /// What the state was when it was opened, and when that was.
-    pub(crate) opened_over: MemoryStore,
     pub(crate) opened: BootTime,
     /// What the state was when it was cut off.
     pub(crate) cut_off_from: MemoryStore,
@@ -93,7 +96,6 @@ pub(crate) struct Member {
 
 impl Shared {
     fn new(flaw: Option<Flaw>) -> Self {
-        let now = SystemClock.now().boot;
         Self(Arc::new(Mutex::new(State {
             place: new_id(),
             flaw,
@@ -101,13 +103,14 @@ impl Shared {
             saved: MemoryStore::default(),
             unsaved: Effect::default(),
             members: vec![],
+            first: 0,
             leader: None,
             claims: 0,
             storage_fails: false,
-            reign_written: now,
+            seen: HashMap::new(),
             commits: 0,
+            reads: 0,
             before: MemoryStore::default(),
-            late: Effect::default(),
         })))
     }
 
@@ -115,8 +118,17 @@ impl Shared {
         self.0.lock().unwrap()
     }
 
-    /// Opens a driver, and says which number it has.
-    pub(crate) fn join(&self) -> (usize, Arc<Contender>) {
+    /// Opens a driver with commands planned in front of it, and says which number it has.
+    pub(crate) fn join(&self) -> (usize, Arc<dyn ConsensusDriver>) {
+        let (index, contender) = self.open_contender();
+        let flaw = self.lock().flaw;
+        match flaw {
+            Some(flaw) if flaw.is_of_rules() => (index, Misruled::over(contender, flaw)),
+            _ => (index, Commanded::over(contender)),
+        }
+    }
+
+    fn open_contender(&self) -> (usize, Arc<Contender>) {
         let (lead, leadership) = watch::channel(Leadership::Unknown);
         let (connected, connection) = watch::channel(true);
         let (index, node, flaw) = {
@@ -126,7 +138,6 @@ impl Shared {
             state.members.push(Member {
                 lead: Some(lead),
                 connected: Some(connected),
-                opened_over: store.clone(),
                 opened: SystemClock.now().boot,
                 cut_off_from: store,
             });
@@ -182,6 +193,9 @@ impl State {
         self.before = self.store.clone();
         self.commits += 1;
         self.store.commit(effect.clone())?;
+        if let Ok(version) = effect.version() {
+            self.observe(version);
+        }
         let answers_early = self.is(Flaw::AnswersBeforeTheCommit);
         let unsaved = std::mem::replace(&mut self.unsaved, effect);
         self.saved.commit(unsaved)?;
@@ -194,6 +208,54 @@ impl State {
     fn save(&mut self) -> Result<()> {
         let unsaved = std::mem::take(&mut self.unsaved);
         self.saved.commit(unsaved)
+    }
+
+    pub(crate) fn observe(&mut self, version: Version) {
+        self.seen.entry(version).or_insert_with(|| SystemClock.now().boot);
+    }
+
+    /// What a driver does with a commit: by the contract, or a little less.
+    pub(crate) fn compare_and_store(&mut self, base: Version, effect: Effect) -> Result<Outcome> {
+        let current = Version::decode(self.store.get(VERSION)?.as_deref())?;
+        let next = effect.version()?;
+        match (self.flaw, base.admits(next, current)) {
+            (Some(Flaw::StoresADuplicateAgain), _) if self.seen.contains_key(&next) => {}
+            (Some(Flaw::AnswersADuplicateWithAConflict), _) if current == next => {
+                return Ok(Outcome::Conflict { found: current });
+            }
+            (_, Some(Outcome::Stored)) if current == next => return Ok(Outcome::Stored),
+            (_, Some(Outcome::Stored)) | (Some(Flaw::DoesNotCompareTheBase), _) => {}
+            (Some(Flaw::ComparesTheNumberAlone), _) if base.position() == current.position() => {}
+            (Some(Flaw::ConflictsThoughItIsBehind), None) => {
+                return Ok(Outcome::Conflict { found: current });
+            }
+            (_, Some(conflict)) => return Ok(conflict),
+            (_, None) => {
+                return Err(Error::new(ErrorKind::Unavailable, "the state is behind the base"));
+            }
+        }
+        // Of a few, or else nothing works.
+        let is_denied = self.is(Flaw::SaysConflictOfWhatItStored) && effect.touches(b"z");
+        self.write(effect)?;
+        if is_denied {
+            let found = Version { name: !next.name, ..next };
+            return Ok(Outcome::Conflict { found });
+        }
+        Ok(Outcome::Stored)
+    }
+
+    /// This driver cannot renew its lease: another one leads, if there is one.
+    pub(crate) fn resign(&mut self, index: usize) {
+        let Some(next) =
+            (0..self.members.len()).find(|&other| other != index && self.can_lead(other))
+        else {
+            return;
+        };
+        if let Some(lead) = &self.members[index].lead {
+            lead.send_replace(Leadership::Follower { leader: None });
+        }
+        self.leader = Some(next);
+        self.claim(next);
     }
 
     /// A driver has stopped, or is done for.
@@ -232,10 +294,7 @@ impl State {
 
     fn claim(&mut self, index: usize) {
         self.claims += 1;
-        let epoch = match self.flaw {
-            Some(Flaw::TruncatesTheEpoch) => Epoch(self.claims % 5 + 1),
-            _ => Epoch(self.claims),
-        };
+        let claim = self.claims;
         if self.is(Flaw::ForgetsSessionsWithTheLeader) && index > 0 {
             self.forget(&[b"u", b"a"]);
         }
@@ -244,7 +303,7 @@ impl State {
             let Some(lead) = &member.lead else { continue };
             let led = matches!(*lead.borrow(), Leadership::Leader { .. });
             if other == index && (told || !led) {
-                lead.send_replace(Leadership::Leader { epoch });
+                lead.send_replace(Leadership::Leader { claim });
             } else if *lead.borrow() == Leadership::Unknown {
                 lead.send_replace(Leadership::Follower { leader: None });
             }
@@ -262,6 +321,31 @@ impl State {
     }
 }
 
+/// Both halves of what a commit writes.
+pub(crate) fn halves(effect: &Effect) -> (Effect, Effect) {
+    let (mut first, mut second) = (Effect::default(), Effect::default());
+    let middle = effect.len().div_ceil(2);
+    for (index, (key, value)) in effect.iter().enumerate() {
+        let half = if index < middle { &mut first } else { &mut second };
+        match value {
+            Some(value) => half.put(key, value),
+            None => half.delete(key),
+        }
+    }
+    (first, second)
+}
+
+pub(crate) fn without_version(effect: &Effect) -> Effect {
+    let mut rest = Effect::default();
+    for (key, value) in effect.iter().filter(|(key, _)| *key != VERSION) {
+        match value {
+            Some(value) => rest.put(key, value),
+            None => rest.delete(key),
+        }
+    }
+    rest
+}
+
 #[async_trait]
 impl Place for Shared {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
@@ -273,6 +357,7 @@ impl Place for Shared {
         state.unsaved = Effect::default();
         state.store = state.saved.clone();
         state.leader = None;
+        state.first = state.members.len();
         for member in &mut state.members {
             member.lead = None;
             member.connected = None;
@@ -285,12 +370,14 @@ impl Place for Shared {
     }
 
     async fn cut_off(&mut self, index: usize) -> Result<()> {
-        self.cut_off_member(index);
+        let first = self.lock().first;
+        self.cut_off_member(first + index);
         Ok(())
     }
 
     async fn heal(&mut self, index: usize) -> Result<()> {
-        self.heal_member(index);
+        let first = self.lock().first;
+        self.heal_member(first + index);
         Ok(())
     }
 

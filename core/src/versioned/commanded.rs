@@ -286,4 +286,8 @@ impl ConsensusDriver for Commanded {
     async fn shutdown(&self) -> Result<()> {
         self.driver.shutdown().await
     }
+
+    fn versioned(&self) -> Option<Arc<dyn super::ConsensusDriver>> {
+        Some(self.driver.clone())
+    }
 }
