@@ -10,13 +10,19 @@ use openraft::{
     EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{LogFlushed, RaftLogStorage},
 };
-use tsoracle_cluster::{EntryId, LogEntry};
-use tsoracle_core::{Result, state::Effect};
+use serde::de::DeserializeOwned;
+use tsoracle_core::{
+    Result,
+    versioned::{Effect, Version},
+};
+use tsoracle_replica::{
+    LogEntry, StoreThread, Waiters,
+    store_thread::{After, Write},
+};
 
 use crate::{
-    keeper::{Keeper, LOG, RAFT},
+    store::{LOG, RAFT},
     types::{Entries, Entry, Id, Stored, TypeConfig, Vote, decode, encode, next_index, storage},
-    waiting::Waiting,
 };
 
 const VOTE: &[u8] = b"vote";
@@ -38,8 +44,8 @@ pub(crate) struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     node: u64,
-    keeper: Keeper,
-    waiting: Arc<Waiting>,
+    store: StoreThread,
+    waiters: Arc<Waiters>,
     state: Mutex<State>,
 }
 
@@ -57,18 +63,17 @@ struct State {
 }
 
 impl Log {
-    /// The log in the store that `keeper` has opened, whose last entry is `last`.
+    /// The log in the store, whose last entry is `last`.
     pub(crate) async fn open(
         node: u64,
-        keeper: Keeper,
-        waiting: Arc<Waiting>,
+        store: StoreThread,
+        waiters: Arc<Waiters>,
         last: Option<Id>,
     ) -> Result<Self> {
-        let purged: Option<Id> =
-            keeper.read(PURGED).await?.map(|bytes| decode(&bytes)).transpose()?;
+        let purged: Option<Id> = read(&store, PURGED).await?;
         let last = last.max(purged);
         let state = State { purged, last, durable: last, ..State::default() };
-        Ok(Self(Arc::new(Inner { node, keeper, waiting, state: Mutex::new(state) })))
+        Ok(Self(Arc::new(Inner { node, store, waiters, state: Mutex::new(state) })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,7 +81,7 @@ impl Log {
     }
 
     /// Up to where others may be told that the log is committed: not beyond what is on this node's disk.
-    pub(crate) fn tellable(&self, committed: Option<Id>) -> Option<Id> {
+    pub(crate) fn announceable(&self, committed: Option<Id>) -> Option<Id> {
         committed.min(self.state().durable)
     }
 
@@ -98,8 +103,12 @@ impl Log {
         if from == cached_from {
             return Ok(cached);
         }
-        let stored = self.0.keeper.log(from, cached_from).await?;
-        let mut entries = stored.iter().map(|entry| decode(entry)).collect::<Result<Vec<_>>>()?;
+        let stored = self.0.store.run(After::Everything, move |replica| {
+            let (from, to) = (from.to_be_bytes(), cached_from.to_be_bytes());
+            replica.store().entries(LOG, &from, &to, usize::MAX)
+        });
+        let entries = stored.await?.into_iter().map(|(_, entry)| decode(&entry));
+        let mut entries = entries.collect::<Result<Vec<_>>>()?;
         entries.extend(cached);
         Ok(entries)
     }
@@ -110,7 +119,7 @@ impl Log {
     /// openraft has its leader wait for its own disk before it sends an entry to anyone, which makes
     /// each commit two syncs long. Here both go on side by side, and what openraft then takes for
     /// committed stays within this node until its disk has the entry, too: it is not applied (the
-    /// keeper syncs first), the others are not told (see [`Log::tellable`]), no change of members is
+    /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of members is
     /// built on it, and a leader that lost such an entry in a crash does not go on in its old term
     /// (see [`RaftLogStorage::read_vote`]).
     fn append_entries(
@@ -127,7 +136,7 @@ impl Log {
         for entry in &entries {
             effect.put(entry.log_id.index.to_be_bytes(), encode(entry)?);
         }
-        let seen: Vec<_> = entries.iter().filter_map(entry_id).collect();
+        let logged: Vec<_> = entries.iter().filter_map(version).collect();
         let mut state = self.state();
         let proposes = state.vote.is_some_and(|vote| {
             vote.committed
@@ -135,7 +144,7 @@ impl Log {
                 && entries.iter().all(|entry| entry.log_id.leader_id == vote.leader_id)
         });
         // From here on it may be sent to others.
-        seen.iter().for_each(|entry| self.0.waiting.begun(*entry));
+        logged.iter().for_each(|next| self.0.waiters.begun(next));
         for entry in entries {
             state.bytes += size(&entry);
             state.cached.insert(entry.log_id.index, entry);
@@ -144,7 +153,7 @@ impl Log {
         let (now, later) = if proposes { (Some(done), None) } else { (None, Some(done)) };
         let log = self.clone();
         // Under the lock, so that writes are made in the order of the log.
-        self.0.keeper.append(first, effect, seen, move |written| {
+        let done = Box::new(move |written: Result<()>| {
             if written.is_ok() {
                 log.state().written(last);
             }
@@ -152,6 +161,8 @@ impl Log {
                 done(written);
             }
         });
+        let writes = vec![(LOG, effect)];
+        self.0.store.submit(Write { writes, first: Some(first), logged, done });
         drop(state);
         if let Some(done) = now {
             done(Ok(()));
@@ -194,7 +205,14 @@ fn size(entry: &Entry) -> usize {
     }
 }
 
-fn entry_id(entry: &Entry) -> Option<EntryId> {
+/// Reads what is stored under a key.
+async fn read<T: DeserializeOwned>(store: &StoreThread, key: &'static [u8]) -> Result<Option<T>> {
+    let bytes = store.run(After::Everything, |replica| replica.store().read(RAFT, key)).await?;
+    bytes.map(|bytes| decode(&bytes)).transpose()
+}
+
+/// The version that the commit in the entry makes, if there is one.
+fn version(entry: &Entry) -> Option<Version> {
     match &entry.payload {
         EntryPayload::Normal(payload) => LogEntry::peek(&payload.0),
         _ => None,
@@ -249,15 +267,14 @@ impl RaftLogStorage<TypeConfig> for Log {
         let mut effect = Effect::default();
         effect.put(VOTE, encode(vote).map_err(storage)?);
         self.state().vote = Some(*vote);
-        self.0.keeper.write_now(vec![(RAFT, effect)]).await.map_err(storage)
+        self.0.store.write(vec![(RAFT, effect)]).await.map_err(storage)
     }
 
     /// The vote; not as a leader's if it is this node's own. It may have lost entries that it had sent
     /// to others, and would give out their places in the log again under the same term. So it has to be
     /// elected anew.
     async fn read_vote(&mut self) -> Stored<Option<Vote>> {
-        let bytes = self.0.keeper.read(VOTE).await.map_err(storage)?;
-        let vote: Option<Vote> = bytes.map(|bytes| decode(&bytes)).transpose().map_err(storage)?;
+        let vote: Option<Vote> = read(&self.0.store, VOTE).await.map_err(storage)?;
         let vote = vote.map(|vote| match vote.leader_id.node_id == self.0.node {
             true => Vote { committed: false, ..vote },
             false => vote,
@@ -289,7 +306,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             state.durable = state.durable.min(state.last);
             let mut effect = Effect::default();
             (log_id.index..end).for_each(|index| effect.delete(index.to_be_bytes()));
-            self.0.keeper.begin(vec![(LOG, effect)])
+            self.0.store.write(vec![(LOG, effect)])
         };
         written.await.map_err(storage)
     }
@@ -307,7 +324,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             purged.put(PURGED, encode(&log_id).map_err(storage)?);
             let mut entries = Effect::default();
             (from..end).for_each(|index| entries.delete(index.to_be_bytes()));
-            self.0.keeper.begin(vec![(LOG, entries), (RAFT, purged)])
+            self.0.store.write(vec![(LOG, entries), (RAFT, purged)])
         };
         written.await.map_err(storage)
     }

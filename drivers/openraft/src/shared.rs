@@ -8,14 +8,12 @@ use std::{
 
 use openraft::{ServerState, error::ForwardToLeader};
 use tokio::{runtime::Handle, sync::watch};
-use tsoracle_cluster::{Addresses, Cluster, transport::Transport};
-use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership, Result};
+use tsoracle_core::{Error, ErrorKind, LeaderHint, Result, versioned::Leadership};
+use tsoracle_replica::{Addresses, Cluster, StoreThread, Waiters, transport::Transport};
 
 use crate::{
     elections::Contact,
-    keeper::Keeper,
     types::{Metrics, Raft},
-    waiting::Waiting,
 };
 
 /// What the parts of a running node have in common.
@@ -23,21 +21,21 @@ pub(crate) struct Shared {
     /// That of the node's own thread.
     pub(crate) runtime: Handle,
     pub(crate) cluster: Cluster,
-    pub(crate) keeper: Keeper,
+    pub(crate) store: StoreThread,
     pub(crate) transport: Transport,
     pub(crate) raft: Raft,
-    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) contact: Arc<Contact>,
     /// When this node was last elected, or a little later.
     pub(crate) elected: Contact,
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// Set when the node is told to stop.
     pub(crate) stopping: watch::Sender<bool>,
-    /// Set by the first who stops the node.
+    /// Set by the first caller that stops the node.
     pub(crate) is_told_to_stop: AtomicBool,
-    /// How many hand leadership over at the moment: meanwhile nothing more is begun.
+    /// How many transfers of leadership are under way: meanwhile no commit is begun.
     pub(crate) leaving: watch::Sender<usize>,
-    /// Why this node is done for, once it is.
+    /// Why this node has failed, once it has.
     pub(crate) failure: Mutex<Option<Error>>,
     /// One change of membership at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -54,19 +52,25 @@ impl Shared {
         self.raft.metrics().borrow().clone()
     }
 
-    /// Notes why this node is done for. The first reason stays.
+    /// Notes why this node has failed. The first reason stays.
     pub(crate) fn fail(&self, error: Error) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
     }
 
-    /// What a call is told that comes too late.
-    pub(crate) fn gone(&self) -> Error {
+    /// Whether calls are of any use.
+    ///
+    /// # Errors
+    /// The reason why this node has failed.
+    pub(crate) fn check(&self) -> Result<()> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*failure {
-            Some(error) => error.duplicate(),
-            None => Error::new(ErrorKind::Unavailable, "the driver has stopped"),
-        }
+        failure.as_ref().map_or(Ok(()), |error| Err(error.duplicate()))
+    }
+
+    /// The error of a call that comes too late.
+    pub(crate) fn gone(&self) -> Error {
+        let stopped = Error::new(ErrorKind::Unavailable, "the driver has stopped");
+        self.check().err().unwrap_or(stopped)
     }
 
     /// That this node does not lead, with who does.
@@ -90,9 +94,13 @@ impl Shared {
         *self.leaving.borrow() > 0
     }
 
-    /// Whether somebody stops the node already; from now on somebody does.
+    /// Whether the node is being stopped already; from now on it is.
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_told_to_stop.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 
     pub(crate) fn leads(&self) -> bool {

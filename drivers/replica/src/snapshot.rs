@@ -41,6 +41,11 @@ impl Chunks {
         Self { view, header: Some(header.into()), next: Some(vec![]), entries: 0, permit: None }
     }
 
+    /// How far the state has applied the log, in the terms of the driver.
+    pub fn applied(&self) -> &[u8] {
+        self.header.as_deref().unwrap_or_default()
+    }
+
     pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
         self

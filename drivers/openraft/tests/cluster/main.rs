@@ -6,8 +6,12 @@ mod membership;
 mod nodes;
 mod spy;
 mod strangers;
+mod versions;
 
-use tsoracle_core::{ConsensusDriver, ErrorKind, Leadership, MembershipChange};
+use tsoracle_core::{
+    ErrorKind, MembershipChange,
+    versioned::{ConsensusDriver, Effect, Leadership, Version},
+};
 use tsoracle_openraft::{Config, open};
 
 use crate::nodes::{Nodes, eventually};
@@ -32,13 +36,9 @@ async fn leadership_is_handed_over_when_the_leader_stops() {
     for round in 0..6 {
         assert_eq!(nodes.next().await, round * 10);
         let leader = nodes.leader().await;
-        let Leadership::Leader { epoch } = *nodes.running[&leader].driver.leadership().borrow()
-        else {
-            continue;
-        };
-        epochs.push(epoch);
+        epochs.push(nodes.epoch(leader).await);
         nodes.stop(leader).await;
-        // Whoever was told to stand has been elected before the old leader was gone.
+        // The node that was told to campaign has been elected before the old leader was gone.
         let others = nodes.running.values();
         let followed = others.filter(|node| match &*node.driver.leadership().borrow() {
             Leadership::Leader { .. } => true,
@@ -86,9 +86,9 @@ async fn a_node_far_behind_catches_up_through_a_snapshot() {
     eventually(async || nodes.change(MembershipChange::Transfer { to: Some(3) }).await.ok()).await;
     eventually(async || (nodes.leader().await == 3).then_some(())).await;
     assert_eq!(nodes.next().await, 410);
-    // Older snapshots are removed; at times another one is being made.
-    let snapshots = nodes.path(3).join("snapshots");
-    eventually(async || (std::fs::read_dir(&snapshots).unwrap().count() == 1).then_some(())).await;
+    // What was received is removed once it is restored.
+    let received = nodes.path(3).join("received");
+    eventually(async || (std::fs::read_dir(&received).unwrap().count() == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +106,9 @@ async fn a_follower_names_the_leader() {
             matches!(now, Leadership::Follower { leader: Some(hint) } if hint.endpoint == service)
         });
         tokio::time::timeout(nodes::PATIENCE, found).await.unwrap().unwrap();
-        let error = running.driver.read(tsoracle_core::state::Query::Reign).await.unwrap_err();
+        let mut effect = Effect::default();
+        effect.set_version(Version::EMPTY.next(1).unwrap());
+        let error = running.driver.commit(Version::EMPTY, effect).await.unwrap_err();
         let ErrorKind::NotLeader(Some(hint)) = error.kind() else { panic!("{error}") };
         assert_eq!(hint.endpoint, service);
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use tsoracle_core::{ConsensusDriver, ErrorKind, Member, MembershipChange};
+use tsoracle_core::{ErrorKind, Member, MembershipChange, versioned::ConsensusDriver};
 use tsoracle_openraft::Config;
 
 use crate::nodes::{Nodes, eventually, free_address};
@@ -86,7 +86,7 @@ async fn changes_that_would_end_the_cluster_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lead_that_is_handed_over_leaves_no_lease_to_wait_for() {
+async fn leadership_that_is_handed_over_leaves_no_lease_to_wait_for() {
     let mut nodes = Nodes::start_all(3, |config| config).await;
     for round in 0..5 {
         assert_eq!(nodes.next().await, round * 10);
@@ -101,7 +101,7 @@ async fn a_lead_that_is_handed_over_leaves_no_lease_to_wait_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_nobody_takes_over_from_serves_again() {
+async fn a_leader_that_no_node_takes_over_from_serves_again() {
     let mut nodes = Nodes::start_all(3, |config| config).await;
     assert_eq!(nodes.next().await, 0);
     let leader = nodes.leader().await;

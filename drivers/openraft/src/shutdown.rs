@@ -1,4 +1,4 @@
-//! Stopping: what is under way ends, leadership is handed over, and the directory is let go.
+//! Stopping: what is under way ends, leadership is handed over, and the directory is released.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ fn leave(shared: &Shared) {
 
 async fn drain(shared: &Shared) {
     let empty = async {
-        while !shared.waiting.is_empty() {
+        while !shared.waiters.is_empty() {
             SystemClock.sleep(LOOK).await;
         }
     };
@@ -55,7 +55,8 @@ pub(crate) async fn stop(shared: &Shared) {
     leave(shared);
     shared.stopping.send_replace(true);
     let _ = shared.raft.shutdown().await;
+    shared.waiters.give_up_all("the driver stopped before it knew the outcome");
     shared.transport.shutdown().await;
-    let stopped = shared.keeper.stop().await;
+    let stopped = shared.store.stop().await;
     shared.ended.send_replace(Some(stopped.map_err(|error| error.to_string())));
 }
