@@ -60,7 +60,7 @@ async fn end(shared: &Shared) -> Option<Error> {
 async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
     // Its values change with the vote and the membership only, so that this sleeps mostly.
     let mut changes = shared.raft.server_metrics();
-    let mut leaving = shared.leaving.subscribe();
+    let mut transfers = shared.transfers.subscribe();
     // The vote under which this node has claimed to lead.
     let mut claimed: Option<Vote> = None;
     loop {
@@ -96,16 +96,9 @@ async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
             },
             // The reign was released for a transfer that has ended, while this node leads on: it needs
             // another claim.
-            () = transferred(&mut leaving) => claimed = None,
+            _ = transfers.changed() => claimed = None,
         }
     }
-}
-
-/// Returns when leadership was being handed over, and is so no more.
-async fn transferred(leaving: &mut tokio::sync::watch::Receiver<usize>) {
-    // The sender is in `Shared`.
-    let _ = leaving.wait_for(|leaving| *leaving > 0).await;
-    let _ = leaving.wait_for(|leaving| *leaving == 0).await;
 }
 
 /// Whether a majority follows this node under `vote`. Then everything that was decided before is applied.

@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -168,19 +168,20 @@ async fn transfer(shared: &Shared, to: Option<u64>) -> Result<()> {
     hand_over(shared, to).await
 }
 
-/// Nothing more is begun for as long as it lives.
+/// No commit is begun for as long as it lives.
 struct Leaving<'a>(&'a Shared);
 
 impl<'a> Leaving<'a> {
     fn new(shared: &'a Shared) -> Self {
-        shared.leaving.send_modify(|leaving| *leaving += 1);
+        shared.leave();
         Self(shared)
     }
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.0.leaving.send_modify(|leaving| *leaving -= 1);
+        self.0.leaving.fetch_sub(1, Ordering::AcqRel);
+        self.0.transfers.send_modify(|transfers| *transfers += 1);
     }
 }
 

@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -33,8 +33,10 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Sender<bool>,
     /// Set by the first caller that stops the node.
     pub(crate) is_told_to_stop: AtomicBool,
-    /// How many transfers of leadership are under way: meanwhile no commit is begun.
-    pub(crate) leaving: watch::Sender<usize>,
+    /// How many transfers of leadership, and shutdowns, are under way: meanwhile no commit is begun.
+    pub(crate) leaving: AtomicUsize,
+    /// How many transfers have ended.
+    pub(crate) transfers: watch::Sender<u64>,
     /// Why this node has failed, once it has.
     pub(crate) failure: Mutex<Option<Error>>,
     /// One change of membership at a time.
@@ -90,8 +92,13 @@ impl Shared {
         }
     }
 
+    /// From now on no commit is begun.
+    pub(crate) fn leave(&self) {
+        self.leaving.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn is_leaving(&self) -> bool {
-        *self.leaving.borrow() > 0
+        self.leaving.load(Ordering::Acquire) > 0
     }
 
     /// Whether the node is being stopped already; from now on it is.

@@ -19,7 +19,7 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
     if !shared.is_stopping() {
         let shared = shared.clone();
         shared.runtime.clone().spawn(async move {
-            leave(&shared);
+            shared.leave();
             drain(&shared).await;
             if shared.leads()
                 && let Err(error) = members::hand_over(&shared, None).await
@@ -36,11 +36,6 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
     }
 }
 
-/// From now on nothing more is begun.
-fn leave(shared: &Shared) {
-    shared.leaving.send_modify(|leaving| *leaving += 1);
-}
-
 async fn drain(shared: &Shared) {
     let empty = async {
         while !shared.waiters.is_empty() {
@@ -52,7 +47,7 @@ async fn drain(shared: &Shared) {
 
 /// Stops everything, in the order in which it depends on each other.
 pub(crate) async fn stop(shared: &Shared) {
-    leave(shared);
+    shared.leave();
     shared.stopping.send_replace(true);
     let _ = shared.raft.shutdown().await;
     shared.waiters.give_up_all("the driver stopped before it knew the outcome");

@@ -1,11 +1,4 @@
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-};
+use std::{path::Path, sync::Arc};
 
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader as _, RaftSnapshotBuilder as _,
@@ -17,10 +10,7 @@ use tsoracle_core::{
     Result,
     versioned::{Effect, Version},
 };
-use tsoracle_replica::{
-    Config, LogEntry, StoreThread, Waiters,
-    store_thread::{After, Write},
-};
+use tsoracle_replica::{Config, LogEntry, StoreThread, Waiters, store_thread::After};
 
 use crate::{
     log::Log,
@@ -124,28 +114,6 @@ async fn what_a_leader_proposes_is_announced_as_committed_only_when_it_is_on_its
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(3, 1, 49)));
     // What was applied after the last sync may have to be applied again; nothing else is lost.
     assert!(machine.applied_state().await.unwrap().0 <= Some(id(3, 1, 49)));
-}
-
-#[tokio::test]
-async fn what_is_applied_is_on_the_disk_though_both_are_asked_for_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let Parts { store, .. } = open(directory.path()).await.unwrap();
-    // The store's thread stands still meanwhile, so that it takes both at once.
-    let (go_on, stands_still) = mpsc::channel();
-    let write = |first, done: Box<dyn FnOnce(Result<()>) + Send>| {
-        store.submit(Write { writes: vec![], first: Some(first), logged: vec![], done });
-    };
-    write(0, Box::new(move |_| stands_still.recv().unwrap()));
-    let is_durable = Arc::new(AtomicBool::new(false));
-    let written = is_durable.clone();
-    write(1, Box::new(move |_| written.store(true, Ordering::Release)));
-    let applying = async {
-        store.run(After::Log(1), |_| Ok(())).await.unwrap();
-        is_durable.load(Ordering::Acquire)
-    };
-    let (was_durable, ()) = tokio::join!(applying, async { go_on.send(()).unwrap() });
-    assert!(was_durable, "it was applied, and its caller answered, ahead of the disk");
-    store.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ mod replica;
 mod replica_test;
 pub mod snapshot;
 pub mod store_thread;
+#[cfg(test)]
+mod store_thread_test;
 mod tls;
 pub mod transfer;
 pub mod transport;

@@ -228,3 +228,77 @@ fn out_of_order() -> Error {
     let context = "chunks of a state are missing, or came out of order; it is sent again";
     Error::new(ErrorKind::Unavailable, context)
 }
+
+#[cfg(test)]
+mod tests {
+    use tsoracle_core::BootTime;
+    use tsoracle_store::Store;
+
+    use super::*;
+    use crate::Replica;
+
+    /// The chunks of an empty state that has applied `applied`.
+    fn chunks(applied: &[u8]) -> Vec<Vec<u8>> {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Default::default()).unwrap();
+        let mut replica = Replica::open(store, BootTime::default()).unwrap();
+        replica.set_applied(applied.into());
+        replica.snapshot().unwrap().map(|chunk| chunk.unwrap()).collect()
+    }
+
+    async fn take(
+        inbox: &Inbox,
+        from: u32,
+        transfer: u64,
+        number: u64,
+        chunk: &[u8],
+    ) -> Result<()> {
+        inbox.take(from, &Part { transfer, number, chunk }.encode()).await.map(drop)
+    }
+
+    fn files(inbox: &Inbox) -> usize {
+        fs::read_dir(&inbox.directory).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn states_from_several_nodes_come_whole_and_leave_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(directory.path()).unwrap();
+        let (first, second) = (chunks(b"1"), chunks(b"2"));
+        for (number, (first, second)) in first.iter().zip(&second).enumerate() {
+            take(&inbox, 1, 7, number as u64, first).await.unwrap();
+            take(&inbox, 2, 7, number as u64, second).await.unwrap();
+        }
+        let received = inbox.finish(2, 7).await.unwrap();
+        assert_eq!(received.applied().unwrap(), b"2");
+        let read: Vec<_> = received.chunks().unwrap().map(|chunk| chunk.unwrap()).collect();
+        assert_eq!(read, second);
+        assert_eq!(*inbox.finish(2, 7).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(files(&inbox), 2);
+        drop((received, inbox.finish(1, 7).await.unwrap()));
+        assert_eq!(files(&inbox), 0);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_not_whole_is_refused_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(directory.path()).unwrap();
+        let chunks = chunks(b"1");
+        take(&inbox, 1, 7, 0, &chunks[0]).await.unwrap();
+        let error = take(&inbox, 1, 7, 2, &chunks[1]).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Unavailable);
+        take(&inbox, 1, 8, 0, &chunks[0]).await.unwrap();
+        assert_eq!(*inbox.finish(1, 8).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        // Begun again, it takes the place of what came before.
+        for transfer in [9, 10] {
+            take(&inbox, 1, transfer, 0, &chunks[0]).await.unwrap();
+        }
+        assert_eq!(*inbox.finish(1, 9).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(files(&inbox), 0);
+        take(&inbox, 1, 11, 0, &chunks[0]).await.unwrap();
+        assert_eq!(files(&inbox), 1);
+        // What a process leaves unfinished is removed by the next one.
+        std::mem::forget(inbox);
+        assert_eq!(files(&Inbox::open(directory.path()).unwrap()), 0);
+    }
+}
