@@ -33,9 +33,7 @@ type Response =
 
 /// Commits `effect` on `base`, in a task that goes on if the caller does not.
 pub(crate) async fn commit(shared: &Arc<Shared>, base: Version, effect: Effect) -> Result<Outcome> {
-    if shared.has_ended() {
-        return Err(shared.gone());
-    }
+    shared.lifecycle.check()?;
     let own = shared.clone();
     let committing = shared.runtime.spawn(async move { propose(&own, base, effect).await });
     committing.await.map_err(|_| {
@@ -56,7 +54,7 @@ async fn propose(shared: &Shared, base: Version, effect: Effect) -> Result<Outco
                 answer = &mut answer => return answer.map_err(lost)?,
                 () = watch_over(shared, &next, claim, response) => {}
             },
-            Err(_) => shared.waiters.refuse(&next, shared.gone()),
+            Err(_) => shared.waiters.refuse(&next, shared.lifecycle.gone()),
         }
     }
     answer.await.map_err(lost)?
@@ -64,7 +62,6 @@ async fn propose(shared: &Shared, base: Version, effect: Effect) -> Result<Outco
 
 /// The claim under which a commit may be begun.
 fn admit(shared: &Shared) -> Result<u64> {
-    shared.check()?;
     if shared.is_leaving() {
         let context = "leadership is being handed over";
         return Err(Error::new(ErrorKind::NotLeader(None), context));
@@ -104,11 +101,11 @@ async fn watch_over(shared: &Shared, next: &Version, claim: u64, response: Respo
     match timeout(DEADLINE, answered).await {
         // It was answered when it was applied.
         Ok(Some(Ok(Ok(_)))) => {}
-        Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(forward))))) => {
-            shared.waiters.refuse(next, shared.forwarded(&forward));
+        Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(_))))) => {
+            shared.waiters.refuse(next, shared.not_leader());
         }
         Ok(Some(Ok(Err(error)))) => shared.waiters.give_up(next, &error.to_string()),
-        Ok(Some(Err(_))) => shared.waiters.give_up(next, &shared.gone().to_string()),
+        Ok(Some(Err(_))) => shared.waiters.give_up(next, &shared.lifecycle.gone().to_string()),
         Ok(None) | Err(_) => {
             shared.waiters.give_up(next, "no majority of the nodes took it in time");
         }

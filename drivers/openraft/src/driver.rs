@@ -1,10 +1,6 @@
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
 use openraft::{SnapshotPolicy, error::RaftError};
 use tokio::{
     runtime::Handle,
@@ -18,7 +14,7 @@ use tsoracle_core::{
 };
 use tsoracle_replica::{
     Announcer, Cluster, Config, StoreThread, Waiters, own_thread,
-    transport::{PeerIds, Sender, Transport},
+    transport::{PeerIds, Transport},
 };
 
 use crate::{
@@ -62,11 +58,12 @@ pub async fn open(config: Config) -> Result<Arc<OpenraftDriver>> {
 
 async fn run(cluster: Cluster, opened: oneshot::Sender<Result<Arc<OpenraftDriver>>>) {
     let driver = open_here(cluster).await;
-    let ended = driver.as_ref().map(|driver| driver.shared.ended.subscribe()).ok();
+    let shared = driver.as_ref().map(|driver| driver.shared.clone()).ok();
     // Dropped, if no caller waits for it any more, it stops.
     drop(opened.send(driver));
-    if let Some(mut ended) = ended {
-        let _ = ended.wait_for(Option::is_some).await;
+    if let Some(shared) = shared {
+        // A caller that stops it is told how that went.
+        let _ = shared.lifecycle.ended().await;
     }
 }
 
@@ -84,13 +81,7 @@ async fn open_here(cluster: Cluster) -> Result<Arc<OpenraftDriver>> {
 async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc<OpenraftDriver>> {
     let Found { identity, last, peers, inbox } = found;
     let waiters = Arc::<Waiters>::default();
-    let own = Sender { node: identity.node(), id: identity.id() };
-    let remembering = store.clone();
-    let remember = Box::new(move |node, id| -> BoxFuture<'static, Result<()>> {
-        let store = remembering.clone();
-        Box::pin(async move { store.remember_peer(node, id).await })
-    });
-    let ids = PeerIds::new(own, peers, remember);
+    let ids = PeerIds::remembered_by(&store, &identity, peers);
     let transport = Transport::open(&cluster, &identity, ids).await?;
     let log = Log::open(cluster.node.into(), store.clone(), waiters.clone(), last).await?;
     let network =
@@ -113,13 +104,10 @@ async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc
         waiters,
         contact,
         leadership,
-        stopping: watch::Sender::new(false),
-        is_told_to_stop: AtomicBool::new(false),
+        lifecycle: Default::default(),
         leaving: Default::default(),
         transfers: watch::Sender::new(0),
-        failure: Default::default(),
         changing: Default::default(),
-        ended: watch::Sender::new(None),
     });
     form(&shared).await?;
     tokio::spawn(leadership::follow(shared.clone(), announcer));
@@ -193,7 +181,7 @@ impl ConsensusDriver for OpenraftDriver {
     }
 
     async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
-        self.shared.check()?;
+        self.shared.lifecycle.check()?;
         self.shared.store.read(wanted).await
     }
 
@@ -225,8 +213,8 @@ impl ConsensusDriver for OpenraftDriver {
 /// Without a shutdown, the node goes on until it is dropped, and is then stopped without handing over.
 impl Drop for OpenraftDriver {
     fn drop(&mut self) {
-        let shared = self.shared.clone();
-        if !shared.is_stopping() {
+        if self.shared.lifecycle.is_first_to_stop() {
+            let shared = self.shared.clone();
             self.shared.runtime.spawn(async move { shutdown::stop(&shared).await });
         }
     }

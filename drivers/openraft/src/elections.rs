@@ -54,9 +54,8 @@ impl Contact {
 
 /// Campaigns when it is time to, until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut stopping = shared.stopping.subscribe();
     tokio::select! {
-        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = shared.lifecycle.stopping() => {}
         () = campaign_when_due(&shared) => {}
     }
 }

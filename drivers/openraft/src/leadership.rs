@@ -29,7 +29,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, mut announcer: Announcer) {
     };
     if let Some(error) = reason {
         tracing::error!(%error, "this node serves no more");
-        shared.fail(error);
+        shared.lifecycle.fail(error);
         // Calls fail from here on.
         drop(announcer);
         // What failed must not keep others from leading.
@@ -41,10 +41,9 @@ pub(crate) async fn follow(shared: Arc<Shared>, mut announcer: Announcer) {
 async fn end(shared: &Shared) -> Option<Error> {
     let mut failed = shared.store.failed();
     let mut disowned = shared.transport.disowned();
-    let mut stopping = shared.stopping.subscribe();
     tokio::select! {
         biased;
-        _ = stopping.wait_for(|stopping| *stopping) => None,
+        () = shared.lifecycle.stopping() => None,
         failed = failed.wait_for(Option::is_some) => Some(match failed.ok().as_deref() {
             Some(Some(error)) => error.duplicate(),
             _ => fatal("the store's thread has ended"),

@@ -286,15 +286,15 @@ async fn submit(shared: &Shared, change: ChangeMembers<u64, Addresses>) -> Resul
     shared.store.write(vec![]).await?;
     match shared.raft.change_membership(change, false).await {
         Ok(_) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
             // It may have been begun before leadership was lost.
-            let context = format!("the change may have been made; {}", shared.forwarded(&forward));
+            let context = format!("the change may have been made; {}", shared.not_leader());
             Err(Error::new(ErrorKind::Uncertain, context))
         }
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
             Err(Error::new(ErrorKind::Unavailable, format!("not changed: {error}")))
         }
-        Err(RaftError::Fatal(_)) => Err(shared.gone()),
+        Err(RaftError::Fatal(_)) => Err(shared.lifecycle.gone()),
     }
 }
 

@@ -3,8 +3,8 @@ use std::fmt;
 use bytes::Bytes;
 use openraft::{LogId, OptionalSend, SnapshotMeta, StorageError, StorageIOError, StoredMembership};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tsoracle_core::{Error, ErrorKind, Result};
-use tsoracle_replica::{Addresses, snapshot::Chunks, transfer::Received};
+use tsoracle_core::{Error, Result};
+use tsoracle_replica::{Addresses, snapshot::Chunks, stored, transfer::Received};
 
 openraft::declare_raft_types!(
     /// What openraft works with here.
@@ -80,29 +80,12 @@ impl Applied {
 /// The format of what is stored in the tables of this driver.
 const FORMAT: u8 = 2;
 
-/// A value as it is stored: one byte for the format, then postcard.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    postcard::to_extend(value, vec![FORMAT]).map_err(|source| {
-        Error::new(ErrorKind::Fatal, "cannot encode what raft stores").with_source(source)
-    })
+    stored::encode(FORMAT, value)
 }
 
-/// What [`encode`] has made.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    match bytes.split_first() {
-        Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|source| {
-            let context = "what raft had stored cannot be read; restore or replace this node";
-            Error::new(ErrorKind::Corrupt, context).with_source(source)
-        }),
-        format => {
-            let found = format.map_or("none".into(), |(format, _)| format.to_string());
-            let context = format!(
-                "what raft had stored has format {found}, this release reads {FORMAT}; upgrade \
-                 this node"
-            );
-            Err(Error::new(ErrorKind::Corrupt, context))
-        }
-    }
+    stored::decode(FORMAT, bytes, "what raft had stored")
 }
 
 /// An error of the store, as openraft wants it. It stops the node.

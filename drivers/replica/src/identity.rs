@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use tsoracle_core::{Error, ErrorKind, NodeId, Result, versioned::Effect};
 use tsoracle_store::{Store, Table};
 
-use crate::Cluster;
+use crate::{Cluster, stored};
 
 const NODE: Table = Table::new("node");
 const KEY: &[u8] = b"identity";
@@ -31,7 +31,7 @@ impl Identity {
         store.belong_to(driver)?;
         let identity = match stored {
             Some(bytes) => {
-                let stored = decode(&bytes, cluster)?;
+                let stored = read(&bytes, cluster)?;
                 check(&stored, cluster)?;
                 Self { starts: stored.starts + 1, ..stored }
             }
@@ -40,7 +40,7 @@ impl Identity {
             }
         };
         let mut effect = Effect::default();
-        effect.put(KEY, identity.encode()?);
+        effect.put(KEY, stored::encode(FORMAT, &identity)?);
         store.write([(NODE, effect)])?;
         Ok(identity)
     }
@@ -64,12 +64,6 @@ impl Identity {
     /// How often the directory was opened, this time included.
     pub fn starts(&self) -> u64 {
         self.starts
-    }
-
-    fn encode(&self) -> Result<Vec<u8>> {
-        postcard::to_extend(self, vec![FORMAT]).map_err(|source| {
-            Error::new(ErrorKind::Fatal, "cannot encode the node's identity").with_source(source)
-        })
     }
 }
 
@@ -100,27 +94,17 @@ fn draw() -> Result<NodeId> {
     Ok(NodeId(u128::from_be_bytes(bytes)))
 }
 
-fn decode(bytes: &[u8], cluster: &Cluster) -> Result<Identity> {
+fn read(bytes: &[u8], cluster: &Cluster) -> Result<Identity> {
     let path = cluster.path.display();
-    let unreadable = |what: &str| {
-        let context = format!("the identity of node {path} {what}; restore the directory");
-        Error::new(ErrorKind::Corrupt, context)
-    };
-    match bytes.split_first() {
-        Some((&FORMAT, rest)) => {
-            postcard::from_bytes(rest).map_err(|_| unreadable("cannot be read"))
-        }
-        Some((format, _)) if *format < FORMAT => {
-            let context = format!(
-                "directory {path} was written by an earlier release, whose log this one cannot read: \
-                 start the cluster with that release, copy its state with `tsoracle migrate` into a \
-                 directory of the file driver, and from there into a new cluster of this release"
-            );
-            Err(Error::new(ErrorKind::Config, context))
-        }
-        Some((format, _)) => Err(unreadable(&format!("has format {format}, not {FORMAT}"))),
-        None => Err(unreadable("is empty")),
+    if bytes.first().is_some_and(|format| *format < FORMAT) {
+        let context = format!(
+            "directory {path} was written by an earlier release, whose log this one cannot read: \
+             start the cluster with that release, copy its state with `tsoracle migrate` into a \
+             directory of the file driver, and from there into a new cluster of this release"
+        );
+        return Err(Error::new(ErrorKind::Config, context));
     }
+    stored::decode(FORMAT, bytes, &format!("the identity of the node in {path}"))
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot, watch};
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, NodeId, Result, SystemClock,
+    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock,
     versioned::{Effect, Reads, Snapshot, Version},
 };
 use tsoracle_store::Table;
 
-use crate::{Evidence, Latch, Replica, snapshot::Chunks, transport::peer_ids};
+use crate::{Evidence, Latch, Replica, snapshot::Chunks};
 
 /// Jobs that are done before those among them that wait for a sync get it.
 const SHARE: usize = 256;
@@ -169,14 +169,6 @@ impl StoreThread {
         let permit = self.0.snapshots.clone().acquire_owned().await.map_err(|_| stopped())?;
         let chunks = self.run(After::Anytime, Replica::snapshot).await?;
         Ok(chunks.holding(permit))
-    }
-
-    /// Remembers durably by which id a peer is known.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn remember_peer(&self, node: u32, id: NodeId) -> Result<()> {
-        self.write(vec![peer_ids::note(node, id)]).await
     }
 
     /// For how long the disk has not answered.

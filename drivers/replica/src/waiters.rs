@@ -1,13 +1,17 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 use tsoracle_core::{
-    BootTime, Error, ErrorKind, Result,
+    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock,
     versioned::{Outcome, Version},
 };
+
+/// How often to look whether all are answered.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Where a caller is told what became of its commit.
 pub type Answer = oneshot::Receiver<Result<Outcome>>;
@@ -84,6 +88,16 @@ impl Waiters {
     /// Whether no caller waits.
     pub fn is_empty(&self) -> bool {
         self.waiters().is_empty()
+    }
+
+    /// Returns when no caller waits any more, or after `max`.
+    pub async fn drained(&self, max: Duration) {
+        let drained = async {
+            while !self.is_empty() {
+                SystemClock.sleep(LOOK).await;
+            }
+        };
+        let _ = timeout(max, drained).await;
     }
 
     fn waiters(&self) -> MutexGuard<'_, HashMap<Version, Waiter>> {

@@ -4,11 +4,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 use tsoracle_core::{Error, ErrorKind, NodeId, Result, versioned::Effect};
 use tsoracle_store::{Store, Table};
 
 use super::{Sender, lock, proto::PeerId};
+use crate::{Identity, StoreThread};
 
 const PEERS: Table = Table::new("peers");
 
@@ -64,6 +65,18 @@ impl PeerIds {
         let ids = stored.into_iter().map(|(node, id)| (node, Id { id, is_durable: true }));
         let known = Mutex::new(Known { ids: ids.collect(), revision: 1 });
         Self(Arc::new(Inner { own, known, remember }))
+    }
+
+    /// As [`new`](Self::new), of the node of that identity, with a thread that makes the writes.
+    pub fn remembered_by(
+        thread: &StoreThread,
+        identity: &Identity,
+        stored: BTreeMap<u32, NodeId>,
+    ) -> Self {
+        let own = Sender { node: identity.node(), id: identity.id() };
+        let thread = thread.clone();
+        let remember = move |node, id| thread.write(vec![note(node, id)]).boxed();
+        Self::new(own, stored, Box::new(remember))
     }
 
     /// By which id `node` is known durably.
