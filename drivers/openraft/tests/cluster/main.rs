@@ -65,8 +65,13 @@ async fn leadership_is_handed_over_on_demand() {
         .await;
         eventually(async || (nodes.leader().await == to).then_some(())).await;
     }
+    // One that changes nothing leaves a leader that serves.
+    let to = u64::from(nodes.leader().await);
+    nodes.change(MembershipChange::Transfer { to: Some(to) }).await.unwrap();
+    assert_eq!(nodes.next().await, 60);
     let error = nodes.change(MembershipChange::Transfer { to: Some(9) }).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Invalid);
+    assert_eq!(nodes.next().await, 70);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
