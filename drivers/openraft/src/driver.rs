@@ -1,61 +1,44 @@
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use openraft::{SnapshotPolicy, error::CheckIsLeaderError, error::RaftError};
+use openraft::{SnapshotPolicy, error::RaftError};
 use tokio::{
-    runtime::{Builder, Handle},
-    sync::{mpsc, oneshot, watch},
-    task::unconstrained,
-    time::timeout,
-};
-use tsoracle_cluster::{
-    Cluster, Config, Identity,
-    transport::{Sender, Transport},
+    runtime::Handle,
+    sync::{oneshot, watch},
 };
 use tsoracle_core::{
-    Clock as _, CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership,
-    Membership, NodeId, Result, SystemClock,
-    state::{Answer, Command, Query},
+    BootTime, Error, ErrorKind, Membership, NodeId, Result,
+    versioned::{
+        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
+    },
+};
+use tsoracle_replica::{
+    Announcer, Cluster, Config, StoreThread, Waiters, own_thread,
+    transport::{PeerIds, Transport},
 };
 
 use crate::{
-    elections::{self, Contact, Standing},
-    ending,
-    keeper::{Keeper, Opened},
-    known::Known,
-    leading,
+    commit,
+    elections::{self, Contact},
+    inbound::Inbound,
+    leadership,
     log::Log,
     machine::StateMachine,
-    members::Members,
+    members::{self, Members},
     network::Network,
-    peers::Peers,
-    proposer::{self, Proposal},
     shared::Shared,
+    shutdown,
+    store::{self, Found},
     types::Raft,
-    waiting::Waiting,
 };
 
-/// How many calls may wait to be put into raft. The engine has a few under way at once.
-const QUEUE: usize = 64;
-
 /// Bounds the memory and the time of one commit. A message to a peer holds several.
-const LIMITS: CommitLimits = CommitLimits { commands: 4_096, bytes: 1 << 20 };
-
-/// How long a query may wait for a majority.
-const READ_DEADLINE: Duration = Duration::from_secs(2);
-
-/// How long to wait before a majority is asked again.
-const READ_PAUSE: Duration = Duration::from_millis(10);
+const LIMITS: CommitLimits = CommitLimits { writes: 16_384, bytes: 1 << 20 };
 
 /// A node of a cluster that replicates by Raft.
 #[derive(Debug)]
 pub struct OpenraftDriver {
     id: NodeId,
-    proposals: mpsc::Sender<Proposal>,
     shared: Arc<Shared>,
 }
 
@@ -63,110 +46,83 @@ pub struct OpenraftDriver {
 /// place in the cluster, or forms it.
 ///
 /// Returns without waiting for the others. Dropping the future does not undo the opening; the lock is
-/// let go as soon as it has ended.
+/// released as soon as it has ended.
 ///
 /// # Errors
 /// `Config` for options that are wrong, or do not fit the directory, and for an address that cannot be
 /// listened on; `Corrupt` if the state is damaged; `Fatal` if the disk fails.
 pub async fn open(config: Config) -> Result<Arc<OpenraftDriver>> {
     let cluster = config.check()?;
-    let (opened, opening) = oneshot::channel();
-    thread::Builder::new()
-        .name("tsoracle-raft".into())
-        .spawn(move || run(cluster, opened))
-        .map_err(|source| fatal("the node's thread cannot be started", &source))?;
-    opening.await.map_err(|error| fatal("the node's thread ended while it started", &error))?
+    own_thread::run("tsoracle-raft", move |opened| run(cluster, opened)).await
 }
 
-/// The thread of a node: raft, and the ways to its peers. A message and a commit pass through many tasks
-/// of these, which wake each other at no cost where they share a thread.
-fn run(cluster: Cluster, opened: oneshot::Sender<Result<Arc<OpenraftDriver>>>) {
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            return drop(opened.send(Err(fatal("the node's thread cannot work", &error))));
-        }
-    };
-    runtime.block_on(async move {
-        let driver = open_here(cluster).await;
-        let ended = driver.as_ref().map(|driver| driver.shared.ended.subscribe()).ok();
-        // Dropped, if nobody waits for it any more, it stops.
-        drop(opened.send(driver));
-        if let Some(mut ended) = ended {
-            let _ = ended.wait_for(Option::is_some).await;
-        }
-    });
+async fn run(cluster: Cluster, opened: oneshot::Sender<Result<Arc<OpenraftDriver>>>) {
+    let driver = open_here(cluster).await;
+    let shared = driver.as_ref().map(|driver| driver.shared.clone()).ok();
+    // Dropped, if no caller waits for it any more, it stops.
+    drop(opened.send(driver));
+    if let Some(shared) = shared {
+        // A caller that stops it is told how that went.
+        let _ = shared.lifecycle.ended().await;
+    }
 }
 
 async fn open_here(cluster: Cluster) -> Result<Arc<OpenraftDriver>> {
-    let waiting = Arc::new(Waiting::default());
-    let (keeper, identity, opened) = Keeper::open(&cluster, waiting.clone()).await?;
-    let started = start(cluster, keeper.clone(), identity, opened, waiting).await;
+    let opened = cluster.clone();
+    let (store, found) = StoreThread::start(move || store::open(&opened)).await?;
+    let started = start(cluster, store.clone(), found).await;
     if started.is_err() {
         // So that the directory can be opened again at once.
-        keeper.stop().await?;
+        store.stop().await?;
     }
     started
 }
 
-async fn start(
-    cluster: Cluster,
-    keeper: Keeper,
-    identity: Identity,
-    opened: Opened,
-    waiting: Arc<Waiting>,
-) -> Result<Arc<OpenraftDriver>> {
-    let transport = Transport::open(&cluster, &identity).await?;
-    let own = Sender { node: identity.node(), id: identity.id() };
-    let known = Known::new(own, opened.known, keeper.clone(), transport.clone());
-    let log = Log::open(cluster.node.into(), keeper.clone(), waiting.clone(), opened.last).await?;
-    let to_peers = transport.clone();
-    let network = Network { transport: to_peers, known: known.clone(), log: log.clone() };
-    let machine = StateMachine::new(keeper.clone());
+async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc<OpenraftDriver>> {
+    let Found { identity, last, applied, peers, inbox } = found;
+    let waiters = Arc::<Waiters>::default();
+    let ids = PeerIds::remembered_by(&store, &identity, peers);
+    let transport = Transport::open(&cluster, &identity, ids).await?;
+    let log = Log::open(cluster.node.into(), store.clone(), waiters.clone(), last).await?;
+    let network =
+        Network { transport: transport.clone(), log: log.clone(), transfers: Arc::default() };
+    let machine = StateMachine { store: store.clone(), waiters: waiters.clone() };
     let config = Arc::new(raft_config(&cluster)?);
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
     let raft = raft.map_err(|error| fatal("raft cannot be started", &error))?;
-    let contact = Arc::new(Contact::default());
-    let standing =
-        Standing { raft: raft.clone(), contact: contact.clone(), election: cluster.election };
-    let peers = Peers {
-        raft: raft.clone(),
-        standing,
-        keeper: keeper.clone(),
-        known,
-        incoming: Default::default(),
-    };
-    transport.serve(Arc::new(peers));
-    let (says, leadership) = watch::channel(Leadership::Unknown);
+    // The state takes the place of the log from the start, or that would never be purged where starts
+    // are frequent.
+    if let Some(purged) = applied.and_then(|last| last.index.checked_sub(cluster.log_keep)) {
+        let purging = raft.trigger().purge_log(purged).await;
+        purging.map_err(|error| fatal("raft cannot be started", &error))?;
+    }
+    let contact = Arc::new(Contact::new(cluster.election));
+    let inbound = Inbound { raft: raft.clone(), contact: contact.clone(), inbox };
+    transport.serve(Arc::new(inbound));
+    let (announcer, leadership) = Announcer::new();
     let shared = Arc::new(Shared {
         runtime: Handle::current(),
+        elected: Contact::new(cluster.election),
         cluster,
-        keeper,
+        store,
         transport,
         raft,
-        waiting,
+        waiters,
         contact,
-        elected: Contact::default(),
         leadership,
-        stopping: watch::Sender::new(false),
-        is_told_to_stop: AtomicBool::new(false),
-        leaving: watch::Sender::new(0),
-        failure: Default::default(),
+        lifecycle: Default::default(),
+        leaving: Default::default(),
+        transfers: watch::Sender::new(0),
         changing: Default::default(),
-        ended: watch::Sender::new(None),
     });
     form(&shared).await?;
-    let (proposals, queue) = mpsc::channel(QUEUE);
-    let id = identity.id();
-    tokio::spawn(leading::follow(shared.clone(), says, identity.claim()));
+    tokio::spawn(leadership::follow(shared.clone(), announcer));
     tokio::spawn(elections::run(shared.clone()));
-    tokio::spawn(proposer::run(shared.clone(), identity, queue));
-    Ok(Arc::new(OpenraftDriver { id, proposals, shared }))
+    Ok(Arc::new(OpenraftDriver { id: identity.id(), shared }))
 }
 
 /// Forms the cluster, if this node was never part of one. Every node does so with the same members,
-/// and whoever is elected first leads. One that is alone stands for election at once.
+/// and the first that is elected leads. One that is alone campaigns at once.
 async fn form(shared: &Shared) -> Result<()> {
     let failed = |error: &dyn std::error::Error| fatal("the cluster cannot be formed", error);
     let raft = &shared.raft;
@@ -184,7 +140,7 @@ async fn form(shared: &Shared) -> Result<()> {
     let members: std::collections::BTreeMap<_, _> = members.collect();
     match raft.initialize(members).await {
         Ok(()) => Ok(()),
-        // Somebody else was faster.
+        // Another node was faster.
         Err(RaftError::APIError(error)) => {
             tracing::debug!(%error, "the cluster was formed meanwhile");
             Ok(())
@@ -195,8 +151,8 @@ async fn form(shared: &Shared) -> Result<()> {
 
 fn raft_config(cluster: &Cluster) -> Result<openraft::Config> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    // Whoever has heard a leader within `max` votes for nobody else; `min` is how long a vote may take.
-    // When to stand for election is decided in `elections`.
+    // A node that has heard a leader within `max` votes for no other; `min` is how long a vote may take.
+    // When to campaign is decided in `elections`.
     let config = openraft::Config {
         cluster_name: cluster.name.clone(),
         heartbeat_interval: millis(cluster.heartbeat),
@@ -218,23 +174,6 @@ impl OpenraftDriver {
     pub fn peer_addr(&self) -> std::net::SocketAddr {
         self.shared.transport.local_addr()
     }
-
-    /// Makes sure that this node leads, and that its state holds all that was committed.
-    async fn catch_up(&self) -> Result<()> {
-        loop {
-            match self.shared.raft.ensure_linearizable().await {
-                Ok(_) => return Ok(()),
-                Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
-                    return Err(self.shared.forwarded(&forward));
-                }
-                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error))) => {
-                    tracing::debug!(%error, "no majority answers");
-                }
-                Err(RaftError::Fatal(_)) => return Err(self.shared.gone()),
-            }
-            SystemClock.sleep(READ_PAUSE).await;
-        }
-    }
 }
 
 #[async_trait]
@@ -247,23 +186,21 @@ impl ConsensusDriver for OpenraftDriver {
         self.shared.leadership.clone()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let (reply, answer) = oneshot::channel();
-        let proposal = Proposal { epoch, commands, reply };
-        // Calls take effect in the order in which they were made. A task whose turn is over would not
-        // even be queued, while one that called later may have its turn now.
-        let sent = unconstrained(self.proposals.send(proposal)).await;
-        sent.map_err(|_| self.shared.gone())?;
-        answer.await.map_err(|_| self.shared.gone())?
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        self.shared.lifecycle.check()?;
+        self.shared.store.read(wanted).await
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        let caught_up = timeout(READ_DEADLINE, self.catch_up()).await;
-        caught_up.map_err(|_| {
-            let context = "no majority of the nodes answers, so this one may not lead any more";
-            Error::new(ErrorKind::Unavailable, context)
-        })??;
-        self.shared.keeper.answer(query).await
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        commit::commit(&self.shared, base, effect).await
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.shared.store.evidence().seen(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        members::resign(&self.shared, claim).await;
     }
 
     fn limits(&self) -> CommitLimits {
@@ -275,16 +212,16 @@ impl ConsensusDriver for OpenraftDriver {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        ending::shutdown(&self.shared).await
+        shutdown::shutdown(&self.shared).await
     }
 }
 
 /// Without a shutdown, the node goes on until it is dropped, and is then stopped without handing over.
 impl Drop for OpenraftDriver {
     fn drop(&mut self) {
-        let shared = self.shared.clone();
-        if !shared.is_stopping() {
-            self.shared.runtime.spawn(async move { ending::stop(&shared).await });
+        if self.shared.lifecycle.is_first_to_stop() {
+            let shared = self.shared.clone();
+            self.shared.runtime.spawn(async move { shutdown::stop(&shared).await });
         }
     }
 }

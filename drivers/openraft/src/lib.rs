@@ -1,20 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+mod commit;
 mod driver;
 mod elections;
-mod ending;
-mod keeper;
-mod known;
-mod leading;
+mod inbound;
+mod leadership;
 mod log;
 mod machine;
 mod members;
 mod network;
-mod peers;
-mod proposer;
 mod shared;
+mod shutdown;
+mod store;
 mod types;
-mod waiting;
 mod wire;
 
 #[cfg(test)]
@@ -22,18 +20,20 @@ mod storage_test;
 
 use std::sync::Arc;
 
-use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver};
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver, versioned::Commanded,
+};
 
 pub use driver::{OpenraftDriver, open};
-pub use tsoracle_cluster::Config;
+pub use tsoracle_replica::Config;
 
 register_driver!(DriverFactory {
-    name: "openraft",
+    name: store::DRIVER,
     summary: "a cluster of nodes that replicate by Raft",
-    options: tsoracle_cluster::OPTIONS,
+    options: tsoracle_replica::OPTIONS,
     open: |config, _| Box::pin(open_config(config)),
 });
 
 async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(open(config.options()?).await?)
+    Ok(Commanded::over(open(config.options()?).await?))
 }

@@ -10,22 +10,26 @@ use openraft::{
     EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{LogFlushed, RaftLogStorage},
 };
-use tsoracle_cluster::{EntryId, LogEntry};
-use tsoracle_core::{Result, state::Effect};
+use serde::de::DeserializeOwned;
+use tsoracle_core::{
+    Result,
+    versioned::{Effect, Version},
+};
+use tsoracle_replica::{
+    LogEntry, StoreThread, Waiters,
+    store_thread::{After, Write},
+};
 
 use crate::{
-    keeper::{Keeper, LOG, RAFT},
+    store::{LOG, RAFT},
     types::{Entries, Entry, Id, Stored, TypeConfig, Vote, decode, encode, next_index, storage},
-    waiting::Waiting,
 };
 
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 
-/// Entries that are kept in memory, for those who read the end of the log, at most.
-const CACHED: usize = 4_096;
-
-/// Their bytes, at most, beside those that are not written yet.
+/// Bytes of entries that are kept in memory, for readers of the end of the log, at most, beside those
+/// that are not written yet.
 const CACHED_BYTES: usize = 16 << 20;
 
 /// Bytes of one message to a follower; a single entry may be larger.
@@ -38,8 +42,8 @@ pub(crate) struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     node: u64,
-    keeper: Keeper,
-    waiting: Arc<Waiting>,
+    store: StoreThread,
+    waiters: Arc<Waiters>,
     state: Mutex<State>,
 }
 
@@ -57,18 +61,17 @@ struct State {
 }
 
 impl Log {
-    /// The log in the store that `keeper` has opened, whose last entry is `last`.
+    /// The log in the store, whose last entry is `last`.
     pub(crate) async fn open(
         node: u64,
-        keeper: Keeper,
-        waiting: Arc<Waiting>,
+        store: StoreThread,
+        waiters: Arc<Waiters>,
         last: Option<Id>,
     ) -> Result<Self> {
-        let purged: Option<Id> =
-            keeper.read(PURGED).await?.map(|bytes| decode(&bytes)).transpose()?;
+        let purged: Option<Id> = read(&store, PURGED).await?;
         let last = last.max(purged);
         let state = State { purged, last, durable: last, ..State::default() };
-        Ok(Self(Arc::new(Inner { node, keeper, waiting, state: Mutex::new(state) })))
+        Ok(Self(Arc::new(Inner { node, store, waiters, state: Mutex::new(state) })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,7 +79,7 @@ impl Log {
     }
 
     /// Up to where others may be told that the log is committed: not beyond what is on this node's disk.
-    pub(crate) fn tellable(&self, committed: Option<Id>) -> Option<Id> {
+    pub(crate) fn announceable(&self, committed: Option<Id>) -> Option<Id> {
         committed.min(self.state().durable)
     }
 
@@ -98,8 +101,12 @@ impl Log {
         if from == cached_from {
             return Ok(cached);
         }
-        let stored = self.0.keeper.log(from, cached_from).await?;
-        let mut entries = stored.iter().map(|entry| decode(entry)).collect::<Result<Vec<_>>>()?;
+        let stored = self.0.store.run(After::Everything, move |replica| {
+            let (from, to) = (from.to_be_bytes(), cached_from.to_be_bytes());
+            replica.store().entries(LOG, &from, &to, usize::MAX)
+        });
+        let entries = stored.await?.into_iter().map(|(_, entry)| decode(&entry));
+        let mut entries = entries.collect::<Result<Vec<_>>>()?;
         entries.extend(cached);
         Ok(entries)
     }
@@ -107,12 +114,12 @@ impl Log {
     /// Puts the entries into the log, for readers at once, and calls `done` when they are durable; or
     /// at once if this node proposes them as the leader.
     ///
-    /// openraft has its leader wait for its own disk before it sends an entry to anyone, which makes
+    /// openraft has its leader wait for its own disk before it sends an entry to others, which makes
     /// each commit two syncs long. Here both go on side by side, and what openraft then takes for
     /// committed stays within this node until its disk has the entry, too: it is not applied (the
-    /// keeper syncs first), the others are not told (see [`Log::tellable`]), no change of members is
-    /// built on it, and a leader that lost such an entry in a crash does not go on in its old term
-    /// (see [`RaftLogStorage::read_vote`]).
+    /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of
+    /// members is built on it, and a leader that lost such an entry in a crash does not go on in its old
+    /// term (see [`RaftLogStorage::read_vote`]).
     fn append_entries(
         &self,
         entries: Vec<Entry>,
@@ -127,7 +134,7 @@ impl Log {
         for entry in &entries {
             effect.put(entry.log_id.index.to_be_bytes(), encode(entry)?);
         }
-        let seen: Vec<_> = entries.iter().filter_map(entry_id).collect();
+        let logged: Vec<_> = entries.iter().filter_map(version).collect();
         let mut state = self.state();
         let proposes = state.vote.is_some_and(|vote| {
             vote.committed
@@ -135,7 +142,7 @@ impl Log {
                 && entries.iter().all(|entry| entry.log_id.leader_id == vote.leader_id)
         });
         // From here on it may be sent to others.
-        seen.iter().for_each(|entry| self.0.waiting.begun(*entry));
+        logged.iter().for_each(|next| self.0.waiters.begun(next));
         for entry in entries {
             state.bytes += size(&entry);
             state.cached.insert(entry.log_id.index, entry);
@@ -144,7 +151,7 @@ impl Log {
         let (now, later) = if proposes { (Some(done), None) } else { (None, Some(done)) };
         let log = self.clone();
         // Under the lock, so that writes are made in the order of the log.
-        self.0.keeper.append(first, effect, seen, move |written| {
+        let done = Box::new(move |written: Result<()>| {
             if written.is_ok() {
                 log.state().written(last);
             }
@@ -152,6 +159,8 @@ impl Log {
                 done(written);
             }
         });
+        let writes = vec![(LOG, effect)];
+        self.0.store.submit(Write { writes, first: Some(first), logged, done });
         drop(state);
         if let Some(done) = now {
             done(Ok(()));
@@ -162,12 +171,12 @@ impl Log {
 
 impl State {
     fn written(&mut self, last: Id) {
-        // What was cut off or written anew meanwhile has a write of its own.
+        // What was cut off or overwritten meanwhile has a write of its own.
         if self.last >= Some(last) {
             self.durable = self.durable.max(Some(last));
         }
         let durable = next_index(self.durable.as_ref());
-        while self.cached.len() > CACHED || self.bytes > CACHED_BYTES {
+        while self.bytes > CACHED_BYTES {
             match self.cached.first_entry() {
                 Some(first) if *first.key() < durable => {
                     self.bytes -= size(&first.remove());
@@ -187,14 +196,22 @@ impl State {
 }
 
 fn size(entry: &Entry) -> usize {
-    const FIXED: usize = 64;
+    /// What an entry takes besides its bytes.
+    const FIXED: usize = 256;
     match &entry.payload {
         EntryPayload::Normal(payload) => FIXED + payload.0.len(),
         _ => FIXED,
     }
 }
 
-fn entry_id(entry: &Entry) -> Option<EntryId> {
+/// Reads what is stored under a key.
+async fn read<T: DeserializeOwned>(store: &StoreThread, key: &'static [u8]) -> Result<Option<T>> {
+    let bytes = store.run(After::Everything, |replica| replica.store().read(RAFT, key)).await?;
+    bytes.map(|bytes| decode(&bytes)).transpose()
+}
+
+/// The version that the commit in the entry makes, if there is one.
+fn version(entry: &Entry) -> Option<Version> {
     match &entry.payload {
         EntryPayload::Normal(payload) => LogEntry::peek(&payload.0),
         _ => None,
@@ -249,15 +266,14 @@ impl RaftLogStorage<TypeConfig> for Log {
         let mut effect = Effect::default();
         effect.put(VOTE, encode(vote).map_err(storage)?);
         self.state().vote = Some(*vote);
-        self.0.keeper.write_now(vec![(RAFT, effect)]).await.map_err(storage)
+        self.0.store.write(vec![(RAFT, effect)]).await.map_err(storage)
     }
 
     /// The vote; not as a leader's if it is this node's own. It may have lost entries that it had sent
     /// to others, and would give out their places in the log again under the same term. So it has to be
-    /// elected anew.
+    /// elected again.
     async fn read_vote(&mut self) -> Stored<Option<Vote>> {
-        let bytes = self.0.keeper.read(VOTE).await.map_err(storage)?;
-        let vote: Option<Vote> = bytes.map(|bytes| decode(&bytes)).transpose().map_err(storage)?;
+        let vote: Option<Vote> = read(&self.0.store, VOTE).await.map_err(storage)?;
         let vote = vote.map(|vote| match vote.leader_id.node_id == self.0.node {
             true => Vote { committed: false, ..vote },
             false => vote,
@@ -289,7 +305,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             state.durable = state.durable.min(state.last);
             let mut effect = Effect::default();
             (log_id.index..end).for_each(|index| effect.delete(index.to_be_bytes()));
-            self.0.keeper.begin(vec![(LOG, effect)])
+            self.0.store.write(vec![(LOG, effect)])
         };
         written.await.map_err(storage)
     }
@@ -307,7 +323,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             purged.put(PURGED, encode(&log_id).map_err(storage)?);
             let mut entries = Effect::default();
             (from..end).for_each(|index| entries.delete(index.to_be_bytes()));
-            self.0.keeper.begin(vec![(LOG, entries), (RAFT, purged)])
+            self.0.store.write(vec![(LOG, entries), (RAFT, purged)])
         };
         written.await.map_err(storage)
     }

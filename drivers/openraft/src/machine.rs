@@ -1,74 +1,58 @@
-use openraft::{RaftSnapshotBuilder, Snapshot, StoredMembership, storage::RaftStateMachine};
-use tsoracle_cluster::{Addresses, snapshot};
-use tsoracle_core::{Error, ErrorKind, Result};
+use std::sync::Arc;
 
-use crate::{
-    keeper::{BUILT, Keeper},
-    types::{Applied, Entries, Id, Meta, SnapshotFile, Stored, TypeConfig, encode, storage},
+use openraft::{EntryPayload, RaftSnapshotBuilder, StoredMembership, storage::RaftStateMachine};
+use tsoracle_core::{Clock as _, Result, SystemClock};
+use tsoracle_replica::{Addresses, LogEntry, Replica, StoreThread, Waiters, store_thread::After};
+
+use crate::types::{
+    Applied, Entries, Entry, Id, Meta, Snapshot, SnapshotData, Stored, TypeConfig, encode, storage,
 };
 
-/// What the names of snapshots that are being received begin with.
-const RECEIVED: &str = "received-";
-
-/// Raft's state machine, which is the oracle's, in the store.
+/// Raft's state machine, which is the replica.
+///
+/// The replica itself stands for its snapshots: one is made of the state as it is when it is to be sent.
 #[derive(Clone, Debug)]
-pub(crate) struct StateMachine(Keeper);
+pub(crate) struct StateMachine {
+    pub(crate) store: StoreThread,
+    pub(crate) waiters: Arc<Waiters>,
+}
 
 impl StateMachine {
-    pub(crate) fn new(keeper: Keeper) -> Self {
-        Self(keeper)
-    }
-
-    async fn build(&self) -> Result<Snapshot<TypeConfig>> {
-        let _open = self.0.build().await?;
-        let (Applied { log_id, membership }, view) = self.0.view().await?;
-        let file = self.0.new_file(BUILT);
-        let name = file.0.file_name().unwrap_or_default().to_string_lossy();
-        let meta =
-            Meta { last_log_id: log_id, last_membership: membership, snapshot_id: name.into() };
-        let chunks = snapshot::Chunks::new(view, &encode(&meta)?);
-        let path = file.0.clone();
-        blocking(move || snapshot::save(&path, chunks)).await?;
-        self.0.publish(meta.clone(), file.clone()).await?;
-        Ok(Snapshot { meta, snapshot: Box::new(file) })
-    }
-
-    async fn install(&self, meta: &Meta, received: SnapshotFile) -> Result<()> {
-        let _open = self.0.build().await?;
-        let file = self.0.new_file(BUILT);
-        let (from, to) = (received.0.clone(), file.0.clone());
-        blocking(move || snapshot::save(&to, snapshot::load(&from)?)).await?;
-        self.0.install(meta.clone(), file).await?;
-        discard(&received);
-        Ok(())
+    async fn snapshot(&self) -> Result<Snapshot> {
+        let chunks = self.store.snapshot().await?;
+        let meta = Applied::read(chunks.applied())?.into_meta();
+        Ok(Snapshot { meta, snapshot: Box::new(SnapshotData(Box::new(chunks))) })
     }
 }
 
-/// Removes a received snapshot.
-pub(crate) fn discard(received: &SnapshotFile) {
-    let name = received.0.file_name().unwrap_or_default().to_string_lossy();
-    if name.starts_with(RECEIVED) {
-        // What cannot be removed is removed by the next start.
-        let _ = std::fs::remove_file(&received.0);
+/// Applies entries, and answers those that wait for them.
+fn apply(replica: &mut Replica, entries: Vec<Entry>, waiters: &Waiters) -> Result<()> {
+    let mut applied = Applied::read(replica.applied().unwrap_or_default())?;
+    let mut answers = Vec::with_capacity(entries.len());
+    let now = SystemClock.now().boot;
+    for entry in entries {
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(payload) => {
+                let commit = LogEntry::decode(&payload.0)?;
+                let (base, next) = (commit.base(), commit.next());
+                answers.push((next, replica.apply(base, commit.into_effect(), now)?));
+            }
+            EntryPayload::Membership(membership) => {
+                applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+            }
+        }
+        applied.log_id = Some(entry.log_id);
     }
-}
-
-/// Where to put a snapshot that is about to be received.
-pub(crate) fn receive(keeper: &Keeper) -> SnapshotFile {
-    keeper.new_file(RECEIVED)
-}
-
-/// Runs what reads or writes whole files.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let panicked = |_| Error::new(ErrorKind::Fatal, "the work on a snapshot panicked");
-    tokio::task::spawn_blocking(work).await.map_err(panicked)?
+    replica.set_applied(encode(&applied)?);
+    answers.into_iter().for_each(|(next, answer)| waiters.answer(&next, answer));
+    Ok(())
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
-    async fn build_snapshot(&mut self) -> Stored<Snapshot<TypeConfig>> {
-        self.build().await.map_err(storage)
+    /// What the snapshot holds becomes durable with the log's next write, which purges it from there.
+    async fn build_snapshot(&mut self) -> Stored<Snapshot> {
+        self.snapshot().await.map_err(storage)
     }
 }
 
@@ -76,14 +60,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Stored<(Option<Id>, StoredMembership<u64, Addresses>)> {
-        let Applied { log_id, membership } = self.0.applied().await.map_err(storage)?;
-        Ok((log_id, membership))
+        let read = |replica: &mut Replica| Applied::read(replica.applied().unwrap_or_default());
+        let applied = self.store.run(After::Anytime, read).await.map_err(storage)?;
+        Ok((applied.log_id, applied.membership))
     }
 
     async fn apply<I: Entries>(&mut self, entries: I) -> Stored<Vec<()>> {
         let entries: Vec<_> = entries.into_iter().collect();
         let answers = vec![(); entries.len()];
-        self.0.apply(entries).await.map_err(storage)?;
+        let after = entries.last().map_or(After::Anytime, |last| After::Log(last.log_id.index));
+        let waiters = self.waiters.clone();
+        let applied = self.store.run(after, move |replica| apply(replica, entries, &waiters));
+        applied.await.map_err(storage)?;
         Ok(answers)
     }
 
@@ -91,16 +79,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Stored<Box<SnapshotFile>> {
-        Ok(Box::new(receive(&self.0)))
+    async fn begin_receiving_snapshot(&mut self) -> Stored<Box<SnapshotData>> {
+        // They come through the inbox of the transfers, whole.
+        Ok(Box::new(SnapshotData(Box::new(std::iter::empty()))))
     }
 
-    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<SnapshotFile>) -> Stored<()> {
-        self.install(meta, *snapshot).await.map_err(storage)
+    async fn install_snapshot(&mut self, _: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
+        let restored = self.store.run(After::Everything, move |replica| {
+            replica.restore(snapshot.0, [], SystemClock.now().boot)
+        });
+        restored.await.map_err(storage)
     }
 
-    async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot<TypeConfig>>> {
-        let current = self.0.current_snapshot();
-        Ok(current.map(|(meta, file)| Snapshot { meta, snapshot: Box::new(file) }))
+    async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot>> {
+        let snapshot = self.snapshot().await.map_err(storage)?;
+        Ok(Some(snapshot).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
     }
 }

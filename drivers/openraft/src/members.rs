@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -11,28 +11,27 @@ use openraft::{
     error::{ClientWriteError, RaftError},
 };
 use tokio::time::timeout;
-use tsoracle_cluster::Addresses;
 use tsoracle_core::{
     Clock as _, Error, ErrorKind, Member, Members as All, Membership, MembershipChange, Result,
-    SystemClock,
+    SystemClock, versioned::Leadership,
+};
+use tsoracle_replica::{
+    Addresses,
+    handover::{self, Handover},
 };
 
 use crate::{
-    elections,
-    network::peer_id,
+    elections::{self, STALLED_DISK},
     shared::Shared,
-    types::Metrics,
-    wire::{PING, STAND},
+    types::{Metrics, peer_id},
+    wire::{CAMPAIGN, PING},
 };
 
 /// How long a change may take, in which a new node has to catch up.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long a node has to answer to count as there.
-const PING_DEADLINE: Duration = Duration::from_millis(500);
-
-/// How long a successor has to catch up, and to be elected.
-const CATCH_UP: Duration = Duration::from_millis(500);
+/// How long a node has to answer a question of this kind.
+const ANSWERED: Duration = Duration::from_millis(500);
 
 /// How often to look whether something has happened.
 const LOOK: Duration = Duration::from_millis(2);
@@ -62,7 +61,7 @@ impl Membership for Members {
 
     async fn change(&self, change: MembershipChange) -> Result<()> {
         let shared = self.0.clone();
-        // Goes on if the caller does not.
+        // It goes on if the caller does not.
         let changing = self.0.runtime.spawn(async move { make(&shared, change).await });
         changing.await.map_err(|_| Error::new(ErrorKind::Uncertain, "the change panicked"))?
     }
@@ -112,7 +111,7 @@ async fn add(shared: &Shared, member: Member) -> Result<()> {
         let nodes = BTreeMap::from([(member.id, at)]);
         submit(shared, ChangeMembers::AddNodes(nodes)).await?;
     }
-    caught_up(shared, Some(member.id)).await.map(drop)
+    caught_up(shared, member.id).await
 }
 
 async fn promote(shared: &Shared, id: u64) -> Result<()> {
@@ -124,7 +123,7 @@ async fn promote(shared: &Shared, id: u64) -> Result<()> {
     if membership.voter_ids().any(|voter| voter == id) {
         return Ok(());
     }
-    caught_up(shared, Some(id)).await?;
+    caught_up(shared, id).await?;
     submit(shared, ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
 }
 
@@ -169,76 +168,84 @@ async fn transfer(shared: &Shared, to: Option<u64>) -> Result<()> {
     hand_over(shared, to).await
 }
 
-/// Nothing more is begun for as long as it lives.
+/// No commit is begun for as long as it lives.
 struct Leaving<'a>(&'a Shared);
 
 impl<'a> Leaving<'a> {
     fn new(shared: &'a Shared) -> Self {
-        shared.leaving.send_modify(|leaving| *leaving += 1);
+        shared.leave();
         Self(shared)
     }
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.0.leaving.send_modify(|leaving| *leaving -= 1);
+        self.0.leaving.fetch_sub(1, Ordering::AcqRel);
+        self.0.transfers.send_modify(|transfers| *transfers += 1);
     }
 }
 
-/// Has a voter that holds the whole log stand for election at once. This node grants it its vote, so
-/// that a cluster of three does not wait for a third one.
+/// Has another voter lead, which campaigns at once. This node grants it its vote, so that a cluster of
+/// three does not wait for a third one.
 pub(crate) async fn hand_over(shared: &Shared, to: Option<u64>) -> Result<()> {
-    let caught_up = timeout(CATCH_UP, caught_up_voter(shared, to)).await;
-    let successor = caught_up.map_err(|_| {
-        Error::new(ErrorKind::Unavailable, "no other node that votes has the whole log")
-    })??;
-    tracing::info!(successor, "handing leadership over");
-    // Those who hear from this leader grant nobody else their vote for a while, nor does this leader
-    // while it has only just been elected.
-    let quiet = Quiet::new(shared);
-    let heard = match other_voters(shared, &shared.metrics()).len() {
-        ..=2 => shared.elected.silence(),
-        _ => Duration::ZERO,
-    };
-    SystemClock.sleep(elections::vote_lease(&shared.cluster).saturating_sub(heard)).await;
-    let deadline = shared.cluster.election * 2 + CATCH_UP;
-    let elected = timeout(deadline, async {
-        let transport = &shared.transport;
-        transport.call(peer_id(successor), STAND, bytes::Bytes::new(), CATCH_UP).await?;
-        let other = |metrics: &Metrics| {
-            metrics.current_leader.is_some_and(|leader| leader != shared.node())
-        };
-        let mut metrics = shared.raft.metrics();
-        let elected = metrics.wait_for(other).await.ok().and_then(|now| now.current_leader);
-        match elected {
-            Some(elected) if elected != successor && to.is_some() => {
-                let context = format!("node {elected} was elected instead of node {successor}");
-                Err(Error::new(ErrorKind::Unavailable, context))
-            }
-            _ => Ok(()),
+    let _restored = Heartbeats(shared);
+    let cluster = &shared.cluster;
+    let deadline = elections::vote_lease(cluster) + cluster.election * 2 + ANSWERED;
+    handover::hand_over(shared, to.map(peer_id), deadline).await.map(drop)
+}
+
+/// Has another node lead, since this one cannot renew its lease: if it still leads under `claim`, and
+/// another node votes.
+pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
+    let own = shared.clone();
+    let resigning = shared.runtime.spawn(async move {
+        let leads = *own.leadership.borrow() == Leadership::Leader { claim };
+        if leads && let Err(error) = hand_over(&own, None).await {
+            tracing::warn!(%error, claim, "no other node takes over from this one");
         }
     });
-    let elected = elected.await;
-    drop(quiet);
-    elected.map_err(|_| {
-        let context = format!("node {successor} was not elected within {deadline:?}");
-        Error::new(ErrorKind::Unavailable, context)
-    })?
+    // It fails only if the node has ended.
+    let _ = resigning.await;
 }
 
-/// Sends no heartbeats for as long as it lives.
-struct Quiet<'a>(&'a Shared);
+/// Sends heartbeats again when it goes.
+struct Heartbeats<'a>(&'a Shared);
 
-impl<'a> Quiet<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.raft.runtime_config().heartbeat(false);
-        Self(shared)
+impl Drop for Heartbeats<'_> {
+    fn drop(&mut self) {
+        let is_sound = self.0.store.stalled_for() <= STALLED_DISK;
+        self.0.raft.runtime_config().heartbeat(is_sound);
     }
 }
 
-impl Drop for Quiet<'_> {
-    fn drop(&mut self) {
-        self.0.raft.runtime_config().heartbeat(true);
+#[async_trait]
+impl Handover for Shared {
+    fn progress(&self) -> (BTreeMap<u32, u64>, u64) {
+        let metrics = self.metrics();
+        let held = |index: Option<u64>| index.map_or(0, |index| index + 1);
+        let voters = other_voters(self, &metrics).into_iter();
+        let progress = voters.map(|voter| (peer_id(voter), held(matched(&metrics, voter))));
+        (progress.collect(), held(metrics.last_log_index))
+    }
+
+    fn successor(&self) -> Option<u32> {
+        let leader = self.metrics().current_leader.filter(|leader| *leader != self.node());
+        leader.map(peer_id)
+    }
+
+    /// Nodes that hear from this leader grant no other their vote for a while, nor does this leader while
+    /// it has only just been elected: so it sends no heartbeats, and waits. Where its own vote is enough,
+    /// and its disk can take it, only for the latter.
+    async fn campaign(&self, node: u32) -> Result<()> {
+        self.raft.runtime_config().heartbeat(false);
+        let lease = elections::vote_lease(&self.cluster);
+        let votes = self.store.stalled_for() < lease;
+        let heard = match other_voters(self, &self.metrics()).len() {
+            ..=2 if votes => self.elected.silence(),
+            _ => Duration::ZERO,
+        };
+        SystemClock.sleep(lease.saturating_sub(heard)).await;
+        self.transport.call(node, CAMPAIGN, bytes::Bytes::new(), ANSWERED).await.map(drop)
     }
 }
 
@@ -247,38 +254,15 @@ fn other_voters(shared: &Shared, metrics: &Metrics) -> BTreeSet<u64> {
     voters.filter(|voter| *voter != shared.node()).collect()
 }
 
-/// Waits until `to`, or any other voter, holds the whole log.
-async fn caught_up_voter(shared: &Shared, to: Option<u64>) -> Result<u64> {
-    loop {
-        let metrics = shared.metrics();
-        let voters = other_voters(shared, &metrics);
-        if voters.is_empty() {
-            return Err(Error::new(ErrorKind::Unavailable, "no other node votes"));
-        }
-        let found = voters
-            .into_iter()
-            .filter(|voter| to.is_none_or(|to| to == *voter))
-            .find(|voter| matched(&metrics, *voter) >= metrics.last_log_index);
-        match found {
-            Some(voter) => return Ok(voter),
-            None => SystemClock.sleep(LOOK).await,
-        }
-    }
-}
-
 fn matched(metrics: &Metrics, node: u64) -> Option<u64> {
     let log_id = metrics.replication.as_ref()?.get(&node)?.as_ref()?;
     Some(log_id.index)
 }
 
 /// Waits until a node holds what this leader had in its log at the beginning.
-async fn caught_up(shared: &Shared, node: Option<u64>) -> Result<()> {
+async fn caught_up(shared: &Shared, node: u64) -> Result<()> {
     let goal = shared.metrics().last_log_index;
-    while let Some(node) = node {
-        let metrics = shared.metrics();
-        if node == shared.node() || matched(&metrics, node) >= goal {
-            break;
-        }
+    while node != shared.node() && matched(&shared.metrics(), node) < goal {
         if !shared.leads() {
             return Err(shared.not_leader());
         }
@@ -292,25 +276,25 @@ async fn reachable(shared: &Shared, nodes: &BTreeSet<u64>) -> usize {
     let pings = nodes.iter().map(|&node| async move {
         let ping = bytes::Bytes::new();
         node == shared.node()
-            || shared.transport.call(peer_id(node), PING, ping, PING_DEADLINE).await.is_ok()
+            || shared.transport.call(peer_id(node), PING, ping, ANSWERED).await.is_ok()
     });
     join_all(pings).await.into_iter().filter(|there| *there).count()
 }
 
 async fn submit(shared: &Shared, change: ChangeMembers<u64, Addresses>) -> Result<()> {
     // The change before is in force only when it is on this node's disk, too.
-    shared.keeper.write_now(vec![]).await?;
+    shared.store.write(vec![]).await?;
     match shared.raft.change_membership(change, false).await {
         Ok(_) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
             // It may have been begun before leadership was lost.
-            let context = format!("the change may have been made; {}", shared.forwarded(&forward));
+            let context = format!("the change may have been made; {}", shared.not_leader());
             Err(Error::new(ErrorKind::Uncertain, context))
         }
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
             Err(Error::new(ErrorKind::Unavailable, format!("not changed: {error}")))
         }
-        Err(RaftError::Fatal(_)) => Err(shared.gone()),
+        Err(RaftError::Fatal(_)) => Err(shared.lifecycle.gone()),
     }
 }
 

@@ -1,4 +1,11 @@
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use openraft::{
     OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot,
@@ -9,40 +16,35 @@ use openraft::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::mpsc;
-use tsoracle_cluster::{Addresses, snapshot, transport::Transport};
 use tsoracle_core::{BootTime, Clock as _, Error, Result, SystemClock};
+use tsoracle_replica::{Addresses, transfer, transport::Transport};
 
 use crate::{
-    known::Known,
     log::Log,
-    types::{Id, SnapshotFile, TypeConfig, Vote},
-    wire::{APPEND, Part, SNAPSHOT, Told, VOTE, pack, unpack},
+    types::{Id, TypeConfig, Vote, peer_id},
+    wire::{APPEND, INSTALL, Install, VOTE, pack, unpack},
 };
 
 // openraft gives a call up after `hard_ttl` by itself, and tries again with the next heartbeat; only what
-// fails earlier shows that nobody is there.
+// fails earlier shows that a node cannot be reached.
 
-/// How long a node that cannot be reached is left alone. It must be found soon after it is there
-/// again: its vote may be what is missing.
+/// How long a node that cannot be reached is left alone. It must be found soon after it is back: its
+/// vote may be what is missing.
 const BACKOFF: Duration = Duration::from_millis(50);
 
-/// How long a part of a snapshot may take, and how long it may take to install the whole.
-const PART: Duration = Duration::from_secs(5);
-const INSTALL: Duration = Duration::from_secs(120);
+/// How long it may take to install a snapshot.
+const INSTALLED: Duration = Duration::from_secs(120);
 
-/// Parts of a snapshot that are read ahead.
-const AHEAD: usize = 2;
-
-/// Makes the ways to the peers, at the addresses that the membership says.
+/// Makes the connections to the peers, at the addresses that the membership says.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) transport: Transport,
-    pub(crate) known: Arc<Known>,
     pub(crate) log: Log,
+    /// Numbers the states that are sent.
+    pub(crate) transfers: Arc<AtomicU64>,
 }
 
-/// The way to one peer, for one purpose.
+/// The connection to one peer, for one purpose.
 #[derive(Debug)]
 pub(crate) struct Peer {
     network: Network,
@@ -57,15 +59,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Addresses) -> Peer {
         let target = peer_id(target);
         if let Err(error) = self.transport.set_peer(target, &node.peer) {
-            tracing::error!(peer = target, %error, "a peer cannot be spoken to");
+            tracing::error!(peer = target, %error, "a peer cannot be connected to");
         }
         Peer { network: self.clone(), node: target, matched: None }
     }
-}
-
-/// The node of that id. Ids come from config and membership, which take no larger ones.
-pub(crate) fn peer_id(node: u64) -> u32 {
-    u32::try_from(node).unwrap_or(u32::MAX)
 }
 
 impl Peer {
@@ -79,53 +76,17 @@ impl Peer {
         unpack(&transport.call(self.node, kind, pack(message)?, deadline).await?)
     }
 
-    async fn tell<A: DeserializeOwned>(
-        &self,
-        kind: u32,
-        message: impl Serialize,
-        deadline: Duration,
-    ) -> Result<A> {
-        self.ask(kind, &Told { known: self.network.known.tell(), message }, deadline).await
-    }
-
     async fn send_snapshot(
         &self,
         vote: Vote,
         snapshot: Snapshot<TypeConfig>,
     ) -> Result<SnapshotResponse<u64>> {
+        let Network { transport, transfers, .. } = &self.network;
+        let transfer = transfers.fetch_add(1, Ordering::Relaxed);
         let Snapshot { meta, snapshot } = snapshot;
-        let mut chunks = read_ahead(*snapshot);
-        for number in 0.. {
-            let chunk = chunks.recv().await.transpose()?;
-            let (is_last, deadline) = match chunk {
-                Some(_) => (false, PART),
-                None => (true, INSTALL),
-            };
-            let part = Part { vote, meta: meta.clone(), number, chunk: chunk.map(Into::into) };
-            let response: SnapshotResponse<u64> = self.ask(SNAPSHOT, &part, deadline).await?;
-            if is_last || response.vote > vote {
-                return Ok(response);
-            }
-        }
-        unreachable!("a snapshot has an end")
+        transfer::send(transport, self.node, transfer, snapshot.0).await?;
+        self.ask(INSTALL, &Install { vote, meta, transfer }, INSTALLED).await
     }
-}
-
-/// Reads a snapshot in a thread that may block.
-fn read_ahead(file: SnapshotFile) -> mpsc::Receiver<Result<Vec<u8>>> {
-    let (chunks, read) = mpsc::channel(AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let failed = match snapshot::load(&file.0) {
-            Ok(mut all) => {
-                all.find_map(|chunk| chunks.blocking_send(chunk).err().map(|gone| gone.0))
-            }
-            Err(error) => Some(Err(error)),
-        };
-        if let Some(Err(error)) = failed {
-            let _ = chunks.blocking_send(Err(error));
-        }
-    });
-    read
 }
 
 fn unreachable<E: std::error::Error>(error: Error) -> RPCError<u64, Addresses, E> {
@@ -138,8 +99,8 @@ impl RaftNetwork<TypeConfig> for Peer {
         mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
-        // openraft tells each commit at once, in a message of its own, though the next entries will say
-        // so as well. Who has answered just now need not hear it sooner.
+        // openraft announces each commit at once, in a message of its own, though the next entries will
+        // do so as well. A node that has answered just now need not hear it sooner.
         let just_now = option.hard_ttl() / 4;
         let now = SystemClock.now().boot;
         if let Some((matched, since)) = self.matched
@@ -150,8 +111,8 @@ impl RaftNetwork<TypeConfig> for Peer {
             return Ok(AppendEntriesResponse::Success);
         }
         let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-        rpc.leader_commit = self.network.log.tellable(rpc.leader_commit);
-        let answer = self.tell(APPEND, rpc, option.hard_ttl() * 2).await.map_err(unreachable)?;
+        rpc.leader_commit = self.network.log.announceable(rpc.leader_commit);
+        let answer = self.ask(APPEND, &rpc, option.hard_ttl() * 2).await.map_err(unreachable)?;
         self.matched = matches!(answer, AppendEntriesResponse::Success).then_some((last, now));
         Ok(answer)
     }
@@ -161,7 +122,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
-        self.tell(VOTE, rpc, option.hard_ttl() * 2).await.map_err(unreachable)
+        self.ask(VOTE, &rpc, option.hard_ttl() * 2).await.map_err(unreachable)
     }
 
     async fn full_snapshot(

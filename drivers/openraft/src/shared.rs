@@ -1,21 +1,19 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
-use openraft::{ServerState, error::ForwardToLeader};
+use openraft::ServerState;
 use tokio::{runtime::Handle, sync::watch};
-use tsoracle_cluster::{Addresses, Cluster, transport::Transport};
-use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership, Result};
+use tsoracle_core::{Error, ErrorKind, LeaderHint, versioned::Leadership};
+use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Waiters, transport::Transport};
 
 use crate::{
     elections::Contact,
-    keeper::Keeper,
     types::{Metrics, Raft},
-    waiting::Waiting,
 };
 
 /// What the parts of a running node have in common.
@@ -23,26 +21,21 @@ pub(crate) struct Shared {
     /// That of the node's own thread.
     pub(crate) runtime: Handle,
     pub(crate) cluster: Cluster,
-    pub(crate) keeper: Keeper,
+    pub(crate) store: StoreThread,
     pub(crate) transport: Transport,
     pub(crate) raft: Raft,
-    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) contact: Arc<Contact>,
     /// When this node was last elected, or a little later.
     pub(crate) elected: Contact,
     pub(crate) leadership: watch::Receiver<Leadership>,
-    /// Set when the node is told to stop.
-    pub(crate) stopping: watch::Sender<bool>,
-    /// Set by the first who stops the node.
-    pub(crate) is_told_to_stop: AtomicBool,
-    /// How many hand leadership over at the moment: meanwhile nothing more is begun.
-    pub(crate) leaving: watch::Sender<usize>,
-    /// Why this node is done for, once it is.
-    pub(crate) failure: Mutex<Option<Error>>,
+    pub(crate) lifecycle: Lifecycle,
+    /// How many transfers of leadership, and shutdowns, are under way: meanwhile no commit is begun.
+    pub(crate) leaving: AtomicUsize,
+    /// How many transfers have ended.
+    pub(crate) transfers: watch::Sender<u64>,
     /// One change of membership at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
-    /// How stopping went, once it has.
-    pub(crate) ended: watch::Sender<Option<Result<(), String>>>,
 }
 
 impl Shared {
@@ -54,45 +47,23 @@ impl Shared {
         self.raft.metrics().borrow().clone()
     }
 
-    /// Notes why this node is done for. The first reason stays.
-    pub(crate) fn fail(&self, error: Error) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(error);
-    }
-
-    /// What a call is told that comes too late.
-    pub(crate) fn gone(&self) -> Error {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*failure {
-            Some(error) => error.duplicate(),
-            None => Error::new(ErrorKind::Unavailable, "the driver has stopped"),
-        }
-    }
-
-    /// That this node does not lead, with who does.
+    /// That this node does not lead, with where the leader serves.
     pub(crate) fn not_leader(&self) -> Error {
-        let metrics = self.metrics();
-        let hint = hint(&metrics).filter(|_| metrics.current_leader != Some(self.node()));
-        not_leader(hint)
+        let hint = hint(&self.metrics());
+        let context = match &hint {
+            Some(hint) => format!("the leader is at {}", hint.endpoint),
+            None => "no leader is known at the moment".into(),
+        };
+        Error::new(ErrorKind::NotLeader(hint), context)
     }
 
-    /// That another node leads, as raft says.
-    pub(crate) fn forwarded(&self, forward: &ForwardToLeader<u64, Addresses>) -> Error {
-        match &forward.leader_node {
-            Some(node) if forward.leader_id != Some(self.node()) => {
-                not_leader(Some(LeaderHint { endpoint: node.service.clone(), epoch: None }))
-            }
-            _ => self.not_leader(),
-        }
+    /// From now on no commit is begun.
+    pub(crate) fn leave(&self) {
+        self.leaving.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
-        *self.leaving.borrow() > 0
-    }
-
-    /// Whether somebody stops the node already; from now on somebody does.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.is_told_to_stop.swap(true, Ordering::AcqRel)
+        self.leaving.load(Ordering::Acquire) > 0
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -101,18 +72,11 @@ impl Shared {
     }
 }
 
-/// Where the leader serves, if it is known.
+/// Where the leader serves, if another node is known to be it.
 pub(crate) fn hint(metrics: &Metrics) -> Option<LeaderHint> {
-    let leader = metrics.membership_config.membership().get_node(&metrics.current_leader?)?;
+    let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
+    let leader = metrics.membership_config.membership().get_node(&leader)?;
     Some(LeaderHint { endpoint: leader.service.clone(), epoch: None })
-}
-
-fn not_leader(hint: Option<LeaderHint>) -> Error {
-    let context = match &hint {
-        Some(hint) => format!("the leader is at {}", hint.endpoint),
-        None => "no leader is known at the moment".into(),
-    };
-    Error::new(ErrorKind::NotLeader(hint), context)
 }
 
 impl fmt::Debug for Shared {

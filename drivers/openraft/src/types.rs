@@ -1,10 +1,10 @@
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use bytes::Bytes;
 use openraft::{LogId, OptionalSend, SnapshotMeta, StorageError, StorageIOError, StoredMembership};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tsoracle_cluster::Addresses;
-use tsoracle_core::{Error, ErrorKind, Result};
+use tsoracle_core::{Error, Result};
+use tsoracle_replica::{Addresses, stored};
 
 openraft::declare_raft_types!(
     /// What openraft works with here.
@@ -14,7 +14,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Addresses,
         Entry = openraft::Entry<TypeConfig>,
-        SnapshotData = SnapshotFile,
+        SnapshotData = SnapshotData,
 );
 
 pub(crate) type Entry = openraft::Entry<TypeConfig>;
@@ -22,10 +22,11 @@ pub(crate) type Raft = openraft::Raft<TypeConfig>;
 pub(crate) type Vote = openraft::Vote<u64>;
 pub(crate) type Metrics = openraft::RaftMetrics<u64, Addresses>;
 pub(crate) type Meta = SnapshotMeta<u64, Addresses>;
+pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
 pub(crate) type Id = LogId<u64>;
 pub(crate) type Stored<T> = std::result::Result<T, StorageError<u64>>;
 
-/// An encoded [`LogEntry`](tsoracle_cluster::LogEntry), which only the state machine decodes.
+/// An encoded [`LogEntry`](tsoracle_replica::LogEntry), which only the state machine decodes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Payload(pub(crate) Bytes);
 
@@ -35,9 +36,8 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// A snapshot, in a file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct SnapshotFile(pub(crate) PathBuf);
+/// The chunks of a state, this node's own or another one's.
+pub(crate) struct SnapshotData(pub(crate) Box<dyn Iterator<Item = Result<Vec<u8>>> + Send>);
 
 /// How far the state machine has come, and the membership as of there.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -46,32 +46,28 @@ pub(crate) struct Applied {
     pub(crate) membership: StoredMembership<u64, Addresses>,
 }
 
-/// The format of what is stored in the tables of this driver.
-const FORMAT: u8 = 1;
+impl Applied {
+    /// What a replica, or the snapshot of one, has noted of itself.
+    pub(crate) fn read(noted: &[u8]) -> Result<Self> {
+        if noted.is_empty() { Ok(Self::default()) } else { decode(noted) }
+    }
 
-/// A value as it is stored: one byte for the format, then postcard.
-pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    postcard::to_extend(value, vec![FORMAT]).map_err(|source| {
-        Error::new(ErrorKind::Fatal, "cannot encode what raft stores").with_source(source)
-    })
+    /// Names a snapshot of the state that has come this far.
+    pub(crate) fn into_meta(self) -> Meta {
+        let snapshot_id = self.log_id.map(|log_id| log_id.to_string()).unwrap_or_default();
+        Meta { last_log_id: self.log_id, last_membership: self.membership, snapshot_id }
+    }
 }
 
-/// What [`encode`] has made.
+/// The format of what is stored in the tables of this driver.
+const FORMAT: u8 = 2;
+
+pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+    stored::encode(FORMAT, value)
+}
+
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    match bytes.split_first() {
-        Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|source| {
-            let context = "what raft had stored cannot be read; restore or replace this node";
-            Error::new(ErrorKind::Corrupt, context).with_source(source)
-        }),
-        format => {
-            let found = format.map_or("none".into(), |(format, _)| format.to_string());
-            let context = format!(
-                "what raft had stored has format {found}, this release reads {FORMAT}; upgrade \
-                 this node"
-            );
-            Err(Error::new(ErrorKind::Corrupt, context))
-        }
-    }
+    stored::decode(FORMAT, bytes, "what raft had stored")
 }
 
 /// An error of the store, as openraft wants it. It stops the node.
@@ -84,7 +80,12 @@ pub(crate) fn next_index(log_id: Option<&Id>) -> u64 {
     log_id.map_or(0, |log_id| log_id.index + 1)
 }
 
-/// openraft's bounds, said once.
+/// The node of that id. Ids come from config and membership, which take no larger ones.
+pub(crate) fn peer_id(node: u64) -> u32 {
+    u32::try_from(node).unwrap_or(u32::MAX)
+}
+
+/// openraft's bounds.
 pub(crate) trait Entries:
     IntoIterator<Item = Entry, IntoIter: OptionalSend> + OptionalSend
 {

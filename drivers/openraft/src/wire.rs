@@ -1,4 +1,4 @@
-//! What nodes say to each other, inside the frames of the transport.
+//! The messages of nodes, inside the frames of the transport.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -12,35 +12,24 @@ pub(crate) const APPEND: u32 = 1;
 /// Raft's RequestVote.
 pub(crate) const VOTE: u32 = 2;
 
-/// A part of a snapshot.
-pub(crate) const SNAPSHOT: u32 = 3;
+/// Raft's InstallSnapshot, of a state that was transferred before.
+pub(crate) const INSTALL: u32 = 3;
 
-/// The leader leaves: stand for election at once.
-pub(crate) const STAND: u32 = 4;
+/// Raft's TimeoutNow: the leader leaves, so campaign at once.
+pub(crate) const CAMPAIGN: u32 = 4;
 
-/// Is anyone there?
+/// Whether a node can be reached.
 pub(crate) const PING: u32 = 5;
 
-/// Would this node vote for one whose log ends so?
-pub(crate) const CANVASS: u32 = 6;
+/// Raft's PreVote: whether this node would vote for one whose log ends so.
+pub(crate) const PRE_VOTE: u32 = 6;
 
-/// A message, and by which ids the sender knows the nodes: a node that was wiped must be known as
-/// such even to those it has not spoken to yet.
+/// See [`INSTALL`].
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Told<T> {
-    pub(crate) known: Vec<(u32, u128)>,
-    pub(crate) message: T,
-}
-
-/// A part of a snapshot.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Part {
+pub(crate) struct Install {
     pub(crate) vote: Vote,
     pub(crate) meta: Meta,
-    /// Counts the parts, from 0.
-    pub(crate) number: u64,
-    /// Nothing after the last chunk: then the snapshot is installed.
-    pub(crate) chunk: Option<Bytes>,
+    pub(crate) transfer: u64,
 }
 
 pub(crate) fn pack(message: &impl Serialize) -> Result<Bytes> {

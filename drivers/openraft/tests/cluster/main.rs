@@ -6,9 +6,14 @@ mod membership;
 mod nodes;
 mod spy;
 mod strangers;
+mod versions;
 
-use tsoracle_core::{ConsensusDriver, ErrorKind, Leadership, MembershipChange};
+use tsoracle_core::{
+    ErrorKind, MembershipChange,
+    versioned::{ConsensusDriver, Effect, Leadership, Version},
+};
 use tsoracle_openraft::{Config, open};
+use tsoracle_store::{Store, Table};
 
 use crate::nodes::{Nodes, eventually};
 
@@ -32,13 +37,9 @@ async fn leadership_is_handed_over_when_the_leader_stops() {
     for round in 0..6 {
         assert_eq!(nodes.next().await, round * 10);
         let leader = nodes.leader().await;
-        let Leadership::Leader { epoch } = *nodes.running[&leader].driver.leadership().borrow()
-        else {
-            continue;
-        };
-        epochs.push(epoch);
+        epochs.push(nodes.epoch(leader).await);
         nodes.stop(leader).await;
-        // Whoever was told to stand has been elected before the old leader was gone.
+        // The node that was told to campaign has been elected before the old leader was gone.
         let others = nodes.running.values();
         let followed = others.filter(|node| match &*node.driver.leadership().borrow() {
             Leadership::Leader { .. } => true,
@@ -64,8 +65,13 @@ async fn leadership_is_handed_over_on_demand() {
         .await;
         eventually(async || (nodes.leader().await == to).then_some(())).await;
     }
+    // One that changes nothing leaves a leader that serves.
+    let to = u64::from(nodes.leader().await);
+    nodes.change(MembershipChange::Transfer { to: Some(to) }).await.unwrap();
+    assert_eq!(nodes.next().await, 60);
     let error = nodes.change(MembershipChange::Transfer { to: Some(9) }).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Invalid);
+    assert_eq!(nodes.next().await, 70);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,9 +92,26 @@ async fn a_node_far_behind_catches_up_through_a_snapshot() {
     eventually(async || nodes.change(MembershipChange::Transfer { to: Some(3) }).await.ok()).await;
     eventually(async || (nodes.leader().await == 3).then_some(())).await;
     assert_eq!(nodes.next().await, 410);
-    // Older snapshots are removed; at times another one is being made.
-    let snapshots = nodes.path(3).join("snapshots");
-    eventually(async || (std::fs::read_dir(&snapshots).unwrap().count() == 1).then_some(())).await;
+    // What was received is removed once it is restored.
+    let received = nodes.path(3).join("received");
+    eventually(async || (std::fs::read_dir(&received).unwrap().count() == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_purges_the_log_before_the_state() {
+    let mut nodes = Nodes::new(1, |config| Config { log_keep: 0, ..config });
+    let mut lengths = vec![];
+    for round in 0..4 {
+        nodes.start(1).await;
+        for request in 0..20 {
+            assert_eq!(nodes.next().await, (round * 20 + request) * 10);
+        }
+        nodes.stop(1).await;
+        let store = Store::open(&nodes.path(1), Default::default()).unwrap();
+        let log = store.entries(Table::new("log"), &[], &[u8::MAX; 9], usize::MAX).unwrap();
+        lengths.push(log.len());
+    }
+    assert!(lengths[3] < lengths[0] + lengths[1], "{lengths:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +129,9 @@ async fn a_follower_names_the_leader() {
             matches!(now, Leadership::Follower { leader: Some(hint) } if hint.endpoint == service)
         });
         tokio::time::timeout(nodes::PATIENCE, found).await.unwrap().unwrap();
-        let error = running.driver.read(tsoracle_core::state::Query::Reign).await.unwrap_err();
+        let mut effect = Effect::default();
+        effect.set_version(Version::EMPTY.next(1).unwrap());
+        let error = running.driver.commit(Version::EMPTY, effect).await.unwrap_err();
         let ErrorKind::NotLeader(Some(hint)) = error.kind() else { panic!("{error}") };
         assert_eq!(hint.endpoint, service);
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use tsoracle_core::{ConsensusDriver, ErrorKind, Member, MembershipChange};
+use tsoracle_core::{ErrorKind, Member, MembershipChange, versioned::ConsensusDriver};
 use tsoracle_openraft::Config;
 
 use crate::nodes::{Nodes, eventually, free_address};
@@ -13,7 +13,7 @@ fn ids(members: &[Member], vote: bool) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_node_grows_into_a_cluster_and_shrinks_again() {
-    // So short a log that whoever comes later needs a snapshot.
+    // So short a log that nodes which come later need a snapshot.
     let short = |config| Config { snapshot_every: 5, log_keep: 0, ..config };
     let mut nodes = Nodes::start_all(1, short).await;
     for round in 0..20 {
@@ -86,7 +86,7 @@ async fn changes_that_would_end_the_cluster_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lead_that_is_handed_over_leaves_no_lease_to_wait_for() {
+async fn leadership_that_is_handed_over_leaves_no_lease_to_wait_for() {
     let mut nodes = Nodes::start_all(3, |config| config).await;
     for round in 0..5 {
         assert_eq!(nodes.next().await, round * 10);
@@ -101,7 +101,7 @@ async fn a_lead_that_is_handed_over_leaves_no_lease_to_wait_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_nobody_takes_over_from_serves_again() {
+async fn a_leader_that_no_node_takes_over_from_serves_again() {
     let mut nodes = Nodes::start_all(3, |config| config).await;
     assert_eq!(nodes.next().await, 0);
     let leader = nodes.leader().await;

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, tim
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, ConsensusDriver, Epoch, Error, Leadership, Member, Members, MembershipChange,
-    Oracle, OracleOptions, RequestId, Result, SeqKey, SeqRequest, SystemClock,
+    Clock as _, Epoch, Error, Member, Members, MembershipChange, Oracle, OracleOptions, RequestId,
+    Result, SeqKey, SeqRequest, SystemClock,
+    versioned::{Commanded, ConsensusDriver, Leadership, Reads},
 };
 use tsoracle_openraft::{Config, OpenraftDriver, open};
 
@@ -88,9 +89,9 @@ impl Nodes {
     }
 
     pub(crate) async fn start_as(&mut self, node: u32, config: Config) {
-        // Somebody else may hold the port for a moment.
+        // Another process may hold the port for a moment.
         let driver = eventually(async || open(config.clone()).await.ok()).await;
-        let spy = Spy::new(driver.clone());
+        let spy = Spy::new(Commanded::over(driver.clone()));
         let oracle = Oracle::start(spy.clone(), OracleOptions::default()).unwrap();
         self.running.insert(node, Node { driver, spy, oracle });
     }
@@ -133,7 +134,7 @@ impl Nodes {
         eventually(async || self.running[&node].oracle.get_ts(1).await.ok()).await.epoch
     }
 
-    /// Takes the next ten values of a sequence, from whoever serves, exactly once: where they begin.
+    /// Takes the next ten values of a sequence, from the node that serves, exactly once: where they begin.
     pub(crate) async fn next(&mut self) -> u64 {
         self.requests += 1;
         let id = format!("request {}", self.requests);
@@ -151,7 +152,7 @@ impl Nodes {
         .await
     }
 
-    /// Makes a change through whoever leads.
+    /// Makes a change through the leader.
     pub(crate) async fn change(&self, change: MembershipChange) -> Result<()> {
         let leader = self.leader().await;
         let membership = self.running[&leader].oracle.membership().unwrap();
@@ -170,7 +171,7 @@ impl Nodes {
         let mut leadership = driver.leadership();
         let closed = async { while leadership.changed().await.is_ok() {} };
         timeout(PATIENCE, closed).await.unwrap();
-        driver.read(tsoracle_core::state::Query::Reign).await.unwrap_err()
+        driver.read(&Reads::default()).await.unwrap_err()
     }
 }
 

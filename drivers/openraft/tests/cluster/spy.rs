@@ -8,16 +8,15 @@ use tsoracle_core::{
     CommitLimits, Committed, ConsensusDriver, Epoch, Leadership, Membership, NodeId, Result,
     state::{Answer, Command, Query, ReignRecord, Reply},
 };
-use tsoracle_openraft::OpenraftDriver;
 
 #[derive(Debug)]
 pub(crate) struct Spy {
-    driver: Arc<OpenraftDriver>,
+    driver: Arc<dyn ConsensusDriver>,
     replaced: Mutex<Vec<ReignRecord>>,
 }
 
 impl Spy {
-    pub(crate) fn new(driver: Arc<OpenraftDriver>) -> Arc<Self> {
+    pub(crate) fn new(driver: Arc<dyn ConsensusDriver>) -> Arc<Self> {
         Arc::new(Self { driver, replaced: Mutex::default() })
     }
 

@@ -1,4 +1,4 @@
-//! Whoever else comes to the peer port.
+//! Strangers on the peer port.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tsoracle_core::{ConsensusDriver, Leadership, state::Query};
+use tsoracle_core::versioned::{ConsensusDriver, Effect, Leadership, Version};
 use tsoracle_openraft::Config;
 
 use crate::nodes::{Nodes, PATIENCE, eventually};
@@ -43,8 +43,10 @@ async fn a_node_of_another_cluster_takes_no_part() {
     // The two of one cluster are all that make a majority; one of them alone can do nothing.
     let leader = nodes.leader().await;
     nodes.stop(leader).await;
+    let mut effect = Effect::default();
+    effect.set_version(Version::EMPTY.next(1).unwrap());
     for node in nodes.running.values() {
-        node.driver.read(Query::Reign).await.unwrap_err();
+        node.driver.commit(Version::EMPTY, effect.clone()).await.unwrap_err();
     }
     nodes.start(leader).await;
     assert_eq!(nodes.next().await, 10);

@@ -1,0 +1,101 @@
+use std::{fmt::Display, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openraft::raft::AppendEntriesRequest;
+use tsoracle_core::{Error, ErrorKind, Result};
+use tsoracle_replica::{
+    transfer::{CHUNK, Inbox},
+    transport::{Handler, Sender},
+};
+
+use crate::{
+    elections::{self, Contact},
+    types::{Raft, Snapshot, SnapshotData, TypeConfig, Vote},
+    wire::{APPEND, CAMPAIGN, INSTALL, Install, PING, PRE_VOTE, VOTE, pack, unpack},
+};
+
+/// Answers the calls of other nodes.
+pub(crate) struct Inbound {
+    pub(crate) raft: Raft,
+    pub(crate) contact: Arc<Contact>,
+    pub(crate) inbox: Inbox,
+}
+
+impl Inbound {
+    /// Notes that a leader was heard, unless a later one is known.
+    fn heard(&self, vote: &Vote) {
+        if *vote >= self.raft.metrics().borrow().vote {
+            self.contact.note();
+        }
+    }
+
+    fn is_leader(&self, node: u32) -> bool {
+        self.raft.metrics().borrow().current_leader == Some(node.into())
+    }
+
+    async fn install(&self, from: u32, message: Install) -> Result<Bytes> {
+        self.heard(&message.vote);
+        let received = self.inbox.finish(from, message.transfer).await?;
+        let chunks = Box::new(received.into_chunks()?);
+        let snapshot = Snapshot { meta: message.meta, snapshot: Box::new(SnapshotData(chunks)) };
+        let installed = self.raft.install_full_snapshot(message.vote, snapshot).await;
+        pack(&installed.map_err(stopped)?)
+    }
+
+    /// Campaigns because the leader wants it.
+    async fn campaign(&self, by: u32) -> Result<Bytes> {
+        // A node that does not lead any more may have asked long ago.
+        if !self.is_leader(by) {
+            return Err(stopped("another node leads"));
+        }
+        tracing::info!(by, "the leader leaves; campaigning");
+        self.raft.trigger().elect().await.map_err(stopped)?;
+        Ok(Bytes::new())
+    }
+}
+
+fn stopped(error: impl Display) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("raft does not answer: {error}"))
+}
+
+#[async_trait]
+impl Handler for Inbound {
+    /// The transport knows the nodes by their ids; which of them vote is known to raft.
+    fn admit(&self, _: Sender) -> Result<()> {
+        Ok(())
+    }
+
+    async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
+        match kind {
+            APPEND => {
+                let rpc: AppendEntriesRequest<TypeConfig> = unpack(&body)?;
+                self.heard(&rpc.vote);
+                pack(&self.raft.append_entries(rpc).await.map_err(stopped)?)
+            }
+            VOTE => pack(&self.raft.vote(unpack(&body)?).await.map_err(stopped)?),
+            CHUNK => {
+                if self.is_leader(sender.node) {
+                    self.contact.note();
+                }
+                self.inbox.take(sender.node, &body).await
+            }
+            INSTALL => self.install(sender.node, unpack(&body)?).await,
+            PRE_VOTE => {
+                let would_vote = elections::would_vote(&self.raft, &self.contact, unpack(&body)?);
+                pack(&would_vote)
+            }
+            CAMPAIGN => self.campaign(sender.node).await,
+            PING => Ok(Bytes::new()),
+            kind => {
+                let context = format!("a message of kind {kind} is not known to this release");
+                Err(Error::new(ErrorKind::Config, context))
+            }
+        }
+    }
+
+    // Nothing is sent but calls.
+    async fn received(&self, _: Sender, _: Bytes) {}
+
+    fn connected(&self, _: u32) {}
+}

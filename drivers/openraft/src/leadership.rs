@@ -1,0 +1,128 @@
+//! Who leads, as raft sees it, and the claims of this node.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::ServerState;
+use tokio::time::timeout;
+use tsoracle_core::{Clock as _, Error, ErrorKind, SystemClock};
+use tsoracle_replica::Announcer;
+
+use crate::{
+    shared::{Shared, hint},
+    types::{Metrics, Vote},
+};
+
+/// How long to wait before a majority is asked again whether this node leads.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a majority may take to say so, and this node to apply what was decided before.
+const CONFIRMED: Duration = Duration::from_secs(1);
+
+/// Follows raft until it ends, and announces who leads. The channel closes when this returns: the node
+/// will never lead again.
+pub(crate) async fn follow(shared: Arc<Shared>, mut announcer: Announcer) {
+    let reason = tokio::select! {
+        // Raft ends because the node does, not the other way round.
+        biased;
+        reason = end(&shared) => reason,
+        error = announce(&shared, &mut announcer) => Some(error),
+    };
+    if let Some(error) = reason {
+        tracing::error!(%error, "this node serves no more");
+        shared.lifecycle.fail(error);
+        // Calls fail from here on.
+        drop(announcer);
+        // What failed must not keep others from leading.
+        let _ = shared.raft.shutdown().await;
+    }
+}
+
+/// Returns once this node is to stop, or has failed, with the reason.
+async fn end(shared: &Shared) -> Option<Error> {
+    let mut failed = shared.store.failed();
+    let mut disowned = shared.transport.disowned();
+    tokio::select! {
+        biased;
+        () = shared.lifecycle.stopping() => None,
+        failed = failed.wait_for(Option::is_some) => Some(match failed.ok().as_deref() {
+            Some(Some(error)) => error.duplicate(),
+            _ => fatal("the store's thread has ended"),
+        }),
+        disowned = disowned.wait_for(Option::is_some) => {
+            let reason = disowned.ok().and_then(|reason| reason.clone()).unwrap_or_default();
+            Some(Error::new(ErrorKind::Fatal, reason))
+        }
+    }
+}
+
+/// Returns when raft has ended.
+async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
+    // Its values change with the vote and the membership only, so that this sleeps mostly.
+    let mut changes = shared.raft.server_metrics();
+    let mut transfers = shared.transfers.subscribe();
+    // The vote under which this node has claimed to lead.
+    let mut claimed: Option<Vote> = None;
+    loop {
+        changes.borrow_and_update();
+        let metrics = shared.metrics();
+        match leads(&metrics) {
+            Some(vote) if claimed == Some(vote) => {}
+            Some(vote) => {
+                shared.elected.note();
+                announcer.unknown();
+                if confirm(shared, vote).await {
+                    let claim = announcer.lead();
+                    tracing::info!(term = vote.leader_id.term, claim, "this node leads");
+                    claimed = Some(vote);
+                }
+                // Much may have happened meanwhile.
+                continue;
+            }
+            None => {
+                claimed = None;
+                match metrics.current_leader {
+                    Some(leader) if leader != metrics.id => announcer.follow(hint(&metrics)),
+                    _ => announcer.unknown(),
+                }
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return match shared.metrics().running_state {
+                    Err(error) => fatal(&format!("raft has ended: {error}")),
+                    Ok(()) => fatal("raft has ended without a reason"),
+                };
+            },
+            // The reign was released for a transfer that has ended, while this node leads on: it needs
+            // another claim.
+            _ = transfers.changed() => claimed = None,
+        }
+    }
+}
+
+/// Whether a majority follows this node under `vote`. Then everything that was decided before is applied.
+async fn confirm(shared: &Shared, vote: Vote) -> bool {
+    // A leader that was restarted still thinks that it leads, whatever other node was elected meanwhile.
+    while leads(&shared.metrics()) == Some(vote) {
+        match timeout(CONFIRMED, shared.raft.ensure_linearizable()).await {
+            Ok(Ok(_)) => return leads(&shared.metrics()) == Some(vote),
+            Ok(Err(error)) => tracing::debug!(%error, "not sure of leading yet"),
+            Err(_) => tracing::debug!("not sure of leading yet"),
+        }
+        SystemClock.sleep(PAUSE).await;
+    }
+    false
+}
+
+/// The vote under which this node leads, if it does.
+fn leads(metrics: &Metrics) -> Option<Vote> {
+    let is_leader = metrics.running_state.is_ok()
+        && metrics.state == ServerState::Leader
+        && metrics.vote.committed
+        && metrics.vote.leader_id.node_id == metrics.id;
+    is_leader.then_some(metrics.vote)
+}
+
+fn fatal(context: &str) -> Error {
+    Error::new(ErrorKind::Fatal, context)
+}

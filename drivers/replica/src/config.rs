@@ -1,0 +1,373 @@
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tsoracle_core::{DriverOption, Error, ErrorKind, Result};
+use tsoracle_store::Options;
+
+use crate::tls::PeerTls;
+
+/// The options of a driver that replicates a log.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The directory that holds log and state.
+    pub path: PathBuf,
+    /// Which of the peers this node is; from 1.
+    pub node: u32,
+    /// `ID=HOST:PORT/HOST:PORT` for each node, separated by commas: its peer address, then the one
+    /// of its service.
+    pub peers: String,
+    /// The cluster's name. Nodes of another one are refused.
+    pub cluster: String,
+    /// How often the leader shows that it is there.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// How long a node hears nothing of a leader, at least, before it campaigns.
+    #[serde(with = "humantime_serde")]
+    pub election: Duration,
+    /// The address to listen on for peers, if it is not the one in `peers`.
+    pub peer_listen: Option<String>,
+    /// Authorities whose certificates peers must show (PEM).
+    pub peer_ca: Option<PathBuf>,
+    /// This node's certificate chain towards peers (PEM).
+    pub peer_cert: Option<PathBuf>,
+    /// The key that goes with it (PEM).
+    pub peer_key: Option<PathBuf>,
+    /// Allows peers in plaintext over a network.
+    pub insecure_peers: bool,
+    /// Waits to be added by a running cluster instead of forming one.
+    pub join: bool,
+    /// After how many log entries a snapshot is made, which takes the place of the log before it.
+    pub snapshot_every: u64,
+    /// How many log entries before the last snapshot are kept, for nodes that are a little behind.
+    pub log_keep: u64,
+    /// How many MiB of log and state are kept in memory, at most.
+    pub cache_mb: u16,
+}
+
+/// The help texts of [`Config`].
+pub const OPTIONS: &[DriverOption] = &[
+    option("path", "./tsoracle-data", "the directory that holds log and state; made if missing"),
+    option("node", "0", "which of the peers this node is, from 1; must be given"),
+    option("peers", "", "ID=PEER-HOST:PORT/SERVICE-HOST:PORT of each node, separated by commas"),
+    option("cluster", "tsoracle", "the cluster's name; nodes of another one are refused"),
+    option("heartbeat", "100ms", "how often the leader shows that it is there"),
+    option("election", "300ms", "how long without a leader before an election; up to twice that"),
+    option("peer_listen", "", "where to listen for peers, if not on the address in `peers`"),
+    option("peer_ca", "", "authorities whose certificates peers must show (PEM)"),
+    option("peer_cert", "", "this node's certificate chain towards peers (PEM)"),
+    option("peer_key", "", "the key that goes with it (PEM)"),
+    option("insecure_peers", "false", "allows peers in plaintext over a network"),
+    option("join", "false", "waits to be added by a running cluster instead of forming one"),
+    option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
+    option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
+    option("cache_mb", "16", "how many MiB of log and state are kept in memory, at most"),
+];
+
+const fn option(name: &'static str, default: &'static str, help: &'static str) -> DriverOption {
+    DriverOption { name, default, help }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: "./tsoracle-data".into(),
+            node: 0,
+            peers: String::new(),
+            cluster: "tsoracle".into(),
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(300),
+            peer_listen: None,
+            peer_ca: None,
+            peer_cert: None,
+            peer_key: None,
+            insecure_peers: false,
+            join: false,
+            snapshot_every: 10_000,
+            log_keep: 1_000,
+            cache_mb: 16,
+        }
+    }
+}
+
+/// Where a node is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Addresses {
+    /// `HOST:PORT` for its peers.
+    pub peer: String,
+    /// `HOST:PORT` for clients.
+    pub service: String,
+}
+
+/// The options of a node, checked.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The directory that holds log and state.
+    pub path: PathBuf,
+    /// Which node this is.
+    pub node: u32,
+    /// All nodes of the first membership, this one included.
+    pub members: BTreeMap<u32, Addresses>,
+    /// The cluster's name.
+    pub name: String,
+    /// How often the leader shows that it is there.
+    pub heartbeat: Duration,
+    /// How long a node hears nothing of a leader, at least, before it campaigns.
+    pub election: Duration,
+    /// The address to listen on for peers.
+    pub listen: String,
+    /// How peers prove who they are, if they do.
+    pub tls: Option<PeerTls>,
+    /// Whether plaintext is allowed over a network.
+    pub insecure_peers: bool,
+    /// Waits to be added by a running cluster instead of forming one.
+    pub join: bool,
+    /// After how many log entries a snapshot is made.
+    pub snapshot_every: u64,
+    /// How many log entries before the last snapshot are kept.
+    pub log_keep: u64,
+    /// How the store uses the machine.
+    pub store: Options,
+}
+
+/// More is no cluster any more, but a mistake.
+const MOST_MEMBERS: usize = 64;
+
+/// A name is sent with every message.
+const MAX_NAME_BYTES: usize = 128;
+
+impl Config {
+    /// Checks everything that needs neither the directory nor the network.
+    ///
+    /// # Errors
+    /// `Config`, naming the option and what is wrong with it.
+    pub fn check(self) -> Result<Cluster> {
+        let members = parse_peers(&self.peers)?;
+        if self.node == 0 {
+            return Err(wrong("node must be given, and is at least 1"));
+        }
+        let Some(own) = members.get(&self.node) else {
+            let known: Vec<_> = members.keys().map(u32::to_string).collect();
+            let (node, known) = (self.node, known.join(", "));
+            let context = format!("node {node} is not among the peers, which are {known}");
+            return Err(wrong(context));
+        };
+        if self.cluster.is_empty() || self.cluster.len() > MAX_NAME_BYTES {
+            let context = format!("cluster must be a name of 1 to {MAX_NAME_BYTES} bytes");
+            return Err(wrong(context));
+        }
+        self.check_times()?;
+        if self.snapshot_every == 0 {
+            return Err(wrong("snapshot_every must be at least 1"));
+        }
+        let cluster = Cluster {
+            node: self.node,
+            listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
+            tls: PeerTls::read(&self)?,
+            store: Options { cache_bytes: usize::from(self.cache_mb) << 20 },
+            path: self.path,
+            members,
+            name: self.cluster,
+            heartbeat: self.heartbeat,
+            election: self.election,
+            insecure_peers: self.insecure_peers,
+            join: self.join,
+            snapshot_every: self.snapshot_every,
+            log_keep: self.log_keep,
+        };
+        check_address(&cluster.listen, "peer_listen")?;
+        for address in cluster.members.values().map(|member| &member.peer) {
+            cluster.allow(address)?;
+        }
+        cluster.allow(&cluster.listen)?;
+        Ok(cluster)
+    }
+
+    fn check_times(&self) -> Result<()> {
+        let (heartbeat, election) = (self.heartbeat, self.election);
+        let is_sane = Duration::from_millis(5) <= heartbeat
+            && heartbeat * 2 <= election
+            && election <= Duration::from_secs(60);
+        if !is_sane {
+            let context = format!(
+                "heartbeat {heartbeat:?} and election {election:?} do not go together: the \
+                 heartbeat is at least 5ms, the election at least twice that, and at most 60s"
+            );
+            return Err(wrong(context));
+        }
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// Whether peers may be connected to at `address`, as it is in a peer list.
+    ///
+    /// # Errors
+    /// `Config` if it is off loopback and nothing protects it.
+    pub fn allow(&self, address: &str) -> Result<()> {
+        if self.tls.is_some() || self.insecure_peers || is_loopback(address) {
+            return Ok(());
+        }
+        let context = format!(
+            "peers would be connected to in plaintext at {address}: give peer_ca, peer_cert and \
+             peer_key, or insecure_peers=true if the network is trusted"
+        );
+        Err(wrong(context))
+    }
+}
+
+/// Takes `ID=HOST:PORT/HOST:PORT,…` apart.
+fn parse_peers(text: &str) -> Result<BTreeMap<u32, Addresses>> {
+    if text.trim().is_empty() {
+        let context = "peers must be given: ID=PEER-HOST:PORT/SERVICE-HOST:PORT of each node, \
+                       separated by commas";
+        return Err(wrong(context));
+    }
+    let mut members = BTreeMap::new();
+    for peer in text.split(',') {
+        let (node, addresses) = parse_peer(peer.trim())?;
+        let other = members.iter().find(|(_, other): &(&u32, &Addresses)| {
+            other.peer == addresses.peer || other.service == addresses.service
+        });
+        if let Some((other, _)) = other.filter(|(other, _)| **other != node) {
+            return Err(wrong(format!("peers {other} and {node} have the same address")));
+        }
+        if members.insert(node, addresses).is_some() {
+            return Err(wrong(format!("peer {node} is given twice")));
+        }
+    }
+    if members.len() > MOST_MEMBERS {
+        return Err(wrong(format!("{} peers are too many", members.len())));
+    }
+    Ok(members)
+}
+
+fn parse_peer(text: &str) -> Result<(u32, Addresses)> {
+    let malformed = |what: &str| {
+        wrong(format!("peer {text:?} {what}; the form is ID=PEER-HOST:PORT/SERVICE-HOST:PORT"))
+    };
+    let (node, addresses) = text.split_once('=').ok_or_else(|| malformed("has no id"))?;
+    let node = match node.trim().parse() {
+        Ok(0) => return Err(malformed("has id 0, and ids begin at 1")),
+        Ok(node) => node,
+        Err(_) => return Err(malformed("has an id that is no number")),
+    };
+    let (peer, service) =
+        addresses.split_once('/').ok_or_else(|| malformed("has no service address"))?;
+    let addresses = Addresses { peer: peer.trim().into(), service: service.trim().into() };
+    addresses.check().map_err(|error| malformed(&error.to_string()))?;
+    if addresses.peer == addresses.service {
+        return Err(malformed("has one address for peers and clients"));
+    }
+    Ok((node, addresses))
+}
+
+impl Addresses {
+    /// Whether both are of the form `HOST:PORT`.
+    ///
+    /// # Errors
+    /// `Config`, naming the one that is not.
+    pub fn check(&self) -> Result<()> {
+        check_address(&self.peer, "peer")?;
+        check_address(&self.service, "service")
+    }
+}
+
+fn check_address(address: &str, what: impl fmt::Display) -> Result<()> {
+    let port = address.rsplit_once(':').filter(|(host, _)| {
+        let is_v6 = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (is_v6 || !host.contains(':')) && !host.contains(char::is_whitespace)
+    });
+    match port.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(wrong(format!("has a {what} address {address:?} that is not HOST:PORT"))),
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn wrong(context: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use tsoracle_core::DriverConfig;
+
+    use super::*;
+
+    const PEERS: &str = "1=127.0.0.1:7001/a:8001,2=localhost:7002/b:8002,3=[::1]:7003/c:8003";
+
+    fn check(options: &str) -> Result<Cluster> {
+        DriverConfig::parse(&format!("openraft:./n?{options}"))?.options::<Config>()?.check()
+    }
+
+    fn refused(options: &str, text: &str) {
+        let error = check(options).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(text), "{options}: {error}");
+    }
+
+    #[test]
+    fn a_peer_list_is_understood() {
+        let cluster = check(&format!("node=3&peers={PEERS}")).unwrap();
+        assert_eq!(cluster.members.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+        let third = Addresses { peer: "[::1]:7003".into(), service: "c:8003".into() };
+        assert_eq!((cluster.members[&3].clone(), &*cluster.listen), (third, "[::1]:7003"));
+        let elsewhere = check(&format!("node=1&peers={PEERS}&peer_listen=127.0.0.1:0")).unwrap();
+        assert_eq!(elsewhere.listen, "127.0.0.1:0");
+    }
+
+    #[test]
+    fn a_wrong_peer_list_is_refused_with_its_fault() {
+        refused("node=1", "peers must be given");
+        refused(&format!("peers={PEERS}"), "node must be given");
+        refused(
+            &format!("node=4&peers={PEERS}"),
+            "node 4 is not among the peers, which are 1, 2, 3",
+        );
+        refused("node=1&peers=1=a:1/a:2,1=b:1/b:2", "peer 1 is given twice");
+        refused("node=1&peers=1=a:1/a:2,2=a:1/b:2", "peers 1 and 2 have the same address");
+        refused("node=1&peers=1=a:1/a:2,2=b:1/a:2", "peers 1 and 2 have the same address");
+        refused("node=1&peers=0=a:1/a:2", "ids begin at 1");
+        refused("node=1&peers=x=a:1/a:2", "no number");
+        refused("node=1&peers=a:1/a:2", "has no id");
+        refused("node=1&peers=1=a:1", "has no service address");
+        refused("node=1&peers=1=a:1/a:1", "one address for peers and clients");
+        refused("node=1&peers=1=a/a:1", "\"a\" that is not HOST:PORT");
+        refused("node=1&peers=1=a:1/a:99999", "\"a:99999\" that is not HOST:PORT");
+        refused("node=1&peers=1=::1:5/a:2", "that is not HOST:PORT");
+        refused(&format!("node=1&peers={PEERS}&heartbeat=1s"), "do not go together");
+        refused(&format!("node=1&peers={PEERS}&cluster="), "must be a name");
+        refused(&format!("node=1&peers={PEERS}&snapshot_every=0"), "at least 1");
+        refused(&format!("node=1&peers={PEERS}&speed=1"), "`speed`");
+        refused(&format!("node=1&peers={PEERS}&peer_ca=/x"), "peer_cert");
+    }
+
+    #[test]
+    fn plaintext_off_loopback_has_to_be_allowed() {
+        let far = "node=1&peers=1=10.0.0.1:7001/a:1,2=127.0.0.1:7002/b:1";
+        refused(far, "10.0.0.1:7001");
+        refused("node=1&peers=1=tso-1:7001/a:1", "insecure_peers=true");
+        refused(&format!("node=1&peers={PEERS}&peer_listen=0.0.0.0:7001"), "0.0.0.0:7001");
+        check(&format!("{far}&insecure_peers=true")).unwrap();
+    }
+
+    #[test]
+    fn the_help_names_every_option_with_its_default() {
+        let error = DriverConfig::parse("x?size=1").unwrap().options::<Config>().unwrap_err();
+        for option in OPTIONS {
+            assert!(error.to_string().contains(&format!("`{}`", option.name)), "{error}");
+        }
+        assert_eq!(error.to_string().matches('`').count(), 2 * (OPTIONS.len() + 1));
+        let defaults = OPTIONS.iter().filter(|option| !option.default.is_empty());
+        let defaults = defaults.map(|option| format!("{}={}", option.name, option.default));
+        let text = format!("x?{}", defaults.collect::<Vec<_>>().join("&"));
+        let spelled: Config = DriverConfig::parse(&text).unwrap().options().unwrap();
+        assert_eq!(spelled, Config::default());
+    }
+}

@@ -1,0 +1,36 @@
+#![doc = include_str!("../README.md")]
+
+mod announcer;
+mod config;
+mod entry;
+mod evidence;
+pub mod handover;
+mod identity;
+mod latch;
+mod lifecycle;
+pub mod message_parts;
+pub mod own_thread;
+mod replica;
+#[cfg(test)]
+mod replica_test;
+pub mod snapshot;
+pub mod store_thread;
+#[cfg(test)]
+mod store_thread_test;
+pub mod stored;
+mod tls;
+pub mod transfer;
+pub mod transport;
+mod waiters;
+
+pub use announcer::Announcer;
+pub use config::{Addresses, Cluster, Config, OPTIONS};
+pub use entry::LogEntry;
+pub use evidence::Evidence;
+pub use identity::Identity;
+pub use latch::Latch;
+pub use lifecycle::Lifecycle;
+pub use replica::Replica;
+pub use store_thread::StoreThread;
+pub use tls::PeerTls;
+pub use waiters::{Answer, Waiters};

@@ -1,0 +1,309 @@
+//! States on their way between nodes.
+//!
+//! The chunks of a state go ahead, as calls of kind [`CHUNK`]. Then the driver sends a message of its own
+//! that names the transfer, and the receiver takes the state, which is whole or not there.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tsoracle_core::{Error, ErrorKind, Result};
+
+use crate::{
+    snapshot::{self, load, write_chunk},
+    transport::Transport,
+};
+
+/// The kind of the calls that carry chunks: no other call of a driver is of it.
+pub const CHUNK: u32 = u32::MAX;
+
+/// How long a chunk may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Chunks that are read ahead.
+const AHEAD: usize = 2;
+
+/// What the names of received files begin with.
+const RECEIVED: &str = "received-";
+
+/// A chunk, the transfer that it belongs to, and its number in it, from 0.
+struct Part<'a> {
+    transfer: u64,
+    number: u64,
+    chunk: &'a [u8],
+}
+
+impl Part<'_> {
+    fn encode(&self) -> Vec<u8> {
+        [&self.transfer.to_be_bytes()[..], &self.number.to_be_bytes(), self.chunk].concat()
+    }
+
+    fn decode(body: &[u8]) -> Option<Part<'_>> {
+        let (transfer, rest) = body.split_first_chunk()?;
+        let (number, chunk) = rest.split_first_chunk()?;
+        let (transfer, number) = (u64::from_be_bytes(*transfer), u64::from_be_bytes(*number));
+        Some(Part { transfer, number, chunk })
+    }
+}
+
+/// Brings a state to node `to`, whose inbox then holds it under `transfer`: a number that this node has
+/// not used before in this process.
+///
+/// # Errors
+/// Those of the chunks, and those of the calls.
+pub async fn send<I>(transport: &Transport, to: u32, transfer: u64, chunks: I) -> Result<()>
+where
+    I: Iterator<Item = Result<Vec<u8>>> + Send + 'static,
+{
+    let (ahead, mut read) = mpsc::channel(AHEAD);
+    // Reading may block. It ends when the receiver is gone.
+    let reading = spawn_blocking(move || {
+        let mut chunks = chunks;
+        let _ = chunks.try_for_each(|chunk| ahead.blocking_send(chunk));
+    });
+    let mut number = 0;
+    while let Some(chunk) = read.recv().await {
+        let part = Part { transfer, number, chunk: &chunk? };
+        transport.call(to, CHUNK, part.encode(), DEADLINE).await?;
+        number += 1;
+    }
+    let panicked = |source| {
+        Error::new(ErrorKind::Unavailable, "reading the state panicked").with_source(source)
+    };
+    reading.await.map_err(panicked)
+}
+
+/// The states that come from other nodes, one of each at a time, in files.
+#[derive(Debug)]
+pub struct Inbox {
+    directory: PathBuf,
+    files: AtomicU64,
+    incoming: Mutex<BTreeMap<u32, Incoming>>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    transfer: u64,
+    next: u64,
+    file: BufWriter<File>,
+    received: Received,
+}
+
+impl Inbox {
+    /// The inbox in a node's directory, emptied of what an earlier process left.
+    ///
+    /// # Errors
+    /// `Config` or `Fatal` if the directory cannot be used.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let directory = directory.join("received");
+        let unusable = |source| Error::cannot_use(directory.display(), source);
+        fs::create_dir_all(&directory).map_err(unusable)?;
+        for found in fs::read_dir(&directory).map_err(unusable)? {
+            let path = found.map_err(unusable)?.path();
+            let name = path.file_name().unwrap_or_default();
+            if name.to_string_lossy().starts_with(RECEIVED) {
+                fs::remove_file(&path).map_err(unusable)?;
+            }
+        }
+        Ok(Self { directory, files: AtomicU64::new(0), incoming: Mutex::default() })
+    }
+
+    /// Takes the body of a call of kind [`CHUNK`]; returns that of the answer.
+    ///
+    /// # Errors
+    /// `Unavailable` if chunks before it are missing: the transfer is begun again. `Fatal` or `Config`
+    /// if the file cannot be written.
+    pub async fn take(&self, from: u32, body: &[u8]) -> Result<Bytes> {
+        let part = Part::decode(body).ok_or_else(out_of_order)?;
+        let begun = self.incoming().remove(&from);
+        let incoming = match begun {
+            Some(incoming)
+                if (incoming.transfer, incoming.next) == (part.transfer, part.number) =>
+            {
+                incoming
+            }
+            // What was begun before is of no use any more.
+            _ if part.number == 0 => self.begin(part.transfer).await?,
+            _ => return Err(out_of_order()),
+        };
+        let chunk = part.chunk.to_vec();
+        let incoming = blocking(move || {
+            let mut incoming = incoming;
+            let written = write_chunk(&mut incoming.file, &chunk);
+            written.map_err(|source| Error::cannot_use(incoming.received.0.display(), source))?;
+            incoming.next += 1;
+            Ok(incoming)
+        });
+        let incoming = incoming.await?;
+        self.incoming().insert(from, incoming);
+        Ok(Bytes::new())
+    }
+
+    /// The state that has come from node `from` as `transfer`, found to be whole.
+    ///
+    /// # Errors
+    /// `Unavailable` if it has not come; `Corrupt` if it is not whole; `Fatal` or `Config` if the file
+    /// cannot be used.
+    pub async fn finish(&self, from: u32, transfer: u64) -> Result<Received> {
+        let incoming = self.incoming().remove(&from);
+        let incoming = incoming.filter(|incoming| incoming.transfer == transfer);
+        let Incoming { mut file, received, .. } = incoming.ok_or_else(out_of_order)?;
+        blocking(move || {
+            let flushed = file.flush();
+            flushed.map_err(|source| Error::cannot_use(received.0.display(), source))?;
+            snapshot::verify(load(&received.0)?)?;
+            Ok(received)
+        })
+        .await
+    }
+
+    async fn begin(&self, transfer: u64) -> Result<Incoming> {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!("{RECEIVED}{number}"));
+        blocking(move || {
+            let file = File::create(&path);
+            let file = file.map_err(|source| Error::cannot_use(path.display(), source))?;
+            let (file, received) = (BufWriter::new(file), Received(path));
+            Ok(Incoming { transfer, next: 0, file, received })
+        })
+        .await
+    }
+
+    fn incoming(&self) -> MutexGuard<'_, BTreeMap<u32, Incoming>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A state that has come, in a file that goes when this is dropped.
+#[derive(Debug)]
+pub struct Received(PathBuf);
+
+impl Received {
+    /// Its chunks, for [`Replica::restore`](crate::Replica::restore).
+    ///
+    /// # Errors
+    /// `Fatal` or `Config` if the file cannot be read.
+    pub fn into_chunks(self) -> Result<impl Iterator<Item = Result<Vec<u8>>> + Send + use<>> {
+        let mut chunks = load(&self.0)?;
+        Ok(std::iter::from_fn(move || {
+            // The file stays for as long as it is read.
+            let _file = &self;
+            chunks.next()
+        }))
+    }
+
+    /// How far it has applied the log, in the driver's terms.
+    ///
+    /// # Errors
+    /// As for [`into_chunks`](Self::into_chunks), and `Corrupt`.
+    pub fn applied(&self) -> Result<Vec<u8>> {
+        match load(&self.0)?.next() {
+            Some(first) => snapshot::header(&first?),
+            None => Err(Error::new(ErrorKind::Corrupt, "a received state is empty")),
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        // What cannot be removed is removed by the next start.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Runs what reads or writes files.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let panicked = |_| Error::new(ErrorKind::Fatal, "the work on a received state panicked");
+    spawn_blocking(work).await.map_err(panicked)?
+}
+
+fn out_of_order() -> Error {
+    let context = "chunks of a state are missing, or came out of order; it is sent again";
+    Error::new(ErrorKind::Unavailable, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use tsoracle_core::BootTime;
+    use tsoracle_store::Store;
+
+    use super::*;
+    use crate::Replica;
+
+    /// The chunks of an empty state that has applied `applied`.
+    fn chunks(applied: &[u8]) -> Vec<Vec<u8>> {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Default::default()).unwrap();
+        let mut replica = Replica::open(store, BootTime::default()).unwrap();
+        replica.set_applied(applied.into());
+        replica.snapshot().unwrap().map(|chunk| chunk.unwrap()).collect()
+    }
+
+    async fn take(
+        inbox: &Inbox,
+        from: u32,
+        transfer: u64,
+        number: u64,
+        chunk: &[u8],
+    ) -> Result<()> {
+        inbox.take(from, &Part { transfer, number, chunk }.encode()).await.map(drop)
+    }
+
+    fn files(inbox: &Inbox) -> usize {
+        fs::read_dir(&inbox.directory).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn states_from_several_nodes_come_whole_and_leave_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(directory.path()).unwrap();
+        let (first, second) = (chunks(b"1"), chunks(b"2"));
+        for (number, (first, second)) in first.iter().zip(&second).enumerate() {
+            take(&inbox, 1, 7, number as u64, first).await.unwrap();
+            take(&inbox, 2, 7, number as u64, second).await.unwrap();
+        }
+        let received = inbox.finish(2, 7).await.unwrap();
+        assert_eq!(received.applied().unwrap(), b"2");
+        assert_eq!(*inbox.finish(2, 7).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(files(&inbox), 2);
+        let read: Vec<_> = received.into_chunks().unwrap().map(|chunk| chunk.unwrap()).collect();
+        assert_eq!(read, second);
+        drop(inbox.finish(1, 7).await.unwrap());
+        assert_eq!(files(&inbox), 0);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_not_whole_is_refused_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(directory.path()).unwrap();
+        let chunks = chunks(b"1");
+        take(&inbox, 1, 7, 0, &chunks[0]).await.unwrap();
+        let error = take(&inbox, 1, 7, 2, &chunks[1]).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Unavailable);
+        take(&inbox, 1, 8, 0, &chunks[0]).await.unwrap();
+        assert_eq!(*inbox.finish(1, 8).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        // Begun again, it takes the place of what came before.
+        for transfer in [9, 10] {
+            take(&inbox, 1, transfer, 0, &chunks[0]).await.unwrap();
+        }
+        assert_eq!(*inbox.finish(1, 9).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(files(&inbox), 0);
+        take(&inbox, 1, 11, 0, &chunks[0]).await.unwrap();
+        assert_eq!(files(&inbox), 1);
+        // What a process leaves unfinished is removed by the next one.
+        std::mem::forget(inbox);
+        assert_eq!(files(&Inbox::open(directory.path()).unwrap()), 0);
+    }
+}

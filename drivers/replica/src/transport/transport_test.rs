@@ -1,0 +1,340 @@
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+    time::timeout,
+};
+
+use super::{
+    proto::{Frame, peer_client::PeerClient},
+    *,
+};
+use crate::Config;
+
+/// What never happens is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ECHO: u32 = 1;
+const HANG: u32 = 2;
+const PANIC: u32 = 3;
+
+/// Echoes calls, and tells the test what it was told.
+struct Told {
+    events: mpsc::UnboundedSender<Event>,
+    refuses: AtomicBool,
+    calls: AtomicU32,
+}
+
+#[derive(PartialEq, Debug)]
+enum Event {
+    Connected(u32),
+    Received(u32, Bytes),
+}
+
+#[async_trait]
+impl Handler for Told {
+    fn admit(&self, sender: Sender) -> Result<()> {
+        match self.refuses.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::Config, format!("node {} was wiped", sender.node))),
+            false => Ok(()),
+        }
+    }
+
+    async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        match kind {
+            ECHO => Ok([&sender.node.to_be_bytes()[..], &body].concat().into()),
+            HANG => std::future::pending().await,
+            _ => panic!("the handler of a test"),
+        }
+    }
+
+    async fn received(&self, sender: Sender, body: Bytes) {
+        let _ = self.events.send(Event::Received(sender.node, body));
+    }
+
+    fn connected(&self, peer: u32) {
+        let _ = self.events.send(Event::Connected(peer));
+    }
+}
+
+struct Node {
+    transport: Transport,
+    ids: PeerIds,
+    told: Arc<Told>,
+    events: mpsc::UnboundedReceiver<Event>,
+}
+
+impl Node {
+    async fn start(node: u32, options: impl FnOnce(Config) -> Config) -> Self {
+        Self::try_start(node, options).await.unwrap()
+    }
+
+    async fn try_start(node: u32, options: impl FnOnce(Config) -> Config) -> Result<Self> {
+        let peers = (1..4).map(|node| format!("{node}=127.0.0.1:{node}/h:{node}"));
+        let config = Config {
+            node,
+            peers: peers.collect::<Vec<_>>().join(","),
+            peer_listen: Some("127.0.0.1:0".into()),
+            ..Config::default()
+        };
+        let mut cluster = options(config).check()?;
+        cluster.members = BTreeMap::new();
+        let identity = Identity::fixed(node);
+        let known = match node {
+            1 => BTreeMap::from([(9, NodeId(99))]),
+            _ => BTreeMap::new(),
+        };
+        let own = Sender { node, id: identity.id() };
+        let ids = PeerIds::new(own, known, peer_ids::remember());
+        let transport = Transport::open(&cluster, &identity, ids.clone()).await?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (refuses, calls) = (AtomicBool::new(false), AtomicU32::new(0));
+        let told = Arc::new(Told { events, refuses, calls });
+        transport.serve(told.clone());
+        Ok(Self { transport, ids, told, events: receiver })
+    }
+
+    fn address(&self) -> String {
+        self.transport.local_addr().to_string()
+    }
+
+    fn knows(&self, node: u32, other: &Self) {
+        self.transport.set_peer(node, &other.address()).unwrap();
+    }
+
+    /// Calls again where one side had not known the other yet.
+    async fn call(&self, to: u32, kind: u32, deadline: Duration) -> Result<Bytes> {
+        loop {
+            match self.transport.call(to, kind, &b"hello"[..], deadline).await {
+                Err(error) if error.to_string().contains("is not known yet") => {}
+                answered => return answered,
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Event {
+        timeout(PATIENCE, self.events.recv()).await.unwrap().unwrap()
+    }
+}
+
+async fn pair() -> (Node, Node) {
+    let one = Node::start(1, |config| config).await;
+    let two = Node::start(2, |config| config).await;
+    one.knows(2, &two);
+    two.knows(1, &one);
+    one.call(2, ECHO, PATIENCE).await.unwrap();
+    (one, two)
+}
+
+#[tokio::test]
+async fn a_call_is_answered() {
+    let (one, two) = pair().await;
+    assert_eq!(&one.call(2, ECHO, PATIENCE).await.unwrap()[..], b"\0\0\0\x01hello");
+    assert_eq!(&two.call(1, ECHO, PATIENCE).await.unwrap()[..], b"\0\0\0\x02hello");
+    let error = one.call(3, ECHO, PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("address of peer 3"), "{error}");
+    // Node 1 has told whom it knows.
+    assert_eq!(two.ids.get(9), Some(NodeId(99)));
+}
+
+#[tokio::test]
+async fn a_call_ends_with_its_deadline_and_holds_up_no_other() {
+    let (one, _two) = pair().await;
+    let hanging: Vec<_> =
+        (0..8).map(|_| (one.transport.clone(), Duration::from_millis(50))).collect();
+    let hanging = hanging.into_iter().map(|(transport, deadline)| {
+        tokio::spawn(async move { transport.call(2, HANG, Bytes::new(), deadline).await })
+    });
+    let hanging: Vec<_> = hanging.collect();
+    one.call(2, ECHO, PATIENCE).await.unwrap();
+    for call in hanging {
+        let error = timeout(PATIENCE, call).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Unavailable);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_given_up_with_the_deadline() {
+    let one = Node::start(1, |config| config).await;
+    // Connections are accepted by the kernel, and never answered.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    one.transport.set_peer(2, &silent.local_addr().unwrap().to_string()).unwrap();
+    let call = one.call(2, ECHO, Duration::from_millis(50));
+    let error = timeout(PATIENCE, call).await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn calls_that_wait_are_told_when_the_session_ends() {
+    let (one, two) = pair().await;
+    let transport = one.transport.clone();
+    let hanging =
+        tokio::spawn(async move { transport.call(2, HANG, Bytes::new(), PATIENCE * 2).await });
+    while two.told.calls.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    two.transport.shutdown().await;
+    let error = timeout(PATIENCE, hanging).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+    // Nor is anybody kept waiting who asks afterwards.
+    let error = timeout(PATIENCE, one.call(2, ECHO, PATIENCE * 2)).await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_ends_only_its_call() {
+    let (one, _two) = pair().await;
+    let error = one.call(2, PANIC, PATIENCE).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable);
+    one.call(2, ECHO, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn strangers_are_refused_with_the_reason() {
+    let (one, two) = pair().await;
+    let other = Node::start(1, |config| Config { cluster: "other".into(), ..config }).await;
+    other.knows(2, &two);
+    let error = other.call(2, ECHO, PATIENCE).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("the cluster \"other\""), "{error}");
+    let error = other.call(2, ECHO, PATIENCE).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Config);
+
+    let url = format!("http://{}", two.address());
+    let mut newer = PeerClient::connect(url).await.unwrap();
+    let frame =
+        Frame { version: 9, cluster: "tsoracle".into(), from: 1, to: 2, ..Frame::default() };
+    let status = newer.session(futures::stream::iter([frame])).await.unwrap_err();
+    assert!(status.message().contains("speaks format 9"), "{status}");
+
+    let error = one.call(2, ECHO, PATIENCE).await;
+    error.unwrap();
+    one.told.refuses.store(true, Ordering::Relaxed);
+    let error = two.call(1, ECHO, PATIENCE).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("node 2 was wiped"), "{error}");
+    // The answer is looked at just as well as the call.
+    let error = one.call(2, ECHO, PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("node 2 was wiped"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_is_survived() {
+    let (one, two) = pair().await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4_096], &[0xff; 65_536], b"PRI * HTTP/2.0"]
+    {
+        let mut stream = TcpStream::connect(two.address()).await.unwrap();
+        // The other side may close while this is still being written.
+        let _ = stream.write_all(garbage).await;
+        let _ = stream.shutdown().await;
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut vec![])).await.unwrap();
+        one.call(2, ECHO, PATIENCE).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_session_keeps_the_order_and_tells_when_it_stands_again() {
+    let (mut one, mut two) = pair().await;
+    assert_eq!(one.event().await, Event::Connected(2));
+    let send = |node: &Node, count: u32| {
+        (0..count).for_each(|n| node.transport.send(2, n.to_be_bytes().to_vec()));
+    };
+    send(&one, 500);
+    for n in 0..500_u32 {
+        assert_eq!(two.event().await, Event::Received(1, n.to_be_bytes().to_vec().into()));
+    }
+    let address = two.address();
+    two.transport.shutdown().await;
+    let mut again = loop {
+        let listen = |config| Config { peer_listen: Some(address.clone()), ..config };
+        match Node::try_start(2, listen).await {
+            Ok(node) => break node,
+            Err(error) => assert!(error.to_string().contains("cannot listen"), "{error}"),
+        }
+    };
+    assert_eq!(one.event().await, Event::Connected(2));
+    send(&one, 10);
+    for n in 0..10_u32 {
+        assert_eq!(again.event().await, Event::Received(1, n.to_be_bytes().to_vec().into()));
+    }
+    // At a new address just as well.
+    let mut elsewhere = Node::start(2, |config| config).await;
+    one.knows(2, &elsewhere);
+    one.transport.send(2, Bytes::new());
+    assert_eq!(one.event().await, Event::Connected(2));
+    one.transport.send(2, &b"there"[..]);
+    assert_eq!(elsewhere.event().await, Event::Received(1, Bytes::from_static(b"there")));
+}
+
+#[tokio::test]
+async fn a_session_with_a_gap_in_it_is_begun_anew() {
+    let (mut one, _two) = pair().await;
+    one.transport.send(2, Bytes::new());
+    assert_eq!(one.event().await, Event::Connected(2));
+    // More than is queued, in one go: nothing can have been taken meanwhile.
+    let large = Bytes::from(vec![0; MAX_BODY_BYTES]);
+    (0..64).for_each(|_| one.transport.send(2, large.clone()));
+    assert_eq!(one.event().await, Event::Connected(2));
+}
+
+/// A certificate authority, and files with a certificate of its for 127.0.0.1.
+fn certificates(directory: &Path, name: &str) -> impl Fn(Config) -> Config + use<> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut authority = CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let write = |kind: &str, pem: String| {
+        let path = directory.join(format!("{name}.{kind}.pem"));
+        std::fs::write(&path, pem).unwrap();
+        Some(path)
+    };
+    let ca = write("ca", authority_pem);
+    let cert = write("cert", leaf.pem());
+    let key = write("key", key.serialize_pem());
+    move |config| Config {
+        peer_ca: ca.clone(),
+        peer_cert: cert.clone(),
+        peer_key: key.clone(),
+        ..config
+    }
+}
+
+#[tokio::test]
+async fn with_tls_both_sides_must_show_a_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let ours = certificates(directory.path(), "ours");
+    let others = certificates(directory.path(), "others");
+    let one = Node::start(1, &ours).await;
+    let two = Node::start(2, &ours).await;
+    one.knows(2, &two);
+    one.call(2, ECHO, PATIENCE).await.unwrap();
+    let calls = two.told.calls.load(Ordering::Relaxed);
+    for stranger in [Node::start(3, &others).await, Node::start(3, |config| config).await] {
+        stranger.knows(2, &two);
+        stranger.call(2, ECHO, PATIENCE).await.unwrap_err();
+        one.knows(3, &stranger);
+        one.call(3, ECHO, PATIENCE).await.unwrap_err();
+        assert_eq!(stranger.told.calls.load(Ordering::Relaxed), 0);
+    }
+    assert_eq!(two.told.calls.load(Ordering::Relaxed), calls);
+
+    let swapped = |config| {
+        let config = ours(config);
+        Config { peer_key: config.peer_ca.clone(), ..config }
+    };
+    let error = Node::try_start(3, swapped).await.map(|_| ()).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("peer_key"), "{error}");
+}
