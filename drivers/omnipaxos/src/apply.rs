@@ -83,14 +83,14 @@ impl Node {
 
     /// Installs another node's state, whose log begins after it, with what is staged of that log; unless
     /// this node's own state is as new.
-    pub(crate) fn install(&mut self, state: &Received, now: BootTime) -> Result<()> {
+    pub(crate) fn install(&mut self, state: Received, now: BootTime) -> Result<()> {
         let applied = read_applied(&state.applied()?)?;
         if applied <= self.applied {
             return Ok(());
         }
         tracing::info!(from = self.applied, to = applied, "installing the state of another node");
         let writes = self.log.borrow_mut().take_writes();
-        self.replica.restore(state.chunks()?, writes, now)?;
+        self.replica.restore(state.into_chunks()?, writes, now)?;
         self.applied = applied;
         Ok(())
     }

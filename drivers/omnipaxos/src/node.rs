@@ -368,7 +368,7 @@ impl Node {
         self.paxos.handle_incoming(message);
         let taken = self.log.borrow_mut().take_state();
         let taken = taken.and_then(|index| self.states.remove(&index));
-        taken.map_or(Ok(()), |state| self.install(&state, now))
+        taken.map_or(Ok(()), |state| self.install(state, now))
     }
 
     /// Makes durable what has changed, all in one commit; with the state, where entries that it is worked

@@ -37,8 +37,8 @@ impl Inbound {
     async fn install(&self, from: u32, message: Install) -> Result<Bytes> {
         self.heard(&message.vote);
         let received = self.inbox.finish(from, message.transfer).await?;
-        let snapshot = Box::new(SnapshotData::Received(received));
-        let snapshot = Snapshot { meta: message.meta, snapshot };
+        let chunks = Box::new(received.into_chunks()?);
+        let snapshot = Snapshot { meta: message.meta, snapshot: Box::new(SnapshotData(chunks)) };
         let installed = self.raft.install_full_snapshot(message.vote, snapshot).await;
         pack(&installed.map_err(stopped)?)
     }

@@ -21,7 +21,7 @@ impl StateMachine {
     async fn snapshot(&self) -> Result<Snapshot> {
         let chunks = self.store.snapshot().await?;
         let meta = Applied::read(chunks.applied())?.into_meta();
-        Ok(Snapshot { meta, snapshot: Box::new(SnapshotData::Own(chunks)) })
+        Ok(Snapshot { meta, snapshot: Box::new(SnapshotData(Box::new(chunks))) })
     }
 }
 
@@ -81,12 +81,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn begin_receiving_snapshot(&mut self) -> Stored<Box<SnapshotData>> {
         // They come through the inbox of the transfers, whole.
-        Ok(Box::new(SnapshotData::Nothing))
+        Ok(Box::new(SnapshotData(Box::new(std::iter::empty()))))
     }
 
     async fn install_snapshot(&mut self, _: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
         let restored = self.store.run(After::Everything, move |replica| {
-            replica.restore(snapshot.into_chunks()?, [], SystemClock.now().boot)
+            replica.restore(snapshot.0, [], SystemClock.now().boot)
         });
         restored.await.map_err(storage)
     }

@@ -84,7 +84,7 @@ impl Peer {
         let Network { transport, transfers, .. } = &self.network;
         let transfer = transfers.fetch_add(1, Ordering::Relaxed);
         let Snapshot { meta, snapshot } = snapshot;
-        transfer::send(transport, self.node, transfer, snapshot.into_chunks()?).await?;
+        transfer::send(transport, self.node, transfer, snapshot.0).await?;
         self.ask(INSTALL, &Install { vote, meta, transfer }, INSTALLED).await
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use openraft::{LogId, OptionalSend, SnapshotMeta, StorageError, StorageIOError, StoredMembership};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tsoracle_core::{Error, Result};
-use tsoracle_replica::{Addresses, snapshot::Chunks, stored, transfer::Received};
+use tsoracle_replica::{Addresses, stored};
 
 openraft::declare_raft_types!(
     /// What openraft works with here.
@@ -36,26 +36,8 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// A state, to be sent or restored.
-#[derive(Debug)]
-pub(crate) enum SnapshotData {
-    /// This node's own.
-    Own(Chunks),
-    /// Another node's.
-    Received(Received),
-    /// None has come yet.
-    Nothing,
-}
-
-impl SnapshotData {
-    pub(crate) fn into_chunks(self) -> Result<Box<dyn Iterator<Item = Result<Vec<u8>>> + Send>> {
-        Ok(match self {
-            Self::Own(chunks) => Box::new(chunks),
-            Self::Received(received) => Box::new(received.chunks()?),
-            Self::Nothing => Box::new(std::iter::empty()),
-        })
-    }
-}
+/// The chunks of a state, this node's own or another one's.
+pub(crate) struct SnapshotData(pub(crate) Box<dyn Iterator<Item = Result<Vec<u8>>> + Send>);
 
 /// How far the state machine has come, and the membership as of there.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]

@@ -161,7 +161,7 @@ impl Inbox {
         blocking(move || {
             let flushed = file.flush();
             flushed.map_err(|source| Error::cannot_use(received.0.display(), source))?;
-            snapshot::verify(received.chunks()?)?;
+            snapshot::verify(load(&received.0)?)?;
             Ok(received)
         })
         .await
@@ -193,16 +193,21 @@ impl Received {
     ///
     /// # Errors
     /// `Fatal` or `Config` if the file cannot be read.
-    pub fn chunks(&self) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
-        load(&self.0)
+    pub fn into_chunks(self) -> Result<impl Iterator<Item = Result<Vec<u8>>> + Send + use<>> {
+        let mut chunks = load(&self.0)?;
+        Ok(std::iter::from_fn(move || {
+            // The file stays for as long as it is read.
+            let _file = &self;
+            chunks.next()
+        }))
     }
 
     /// How far it has applied the log, in the driver's terms.
     ///
     /// # Errors
-    /// As for [`chunks`](Self::chunks), and `Corrupt`.
+    /// As for [`into_chunks`](Self::into_chunks), and `Corrupt`.
     pub fn applied(&self) -> Result<Vec<u8>> {
-        match self.chunks()?.next() {
+        match load(&self.0)?.next() {
             Some(first) => snapshot::header(&first?),
             None => Err(Error::new(ErrorKind::Corrupt, "a received state is empty")),
         }
@@ -271,11 +276,11 @@ mod tests {
         }
         let received = inbox.finish(2, 7).await.unwrap();
         assert_eq!(received.applied().unwrap(), b"2");
-        let read: Vec<_> = received.chunks().unwrap().map(|chunk| chunk.unwrap()).collect();
-        assert_eq!(read, second);
         assert_eq!(*inbox.finish(2, 7).await.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(files(&inbox), 2);
-        drop((received, inbox.finish(1, 7).await.unwrap()));
+        let read: Vec<_> = received.into_chunks().unwrap().map(|chunk| chunk.unwrap()).collect();
+        assert_eq!(read, second);
+        drop(inbox.finish(1, 7).await.unwrap());
         assert_eq!(files(&inbox), 0);
     }
 
