@@ -79,7 +79,7 @@ async fn open_here(cluster: Cluster) -> Result<Arc<OpenraftDriver>> {
 }
 
 async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc<OpenraftDriver>> {
-    let Found { identity, last, peers, inbox } = found;
+    let Found { identity, last, applied, peers, inbox } = found;
     let waiters = Arc::<Waiters>::default();
     let ids = PeerIds::remembered_by(&store, &identity, peers);
     let transport = Transport::open(&cluster, &identity, ids).await?;
@@ -90,6 +90,12 @@ async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc
     let config = Arc::new(raft_config(&cluster)?);
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
     let raft = raft.map_err(|error| fatal("raft cannot be started", &error))?;
+    // The state takes the place of the log from the start, or that would never be purged where starts
+    // are frequent.
+    if let Some(purged) = applied.and_then(|last| last.index.checked_sub(cluster.log_keep)) {
+        let purging = raft.trigger().purge_log(purged).await;
+        purging.map_err(|error| fatal("raft cannot be started", &error))?;
+    }
     let contact = Arc::new(Contact::new(cluster.election));
     let inbound = Inbound { raft: raft.clone(), contact: contact.clone(), inbox };
     transport.serve(Arc::new(inbound));

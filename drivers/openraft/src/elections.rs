@@ -120,7 +120,7 @@ async fn is_wanted(shared: &Shared, metrics: &Metrics) -> bool {
             answer.ok().and_then(|answer| unpack::<bool>(&answer).ok()?.then_some(voter))
         }
     });
-    // As soon as they are enough: one that stands still answers nothing, and is not waited for.
+    // As soon as they are enough: one that is paused answers nothing, and is not waited for.
     let mut answers: FuturesUnordered<_> = answers.collect();
     let mut willing = Vec::new();
     while let Some(answer) = answers.next().await {

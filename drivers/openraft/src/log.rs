@@ -28,10 +28,8 @@ use crate::{
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 
-/// Entries that are kept in memory, for those who read the end of the log, at most.
-const CACHED: usize = 4_096;
-
-/// Their bytes, at most, beside those that are not written yet.
+/// Bytes of entries that are kept in memory, for readers of the end of the log, at most, beside those
+/// that are not written yet.
 const CACHED_BYTES: usize = 16 << 20;
 
 /// Bytes of one message to a follower; a single entry may be larger.
@@ -116,12 +114,12 @@ impl Log {
     /// Puts the entries into the log, for readers at once, and calls `done` when they are durable; or
     /// at once if this node proposes them as the leader.
     ///
-    /// openraft has its leader wait for its own disk before it sends an entry to anyone, which makes
+    /// openraft has its leader wait for its own disk before it sends an entry to others, which makes
     /// each commit two syncs long. Here both go on side by side, and what openraft then takes for
     /// committed stays within this node until its disk has the entry, too: it is not applied (the
-    /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of members is
-    /// built on it, and a leader that lost such an entry in a crash does not go on in its old term
-    /// (see [`RaftLogStorage::read_vote`]).
+    /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of
+    /// members is built on it, and a leader that lost such an entry in a crash does not go on in its old
+    /// term (see [`RaftLogStorage::read_vote`]).
     fn append_entries(
         &self,
         entries: Vec<Entry>,
@@ -173,12 +171,12 @@ impl Log {
 
 impl State {
     fn written(&mut self, last: Id) {
-        // What was cut off or written anew meanwhile has a write of its own.
+        // What was cut off or overwritten meanwhile has a write of its own.
         if self.last >= Some(last) {
             self.durable = self.durable.max(Some(last));
         }
         let durable = next_index(self.durable.as_ref());
-        while self.cached.len() > CACHED || self.bytes > CACHED_BYTES {
+        while self.bytes > CACHED_BYTES {
             match self.cached.first_entry() {
                 Some(first) if *first.key() < durable => {
                     self.bytes -= size(&first.remove());
@@ -198,7 +196,8 @@ impl State {
 }
 
 fn size(entry: &Entry) -> usize {
-    const FIXED: usize = 64;
+    /// What an entry takes besides its bytes.
+    const FIXED: usize = 256;
     match &entry.payload {
         EntryPayload::Normal(payload) => FIXED + payload.0.len(),
         _ => FIXED,
@@ -272,7 +271,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     /// The vote; not as a leader's if it is this node's own. It may have lost entries that it had sent
     /// to others, and would give out their places in the log again under the same term. So it has to be
-    /// elected anew.
+    /// elected again.
     async fn read_vote(&mut self) -> Stored<Option<Vote>> {
         let vote: Option<Vote> = read(&self.0.store, VOTE).await.map_err(storage)?;
         let vote = vote.map(|vote| match vote.leader_id.node_id == self.0.node {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 // openraft gives a call up after `hard_ttl` by itself, and tries again with the next heartbeat; only what
-// fails earlier shows that nobody is there.
+// fails earlier shows that a node cannot be reached.
 
 /// How long a node that cannot be reached is left alone. It must be found soon after it is back: its
 /// vote may be what is missing.

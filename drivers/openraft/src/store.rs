@@ -6,7 +6,7 @@ use tsoracle_core::{Clock as _, NodeId, Result, SystemClock};
 use tsoracle_replica::{Cluster, Identity, Replica, transfer::Inbox, transport::PeerIds};
 use tsoracle_store::{Store, Table};
 
-use crate::types::{Entry, Id, decode};
+use crate::types::{Applied, Entry, Id, decode};
 
 /// The name in config strings, and of the owner of a directory.
 pub(crate) const DRIVER: &str = "openraft";
@@ -22,6 +22,8 @@ pub(crate) struct Found {
     pub(crate) identity: Identity,
     /// The last entry of the log.
     pub(crate) last: Option<Id>,
+    /// The last one that is applied, with all before it.
+    pub(crate) applied: Option<Id>,
     pub(crate) peers: BTreeMap<u32, NodeId>,
     pub(crate) inbox: Inbox,
 }
@@ -35,5 +37,6 @@ pub(crate) fn open(cluster: &Cluster) -> Result<(Replica, Found)> {
     let peers = PeerIds::stored(&store)?;
     let inbox = Inbox::open(&cluster.path)?;
     let replica = Replica::open(store, SystemClock.now().boot)?;
-    Ok((replica, Found { identity, last, peers, inbox }))
+    let applied = Applied::read(replica.applied().unwrap_or_default())?.log_id;
+    Ok((replica, Found { identity, last, applied, peers, inbox }))
 }

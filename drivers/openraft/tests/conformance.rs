@@ -8,7 +8,7 @@ use tsoracle_openraft as _;
 
 fn main() -> ExitCode {
     run(Local::config(|directory| {
-        // A node of its own hears from nobody, so any port will do.
+        // A node of its own hears from no other, so any port will do.
         let options = "node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0";
         format!("openraft:{}?{options}", directory.display())
     })

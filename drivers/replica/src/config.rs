@@ -22,7 +22,7 @@ pub struct Config {
     /// How often the leader shows that it is there.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
-    /// How long a node hears nothing of a leader, at least, before it stands for election.
+    /// How long a node hears nothing of a leader, at least, before it campaigns.
     #[serde(with = "humantime_serde")]
     pub election: Duration,
     /// The address to listen on for peers, if it is not the one in `peers`.
@@ -112,7 +112,7 @@ pub struct Cluster {
     pub name: String,
     /// How often the leader shows that it is there.
     pub heartbeat: Duration,
-    /// How long a node hears nothing of a leader, at least, before it stands for election.
+    /// How long a node hears nothing of a leader, at least, before it campaigns.
     pub election: Duration,
     /// The address to listen on for peers.
     pub listen: String,
@@ -137,7 +137,7 @@ const MOST_MEMBERS: usize = 64;
 const MAX_NAME_BYTES: usize = 128;
 
 impl Config {
-    /// Checks everything that can be told without the directory or the network.
+    /// Checks everything that needs neither the directory nor the network.
     ///
     /// # Errors
     /// `Config`, naming the option and what is wrong with it.
@@ -200,7 +200,7 @@ impl Config {
 }
 
 impl Cluster {
-    /// Whether peers may be spoken to at `address`, as it stands in a peer list.
+    /// Whether peers may be connected to at `address`, as it is in a peer list.
     ///
     /// # Errors
     /// `Config` if it is off loopback and nothing protects it.
@@ -209,7 +209,7 @@ impl Cluster {
             return Ok(());
         }
         let context = format!(
-            "peers would be spoken to in plaintext at {address}: give peer_ca, peer_cert and \
+            "peers would be connected to in plaintext at {address}: give peer_ca, peer_cert and \
              peer_key, or insecure_peers=true if the network is trusted"
         );
         Err(wrong(context))
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_off_loopback_has_to_be_asked_for() {
+    fn plaintext_off_loopback_has_to_be_allowed() {
         let far = "node=1&peers=1=10.0.0.1:7001/a:1,2=127.0.0.1:7002/b:1";
         refused(far, "10.0.0.1:7001");
         refused("node=1&peers=1=tso-1:7001/a:1", "insecure_peers=true");

@@ -236,7 +236,7 @@ mod tests {
     const NOTES: Table = Table::new("notes");
     const NOW: BootTime = BootTime::from_nanos(7);
 
-    /// A replica whose state holds so many keys, and whose mark is `applied`.
+    /// A replica whose state holds `keys` keys, and whose mark is `applied`.
     fn filled(path: &Path, keys: u32, applied: &[u8]) -> Replica {
         let mut replica =
             Replica::open(Store::open(path, Default::default()).unwrap(), NOW).unwrap();

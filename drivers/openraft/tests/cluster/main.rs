@@ -13,6 +13,7 @@ use tsoracle_core::{
     versioned::{ConsensusDriver, Effect, Leadership, Version},
 };
 use tsoracle_openraft::{Config, open};
+use tsoracle_store::{Store, Table};
 
 use crate::nodes::{Nodes, eventually};
 
@@ -64,8 +65,13 @@ async fn leadership_is_handed_over_on_demand() {
         .await;
         eventually(async || (nodes.leader().await == to).then_some(())).await;
     }
+    // One that changes nothing leaves a leader that serves.
+    let to = u64::from(nodes.leader().await);
+    nodes.change(MembershipChange::Transfer { to: Some(to) }).await.unwrap();
+    assert_eq!(nodes.next().await, 60);
     let error = nodes.change(MembershipChange::Transfer { to: Some(9) }).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Invalid);
+    assert_eq!(nodes.next().await, 70);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,6 +95,23 @@ async fn a_node_far_behind_catches_up_through_a_snapshot() {
     // What was received is removed once it is restored.
     let received = nodes.path(3).join("received");
     eventually(async || (std::fs::read_dir(&received).unwrap().count() == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_purges_the_log_before_the_state() {
+    let mut nodes = Nodes::new(1, |config| Config { log_keep: 0, ..config });
+    let mut lengths = vec![];
+    for round in 0..4 {
+        nodes.start(1).await;
+        for request in 0..20 {
+            assert_eq!(nodes.next().await, (round * 20 + request) * 10);
+        }
+        nodes.stop(1).await;
+        let store = Store::open(&nodes.path(1), Default::default()).unwrap();
+        let log = store.entries(Table::new("log"), &[], &[u8::MAX; 9], usize::MAX).unwrap();
+        lengths.push(log.len());
+    }
+    assert!(lengths[3] < lengths[0] + lengths[1], "{lengths:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

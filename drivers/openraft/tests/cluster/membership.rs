@@ -13,7 +13,7 @@ fn ids(members: &[Member], vote: bool) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_node_grows_into_a_cluster_and_shrinks_again() {
-    // So short a log that whoever comes later needs a snapshot.
+    // So short a log that nodes which come later need a snapshot.
     let short = |config| Config { snapshot_every: 5, log_keep: 0, ..config };
     let mut nodes = Nodes::start_all(1, short).await;
     for round in 0..20 {

@@ -89,7 +89,7 @@ impl Nodes {
     }
 
     pub(crate) async fn start_as(&mut self, node: u32, config: Config) {
-        // Somebody else may hold the port for a moment.
+        // Another process may hold the port for a moment.
         let driver = eventually(async || open(config.clone()).await.ok()).await;
         let spy = Spy::new(Commanded::over(driver.clone()));
         let oracle = Oracle::start(spy.clone(), OracleOptions::default()).unwrap();
@@ -134,7 +134,7 @@ impl Nodes {
         eventually(async || self.running[&node].oracle.get_ts(1).await.ok()).await.epoch
     }
 
-    /// Takes the next ten values of a sequence, from whoever serves, exactly once: where they begin.
+    /// Takes the next ten values of a sequence, from the node that serves, exactly once: where they begin.
     pub(crate) async fn next(&mut self) -> u64 {
         self.requests += 1;
         let id = format!("request {}", self.requests);
@@ -152,7 +152,7 @@ impl Nodes {
         .await
     }
 
-    /// Makes a change through whoever leads.
+    /// Makes a change through the leader.
     pub(crate) async fn change(&self, change: MembershipChange) -> Result<()> {
         let leader = self.leader().await;
         let membership = self.running[&leader].oracle.membership().unwrap();

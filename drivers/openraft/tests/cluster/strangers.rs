@@ -1,4 +1,4 @@
-//! Whoever else comes to the peer port.
+//! Strangers on the peer port.
 
 use std::path::Path;
 

@@ -63,7 +63,7 @@ pub trait Handler: Send + Sync + 'static {
     fn connected(&self, peer: u32);
 }
 
-/// The way to the peers, and from them. Cheap to clone.
+/// The connections to the peers, and from them. Cheap to clone.
 #[derive(Clone)]
 pub struct Transport(Arc<Inner>);
 
@@ -75,14 +75,14 @@ struct Inner {
     local_addr: SocketAddr,
     handler: Mutex<Option<Arc<dyn Handler>>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
-    /// Where the tasks of the transport run, whoever sends.
+    /// Where the tasks of the transport run, whichever thread sends.
     runtime: Handle,
     stop: watch::Sender<bool>,
     refused: Mutex<String>,
 }
 
 impl Transport {
-    /// Listens for peers, and knows those of the config. Nobody is answered before
+    /// Listens for peers, and knows those of the config. No peer is answered before
     /// [`serve`](Self::serve). All its tasks run on the runtime that this is called on.
     ///
     /// # Errors

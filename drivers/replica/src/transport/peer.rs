@@ -46,7 +46,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from
 const QUEUE: usize = 1_024;
 const QUEUE_BYTES: usize = 64 << 20;
 
-/// The way to one peer at one address.
+/// The connection to one peer at one address.
 pub(super) struct Peer {
     node: u32,
     address: String,
@@ -60,16 +60,16 @@ pub(super) struct Peer {
     bytes: Arc<Semaphore>,
     is_kept: AtomicBool,
     overflow: Notify,
-    /// Why it cannot be reached, if it cannot: said once.
+    /// The reason why it cannot be reached, if it cannot: logged once.
     trouble: Mutex<Option<String>>,
 }
 
-/// Frames on their way, and those who wait for the answers. When it ends, they are told.
+/// Queued frames, and the callers that wait for answers. When it ends, they are notified.
 struct Session {
     queue: mpsc::Sender<Queued>,
     waiting: HashMap<u64, oneshot::Sender<Frame>>,
-    /// Which of the ids that this node knows the peer was told last.
-    told: u64,
+    /// The revision of the known ids that was sent last.
+    sent_ids: u64,
 }
 
 type Queued = (Frame, OwnedSemaphorePermit);
@@ -157,7 +157,7 @@ impl Peer {
         }
     }
 
-    /// Puts a frame on its way; drops it, and whoever waits, if there is no session, or no room.
+    /// Queues a frame; drops it, and its caller, if there is no session, or no room.
     fn enqueue(
         &self,
         transport: &Inner,
@@ -165,9 +165,9 @@ impl Peer {
         call: Option<(u64, oneshot::Sender<Frame>)>,
     ) {
         let mut session = lock(&self.session);
-        let Some(Session { queue, waiting, told }) = &mut *session else { return };
-        if let Some((known, revision)) = transport.envelope.ids.news(*told) {
-            (frame.known, *told) = (known, revision);
+        let Some(Session { queue, waiting, sent_ids }) = &mut *session else { return };
+        if let Some((known, revision)) = transport.envelope.ids.news(*sent_ids) {
+            (frame.known, *sent_ids) = (known, revision);
         }
         let size = u32::try_from(frame.body.len()).unwrap_or(u32::MAX);
         let permit = self.bytes.clone().try_acquire_many_owned(size);
@@ -175,13 +175,13 @@ impl Peer {
         if queued.is_some() {
             waiting.extend(call);
         } else {
-            // With a gap in it, the session is broken: the other side must be told by a new one.
+            // With a gap in it, the session is broken: the other side notices by a new one.
             *session = None;
             self.overflow.notify_one();
         }
     }
 
-    /// Passes an answer on to whoever waits for it, if anyone still does.
+    /// Passes an answer on to its caller, if that still waits.
     fn answered(&self, answer: Frame) {
         let waiting =
             lock(&self.session).as_mut().and_then(|session| session.waiting.remove(&answer.call));
@@ -198,7 +198,7 @@ impl Peer {
 
     fn reached(&self, session: Session) {
         if lock(&self.trouble).take().is_some() {
-            tracing::info!(peer = self.node, address = self.address, "the peer is there again");
+            tracing::info!(peer = self.node, address = self.address, "the peer is back");
         }
         *lock(&self.session) = Some(session);
         self.attempted.send_replace(None);
@@ -208,7 +208,7 @@ impl Peer {
         self.refused(status.message(), status.code() == Code::FailedPrecondition)
     }
 
-    /// What a call is told that the peer has refused.
+    /// The error of a call that the peer has refused.
     pub(super) fn refused(&self, reason: &str, is_lasting: bool) -> Error {
         let (node, address) = (self.node, &self.address);
         let kind = if is_lasting { ErrorKind::Config } else { ErrorKind::Unavailable };
@@ -226,7 +226,7 @@ impl Peer {
     }
 }
 
-/// A call under way: whoever made it waits no longer once this is gone.
+/// A call under way: its caller waits no longer once this is gone.
 struct Call<'a> {
     peer: &'a Peer,
     number: u64,
@@ -262,7 +262,7 @@ async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
         }
         SystemClock.sleep(pause).await;
     }
-    // Whoever waits for a session waits no longer.
+    // Calls that wait for a session wait no longer.
     peer.attempted
         .send_replace(Some(peer.failed(&Status::unavailable("it is not spoken to any more"))));
 }
@@ -276,7 +276,7 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
     let stopped = |_| Status::unavailable("this node is not up");
     let handler = transport.handler().map_err(stopped)?;
     let mut hello = transport.envelope.wrap(peer.node, 0, Bytes::new()).map_err(stopped)?;
-    let (known, told) = transport.envelope.ids.news(0).unwrap_or_default();
+    let (known, sent_ids) = transport.envelope.ids.news(0).unwrap_or_default();
     hello.known = known;
     let (queue, queued) = mpsc::channel::<Queued>(QUEUE);
     let frames = ReceiverStream::new(queued).map(|(frame, _permit)| frame);
@@ -286,7 +286,7 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no session within {ACCEPTED:?}")))?;
     let mut answers = accepted?.into_inner();
-    peer.reached(Session { queue, waiting: HashMap::new(), told });
+    peer.reached(Session { queue, waiting: HashMap::new(), sent_ids });
     handler.connected(peer.node);
     let answered = async {
         loop {

@@ -135,10 +135,10 @@ impl PeerIds {
         });
     }
 
-    /// What this node knows durably, itself included, with its revision; nothing if that is `told`.
-    pub(super) fn news(&self, told: u64) -> Option<(Vec<PeerId>, u64)> {
+    /// What this node knows durably, itself included, with its revision; nothing if that is `sent`.
+    pub(super) fn news(&self, sent: u64) -> Option<(Vec<PeerId>, u64)> {
         let known = lock(&self.0.known);
-        if known.revision == told {
+        if known.revision == sent {
             return None;
         }
         let durable = known.ids.iter().filter(|(_, known)| known.is_durable);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_knows_is_learned_by_another_and_told_once() {
+    async fn what_one_knows_is_learned_by_another_and_sent_once() {
         let (one, two) = (
             PeerIds::new(OWN, [(3, NodeId(33))].into(), remember()),
             PeerIds::new(Sender { node: 2, id: NodeId(22) }, [(3, NodeId(30))].into(), remember()),

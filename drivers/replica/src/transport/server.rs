@@ -78,7 +78,7 @@ pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
                 }
             };
         if let Err(unserved) = serving.send(Ok(stream)).await {
-            tracing::error!("the server for peers has ended; it is started anew");
+            tracing::error!("the server for peers has ended; it is started again");
             serving = serve(&inner);
             let _ = serving.send(unserved.0).await;
         }
