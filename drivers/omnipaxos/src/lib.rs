@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(test)]
+mod agreement_test;
 mod apply;
 mod driver;
 mod entry;

@@ -4,28 +4,19 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use omnipaxos::{OmniPaxos, messages::Message};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
-use tsoracle_core::{
-    BootTime, Clock as _, SystemClock,
-    versioned::{Leadership, Outcome},
-};
-use tsoracle_replica::{
-    Announcer, Answer, Cluster, Config, Identity, Replica, Waiters,
-    transfer::{Inbox, Received},
-    transport::{PeerIds, Sender, Transport},
-};
+use tokio::sync::watch;
+use tsoracle_core::versioned::{Leadership, Outcome};
+use tsoracle_replica::{Answer, Cluster, Replica, Waiters, transfer::Received};
 use tsoracle_store::Store;
 
 use crate::{
-    driver::NAME,
     entry::{Commit, Entry},
-    inbound::{Event, remember},
+    inbound::Event,
     log::Log,
     message::{self, PeerMessage},
     node::{self, Node},
-    peers::Peers,
     storage::SharedLog,
-    testing::{commit, rival, version},
+    testing::{commit, config, node, now, receive, rival, version},
 };
 
 /// Nodes of the cluster, this one included.
@@ -35,7 +26,7 @@ const NODES: u32 = 5;
 struct Played {
     node: Node,
     waiters: Arc<Waiters>,
-    leadership: tokio::sync::watch::Receiver<Leadership>,
+    leadership: watch::Receiver<Leadership>,
     others: BTreeMap<u32, (OmniPaxos<Entry, SharedLog>, SharedLog)>,
     /// States that other nodes have in the place of what they have dropped from their logs.
     states: BTreeMap<u64, Received>,
@@ -45,23 +36,12 @@ struct Played {
 impl Played {
     async fn new() -> Self {
         let directories: Vec<_> = (0..=NODES).map(|_| tempfile::tempdir().unwrap()).collect();
-        let cluster = cluster(directories[1].path(), 1);
-        let store = Store::open(&cluster.path, cluster.store).unwrap();
-        let identity = Identity::open(&store, NAME, &cluster).unwrap();
-        let (events, _) = mpsc::channel(1);
-        let own = Sender { node: 1, id: identity.id() };
-        let ids = PeerIds::new(own, BTreeMap::new(), remember(events.clone()));
-        let transport = Transport::open(&cluster, &identity, ids).await.unwrap();
-        let peers = Peers::new(&cluster, &identity, transport, events);
-        let replica = Replica::open(store, now()).unwrap();
-        let (announcer, leadership) = Announcer::new();
-        let waiters = Arc::new(Waiters::default());
-        let node = Node::new(&cluster, replica, peers, waiters.clone(), announcer).unwrap();
-        let others = (2..=NODES).map(|node| {
-            let path = directories[node as usize].path();
+        let (node, waiters, leadership) = node(&cluster(directories[1].path(), 1)).await;
+        let others = (2..=NODES).map(|other| {
+            let path = directories[other as usize].path();
             let store = Store::open(path, Default::default()).unwrap();
             let log = SharedLog::new(Log::open(&store).unwrap());
-            (node, (node::paxos(&self::cluster(path, node), 3, log.clone()).unwrap(), log))
+            (other, (node::paxos(&cluster(path, other), 3, log.clone()).unwrap(), log))
         });
         let (others, states) = (others.collect(), BTreeMap::new());
         Self { node, waiters, leadership, others, states, directories }
@@ -142,19 +122,7 @@ impl Played {
 }
 
 fn cluster(path: &Path, node: u32) -> Cluster {
-    let peers = (1..=NODES).map(|node| format!("{node}=127.0.0.1:{node}/h:{node}"));
-    let config = Config {
-        path: path.into(),
-        node,
-        peers: peers.collect::<Vec<_>>().join(","),
-        peer_listen: Some("127.0.0.1:0".into()),
-        ..Config::default()
-    };
-    config.check().unwrap()
-}
-
-fn now() -> BootTime {
-    SystemClock.now().boot
+    config(path, node, NODES).check().unwrap()
 }
 
 /// The state of a node that has applied the commits of the numbers before `applied`, sent to this one.
@@ -166,12 +134,7 @@ async fn state(path: &Path, applied: u64) -> Received {
         replica.apply(entry.base(), entry.into_effect(), now()).unwrap().unwrap();
     }
     replica.set_applied(applied.to_be_bytes().into());
-    let inbox = Inbox::open(path).unwrap();
-    for (number, chunk) in replica.snapshot().unwrap().enumerate() {
-        let head = [7, number as u64].map(u64::to_be_bytes).concat();
-        inbox.take(2, &[&head[..], &chunk.unwrap()].concat()).await.unwrap();
-    }
-    inbox.finish(2, 7).await.unwrap()
+    receive(path, replica.snapshot().unwrap().map(|chunk| chunk.unwrap())).await
 }
 
 fn stored(answers: &mut [Answer]) -> Vec<bool> {
