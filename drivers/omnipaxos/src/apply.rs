@@ -1,21 +1,21 @@
 //! What was decided, applied in order; and the log, kept short.
 
-use tsoracle_cluster::{Cluster, LogEntry, Machine, snapshot};
-use tsoracle_core::{BootTime, Error, ErrorKind, Result, state::Effect};
-use tsoracle_store::Table;
+use omnipaxos::messages::sequence_paxos::PaxosMsg;
+use tsoracle_core::{BootTime, Error, ErrorKind, Result};
+use tsoracle_replica::{Cluster, transfer::Received};
 
 use crate::{
-    entry::{Entry, Image},
+    entry::{Commit, Entry},
     node::{Node, read_applied},
 };
 
-/// Entries that are applied in one commit of the store, at most.
-const MOST_APPLIED: usize = 256;
+/// Entries that are taken from the log at once, at most.
+const BATCH: usize = 256;
 
 /// How many bytes of entries are kept, whatever their number.
 const KEPT_BYTES: usize = 16 << 20;
 
-/// How many entries are let go of at once, at most, so that no round takes long.
+/// How many entries are dropped at once, at most, so that no round takes long.
 const CUT: usize = 256;
 
 /// How much of the log is kept for peers that were away for a moment. One that lacks more gets the
@@ -24,7 +24,7 @@ const CUT: usize = 256;
 pub(crate) struct Keep {
     /// Entries.
     count: usize,
-    /// How many more there are before some are let go of.
+    /// How many more there are before some are dropped.
     slack: usize,
 }
 
@@ -36,108 +36,79 @@ impl Keep {
 }
 
 impl Node {
-    /// Applies everything that was decided, and answers those who waited for it.
+    /// Applies everything that was decided, and answers those who wait for it. Entries are taken from
+    /// this node's log by their index, whatever brought them there.
     ///
     /// # Errors
     /// `Corrupt` if something decided is missing or cannot be read, and those of the store.
-    pub(crate) fn settle(&mut self, now: BootTime) -> Result<()> {
-        let arrived = self.log.borrow_mut().take_arrived();
-        for arrived in arrived {
-            if let Some(image) = arrived.image {
-                self.install(image, now)?;
-            }
-            let lacking = arrived.end.saturating_sub(self.applied);
-            let begin = arrived.entries.len().checked_sub(lacking);
-            let begin = begin.ok_or_else(|| missing(self.applied))?;
-            for entries in arrived.entries[begin..].chunks(MOST_APPLIED) {
-                self.apply(entries, now)?;
-            }
-        }
-        let decided = self.log.borrow().decided();
+    pub(crate) fn apply_decided(&mut self, now: BootTime) -> Result<()> {
+        let decided = self.log.borrow().decided;
         while self.applied < decided {
             let from = self.applied;
-            let entries = self.log.borrow().range(from, decided.min(from + MOST_APPLIED));
-            if entries.is_empty() {
-                return Err(missing(from));
+            let commits = self.log.borrow().range(from, decided.min(from + BATCH));
+            if commits.is_empty() {
+                let context =
+                    format!("entry {from} was decided, and is missing; restore this node");
+                return Err(Error::new(ErrorKind::Corrupt, context));
             }
-            self.apply(&entries, now)?;
+            commits.iter().try_for_each(|commit| self.apply(commit, now))?;
+            self.applied += commits.len();
+            self.replica.set_applied((self.applied as u64).to_be_bytes().into());
         }
-        self.cut();
+        self.trim();
         Ok(())
     }
 
-    /// Applies entries, which follow on those that are applied.
-    fn apply(&mut self, entries: &[Entry], now: BootTime) -> Result<()> {
-        let entries = entries.iter().map(Entry::decode).collect::<Result<Vec<LogEntry>>>()?;
-        let answers = self.machine.apply(&self.store, &entries, now)?;
-        self.applied += entries.len();
-        for (LogEntry { id, epoch, .. }, committed) in entries.into_iter().zip(answers) {
-            self.was_applied(id, epoch);
-            let Some(waiter) = self.waiting.take(id) else { continue };
-            // A caller that has gone does not undo what was done for it.
-            if let Some(reply) = waiter.commit {
-                let _ = reply.send(Ok(committed));
-            }
-            for (query, reply) in waiter.reads {
-                let _ = reply.send(Ok(self.machine.answer(&self.store, &query)?));
-            }
-        }
+    fn apply(&mut self, commit: &Commit, now: BootTime) -> Result<()> {
+        let entry = commit.decode()?;
+        let outcome = self.replica.apply(entry.base(), entry.into_effect(), now)?;
+        self.waiters.answer(&commit.next(), outcome);
         Ok(())
     }
 
-    /// The writes that bring the store up to what was applied.
-    pub(crate) fn settled(&mut self) -> Vec<(Table, Effect)> {
-        self.machine.settle(&(self.applied as u64).to_be_bytes())
-    }
-
-    /// Brings the store up to what was applied, without a sync, for whoever is to be sent the state.
-    pub(crate) fn write_state(&mut self) -> Result<()> {
-        match self.settled() {
-            writes if writes.is_empty() => Ok(()),
-            writes => self.store.write_unsynced(writes),
+    /// Notes which commits a message brings into the log. They count as evidence once they are applied.
+    pub(crate) fn note_logged(&self, message: &PaxosMsg<Entry>, now: BootTime) {
+        let entries = match message {
+            PaxosMsg::AcceptDecide(accept) => &accept.entries[..],
+            PaxosMsg::AcceptSync(sync) => &sync.log_sync.suffix[..],
+            _ => return,
+        };
+        let evidence = self.replica.evidence();
+        for entry in entries {
+            if let Entry::Commit(commit) = entry {
+                evidence.logged(commit.next(), now);
+            }
         }
     }
 
-    /// Takes in another node's state, unless this node is further already.
-    fn install(&mut self, image: Image, now: BootTime) -> Result<()> {
-        let Some(first) = image.chunks.first() else { return Ok(()) };
-        let mark = snapshot::header(first)?;
-        let applied = read_applied(&mark)?;
+    /// Installs another node's state, whose log begins after it, with what is staged of that log; unless
+    /// this node's own state is as new.
+    pub(crate) fn install(&mut self, state: Received, now: BootTime) -> Result<()> {
+        let applied = read_applied(&state.applied()?)?;
         if applied <= self.applied {
             return Ok(());
         }
-        tracing::info!(from = self.applied, to = applied, "taking in the state of another node");
-        let chunks = image.chunks.into_iter().map(Ok);
-        snapshot::install(&self.store, chunks, [Machine::mark(&mark)])?;
-        self.machine.reload(&self.store, now)?;
+        tracing::info!(from = self.applied, to = applied, "installing the state of another node");
+        let writes = self.log.borrow_mut().take_writes();
+        self.replica.restore(state.into_chunks()?, writes, now)?;
         self.applied = applied;
         Ok(())
     }
 
-    /// Lets go of the oldest entries once there are too many. Each node does so for itself.
-    fn cut(&mut self) {
-        let (first, end, bytes) = {
-            let log = self.log.borrow();
-            (log.first(), log.end().min(log.decided()).min(self.applied), log.bytes())
+    /// Drops the oldest entries once there are too many. Each node does so for itself.
+    fn trim(&mut self) {
+        let mut log = self.log.borrow_mut();
+        let count = log.decided.min(self.applied).min(log.end()).saturating_sub(log.first);
+        let dropped = if count >= self.keep.count.saturating_add(self.keep.slack) {
+            self.keep.slack
+        } else if log.bytes > KEPT_BYTES {
+            count.div_ceil(4)
+        } else {
+            0
         };
-        let count = end.saturating_sub(first);
-        let cut = match (count, bytes) {
-            (count, _) if count >= self.keep.count.saturating_add(self.keep.slack) => {
-                self.keep.slack
-            }
-            (count, bytes) if bytes > KEPT_BYTES => count.div_ceil(4),
-            _ => return,
-        };
-        // What cannot be cut now is cut later.
-        if cut > 0
-            && let Err(error) = self.paxos.snapshot(Some(first + cut), true)
-        {
-            tracing::warn!(%error, first, cut, "the log was not cut");
+        if dropped > 0 {
+            let first = log.first + dropped;
+            log.trim(first);
         }
     }
-}
-
-fn missing(index: usize) -> Error {
-    let context = format!("entry {index} was decided, and is missing; restore this node");
-    Error::new(ErrorKind::Corrupt, context)
 }

@@ -1,27 +1,29 @@
 //! The driver: what callers hold of a node.
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::{
-    runtime::Builder,
     sync::{mpsc, oneshot, watch},
     task::unconstrained,
 };
-use tsoracle_cluster::{
-    Cluster, Config, Identity,
-    transport::{Handler, Sender, Transport},
-};
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
-    NodeId, Result,
-    state::{Answer, Command, Query},
+    BootTime, Clock as _, Error, ErrorKind, Membership, NodeId, Result, SystemClock,
+    versioned::{
+        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
+    },
+};
+use tsoracle_replica::{
+    Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica, Waiters,
+    own_thread,
+    transport::{PeerIds, Sender, Transport},
 };
 use tsoracle_store::Store;
 
 use crate::{
-    node::{Event, Job, Node},
+    entry::Commit,
+    inbound::{self, Event, Inbound},
+    node::{Job, Node},
     peers::Peers,
 };
 
@@ -32,55 +34,48 @@ pub(crate) const NAME: &str = "omnipaxos";
 const QUEUE: usize = 1_024;
 
 /// Bounds the size of a log entry.
-const LIMITS: CommitLimits = CommitLimits { commands: 4_096, bytes: 1 << 20 };
+const LIMITS: CommitLimits = CommitLimits { writes: 16_384, bytes: 1 << 20 };
 
 /// OmniPaxos has a list with a place for each id up to the highest.
 const HIGHEST_ID: u32 = 1_024;
 
-/// How the node's thread ended, once it has.
-type Ended = watch::Receiver<Option<Result<(), Arc<str>>>>;
-
 /// A node of a cluster that agrees by OmniPaxos.
 #[derive(Debug)]
-pub(crate) struct Driver {
+pub struct OmnipaxosDriver {
     node: NodeId,
     leadership: watch::Receiver<Leadership>,
+    evidence: Evidence,
+    waiters: Arc<Waiters>,
     jobs: mpsc::Sender<Job>,
-    ended: Ended,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// Opens the driver: locks the directory, reads the log, and begins to speak to the peers. Whether
 /// they answer is not waited for.
 ///
-/// Dropping the future does not undo the opening; the lock is let go as soon as it has ended.
-pub(crate) async fn open(config: Config) -> Result<Arc<Driver>> {
+/// Dropping the future does not undo the opening; the lock is released as soon as it has ended.
+///
+/// # Errors
+/// `Config` if the options do not make a cluster, or if the directory is in use, cannot be used, or
+/// is another driver's, node's or cluster's, or an earlier release's; `Corrupt` if the state or the log
+/// is damaged, missing although it was there once, or of an unknown format; `Fatal` if the disk fails.
+pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
     let cluster = check(config)?;
-    let (opened, opening) = oneshot::channel();
-    let (jobs, queue) = mpsc::channel(QUEUE);
-    let (lead, leadership) = watch::channel(Leadership::Unknown);
-    let (end, ended) = watch::channel(None);
     // Made on the thread, which it never leaves.
-    let work = move || async move {
+    let driver = own_thread::run("tsoracle-paxos", move |started| async move {
+        let (jobs, queue) = mpsc::channel(QUEUE);
         let (events, heard) = mpsc::channel(QUEUE);
-        let node = match start(cluster, events, lead).await {
-            Ok(node) => node,
-            // Everything is let go of by now: it may be opened again at once.
-            Err(error) => return drop(opened.send(Err(error))),
+        let (driver, node) = match start(&cluster, events, jobs).await {
+            Ok(opened) => opened,
+            // Everything is released by now: it may be opened again at once.
+            Err(error) => return drop(started.send(Err(error))),
         };
-        // If nobody waits for the driver any more, the queue is closed as well.
-        let _ = opened.send(Ok(node.identity.id()));
-        let outcome = node.run(queue, heard).await;
-        end.send_replace(Some(outcome.map_err(|error| error.to_string().into())));
-    };
-    thread::Builder::new()
-        .name("tsoracle-paxos".into())
-        .spawn(move || match Builder::new_current_thread().enable_all().build() {
-            Ok(own) => own.block_on(work()),
-            Err(error) => tracing::error!(%error, "the node's thread cannot work"),
-        })
-        .map_err(|source| fatal("cannot start the node's thread").with_source(source))?;
-    let node = opening.await.map_err(|_| fatal("the node's thread ended while it started"))??;
-    Ok(Arc::new(Driver { node, leadership, jobs, ended }))
+        let lifecycle = driver.lifecycle.clone();
+        // If no caller waits for the driver any more, the queue is closed as well.
+        let _ = started.send(Ok(driver));
+        lifecycle.end(node.run(queue, heard).await);
+    });
+    Ok(Arc::new(driver.await?))
 }
 
 /// What can be told of the config without the directory.
@@ -106,76 +101,39 @@ fn check(config: Config) -> Result<Cluster> {
 }
 
 async fn start(
-    cluster: Cluster,
+    cluster: &Cluster,
     events: mpsc::Sender<Event>,
-    lead: watch::Sender<Leadership>,
-) -> Result<Node> {
+    jobs: mpsc::Sender<Job>,
+) -> Result<(OmnipaxosDriver, Node)> {
     let store = Store::open(&cluster.path, cluster.store)?;
-    let identity = Identity::open(&store, NAME, &cluster)?;
-    let transport = Transport::open(&cluster, &identity).await?;
-    let peers = Peers::new(&cluster, &identity, &store, transport.clone(), events.clone())?;
-    let members = cluster.members.keys().copied().collect();
-    let node = Node::new(&cluster, store, identity, peers, lead)?;
-    transport.serve(Arc::new(Ears { members, events }));
-    Ok(node)
+    let identity = Identity::open(&store, NAME, cluster)?;
+    let inbound = Inbound::new(cluster, events.clone())?;
+    let own = Sender { node: identity.node(), id: identity.id() };
+    let known = PeerIds::stored(&store)?;
+    let ids = PeerIds::new(own, known, inbound::remember(events.clone()));
+    let replica = Replica::open(store, SystemClock.now().boot)?;
+    let transport = Transport::open(cluster, &identity, ids).await?;
+    let peers = Peers::new(cluster, &identity, transport.clone(), events);
+    let (announcer, leadership) = Announcer::new();
+    let evidence = replica.evidence();
+    let (waiters, lifecycle) = (Arc::<Waiters>::default(), Arc::<Lifecycle>::default());
+    let node = Node::new(cluster, replica, peers, waiters.clone(), announcer)?;
+    transport.serve(Arc::new(inbound));
+    let driver =
+        OmnipaxosDriver { node: identity.id(), leadership, evidence, waiters, jobs, lifecycle };
+    Ok((driver, node))
 }
 
-/// Hands what peers say over to the node's thread.
-struct Ears {
-    members: Vec<u32>,
-    events: mpsc::Sender<Event>,
-}
-
-#[async_trait]
-impl Handler for Ears {
-    fn admit(&self, sender: Sender) -> Result<()> {
-        match self.members.contains(&sender.node) {
-            true => Ok(()),
-            false => {
-                let context = format!("node {} is not among the peers of this one", sender.node);
-                Err(Error::new(ErrorKind::Config, context))
-            }
-        }
-    }
-
-    async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
-        let (reply, answer) = oneshot::channel();
-        let stopped = || Error::new(ErrorKind::Unavailable, "the node has stopped");
-        let call = Event::Call { sender, kind, body, reply };
-        self.events.send(call).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
-    }
-
-    async fn received(&self, sender: Sender, body: Bytes) {
-        // A node that has stopped hears nothing.
-        let _ = self.events.send(Event::Body { sender, body }).await;
-    }
-
-    fn connected(&self, peer: u32) {
-        let events = self.events.clone();
-        tokio::spawn(async move { events.send(Event::Connected { peer }).await });
-    }
-}
-
-impl Driver {
-    async fn submit<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job,
-        lost: ErrorKind,
-    ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        // Calls take effect in the order in which they were made. A task whose turn is over would not
-        // even be queued, while one that called later may have its turn now.
-        unconstrained(self.jobs.send(job(reply)))
-            .await
-            .map_err(|_| Error::new(ErrorKind::Unavailable, "the driver has stopped"))?;
-        let ended = || Error::new(lost, "the node ended before it answered");
-        answer.await.map_err(|_| ended())?
+impl OmnipaxosDriver {
+    /// A place in the queue. Calls take effect in the order in which they were made: a task whose turn is
+    /// over would not even be queued, while one that called later may have its turn now.
+    async fn place(&self) -> Result<mpsc::Permit<'_, Job>> {
+        unconstrained(self.jobs.reserve()).await.map_err(|_| self.lifecycle.gone())
     }
 }
 
 #[async_trait]
-impl ConsensusDriver for Driver {
+impl ConsensusDriver for OmnipaxosDriver {
     fn node(&self) -> NodeId {
         self.node
     }
@@ -184,13 +142,31 @@ impl ConsensusDriver for Driver {
         self.leadership.clone()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let job = |reply| Job::Commit { epoch, commands, reply };
-        self.submit(job, ErrorKind::Uncertain).await
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        let (reply, answer) = oneshot::channel();
+        self.place().await?.send(Job::Read { wanted: wanted.clone(), reply });
+        answer.await.map_err(|_| self.lifecycle.gone())?
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        self.submit(|reply| Job::Read { query, reply }, ErrorKind::Unavailable).await
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let commit = Commit::new(&LogEntry::new(base, effect)?)?;
+        let place = self.place().await?;
+        let (answer, is_first) = self.waiters.wait(commit.next(), SystemClock.now().boot);
+        if is_first {
+            place.send(Job::Commit(commit));
+        }
+        let ended = |_| Error::new(ErrorKind::Uncertain, "the node ended before it answered");
+        answer.await.map_err(ended)?
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.evidence.seen(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        if let Ok(place) = self.place().await {
+            place.send(Job::Resign { claim });
+        }
     }
 
     fn limits(&self) -> CommitLimits {
@@ -205,16 +181,6 @@ impl ConsensusDriver for Driver {
     async fn shutdown(&self) -> Result<()> {
         // A closed queue means that the node has ended already.
         let _ = self.jobs.send(Job::Stop).await;
-        let mut ended = self.ended.clone();
-        let outcome = ended.wait_for(Option::is_some).await;
-        match outcome.ok().and_then(|outcome| outcome.clone()) {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(fatal(&error)),
-            None => Err(fatal("the node's thread panicked")),
-        }
+        self.lifecycle.ended().await
     }
-}
-
-fn fatal(context: &str) -> Error {
-    Error::new(ErrorKind::Fatal, context)
 }

@@ -1,34 +1,34 @@
-//! What OmniPaxos replicates: entries as bytes, and snapshots that name or carry a state.
+//! What OmniPaxos replicates: commits as bytes, and states in the place of those that a log has dropped.
 
 use std::sync::Arc;
 
-use omnipaxos::storage;
+use omnipaxos::storage::{self, NoSnapshot};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use tsoracle_cluster::{EntryId, LogEntry};
-use tsoracle_core::Result;
+use tsoracle_core::{Result, versioned::Version};
+use tsoracle_replica::LogEntry;
 
-/// An entry of the log: its bytes, which are known to be an entry, and its name.
+/// An encoded commit, known to be one, and the version that it makes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Entry {
-    id: EntryId,
+pub(crate) struct Commit {
+    next: Version,
     bytes: Arc<[u8]>,
 }
 
-impl Entry {
+impl Commit {
     pub(crate) fn new(entry: &LogEntry) -> Result<Self> {
-        Ok(Self { id: entry.id, bytes: entry.encode()?.into() })
+        Ok(Self { next: entry.next(), bytes: entry.encode()?.into() })
     }
 
-    /// The entry that was encoded.
+    /// The commit that was encoded.
     ///
     /// # Errors
-    /// As [`LogEntry::decode`]. An entry of a newer format is refused here, before it is stored.
+    /// As [`LogEntry::decode`]. A commit of a newer format is refused here, before it is stored.
     pub(crate) fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
-        Ok(Self { id: LogEntry::decode(&bytes)?.id, bytes: bytes.into() })
+        Ok(Self { next: LogEntry::decode(&bytes)?.next(), bytes: bytes.into() })
     }
 
-    pub(crate) fn id(&self) -> EntryId {
-        self.id
+    pub(crate) fn next(&self) -> Version {
+        self.next
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -40,75 +40,38 @@ impl Entry {
     }
 }
 
-impl storage::Entry for Entry {
-    type Snapshot = Snapshot;
-}
-
-impl Serialize for Entry {
+impl Serialize for Commit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.bytes)
     }
 }
 
-impl<'de> Deserialize<'de> for Entry {
+impl<'de> Deserialize<'de> for Commit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The driver's format has bytes as they are; nothing is copied twice.
+        // The format of messages has bytes as they are; nothing is copied twice.
         let bytes = <&[u8]>::deserialize(deserializer)?;
         Self::from_bytes(bytes.to_vec()).map_err(D::Error::custom)
     }
 }
 
-/// All that was decided up to some index: a state that holds what came first, then entries.
-///
-/// The library builds snapshots from entries. A state cannot be built so without applying them, and
-/// every node keeps one anyway: so the entries are only collected, and a state is sent in place of
-/// those that the log has not any more.
+/// What OmniPaxos takes for an entry of its log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Snapshot {
-    pub(crate) base: Base,
-    pub(crate) entries: Vec<Entry>,
+pub(crate) enum Entry {
+    Commit(Commit),
+    /// Only ever the first of the entries that one node sends to bring another up to date.
+    State(State),
 }
 
-/// What lies before the entries of a [`Snapshot`].
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) enum Base {
-    /// Nothing, or what the receiver has already.
-    Nothing,
-    /// The state of this node. Never sent: an image of it is.
-    Here,
-    /// The exported state of the sender, which may be further than the snapshot says.
-    Image(Image),
-}
-
-/// An exported state. Its chunks go ahead of the message that names it.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub(crate) struct Image {
-    /// Which transfer brings it, or has brought it.
+/// Stands for all entries before `index`, which the sender has applied and dropped from its log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) index: usize,
+    /// The transfer that brings the state.
     pub(crate) transfer: u64,
-    #[serde(skip)]
-    pub(crate) chunks: Vec<Vec<u8>>,
 }
 
-impl Snapshot {
-    /// This node's state, which has everything that its log has not any more.
-    pub(crate) fn here() -> Self {
-        Self { base: Base::Here, entries: vec![] }
-    }
-}
-
-impl storage::Snapshot<Entry> for Snapshot {
-    fn create(entries: &[Entry]) -> Self {
-        Self { base: Base::Nothing, entries: entries.to_vec() }
-    }
-
-    fn merge(&mut self, delta: Self) {
-        match delta.base {
-            Base::Nothing => self.entries.extend(delta.entries),
-            Base::Here | Base::Image(_) => *self = delta,
-        }
-    }
-
-    fn use_snapshots() -> bool {
-        true
-    }
+/// The library's own snapshots are not used. Each node drops what it has applied from its log by itself,
+/// and a state is sent in the place of what another node lacks of it.
+impl storage::Entry for Entry {
+    type Snapshot = NoSnapshot;
 }

@@ -3,29 +3,27 @@
 use std::path::Path;
 
 use omnipaxos::{
-    ClusterConfig,
     ballot_leader_election::Ballot,
-    storage::{Snapshot as _, StopSign, Storage, StorageOp},
+    storage::{Storage, StorageOp},
 };
 use omnipaxos_storage::memory_storage::MemoryStorage;
 use proptest::prelude::*;
-use tsoracle_cluster::{EntryId, LogEntry};
-use tsoracle_core::{Epoch, ErrorKind, state::Effect};
+use tsoracle_core::{ErrorKind, versioned::Effect};
 use tsoracle_store::{Store, Table};
 
 use crate::{
-    entry::{Base, Entry, Snapshot},
+    entry::{Commit, Entry, State},
     log::Log,
     storage::SharedLog,
+    testing::commit,
 };
 
-fn entry(counter: u64) -> Entry {
-    let id = EntryId { node: 1, claim: 1, counter };
-    Entry::new(&LogEntry { id, epoch: Epoch(1), commands: vec![] }).unwrap()
+fn commits(count: usize, seed: u64) -> Vec<Commit> {
+    (0..count as u64).map(|index| commit(seed << 8 | index)).collect()
 }
 
 fn entries(count: usize, seed: u64) -> Vec<Entry> {
-    (0..count as u64).map(|index| entry(seed << 8 | index)).collect()
+    commits(count, seed).into_iter().map(Entry::Commit).collect()
 }
 
 fn ballot(n: u32) -> Ballot {
@@ -53,14 +51,13 @@ enum Step {
     Promise(u32),
     Accept(u32),
     Decide(prop::sample::Index),
-    /// Lets go of what is decided, up to somewhere.
+    /// Drops what is decided, up to somewhere.
     Trim(prop::sample::Index),
-    /// Takes in a snapshot that ends so far beyond what is decided, and entries after it.
-    TakeIn {
+    /// Takes a state that ends so far beyond what is decided, and entries after it.
+    TakeState {
         beyond: usize,
         count: usize,
     },
-    Stop(bool),
     Reopen,
 }
 
@@ -73,8 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (1..50_u32).prop_map(Step::Accept),
         3 => index().prop_map(Step::Decide),
         2 => index().prop_map(Step::Trim),
-        1 => (0..6_usize, 0..4_usize).prop_map(|(beyond, count)| Step::TakeIn { beyond, count }),
-        1 => any::<bool>().prop_map(Step::Stop),
+        1 => (0..6_usize, 0..4_usize).prop_map(|(beyond, count)| Step::TakeState { beyond, count }),
         2 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..40)
@@ -99,18 +95,21 @@ fn copied(operation: &StorageOp<Entry>) -> StorageOp<Entry> {
         StorageOp::SetCompactedIdx(index) => StorageOp::SetCompactedIdx(*index),
         StorageOp::Trim(index) => StorageOp::Trim(*index),
         StorageOp::SetStopsign(stop_sign) => StorageOp::SetStopsign(stop_sign.clone()),
-        StorageOp::SetSnapshot(snapshot) => StorageOp::SetSnapshot(snapshot.clone()),
+        StorageOp::SetSnapshot(snapshot) => StorageOp::SetSnapshot(*snapshot),
     }
 }
 
 fn step(log: &mut SharedLog, model: &mut MemoryStorage<Entry>, step: &Step, seed: u64) {
     let (first, decided, end) = {
         let log = log.borrow();
-        (log.first(), log.decided(), log.end())
+        (log.first, log.decided, log.end())
     };
     let between = |at: &prop::sample::Index, from: usize, to: usize| from + at.index(to - from + 1);
     match step {
-        Step::Append(1) => both(log, model, &[StorageOp::AppendEntry(entry(seed << 8))]),
+        Step::Append(1) => {
+            let entry = Entry::Commit(commit(seed << 8));
+            both(log, model, &[StorageOp::AppendEntry(entry)]);
+        }
         Step::Append(count) => {
             both(log, model, &[StorageOp::AppendEntries(entries(*count, seed))]);
         }
@@ -125,28 +124,25 @@ fn step(log: &mut SharedLog, model: &mut MemoryStorage<Entry>, step: &Step, seed
         }
         Step::Trim(at) => {
             let to = between(at, first, decided);
-            both(log, model, &[StorageOp::Trim(to), StorageOp::SetCompactedIdx(to)]);
+            log.borrow_mut().trim(to);
+            model.trim(to).unwrap();
+            model.set_compacted_idx(to).unwrap();
         }
-        Step::TakeIn { beyond, count } => {
+        Step::TakeState { beyond, count } => {
             let to = decided + beyond;
+            log.borrow_mut().offer(to);
+            model.trim(to).unwrap();
+            model.set_compacted_idx(to).unwrap();
             both(
                 log,
                 model,
                 &[
                     StorageOp::SetAcceptedRound(ballot(9)),
                     StorageOp::SetDecidedIndex(to),
-                    StorageOp::Trim(to),
-                    StorageOp::SetCompactedIdx(to),
-                    StorageOp::SetSnapshot(Some(Snapshot::here())),
                     StorageOp::AppendOnPrefix(to, entries(*count, seed)),
                 ],
             );
-        }
-        Step::Stop(stop) => {
-            let next =
-                ClusterConfig { configuration_id: 2, nodes: vec![1, 2], ..Default::default() };
-            let stop_sign = stop.then(|| StopSign::with(next, Some(vec![7])));
-            both(log, model, &[StorageOp::SetStopsign(stop_sign)]);
+            assert_eq!(log.borrow_mut().take_state(), Some(to));
         }
         Step::Reopen => {}
     }
@@ -159,9 +155,7 @@ fn compare(log: &SharedLog, model: &MemoryStorage<Entry>) -> Result<(), TestCase
     prop_assert_eq!(log.get_decided_idx().unwrap(), model.get_decided_idx().unwrap());
     prop_assert_eq!(log.get_log_len().unwrap(), model.get_log_len().unwrap());
     prop_assert_eq!(log.get_compacted_idx().unwrap(), model.get_compacted_idx().unwrap());
-    prop_assert_eq!(log.get_stopsign().unwrap(), model.get_stopsign().unwrap());
-    let (first, end) = (log.borrow().first(), log.borrow().end());
-    prop_assert_eq!(log.get_snapshot().unwrap().is_some(), first > 0);
+    let (first, end) = (log.borrow().first, log.borrow().end());
     for from in first..=end + 1 {
         prop_assert_eq!(log.get_suffix(from).unwrap(), model.get_suffix(from).unwrap());
         for to in from..=end + 1 {
@@ -169,8 +163,15 @@ fn compare(log: &SharedLog, model: &MemoryStorage<Entry>) -> Result<(), TestCase
             prop_assert_eq!(found, model.get_entries(from, to).unwrap());
         }
     }
-    let bytes: usize = log.get_suffix(first).unwrap().iter().map(|e| e.bytes().len()).sum();
-    prop_assert_eq!(log.borrow().bytes(), bytes);
+    // The state stands for what is not here any more.
+    let state = Entry::State(State { index: first, transfer: 0 });
+    for from in 0..first {
+        let suffix = log.get_suffix(from).unwrap();
+        let rest = model.get_suffix(first).unwrap();
+        prop_assert_eq!(suffix.split_first(), Some((&state, &rest[..])));
+    }
+    let bytes: usize = log.borrow().range(first, end).iter().map(|e| e.bytes().len()).sum();
+    prop_assert_eq!(log.borrow().bytes, bytes);
     Ok(())
 }
 
@@ -199,16 +200,12 @@ fn single_writes_do_the_same_as_those_of_a_batch() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
     let mut log = SharedLog::new(Log::open(&store).unwrap());
-    log.append_entry(entry(1)).unwrap();
+    log.append_entry(Entry::Commit(commit(1))).unwrap();
     log.append_entries(entries(3, 2)).unwrap();
     log.append_on_prefix(2, entries(2, 3)).unwrap();
     log.set_promise(ballot(4)).unwrap();
     log.set_accepted_round(ballot(3)).unwrap();
     log.set_decided_idx(3).unwrap();
-    log.trim(1).unwrap();
-    log.set_compacted_idx(1).unwrap();
-    log.set_snapshot(None).unwrap();
-    log.set_stopsign(None).unwrap();
     let log = reopened(&log, &store);
     let expected = [entries(3, 2)[0].clone(), entries(2, 3)[0].clone(), entries(2, 3)[1].clone()];
     assert_eq!(log.get_suffix(1).unwrap(), expected);
@@ -223,19 +220,19 @@ fn what_must_be_durable_before_messages_leave_is_told_from_what_need_not() {
     let mut log = Log::open(&store).unwrap();
     let mut staged = |change: &dyn Fn(&mut Log)| {
         change(&mut log);
-        let found = (log.is_urgent(), log.has_only_appended());
+        let found = (log.urgent, log.has_only_appended());
         store.write(log.take_writes()).unwrap();
         found
     };
-    assert_eq!(staged(&|log| log.append(entries(3, 1))), (true, true));
+    assert_eq!(staged(&|log| log.append(commits(3, 1))), (true, true));
     assert_eq!(staged(&|log| log.set_decided(2)), (false, true));
     assert_eq!(staged(&|log| log.trim(1)), (false, true));
     assert_eq!(staged(&|log| log.set_promise(ballot(1))), (true, false));
     // The same once more is nothing to write.
     assert_eq!(staged(&|log| log.set_promise(ballot(1))), (false, true));
     assert_eq!(staged(&|log| log.set_accepted(ballot(1))), (true, false));
-    assert_eq!(staged(&|log| log.replace(2, entries(1, 2)).unwrap()), (true, false));
-    assert_eq!(staged(&|log| log.replace(3, entries(1, 3)).unwrap()), (true, true));
+    assert_eq!(staged(&|log| log.replace(2, commits(1, 2)).unwrap()), (true, false));
+    assert_eq!(staged(&|log| log.replace(3, commits(1, 3)).unwrap()), (true, true));
 }
 
 #[test]
@@ -243,11 +240,11 @@ fn a_gap_is_refused_when_written_and_when_read() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
     let mut log = Log::open(&store).unwrap();
-    log.append(entries(4, 1));
+    log.append(commits(4, 1));
     log.set_decided(2);
     log.trim(2);
     for from in [1, 5] {
-        let error = log.replace(from, entries(1, 2)).unwrap_err();
+        let error = log.replace(from, commits(1, 2)).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Fatal);
     }
     store.write(log.take_writes()).unwrap();
@@ -264,7 +261,7 @@ fn what_is_decided_without_being_there_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
     let mut log = Log::open(&store).unwrap();
-    log.append(entries(2, 1));
+    log.append(commits(2, 1));
     log.set_decided(3);
     store.write(log.take_writes()).unwrap();
     let error = Log::open(&store).unwrap_err();
@@ -273,23 +270,27 @@ fn what_is_decided_without_being_there_is_damage() {
 }
 
 #[test]
-fn entries_of_a_snapshot_come_with_the_index_of_the_first() {
+fn a_state_takes_the_place_of_all_before_the_entries_that_it_came_with() {
     let directory = tempfile::tempdir().unwrap();
-    let mut log = Log::open(&store(directory.path())).unwrap();
-    log.append(entries(3, 1));
-    log.set_decided(2);
-    // What was decided here, and what follows on it elsewhere.
-    let mut snapshot = Snapshot::create(&log.range(0, 2));
-    snapshot.merge(Snapshot::create(&entries(4, 2)));
-    log.trim(6);
-    log.set_snapshot(Some(snapshot.clone()));
-    let arrived = log.take_arrived();
-    assert_eq!(arrived.len(), 1);
-    assert_eq!((arrived[0].end, &arrived[0].entries), (snapshot.entries.len(), &snapshot.entries));
-    assert_eq!((log.first(), log.end()), (6, 6));
-    assert!(log.take_arrived().is_empty());
-    // This node's own snapshot brings nothing.
-    log.set_snapshot(log.snapshot());
-    assert_eq!(log.snapshot(), Some(Snapshot { base: Base::Here, entries: vec![] }));
-    assert!(log.take_arrived().is_empty());
+    let store = store(directory.path());
+    let mut log = Log::open(&store).unwrap();
+    log.append(commits(3, 1));
+    // OmniPaxos takes other entries, and the state is of no use.
+    log.offer(6);
+    log.replace(3, commits(1, 2)).unwrap();
+    assert_eq!((log.take_state(), log.first, log.end()), (None, 0, 4));
+    log.replace(6, commits(1, 3)).unwrap_err();
+    log.offer(6);
+    log.withdraw();
+    log.replace(6, commits(1, 3)).unwrap_err();
+    log.offer(6);
+    log.offer(7);
+    log.replace(6, commits(2, 3)).unwrap();
+    assert_eq!((log.take_state(), log.first, log.end()), (Some(6), 6, 8));
+    assert_eq!(log.take_state(), None);
+    assert!(log.shortened);
+    log.set_decided(6);
+    store.write(log.take_writes()).unwrap();
+    let log = Log::open(&store).unwrap();
+    assert_eq!(log.range(6, 8), commits(2, 3));
 }

@@ -1,63 +1,60 @@
-//! The node: one thread that owns OmniPaxos and the store.
+//! The node: one thread that owns OmniPaxos and the replica.
 //!
 //! It works in rounds. A round takes everything that has come, lets OmniPaxos handle it, appends what
 //! is to be committed, applies what was decided, makes durable in one commit whatever has changed,
-//! and only then sends what tells of it.
+//! and only then sends what depends on it.
 
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use omnipaxos::{
     ClusterConfig, OmniPaxos, OmniPaxosConfig, ServerConfig,
     ballot_leader_election::Ballot,
-    messages::{Message, ballot_leader_election::HeartbeatReply},
+    messages::{
+        Message,
+        ballot_leader_election::{BLEMessage, HeartbeatMsg, HeartbeatReply},
+        sequence_paxos::{PaxosMessage, PaxosMsg},
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::yield_now,
 };
-use tsoracle_cluster::{Addresses, Cluster, Identity, LogEntry, Machine, transport::Sender};
 use tsoracle_core::{
-    BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, Result, SystemClock,
-    state::{Answer, Command, Query},
+    BootTime, Clock, Error, ErrorKind, Result, SystemClock,
+    versioned::{Reads, Snapshot},
 };
-use tsoracle_store::Store;
+use tsoracle_replica::{
+    Addresses, Announcer, Cluster, Latch, Replica, Waiters, transfer::Received, transport::note,
+};
 
 use crate::{
     apply::Keep,
-    entry::Entry,
-    leave::Leaving,
+    entry::{Commit, Entry},
+    inbound::Event,
+    leadership::Role,
     log::Log,
-    office::Office,
-    peers::{CONFIGURATION, Peers},
+    message::PeerMessage,
+    peers::Peers,
+    stop::{Leaving, Successors},
     storage::SharedLog,
-    waiting::{Waiter, Waiting},
 };
 
 /// What a caller asks for.
 pub(crate) enum Job {
-    Commit { epoch: Epoch, commands: Vec<Command>, reply: oneshot::Sender<Result<Committed>> },
-    Read { query: Query, reply: oneshot::Sender<Result<Answer>> },
+    /// It waits among the [`Waiters`].
+    Commit(Commit),
+    Read {
+        wanted: Reads,
+        reply: oneshot::Sender<Result<Snapshot>>,
+    },
+    Resign {
+        claim: u64,
+    },
     Stop,
 }
 
-/// What comes from the peers.
-pub(crate) enum Event {
-    /// A message.
-    Body { sender: Sender, body: Bytes },
-    /// A call.
-    Call { sender: Sender, kind: u32, body: Bytes, reply: oneshot::Sender<Result<Bytes>> },
-    /// The session with a peer stands.
-    Connected { peer: u32 },
-    /// By which id a peer knows this node.
-    Known { peer: u32, known: tsoracle_core::NodeId },
-    /// A state has come to a peer, or has not.
-    Carried { peer: u32, transfer: u64, carried: Result<()> },
-}
+/// For how long a peer is not asked again for what a state that was sent to it has answered.
+pub(crate) const ANSWERED: Duration = Duration::from_secs(2);
 
 /// What one round takes at most, of each kind.
 const MOST: usize = 1_024;
@@ -69,37 +66,39 @@ const TURNS: usize = 3;
 /// After how many ticks a message that was not answered is sent again.
 const RESEND_TICKS: u64 = 8;
 
-/// What a new node has promised to nobody. Without it, every new node would begin by leading, and each
-/// with a higher id depose the one before.
+/// The one configuration that there is.
+const CONFIGURATION: u32 = 1;
+
+/// What a new node has promised, which binds it to no other. Without it, every new node would begin by
+/// leading, and each with a higher id depose the one before.
 const FIRST_BALLOT: Ballot = Ballot { config_id: CONFIGURATION, n: 1, priority: 0, pid: 0 };
 
 /// See the module.
 pub(crate) struct Node {
-    pub(crate) own: u64,
+    pub(crate) own: u32,
     pub(crate) members: BTreeMap<u32, Addresses>,
-    pub(crate) store: Store,
-    pub(crate) identity: Identity,
-    pub(crate) machine: Machine,
+    pub(crate) replica: Replica,
     pub(crate) log: SharedLog,
     pub(crate) paxos: OmniPaxos<Entry, SharedLog>,
     pub(crate) peers: Peers,
-    pub(crate) waiting: Waiting,
-    /// How many entries are applied. More than are decided here, once a state was taken in.
+    pub(crate) waiters: Arc<Waiters>,
+    /// How many entries are applied. More than are decided here, once a state was installed.
     pub(crate) applied: usize,
-    /// The highest epoch of all entries applied.
-    pub(crate) epoch: Epoch,
-    pub(crate) office: Office,
+    /// States that have come with messages, by the index at which the entries after them begin.
+    pub(crate) states: BTreeMap<usize, Received>,
+    pub(crate) role: Role,
     pub(crate) promise: Ballot,
     /// Who answered in the last round of heartbeats.
     pub(crate) neighbours: Vec<HeartbeatReply>,
     /// For how many of these rounds no majority has answered.
     pub(crate) missed: u32,
     /// How long a round of heartbeats takes.
-    pub(crate) heartbeats: Duration,
-    pub(crate) lead: Option<watch::Sender<Leadership>>,
+    pub(crate) round_time: Duration,
+    pub(crate) announcer: Option<Announcer>,
     pub(crate) leaving: Option<Leaving>,
+    /// Shows the task that hands over, while one does, who could lead.
+    pub(crate) handover: Option<watch::Sender<Successors>>,
     pub(crate) keep: Keep,
-    failed: Option<Error>,
     tick: Duration,
     pub(crate) ticks: u64,
     pub(crate) ticks_per_round: u64,
@@ -108,82 +107,58 @@ pub(crate) struct Node {
     pub(crate) promise_before: Ballot,
     /// Something has to be made durable before the next round.
     pub(crate) owes: bool,
-    /// Decisions that the followers are told of with the next entries.
+    /// Decisions that the followers learn of with the next entries.
     pub(crate) decisions: Vec<Message<Entry>>,
     /// Per peer how far it is, and since when.
     pub(crate) progress: BTreeMap<u32, (usize, BootTime)>,
-    /// Why a message was dropped: said once.
-    pub(crate) dropped: String,
 }
 
 impl Node {
-    /// The node over what the store holds.
+    /// The node over what the replica's store holds.
     ///
     /// # Errors
     /// `Corrupt` if the log cannot be read, and those of the store.
     pub(crate) fn new(
         cluster: &Cluster,
-        store: Store,
-        identity: Identity,
+        replica: Replica,
         peers: Peers,
-        lead: watch::Sender<Leadership>,
+        waiters: Arc<Waiters>,
+        announcer: Announcer,
     ) -> Result<Self> {
-        let machine = Machine::open(&store, SystemClock.now().boot)?;
-        let applied = match Machine::applied(&store)? {
-            Some(bytes) => read_applied(&bytes)?,
-            None => 0,
-        };
-        let mut log = Log::open(&store)?;
-        if applied < log.first() {
-            let first = log.first();
+        let applied = replica.applied().map_or(Ok(0), read_applied)?;
+        let mut log = Log::open(replica.store())?;
+        if applied < log.first {
+            let first = log.first;
             let context = format!("{applied} entries are applied, and the log begins at {first}");
             return Err(Error::new(ErrorKind::Corrupt, format!("{context}; restore this node")));
         }
-        if log.promise().is_none() {
+        if log.promise.is_none() {
             log.set_promise(FIRST_BALLOT);
         }
         let log = SharedLog::new(log);
         let ticks_per_round =
             cluster.election.as_nanos().div_ceil(2 * cluster.heartbeat.as_nanos()) as u64;
-        let config = OmniPaxosConfig {
-            cluster_config: ClusterConfig {
-                configuration_id: CONFIGURATION,
-                nodes: cluster.members.keys().copied().map(u64::from).collect(),
-                flexible_quorum: None,
-            },
-            server_config: ServerConfig {
-                pid: cluster.node.into(),
-                election_tick_timeout: ticks_per_round,
-                resend_message_tick_timeout: RESEND_TICKS,
-                buffer_size: MOST,
-                ..ServerConfig::default()
-            },
-        };
-        let paxos = config.build(log.clone()).map_err(|source| {
-            Error::new(ErrorKind::Config, format!("OmniPaxos takes no such cluster: {source}"))
-        })?;
+        let paxos = paxos(cluster, ticks_per_round, log.clone())?;
         let promise = paxos.get_promise();
         Ok(Self {
-            own: cluster.node.into(),
+            own: cluster.node,
             members: cluster.members.clone(),
-            store,
-            identity,
-            machine,
+            replica,
             log,
             promise,
             paxos,
             peers,
-            waiting: Waiting::default(),
+            waiters,
             applied,
-            epoch: Epoch::default(),
-            office: Office::None,
+            states: BTreeMap::new(),
+            role: Role::Follower,
             neighbours: vec![],
             missed: 0,
-            heartbeats: cluster.heartbeat * ticks_per_round as u32,
-            lead: Some(lead),
+            round_time: cluster.heartbeat * ticks_per_round as u32,
+            announcer: Some(announcer),
             leaving: None,
+            handover: None,
             keep: Keep::new(cluster),
-            failed: None,
             tick: cluster.heartbeat,
             ticks: 0,
             ticks_per_round,
@@ -192,19 +167,22 @@ impl Node {
             owes: false,
             decisions: vec![],
             progress: BTreeMap::new(),
-            dropped: String::new(),
         })
     }
 
-    /// Works until told to stop, or until nobody is left who could.
+    /// Works until told to stop, or until no caller is left.
+    ///
+    /// # Errors
+    /// Those of the store, if what was applied cannot be written at the end.
     pub(crate) async fn run(
         mut self,
         mut jobs: mpsc::Receiver<Job>,
         mut events: mpsc::Receiver<Event>,
     ) -> Result<()> {
         let (mut asked, mut heard) = (Vec::new(), Vec::new());
+        let mut latch = Latch::default();
         let mut tick_at = SystemClock.now().boot;
-        while !self.leaving.as_ref().is_some_and(Leaving::has_ended) {
+        while !self.leaving.as_ref().is_some_and(|leaving| leaving.has_ended) {
             tokio::select! {
                 count = jobs.recv_many(&mut asked, MOST) => if count == 0 { break },
                 _ = events.recv_many(&mut heard, MOST) => {}
@@ -219,34 +197,30 @@ impl Node {
             if is_due {
                 tick_at = now + self.tick;
             }
-            self.guard(|node| node.round(asked.drain(..), heard.drain(..), is_due, now));
-            if self.owes {
+            let mut worked =
+                latch.guard(|| self.round(asked.drain(..), heard.drain(..), is_due, now));
+            if worked.is_ok() && self.owes {
                 // What is on its way to the peers leaves first, and their disks work beside this one.
                 for _ in 0..TURNS {
                     yield_now().await;
                 }
-                self.guard(Self::persist);
+                worked = latch.guard(|| self.persist());
+            }
+            if let Err(error) = worked {
+                asked.drain(..).for_each(|job| self.refuse(job, &error));
+                heard.clear();
+                self.fail(&error);
             }
         }
-        // Whatever is asked for now was not begun. Peers are not listened to any more, so that none
-        // of them waits.
+        // What is asked for now was not begun. Peers are not listened to any more, so that none of
+        // them waits.
         drop(events);
         jobs.close();
         let stopped = Error::new(ErrorKind::Unavailable, "the driver has stopped");
         while let Ok(job) = jobs.try_recv() {
             self.refuse(job, &stopped);
         }
-        self.end().await
-    }
-
-    /// The first error or panic is final.
-    fn guard(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Fatal, "the consensus library panicked, or this driver did"))
-        });
-        if let Err(error) = outcome {
-            self.fail(&error);
-        }
+        self.end(latch).await
     }
 
     /// One round.
@@ -257,133 +231,198 @@ impl Node {
         is_due: bool,
         now: BootTime,
     ) -> Result<()> {
-        if let Some(error) = &self.failed {
-            let error = error.duplicate();
-            jobs.for_each(|job| self.refuse(job, &error));
-            events.for_each(drop);
-            return Ok(());
-        }
         for event in events {
-            self.hear(event, now)?;
+            self.take(event, now)?;
         }
         if is_due {
             self.tick(now)?;
         }
-        self.mind_office(now)?;
-        self.submit(jobs, now)?;
-        self.settle(now)?;
+        self.update_role();
+        for job in jobs {
+            self.submit(job, now)?;
+        }
+        self.apply_decided(now)?;
         self.announce(now);
         self.send(is_due)?;
         self.leave(now);
         Ok(())
     }
 
-    /// Serves no more. What was submitted may or may not be decided by the others.
+    /// Takes part no more. What was appended may or may not be decided by the others.
     fn fail(&mut self, error: &Error) {
-        tracing::error!(%error, "this node failed; it takes no part any more");
-        let kind = match error.kind() {
-            ErrorKind::Corrupt => ErrorKind::Corrupt,
-            _ => ErrorKind::Fatal,
-        };
-        self.failed = Some(Error::new(kind, format!("the node has failed for good: {error}")));
-        self.office = Office::None;
-        self.lead = None;
-        self.waiting.give_up(&format!("the node failed before it knew the outcome: {error}"));
-        self.peers.drop_carrying();
+        self.role = Role::Follower;
+        self.announcer = None;
+        self.waiters.give_up_all(&format!("the node failed before it knew the outcome: {error}"));
+        self.peers.stop_transfers();
         if let Some(leaving) = &mut self.leaving {
-            leaving.end();
+            leaving.has_ended = true;
         }
     }
 
     fn refuse(&mut self, job: Job, error: &Error) {
-        // Whoever has gone does not need to be told.
         match job {
-            Job::Commit { reply, .. } => drop(reply.send(Err(error.duplicate()))),
+            Job::Commit(commit) => self.waiters.refuse(&commit.next(), error.duplicate()),
+            // The caller may have gone.
             Job::Read { reply, .. } => drop(reply.send(Err(error.duplicate()))),
+            Job::Resign { .. } => {}
             Job::Stop => self.leaving = Some(Leaving::at_once()),
         }
     }
 
-    /// Takes jobs. Everything is appended to the log, in the order in which it was asked for; reads
-    /// wait for the last of what is appended now, or for an entry that does nothing.
-    fn submit(&mut self, jobs: impl Iterator<Item = Job>, now: BootTime) -> Result<()> {
-        let (mut reads, mut last) = (Vec::new(), None);
-        for job in jobs {
-            match job {
-                Job::Stop => drop(self.leaving.get_or_insert_with(|| Leaving::begin(now))),
-                Job::Commit { epoch, reply, commands } => match self.admit(Some(epoch), now) {
-                    Err(error) => drop(reply.send(Err(error))),
-                    Ok(epoch) => {
-                        if let Some((entry, waiter)) = last.take() {
-                            self.waiting.add(entry, now, waiter);
-                        }
-                        let entry = self.append(epoch, commands, now)?;
-                        last = Some((entry, Waiter { commit: Some(reply), reads: vec![] }));
-                    }
-                },
-                Job::Read { query, reply } => match self.admit(None, now) {
-                    Err(error) => drop(reply.send(Err(error))),
-                    Ok(epoch) => reads.push((epoch, (query, reply))),
-                },
+    fn submit(&mut self, job: Job, now: BootTime) -> Result<()> {
+        match job {
+            Job::Commit(commit) => match self.admit(now) {
+                Ok(()) => self.append(commit, now),
+                Err(error) => {
+                    self.waiters.refuse(&commit.next(), error);
+                    Ok(())
+                }
+            },
+            Job::Read { wanted, reply } => {
+                // The caller may have gone.
+                let _ = reply.send(Ok(self.replica.read(&wanted)?));
+                Ok(())
+            }
+            Job::Resign { claim } => {
+                self.resign(claim);
+                Ok(())
+            }
+            Job::Stop => {
+                self.leaving.get_or_insert_with(|| Leaving::begin(now));
+                Ok(())
             }
         }
-        if let (None, Some((epoch, _))) = (&last, reads.first()) {
-            let entry = self.append(*epoch, vec![], now)?;
-            last = Some((entry, Waiter::default()));
-        }
-        if let Some((entry, mut waiter)) = last {
-            waiter.reads = reads.into_iter().map(|(_, asked)| asked).collect();
-            self.waiting.add(entry, now, waiter);
+    }
+
+    /// Appends to the log of the leader, which this node is.
+    fn append(&mut self, commit: Commit, now: BootTime) -> Result<()> {
+        self.waiters.begun(&commit.next());
+        self.replica.evidence().logged(commit.next(), now);
+        self.paxos.append(Entry::Commit(commit)).map_err(|refused| {
+            Error::new(ErrorKind::Fatal, format!("OmniPaxos refused an entry: {refused:?}"))
+        })
+    }
+
+    /// Takes what has come.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn take(&mut self, event: Event, now: BootTime) -> Result<()> {
+        match event {
+            Event::Heard { peer } => self.peers.heard(peer, now),
+            Event::Message { peer, message, state } => {
+                self.peers.heard(peer, now);
+                match message {
+                    PeerMessage::Hello => self.paxos.reconnected(peer.into()),
+                    PeerMessage::TakeOver => self.campaign(peer),
+                    PeerMessage::Paxos(message) => self.handle(peer, message, state, now)?,
+                }
+            }
+            Event::Connected { peer } => {
+                self.peers.begin_session(peer)?;
+                self.paxos.reconnected(peer.into());
+            }
+            Event::Remember { peer, id, reply } => {
+                self.replica.write([note(peer, id)])?;
+                // The session may have ended.
+                let _ = reply.send(Ok(()));
+            }
+            Event::Transferred { peer, transfer, outcome } => {
+                let transfer = (peer, transfer);
+                self.peers.transferred(transfer, outcome, &mut self.replica, now)?;
+            }
+            Event::Campaign { peer } => {
+                self.peers.take_over(peer)?;
+                self.step_down();
+            }
+            Event::HandedOver => self.handover = None,
         }
         Ok(())
     }
 
-    /// Appends an entry to the log of the leader, which this node is.
-    pub(crate) fn append(
+    fn handle(
         &mut self,
-        epoch: Epoch,
-        commands: Vec<Command>,
+        peer: u32,
+        message: Message<Entry>,
+        state: Option<(usize, Received)>,
         now: BootTime,
-    ) -> Result<tsoracle_cluster::EntryId> {
-        let id = self.identity.next_entry();
-        let entry = Entry::new(&LogEntry { id, epoch, commands })?;
-        self.machine.observe(id, now);
-        match self.paxos.append(entry) {
-            Ok(()) => Ok(id),
-            Err(refused) => {
-                let context = format!("OmniPaxos refused an entry: {refused:?}");
-                Err(Error::new(ErrorKind::Fatal, context))
+    ) -> Result<()> {
+        match message {
+            Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
+                self.replies.push(message);
+                return Ok(());
             }
+            // Answered by the state that is on its way, and by what follows it.
+            Message::SequencePaxos(PaxosMessage { msg: PaxosMsg::Promise(_), .. })
+                if self.is_elected() && self.peers.is_transferring(peer, now, ANSWERED) =>
+            {
+                return Ok(());
+            }
+            Message::SequencePaxos(PaxosMessage { ref msg, .. }) => self.note_logged(msg, now),
+            Message::BLE(_) => {}
         }
+        if let Some((index, state)) = state {
+            self.log.borrow_mut().offer(index);
+            self.states.insert(index, state);
+        }
+        self.paxos.handle_incoming(message);
+        let taken = self.log.borrow_mut().take_state();
+        let taken = taken.and_then(|index| self.states.remove(&index));
+        taken.map_or(Ok(()), |state| self.install(state, now))
     }
 
-    /// Makes durable what has changed, all in one commit; with the state, where what it is worked out
-    /// from is let go of.
+    /// Makes durable what has changed, all in one commit; with the state, where entries that it is worked
+    /// out from are dropped.
     pub(crate) fn persist(&mut self) -> Result<()> {
-        let is_due = self.machine.is_due() || self.log.borrow().has_let_go();
-        let state = if is_due { self.settled() } else { vec![] };
         self.owes = false;
-        let log = self.log.borrow_mut().take_writes();
-        self.store.write(log.into_iter().chain(state))
+        if self.log.borrow().shortened {
+            self.replica.settle()?;
+        }
+        let writes = self.log.borrow_mut().take_writes();
+        self.replica.write(writes)
     }
 
-    /// Lets go of everything. On return the directory and the address can be used again.
-    async fn end(mut self) -> Result<()> {
-        self.lead = None;
-        self.waiting.give_up("the driver stopped before it knew the outcome");
+    /// Releases everything. On return the directory and the address can be used again.
+    async fn end(mut self, mut latch: Latch) -> Result<()> {
+        self.announcer = None;
+        self.waiters.give_up_all("the driver stopped before it knew the outcome");
         // What is applied is worked out again after a crash; after a stop it need not be.
-        let persisted = match self.failed {
-            None => self.write_state().and_then(|()| self.persist()),
+        let persisted = match latch.error() {
+            None => latch.guard(|| self.replica.settle().and_then(|()| self.persist())),
             Some(_) => Ok(()),
         };
-        let Self { peers, store, .. } = self;
+        let Self { peers, replica, .. } = self;
         peers.close().await;
-        drop(store);
+        drop(replica);
         persisted
     }
 }
 
-/// How far a state is, as it is stored with it.
+pub(crate) fn paxos(
+    cluster: &Cluster,
+    ticks_per_round: u64,
+    log: SharedLog,
+) -> Result<OmniPaxos<Entry, SharedLog>> {
+    let config = OmniPaxosConfig {
+        cluster_config: ClusterConfig {
+            configuration_id: CONFIGURATION,
+            nodes: cluster.members.keys().copied().map(u64::from).collect(),
+            flexible_quorum: None,
+        },
+        server_config: ServerConfig {
+            pid: cluster.node.into(),
+            election_tick_timeout: ticks_per_round,
+            resend_message_tick_timeout: RESEND_TICKS,
+            buffer_size: MOST,
+            ..ServerConfig::default()
+        },
+    };
+    config.build(log).map_err(|source| {
+        Error::new(ErrorKind::Config, format!("OmniPaxos takes no such cluster: {source}"))
+    })
+}
+
+/// How many entries a state has applied, as it is stored with it.
 pub(crate) fn read_applied(bytes: &[u8]) -> Result<usize> {
     let number = bytes.try_into().ok().map(u64::from_be_bytes);
     number.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| {

@@ -1,141 +1,243 @@
-//! A node that hears much in one round applies each decided entry once, and in order.
+//! A node among others that the test steps by hand: what it applies is what was decided, once and in order.
 
-use omnipaxos::{
-    ballot_leader_election::Ballot,
-    messages::{
-        Message,
-        sequence_paxos::{AcceptDecide, AcceptSync, PaxosMessage, PaxosMsg, Prepare},
-    },
-    storage::{Snapshot as _, SnapshotType},
-    util::{LogSync, SequenceNumber},
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use omnipaxos::{OmniPaxos, messages::Message};
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
-use tsoracle_cluster::{
-    Config, EntryId, Identity, LogEntry,
-    transport::{Sender, Transport},
-};
-use tsoracle_core::{
-    Clock as _, Epoch, Leadership, NodeId, SeqKey, SystemClock,
-    state::{Advance, Answer, Command, Limits, Query},
-};
+use tokio::sync::watch;
+use tsoracle_core::versioned::{Leadership, Outcome};
+use tsoracle_replica::{Answer, Cluster, Replica, Waiters, transfer::Received};
 use tsoracle_store::Store;
 
 use crate::{
-    driver::NAME,
-    entry::{Entry, Snapshot},
-    node::{Event, Node},
-    peers::Peers,
-    wire,
+    entry::{Commit, Entry},
+    inbound::Event,
+    log::Log,
+    message::{self, PeerMessage},
+    node::{self, Node},
+    storage::SharedLog,
+    testing::{commit, config, node, now, receive, rival, version},
 };
 
-/// Node 1 of three. The others are played by the test.
+/// Nodes of the cluster, this one included.
+const NODES: u32 = 5;
+
+/// Node 1, and the consensus of the others.
 struct Played {
     node: Node,
-    messages: u32,
-    _directory: TempDir,
+    waiters: Arc<Waiters>,
+    leadership: watch::Receiver<Leadership>,
+    others: BTreeMap<u32, (OmniPaxos<Entry, SharedLog>, SharedLog)>,
+    /// States that other nodes have in the place of what they have dropped from their logs.
+    states: BTreeMap<u64, Received>,
+    directories: Vec<TempDir>,
 }
 
 impl Played {
     async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let peers = (1..4).map(|node| format!("{node}=127.0.0.1:{node}/h:{node}"));
-        let config = Config {
-            path: directory.path().into(),
-            node: 1,
-            peers: peers.collect::<Vec<_>>().join(","),
-            peer_listen: Some("127.0.0.1:0".into()),
-            ..Config::default()
-        };
-        let cluster = config.check().unwrap();
-        let store = Store::open(directory.path(), cluster.store).unwrap();
-        let identity = Identity::open(&store, NAME, &cluster).unwrap();
-        let transport = Transport::open(&cluster, &identity).await.unwrap();
-        let (events, _) = mpsc::channel(1);
-        let peers = Peers::new(&cluster, &identity, &store, transport, events).unwrap();
-        let (lead, _) = watch::channel(Leadership::Unknown);
-        let node = Node::new(&cluster, store, identity, peers, lead).unwrap();
-        Self { node, messages: 0, _directory: directory }
+        let directories: Vec<_> = (0..=NODES).map(|_| tempfile::tempdir().unwrap()).collect();
+        let (node, waiters, leadership) = node(&cluster(directories[1].path(), 1)).await;
+        let others = (2..=NODES).map(|other| {
+            let path = directories[other as usize].path();
+            let store = Store::open(path, Default::default()).unwrap();
+            let log = SharedLog::new(Log::open(&store).unwrap());
+            (other, (node::paxos(&cluster(path, other), 3, log.clone()).unwrap(), log))
+        });
+        let (others, states) = (others.collect(), BTreeMap::new());
+        Self { node, waiters, leadership, others, states, directories }
     }
 
-    fn hears(&mut self, from: u32, msg: PaxosMsg<Entry>) {
-        let message = Message::SequencePaxos(PaxosMessage { from: from.into(), to: 1, msg });
-        let bodies = wire::message(&message, 1, self.messages).unwrap();
-        self.messages += 1;
-        let sender = Sender { node: from, id: NodeId(from.into()) };
-        for body in bodies {
-            let event = Event::Body { sender, body: body.into() };
-            self.node.hear(event, SystemClock.now().boot).unwrap();
+    fn paxos(&mut self, node: u32) -> &mut OmniPaxos<Entry, SharedLog> {
+        match node {
+            1 => &mut self.node.paxos,
+            other => &mut self.others.get_mut(&other).unwrap().0,
         }
     }
 
-    /// Node `from` is elected with the ballot `n`, and brings what this node lacks.
-    fn follows(&mut self, from: u32, n: u32, decided_idx: usize, log_sync: LogSync<Entry>) {
-        let n = ballot(n, from);
-        let prepare = Prepare { n, decided_idx, n_accepted: n, accepted_idx: decided_idx };
-        self.hears(from, PaxosMsg::Prepare(prepare));
-        let seq_num = SequenceNumber { session: 1, counter: 1 };
-        let sync = AcceptSync { n, seq_num, decided_idx, log_sync };
-        self.hears(from, PaxosMsg::AcceptSync(sync));
+    /// Has nodes exchange messages until they have no more for each other. Those to others are lost.
+    fn exchange(&mut self, among: &[u32]) {
+        while self.step(among) {}
     }
 
-    /// How often the key was advanced.
-    fn count(&mut self, key: &str) -> u64 {
-        let query = Query::Sequence(SeqKey::new(key).unwrap());
-        match self.node.machine.answer(&self.node.store, &query).unwrap() {
-            Answer::Sequence(next) => next.unwrap_or(0),
-            other => panic!("{other:?}"),
+    /// Delivers the messages that these nodes have for each other now; false if there are none.
+    fn step(&mut self, among: &[u32]) -> bool {
+        let mut messages = Vec::new();
+        for &node in among {
+            let mut sent = Vec::new();
+            self.paxos(node).take_outgoing_messages(&mut sent);
+            messages.append(&mut sent);
+        }
+        messages.retain(|message| among.contains(&(message.get_receiver() as u32)));
+        let is_any = !messages.is_empty();
+        messages.into_iter().for_each(|message| self.deliver(message));
+        is_any
+    }
+
+    /// Node 1 takes a message as it does from a peer.
+    fn deliver(&mut self, mut message: Message<Entry>) {
+        let (from, to) = (message.get_sender() as u32, message.get_receiver() as u32);
+        message::check(&message, from, to).unwrap();
+        let state = message::take_state(&mut message);
+        if let Some((paxos, log)) = self.others.get_mut(&to) {
+            // Their states are not looked at.
+            state.iter().for_each(|state| log.borrow_mut().offer(state.index));
+            return paxos.handle_incoming(message);
+        }
+        let state = state.map(|state| {
+            let received = self.states.remove(&(state.index as u64));
+            (state.index, received.unwrap())
+        });
+        let message = PeerMessage::Paxos(message);
+        self.node.take(Event::Message { peer: from, message, state }, now()).unwrap();
+    }
+
+    /// The node is elected by these, itself included.
+    fn elect(&mut self, node: u32, by: &[u32]) {
+        self.paxos(node).try_become_leader();
+        self.exchange(by);
+        assert_eq!(self.paxos(node).get_current_leader(), Some((node.into(), true)));
+    }
+
+    fn append(&mut self, leader: u32, commits: impl IntoIterator<Item = Commit>) {
+        for commit in commits {
+            self.paxos(leader).append(Entry::Commit(commit)).unwrap();
         }
     }
+
+    fn waits(&self, commits: impl IntoIterator<Item = Commit>) -> Vec<Answer> {
+        let waits = |commit: Commit| self.waiters.wait(commit.next(), now()).0;
+        commits.into_iter().map(waits).collect()
+    }
+
+    /// Nodes other than this one drop the entries before `first` from their logs, which are the commits
+    /// of these numbers.
+    async fn trim(&mut self, nodes: &[u32], first: u64) {
+        for node in nodes {
+            self.others[node].1.borrow_mut().trim(first as usize);
+        }
+        let path = self.directories[0].path();
+        let state = state(path, first).await;
+        self.states.insert(first, state);
+    }
 }
 
-fn ballot(n: u32, pid: u32) -> Ballot {
-    Ballot::with(1, n, 0, pid.into())
+fn cluster(path: &Path, node: u32) -> Cluster {
+    config(path, node, NODES).check().unwrap()
 }
 
-/// The entry of that number, which advances a key of the same name.
-fn entry(counter: u64) -> Entry {
-    let key = SeqKey::new(counter.to_string()).unwrap();
-    let advance = Advance { entries: vec![(key, 1)], id: None, elapsed_ms: 0, limits: LIMITS };
-    entry_of(counter, vec![Command::Advance(advance)])
+/// The state of a node that has applied the commits of the numbers before `applied`, sent to this one.
+async fn state(path: &Path, applied: u64) -> Received {
+    let store = Store::open(&path.join("source"), Default::default()).unwrap();
+    let mut replica = Replica::open(store, now()).unwrap();
+    for number in 0..applied {
+        let entry = commit(number).decode().unwrap();
+        replica.apply(entry.base(), entry.into_effect(), now()).unwrap().unwrap();
+    }
+    replica.set_applied(applied.to_be_bytes().into());
+    receive(path, replica.snapshot().unwrap().map(|chunk| chunk.unwrap())).await
 }
 
-fn entry_of(counter: u64, commands: Vec<Command>) -> Entry {
-    let id = EntryId { node: 2, claim: 1, counter };
-    Entry::new(&LogEntry { id, epoch: Epoch(1), commands }).unwrap()
-}
-
-const LIMITS: Limits = Limits { keys: 100, sessions: 1, open_requests: 1, leases: 1 };
-
-/// An open reign, so that sequences can be advanced.
-fn opened() -> Entry {
-    let fence = Command::Fence { now_ms: 1, headroom_ms: 1, lease_ms: 1 };
-    entry_of(0, vec![fence, Command::Open { node: NodeId(2), lease_ms: 1 }])
+fn stored(answers: &mut [Answer]) -> Vec<bool> {
+    let stored = |answer: &mut Answer| match answer.try_recv() {
+        Ok(outcome) => {
+            assert_eq!(outcome.unwrap(), Outcome::Stored);
+            true
+        }
+        Err(_) => false,
+    };
+    answers.iter_mut().map(stored).collect()
 }
 
 #[tokio::test]
 async fn decided_entries_are_applied_once_each_though_another_leader_brings_more_at_once() {
     for undecided in 0..3 {
         let mut played = Played::new().await;
-        let suffix = vec![opened(), entry(1)];
-        let log_sync = LogSync { decided_snapshot: None, suffix, sync_idx: 0, stopsign: None };
-        played.follows(2, 5, 0, log_sync);
-        // In one round: what this node has is decided, it accepts more, and another leader, which
+        played.elect(2, &[1, 2, 3, 4]);
+        played.append(2, (0..2).map(commit));
+        played.exchange(&[1, 2, 3, 4]);
+        // In one round of node 1: what it has is decided, it accepts more, and another leader, which
         // never saw that, brings two decided entries in its place.
-        let entries = (0..undecided).map(|index| entry(10 + index)).collect();
-        let seq_num = SequenceNumber { session: 1, counter: 2 };
-        let accept = AcceptDecide { n: ballot(5, 2), seq_num, decided_idx: 2, entries };
-        played.hears(2, PaxosMsg::AcceptDecide(accept));
-        let delta = SnapshotType::Delta(Snapshot::create(&[entry(2), entry(3)]));
-        let log_sync = LogSync {
-            decided_snapshot: Some(delta),
-            suffix: vec![entry(4)],
-            sync_idx: 4,
-            stopsign: None,
-        };
-        played.follows(3, 7, 4, log_sync);
-        played.node.settle(SystemClock.now().boot).unwrap();
-        let counts = [1, 2, 3, 4, 10, 11].map(|key| played.count(&key.to_string()));
-        assert_eq!(counts, [1, 1, 1, 0, 0, 0], "{undecided} that were never decided");
+        let lost = || (2..2 + undecided).map(rival);
+        played.append(2, lost());
+        played.exchange(&[1, 2]);
+        played.elect(3, &[3, 4, 5]);
+        played.append(3, (2..4).map(commit));
+        played.exchange(&[3, 4, 5]);
+        played.append(3, [commit(4)]);
+        played.exchange(&[3]);
+        let mut answers = played.waits((0..5).map(commit).chain(lost()));
+        played.paxos(1).reconnected(3);
+        played.exchange(&[1, 3]);
+        played.node.apply_decided(now()).unwrap();
+        let mut expected = vec![true, true, true, true, false];
+        expected.resize(answers.len(), false);
+        assert_eq!(stored(&mut answers), expected, "{undecided} that were never decided");
+        assert_eq!((played.node.applied, played.node.replica.version()), (4, version(4)));
     }
+}
+
+#[tokio::test]
+async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has_dropped() {
+    let mut played = Played::new().await;
+    played.elect(2, &[1, 2, 3]);
+    played.append(2, (0..2).map(commit));
+    played.exchange(&[1, 2, 3]);
+    played.append(2, [rival(2)]);
+    played.exchange(&[1, 2]);
+    played.elect(3, &[3, 4, 5]);
+    played.append(3, (2..6).map(commit));
+    played.exchange(&[3, 4, 5]);
+    played.trim(&[3], 5).await;
+    played.append(3, [commit(6)]);
+    played.exchange(&[3, 4, 5]);
+    played.paxos(1).reconnected(3);
+    played.exchange(&[1, 3]);
+    assert_eq!((played.node.applied, played.node.replica.version()), (5, version(5)));
+    played.node.apply_decided(now()).unwrap();
+    assert_eq!((played.node.applied, played.node.replica.version()), (7, version(7)));
+    let evidence = played.node.replica.evidence();
+    assert!(evidence.seen(&version(7)).is_some() && evidence.seen(&version(8)).is_none());
+    // And goes on from there.
+    played.append(3, [commit(7)]);
+    played.exchange(&[1, 3, 4]);
+    played.node.apply_decided(now()).unwrap();
+    assert_eq!((played.node.applied, played.node.replica.version()), (8, version(8)));
+}
+
+#[tokio::test]
+async fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_leads_then() {
+    let mut played = Played::new().await;
+    played.elect(2, &[2, 3, 4]);
+    played.append(2, (0..6).map(commit));
+    played.exchange(&[2, 3, 4]);
+    played.trim(&[3], 4).await;
+    played.elect(1, &[1, 3, 5]);
+    assert_eq!(played.node.replica.version(), version(4));
+    played.node.update_role();
+    played.node.apply_decided(now()).unwrap();
+    played.node.announce(now());
+    assert_eq!(played.node.replica.version(), version(6));
+    assert_eq!(*played.leadership.borrow(), Leadership::Leader { claim: 1 });
+}
+
+#[tokio::test]
+async fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_decided() {
+    let mut played = Played::new().await;
+    played.elect(2, &[1, 2, 3]);
+    played.append(2, [commit(0)]);
+    played.exchange(&[1, 2]);
+    played.paxos(1).try_become_leader();
+    // It asks the others for their promises, and gets them.
+    assert!(played.step(&[1, 4, 5]) && played.step(&[1, 4, 5]));
+    let take_turn = |played: &mut Played| {
+        played.node.update_role();
+        played.node.apply_decided(now()).unwrap();
+        played.node.announce(now());
+        played.leadership.borrow().clone()
+    };
+    assert!(played.node.is_elected());
+    assert_eq!(take_turn(&mut played), Leadership::Unknown);
+    played.exchange(&[1, 4, 5]);
+    assert_eq!(take_turn(&mut played), Leadership::Leader { claim: 1 });
+    assert_eq!(played.node.replica.version(), version(1));
 }

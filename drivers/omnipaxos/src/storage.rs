@@ -7,11 +7,12 @@ use std::{
 
 use omnipaxos::{
     ballot_leader_election::Ballot,
-    storage::{StopSign, Storage, StorageOp, StorageResult},
+    storage::{NoSnapshot, StopSign, Storage, StorageOp, StorageResult},
 };
+use tsoracle_core::{Error, ErrorKind};
 
 use crate::{
-    entry::{Entry, Snapshot},
+    entry::{Commit, Entry},
     log::Log,
 };
 
@@ -33,6 +34,20 @@ impl SharedLog {
     }
 }
 
+/// What the library does only when it is told to compact its log or to end its configuration, which it
+/// is not: its messages about that are refused.
+fn unused<T>() -> StorageResult<T> {
+    Err(Error::new(ErrorKind::Fatal, "OmniPaxos compacts or ends its log by itself").into())
+}
+
+fn commits(entries: Vec<Entry>) -> StorageResult<Vec<Commit>> {
+    let commits = entries.into_iter().map(|entry| match entry {
+        Entry::Commit(commit) => Ok(commit),
+        Entry::State(_) => unused(),
+    });
+    commits.collect()
+}
+
 impl Storage<Entry> for SharedLog {
     /// All is staged, and the driver writes what is staged in one commit: so this is atomic.
     fn write_atomically(&mut self, operations: Vec<StorageOp<Entry>>) -> StorageResult<()> {
@@ -44,10 +59,10 @@ impl Storage<Entry> for SharedLog {
                 StorageOp::SetPromise(ballot) => self.set_promise(ballot)?,
                 StorageOp::SetDecidedIndex(index) => self.set_decided_idx(index)?,
                 StorageOp::SetAcceptedRound(ballot) => self.set_accepted_round(ballot)?,
-                StorageOp::SetCompactedIdx(index) => self.set_compacted_idx(index)?,
-                StorageOp::Trim(index) => self.trim(index)?,
-                StorageOp::SetStopsign(stop_sign) => self.set_stopsign(stop_sign)?,
-                StorageOp::SetSnapshot(snapshot) => self.set_snapshot(snapshot)?,
+                StorageOp::SetCompactedIdx(_)
+                | StorageOp::Trim(_)
+                | StorageOp::SetStopsign(_)
+                | StorageOp::SetSnapshot(_) => unused()?,
             }
         }
         Ok(())
@@ -58,12 +73,12 @@ impl Storage<Entry> for SharedLog {
     }
 
     fn append_entries(&mut self, entries: Vec<Entry>) -> StorageResult<()> {
-        self.borrow_mut().append(entries);
+        self.borrow_mut().append(commits(entries)?);
         Ok(())
     }
 
     fn append_on_prefix(&mut self, from: usize, entries: Vec<Entry>) -> StorageResult<()> {
-        Ok(self.borrow_mut().replace(from, entries)?)
+        Ok(self.borrow_mut().replace(from, commits(entries)?)?)
     }
 
     fn set_promise(&mut self, ballot: Ballot) -> StorageResult<()> {
@@ -77,7 +92,7 @@ impl Storage<Entry> for SharedLog {
     }
 
     fn get_decided_idx(&self) -> StorageResult<usize> {
-        Ok(self.borrow().decided())
+        Ok(self.borrow().decided)
     }
 
     fn set_accepted_round(&mut self, ballot: Ballot) -> StorageResult<()> {
@@ -86,57 +101,52 @@ impl Storage<Entry> for SharedLog {
     }
 
     fn get_accepted_round(&self) -> StorageResult<Option<Ballot>> {
-        Ok(self.borrow().accepted())
+        Ok(self.borrow().accepted)
     }
 
     fn get_entries(&self, from: usize, to: usize) -> StorageResult<Vec<Entry>> {
-        Ok(self.borrow().range(from, to))
+        Ok(self.borrow().range(from, to).into_iter().map(Entry::Commit).collect())
     }
 
     fn get_log_len(&self) -> StorageResult<usize> {
         let log = self.borrow();
-        Ok(log.end() - log.first())
+        Ok(log.end() - log.first)
     }
 
     fn get_suffix(&self, from: usize) -> StorageResult<Vec<Entry>> {
-        let log = self.borrow();
-        Ok(log.range(from, log.end()))
+        Ok(self.borrow().suffix(from))
     }
 
     fn get_promise(&self) -> StorageResult<Option<Ballot>> {
-        Ok(self.borrow().promise())
+        Ok(self.borrow().promise)
     }
 
-    fn set_stopsign(&mut self, stop_sign: Option<StopSign>) -> StorageResult<()> {
-        self.borrow_mut().set_stop_sign(stop_sign);
-        Ok(())
+    fn set_stopsign(&mut self, _: Option<StopSign>) -> StorageResult<()> {
+        unused()
     }
 
     fn get_stopsign(&self) -> StorageResult<Option<StopSign>> {
-        Ok(self.borrow().stop_sign())
+        Ok(None)
     }
 
-    fn trim(&mut self, index: usize) -> StorageResult<()> {
-        self.borrow_mut().trim(index);
-        Ok(())
+    fn trim(&mut self, _: usize) -> StorageResult<()> {
+        unused()
     }
 
-    /// What is trimmed is what is compacted: the library does both together.
-    fn set_compacted_idx(&mut self, index: usize) -> StorageResult<()> {
-        self.borrow_mut().trim(index);
-        Ok(())
+    fn set_compacted_idx(&mut self, _: usize) -> StorageResult<()> {
+        unused()
     }
 
+    /// Read only when the library starts. What the driver drops from the log later, it need not know.
     fn get_compacted_idx(&self) -> StorageResult<usize> {
-        Ok(self.borrow().first())
+        Ok(self.borrow().first)
     }
 
-    fn set_snapshot(&mut self, snapshot: Option<Snapshot>) -> StorageResult<()> {
-        self.borrow_mut().set_snapshot(snapshot);
-        Ok(())
+    fn set_snapshot(&mut self, _: Option<NoSnapshot>) -> StorageResult<()> {
+        unused()
     }
 
-    fn get_snapshot(&self) -> StorageResult<Option<Snapshot>> {
-        Ok(self.borrow().snapshot())
+    fn get_snapshot(&self) -> StorageResult<Option<NoSnapshot>> {
+        Ok(None)
     }
 }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use tsoracle_core::{ErrorKind, MemoryStore, SeqStore, state::Effect};
-use tsoracle_store::Store;
+use tsoracle_core::{ErrorKind, MemoryStore, SeqStore, versioned::Effect};
+use tsoracle_store::{Store, Table};
 
 use self::common::{Nodes, open};
 
@@ -58,6 +58,20 @@ async fn a_directory_of_another_node_cluster_or_driver_is_refused_and_kept() {
     let mut expected = MemoryStore::default();
     expected.commit(effect).unwrap();
     assert_eq!(alone.get(b"key").unwrap(), SeqStore::get(&expected, b"key").unwrap());
+}
+
+#[tokio::test]
+async fn a_directory_of_an_earlier_release_is_refused_with_what_to_do() {
+    let nodes = Nodes::new(3, "").await;
+    let store = Store::open(nodes.directory(0), Default::default()).unwrap();
+    store.belong_to("omnipaxos").unwrap();
+    // How its identity began; the log behind it held commands.
+    let mut identity = Effect::default();
+    identity.put(*b"identity", [1, 1]);
+    store.write([(Table::new("node"), identity)]).unwrap();
+    drop(store);
+    refused(&nodes.config(0), "written by an earlier release").await;
+    refused(&nodes.config(0), "`tsoracle migrate`").await;
 }
 
 #[tokio::test]

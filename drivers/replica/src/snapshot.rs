@@ -46,7 +46,8 @@ impl Chunks {
         self.header.as_deref().unwrap_or_default()
     }
 
-    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+    /// Keeps `permit` until the store is not read any more: an owner that closes the store waits for it.
+    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
         self
     }

@@ -260,11 +260,15 @@ fn copy_standing(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// The files, but for states that were on their way to the node: these are of no use to another process.
 fn read_all(directory: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
-    let files = fs::read_dir(directory)?.map(|entry| {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-        Ok((name, fs::read(&path)?))
-    });
-    files.collect()
+        if path.is_file() {
+            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+            files.insert(name, fs::read(&path)?);
+        }
+    }
+    Ok(files)
 }

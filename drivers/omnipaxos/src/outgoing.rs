@@ -10,7 +10,8 @@ use tsoracle_core::Result;
 use crate::{entry::Entry, node::Node};
 
 impl Node {
-    /// Makes durable what has changed, and sends what tells of it; or owes it until that is on its way.
+    /// Makes durable what has changed, and sends the messages that depend on it; or owes it until those
+    /// that do not are on their way.
     ///
     /// Entries on their way to the followers need not wait for this node's own disk: its vote counts
     /// only in a later round, when they are durable here, and a leader that loses them in a crash
@@ -18,23 +19,20 @@ impl Node {
     pub(crate) fn send(&mut self, is_due: bool) -> Result<()> {
         let messages = self.outgoing(is_due);
         let precede = self.log.borrow().has_only_appended() && messages.iter().all(may_precede);
-        if !precede && self.log.borrow().is_urgent() {
+        if !precede && self.log.borrow().urgent {
             self.persist()?;
-        }
-        if messages.iter().any(may_name_state) {
-            self.write_state()?;
         }
         for mut message in messages {
             self.follow_promise(&mut message);
-            self.peers.send(&self.store, self.applied, message)?;
+            self.peers.send(message, &mut self.replica)?;
         }
-        self.owes = precede && self.log.borrow().is_urgent();
+        self.owes = precede && self.log.borrow().urgent;
         Ok(())
     }
 
     /// What is to be sent now. That something was decided waits for what comes next, which is soon
-    /// where there is much to do: nobody but this leader has anyone to answer. By itself it goes out
-    /// when the clock ticks.
+    /// where there is much to do: only this leader has callers to answer. By itself it leaves when the
+    /// clock ticks.
     fn outgoing(&mut self, is_due: bool) -> Vec<Message<Entry>> {
         let mut messages = Vec::new();
         self.paxos.take_outgoing_messages(&mut messages);
@@ -51,13 +49,13 @@ impl Node {
         others
     }
 
-    /// Says of a node that has promised to follow a new leader that it does. By itself, OmniPaxos would
+    /// Shows that a node which has promised to follow a new leader does so. By itself, OmniPaxos would
     /// call it leaderless until its round of heartbeats ends, and a node that cannot reach the new
-    /// leader would stand against it.
-    pub(crate) fn follow_promise(&self, message: &mut Message<Entry>) {
+    /// leader would campaign against it.
+    fn follow_promise(&self, message: &mut Message<Entry>) {
         if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(reply), .. }) = message {
             let promise = self.paxos.get_promise();
-            if reply.leader < promise && promise.pid != self.own {
+            if reply.leader < promise && promise.pid != u64::from(self.own) {
                 (reply.leader, reply.happy) = (promise, true);
             }
         }
@@ -72,10 +70,4 @@ fn is_decision(message: &Message<Entry>) -> bool {
 fn may_precede(message: &Message<Entry>) -> bool {
     let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return true };
     matches!(msg, PaxosMsg::AcceptDecide(_) | PaxosMsg::Decide(_))
-}
-
-/// Whether a state may have to go ahead of the message.
-fn may_name_state(message: &Message<Entry>) -> bool {
-    let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return false };
-    matches!(msg, PaxosMsg::AcceptSync(_) | PaxosMsg::Promise(_))
 }

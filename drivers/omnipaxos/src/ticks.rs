@@ -1,26 +1,30 @@
-//! What happens by the clock: heartbeats, and help for those who get nowhere.
+//! What happens by the clock: heartbeats, and help for peers that make no progress.
 
 use std::time::Duration;
 
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 
-use crate::{hear::CARRIED, node::Node, office::Office};
+use crate::{
+    leadership::Role,
+    node::{ANSWERED, Node},
+};
 
-/// How long a commit may wait for a majority before its caller is told that it is uncertain.
+/// How long a commit may wait for a majority before its outcome is uncertain.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// After how long without progress a peer is told to ask for what it lacks.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// Ballot numbers end here. Nobody gets there by elections, and to wrap would elect two leaders.
+/// Ballot numbers end here. No cluster gets there by elections, and to wrap would elect two leaders.
 const LAST_BALLOT: u32 = u32::MAX - 1_000;
 
 impl Node {
     /// One tick of the clock.
     ///
     /// # Errors
-    /// `Fatal` if there are no ballots left.
+    /// `Fatal` if there are no ballots left, `Config` if the others know this node by another directory.
     pub(crate) fn tick(&mut self, now: BootTime) -> Result<()> {
+        self.peers.check_owned()?;
         if self.promise.n >= LAST_BALLOT {
             let context = format!("the ballot numbers are used up at {}", self.promise.n);
             return Err(Error::new(ErrorKind::Fatal, context));
@@ -48,17 +52,16 @@ impl Node {
             let is_majority = (followers + 1) * 2 > self.members.len();
             self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
         }
-        self.waiting.expire(now - PATIENCE, "no majority has answered in time");
-        self.prod(&states.cluster_state.accepted_indexes, now);
-        Ok(())
+        self.waiters.expire(now - PATIENCE, "no majority has answered in time");
+        self.help_stuck(&states.cluster_state.accepted_indexes, now)
     }
 
     /// Hands over the answers to the heartbeats of the round that ends. Not those of one in which
-    /// another node stood for election: they are from before that, and would have this node stand as
-    /// well, with a higher ballot, and depose the other as soon as it is elected.
+    /// another node campaigned: they are from before that, and would have this node campaign as well,
+    /// with a higher ballot, and depose the other as soon as it is elected.
     fn end_round(&mut self) -> bool {
         let promise = self.paxos.get_promise();
-        let is_quiet = promise == self.promise_before || promise.pid == self.own;
+        let is_quiet = promise == self.promise_before || promise.pid == u64::from(self.own);
         self.promise_before = promise;
         for reply in self.replies.drain(..).filter(|_| is_quiet) {
             self.paxos.handle_incoming(reply);
@@ -66,27 +69,28 @@ impl Node {
         is_quiet
     }
 
-    /// Tells peers that are there and get nowhere to ask for what they lack.
+    /// Tells peers that are there and make no progress to ask for what they lack.
     ///
     /// Whatever went wrong between them and this leader ends with that, an overtaking of messages by
-    /// those of a new stream included.
-    fn prod(&mut self, accepted: &[usize], now: BootTime) {
+    /// those of a new session included.
+    fn help_stuck(&mut self, accepted: &[usize], now: BootTime) -> Result<()> {
         let end = self.log.borrow().end();
-        for &peer in self.members.keys().filter(|peer| u64::from(**peer) != self.own) {
+        for &peer in self.members.keys().filter(|peer| **peer != self.own) {
             let at = accepted.get(peer as usize).copied().unwrap_or(end);
             let (before, since) = self.progress.entry(peer).or_insert((at, now));
-            let is_well = matches!(self.office, Office::None)
+            let is_well = self.role == Role::Follower
                 || at == end
                 || at != *before
-                || !self.peers.is_heard(peer, now, self.heartbeats * 2)
-                || self.peers.is_carrying(peer, now, CARRIED);
+                || !self.peers.is_heard(peer, now, self.round_time * 2)
+                || self.peers.is_transferring(peer, now, ANSWERED);
             if is_well {
                 (*before, *since) = (at, now);
             } else if now.since(*since) > STUCK {
                 *since = now;
-                tracing::debug!(peer, at, end, "the peer gets nowhere");
-                self.peers.begin_session(peer);
+                tracing::debug!(peer, at, end, "the peer makes no progress");
+                self.peers.begin_session(peer)?;
             }
         }
+        Ok(())
     }
 }

@@ -1,0 +1,164 @@
+//! What comes from the peers, on its way to the node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use omnipaxos::messages::Message;
+use tokio::sync::{mpsc, oneshot};
+use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+use tsoracle_replica::{
+    Cluster,
+    message_parts::Joiner,
+    transfer::{CHUNK, Inbox, Received},
+    transport::{Handler, Remember, Sender},
+};
+
+use crate::{
+    entry::Entry,
+    message::{self, PeerMessage},
+    node::read_applied,
+};
+
+/// What the node is told.
+pub(crate) enum Event {
+    /// A message has come; with a state, if it names one, and the index at which its entries begin.
+    Message { peer: u32, message: PeerMessage, state: Option<(usize, Received)> },
+    /// Something has come that is no whole message.
+    Heard { peer: u32 },
+    /// The session with a peer stands.
+    Connected { peer: u32 },
+    /// By which id a peer is known has to be made durable.
+    Remember { peer: u32, id: NodeId, reply: oneshot::Sender<Result<()>> },
+    /// A state has come to a peer, or has not.
+    Transferred { peer: u32, transfer: u64, outcome: Result<()> },
+    /// Leadership is handed over to a peer, which has to campaign.
+    Campaign { peer: u32 },
+    /// Handing over has ended, whether another node leads or not.
+    HandedOver,
+}
+
+/// Puts the messages of the peers together.
+pub(crate) struct Inbound {
+    own: u32,
+    members: BTreeSet<u32>,
+    joiners: Mutex<BTreeMap<u32, Joiner>>,
+    states: Inbox,
+    events: mpsc::Sender<Event>,
+    /// Why a message was ignored last.
+    ignored: Mutex<String>,
+}
+
+impl Inbound {
+    /// # Errors
+    /// Those of the directory for states that come.
+    pub(crate) fn new(cluster: &Cluster, events: mpsc::Sender<Event>) -> Result<Self> {
+        Ok(Self {
+            own: cluster.node,
+            members: cluster.members.keys().copied().collect(),
+            joiners: Mutex::default(),
+            states: Inbox::open(&cluster.path)?,
+            events,
+            ignored: Mutex::default(),
+        })
+    }
+
+    async fn take(&self, peer: u32, body: &[u8]) -> Result<Event> {
+        let joined = lock(&self.joiners).entry(peer).or_default().take(body)?;
+        let Some(bytes) = joined else { return Ok(Event::Heard { peer }) };
+        let mut message = PeerMessage::decode(&bytes)?;
+        let state = match &mut message {
+            PeerMessage::Paxos(message) => {
+                message::check(message, peer, self.own)?;
+                self.take_state(peer, message).await?
+            }
+            _ => None,
+        };
+        Ok(Event::Message { peer, message, state })
+    }
+
+    /// The state that a message names, which has come before it.
+    async fn take_state(
+        &self,
+        peer: u32,
+        message: &mut Message<Entry>,
+    ) -> Result<Option<(usize, Received)>> {
+        let Some(state) = message::take_state(message) else { return Ok(None) };
+        let received = self.states.finish(peer, state.transfer).await?;
+        let applied = read_applied(&received.applied()?)?;
+        if applied < state.index {
+            let context =
+                format!("a state of {applied} entries came in the place of {}", state.index);
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        Ok(Some((state.index, received)))
+    }
+
+    /// Logs why a message is ignored, unless that was the reason last time.
+    fn ignore(&self, peer: u32, error: &Error) {
+        let (mut ignored, reason) = (lock(&self.ignored), error.to_string());
+        if *ignored != reason {
+            tracing::warn!(peer, reason, "ignoring a message from a peer");
+            *ignored = reason;
+        }
+    }
+
+    async fn send(&self, event: Event) {
+        // A node that has stopped hears nothing.
+        let _ = self.events.send(event).await;
+    }
+}
+
+#[async_trait]
+impl Handler for Inbound {
+    fn admit(&self, sender: Sender) -> Result<()> {
+        if self.members.contains(&sender.node) {
+            return Ok(());
+        }
+        let context = format!("node {} is not among the peers of this one", sender.node);
+        Err(Error::new(ErrorKind::Config, context))
+    }
+
+    async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
+        self.send(Event::Heard { peer: sender.node }).await;
+        match kind {
+            CHUNK => self.states.take(sender.node, &body).await,
+            other => Err(Error::new(ErrorKind::Invalid, format!("no call is of kind {other}"))),
+        }
+    }
+
+    async fn received(&self, sender: Sender, body: Bytes) {
+        let peer = sender.node;
+        let event = self.take(peer, &body).await.unwrap_or_else(|error| {
+            self.ignore(peer, &error);
+            Event::Heard { peer }
+        });
+        self.send(event).await;
+    }
+
+    fn connected(&self, peer: u32) {
+        let events = self.events.clone();
+        tokio::spawn(async move { events.send(Event::Connected { peer }).await });
+    }
+}
+
+/// Has the node, which owns the store, remember its peers.
+pub(crate) fn remember(events: mpsc::Sender<Event>) -> Remember {
+    let stopped = |_| Error::new(ErrorKind::Unavailable, "the node has stopped");
+    Box::new(move |peer, id| {
+        let events = events.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            // An event that is not taken is dropped, with its reply.
+            let _ = events.send(Event::Remember { peer, id, reply }).await;
+            answer.await.map_err(stopped)?
+        })
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,82 @@
+//! What the tests of several modules need.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use tokio::sync::{mpsc, watch};
+use tsoracle_core::{
+    BootTime, Clock as _, SystemClock,
+    versioned::{Effect, Leadership, Version},
+};
+use tsoracle_replica::{
+    Announcer, Cluster, Config, Identity, LogEntry, Replica, Waiters,
+    transfer::{Inbox, Received},
+    transport::{PeerIds, Sender, Transport},
+};
+use tsoracle_store::Store;
+
+use crate::{driver::NAME, entry::Commit, inbound::remember, node::Node, peers::Peers};
+
+/// The version that [`commit`] is based on.
+pub(crate) fn version(number: u64) -> Version {
+    Version { era: 0, number, name: number.into() }
+}
+
+/// A commit on that version, which makes the next one.
+pub(crate) fn commit(number: u64) -> Commit {
+    named(number, version(number + 1).name)
+}
+
+/// Another commit on that version.
+pub(crate) fn rival(number: u64) -> Commit {
+    named(number, u128::MAX - u128::from(number))
+}
+
+fn named(number: u64, name: u128) -> Commit {
+    let base = version(number);
+    let mut effect = Effect::default();
+    effect.put(number.to_be_bytes(), name.to_be_bytes());
+    effect.set_version(base.next(name).unwrap());
+    Commit::new(&LogEntry::new(base, effect).unwrap()).unwrap()
+}
+
+/// Node `node` of so many.
+pub(crate) fn config(path: &Path, node: u32, nodes: u32) -> Config {
+    let peers = (1..=nodes).map(|node| format!("{node}=127.0.0.1:{node}/h:{node}"));
+    Config {
+        path: path.into(),
+        node,
+        peers: peers.collect::<Vec<_>>().join(","),
+        peer_listen: Some("127.0.0.1:0".into()),
+        ..Config::default()
+    }
+}
+
+/// A node over what is in its directory, which hears nothing but what the test has it take.
+pub(crate) async fn node(cluster: &Cluster) -> (Node, Arc<Waiters>, watch::Receiver<Leadership>) {
+    let store = Store::open(&cluster.path, cluster.store).unwrap();
+    let identity = Identity::open(&store, NAME, cluster).unwrap();
+    let (events, _) = mpsc::channel(1);
+    let own = Sender { node: identity.node(), id: identity.id() };
+    let ids = PeerIds::new(own, BTreeMap::new(), remember(events.clone()));
+    let transport = Transport::open(cluster, &identity, ids).await.unwrap();
+    let peers = Peers::new(cluster, &identity, transport, events);
+    let replica = Replica::open(store, now()).unwrap();
+    let (announcer, leadership) = Announcer::new();
+    let waiters = Arc::<Waiters>::default();
+    let node = Node::new(cluster, replica, peers, waiters.clone(), announcer).unwrap();
+    (node, waiters, leadership)
+}
+
+/// The state of these chunks, as a node receives it.
+pub(crate) async fn receive(path: &Path, chunks: impl IntoIterator<Item = Vec<u8>>) -> Received {
+    let inbox = Inbox::open(path).unwrap();
+    for (number, chunk) in chunks.into_iter().enumerate() {
+        let head = [7, number as u64].map(u64::to_be_bytes).concat();
+        inbox.take(2, &[&head[..], &chunk].concat()).await.unwrap();
+    }
+    inbox.finish(2, 7).await.unwrap()
+}
+
+pub(crate) fn now() -> BootTime {
+    SystemClock.now().boot
+}
