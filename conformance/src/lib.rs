@@ -9,6 +9,8 @@ pub mod processes;
 #[cfg(feature = "suite")]
 mod checks;
 #[cfg(feature = "suite")]
+mod commanded;
+#[cfg(feature = "suite")]
 mod harness;
 #[cfg(feature = "suite")]
 mod load;

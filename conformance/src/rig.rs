@@ -1,15 +1,18 @@
-use std::{error::Error, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::time::timeout;
 use tsoracle_core::{
     Clock, ConsensusDriver, Epoch, ErrorKind, Leadership, ManualClock, NodeId, Now, Oracle,
-    OracleOptions, Phase, Reject, RequestId, SeqBlock, SeqKey, Session, SystemClock,
+    OracleOptions, Phase, Reject, RequestId, SeqBlock, SeqKey, Session, SystemClock, Version,
     state::{Advance, Answer, Command, Limits, Query, ReignRecord, Reply},
-    versioned,
 };
 
-use crate::{Harness, Place};
+use crate::{Harness, Place, commanded::Commanded};
 
 /// The wall clock of commands, in milliseconds.
 pub(crate) const NOON_MS: u64 = 1_800_000_000_000;
@@ -36,13 +39,12 @@ impl Rig {
     }
 
     /// Opens a driver.
-    pub(crate) async fn open(&mut self) -> Result<Arc<dyn versioned::ConsensusDriver>> {
-        let driver = self.place.open().await.context("the driver did not open")?;
-        Ok(driver.versioned().ok_or(NotVersioned)?)
+    pub(crate) async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
+        self.place.open().await.context("the driver did not open")
     }
 
     /// Opens a driver, with commands planned in front of it.
-    pub(crate) async fn commanded(&mut self) -> tsoracle_core::Result<Arc<dyn ConsensusDriver>> {
+    pub(crate) async fn commanded(&mut self) -> tsoracle_core::Result<Arc<Commanded>> {
         commanded(&mut *self.place).await
     }
 
@@ -80,34 +82,22 @@ impl Rig {
 }
 
 /// Opens a driver in a place, with commands planned in front of it.
-pub(crate) async fn commanded(
-    place: &mut dyn Place,
-) -> tsoracle_core::Result<Arc<dyn ConsensusDriver>> {
-    place.open().await
+pub(crate) async fn commanded(place: &mut dyn Place) -> tsoracle_core::Result<Arc<Commanded>> {
+    Ok(Commanded::over(place.open().await?))
 }
 
-/// The driver applies commands itself, so that checks of the versioned contract cannot look at it.
-#[derive(Debug)]
-pub(crate) struct NotVersioned;
-
-impl fmt::Display for NotVersioned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the driver still applies commands itself")
-    }
-}
-
-impl Error for NotVersioned {}
-
-/// A driver that leads, and its epoch.
+/// A driver that leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
-    pub(crate) driver: Arc<dyn ConsensusDriver>,
-    pub(crate) epoch: Epoch,
+    pub(crate) driver: Arc<Commanded>,
+    /// That of its last fence.
+    epoch: Arc<Mutex<Epoch>>,
 }
 
 /// What a fence was answered.
 #[derive(Debug)]
 pub(crate) struct Fenced {
+    pub(crate) epoch: Epoch,
     pub(crate) floor_ms: u64,
     pub(crate) high_water_ms: u64,
     pub(crate) replaced: Option<ReignRecord>,
@@ -117,7 +107,7 @@ pub(crate) type Outcome = Result<Reply, Reject>;
 
 impl Leader {
     /// Waits until `driver` leads.
-    pub(crate) async fn of(driver: Arc<dyn ConsensusDriver>) -> Result<Self> {
+    pub(crate) async fn of(driver: Arc<Commanded>) -> Result<Self> {
         let mut leadership = driver.leadership();
         let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
         let now = timeout(PATIENCE, leads)
@@ -126,14 +116,19 @@ impl Leader {
             .context("the leadership channel closed before the driver led")?
             .clone();
         match now {
-            Leadership::Leader { epoch } => Ok(Self { driver, epoch }),
+            Leadership::Leader { .. } => Ok(Self { driver, epoch: Arc::default() }),
             other => bail!("{other:?} is no claim"),
         }
     }
 
+    /// The epoch of its last fence; the lowest one if it has not fenced.
+    pub(crate) fn epoch(&self) -> Epoch {
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Commits, each command being answered.
     pub(crate) async fn commit(&self, commands: Vec<Command>) -> Result<Vec<Outcome>> {
-        self.commit_as(self.epoch, commands).await
+        self.commit_as(self.epoch(), commands).await
     }
 
     /// As [`commit`](Self::commit), under an epoch that need not be this leader's.
@@ -163,8 +158,9 @@ impl Leader {
 
     pub(crate) async fn fence_at(&self, now_ms: u64) -> Result<Fenced> {
         match self.done(fence(now_ms)).await? {
-            Reply::Fenced { floor_ms, high_water_ms, replaced } => {
-                Ok(Fenced { floor_ms, high_water_ms, replaced })
+            Reply::Fenced { epoch, floor_ms, high_water_ms, replaced } => {
+                *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
+                Ok(Fenced { epoch, floor_ms, high_water_ms, replaced })
             }
             other => bail!("a fence was answered {other:?}"),
         }
@@ -267,7 +263,7 @@ pub(crate) async fn pass(clock: &ManualClock, oracle: &Oracle) {
 }
 
 pub(crate) fn fence(now_ms: u64) -> Command {
-    Command::Fence { now_ms, headroom_ms: HEADROOM_MS, lease_ms: LEASE_MS }
+    Command::Fence { base: Version::EMPTY, now_ms, headroom_ms: HEADROOM_MS, lease_ms: LEASE_MS }
 }
 
 pub(crate) fn extend(high_water_ms: u64) -> Command {

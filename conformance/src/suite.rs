@@ -4,11 +4,7 @@ use anyhow::{Context, anyhow};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{
-    Ability, Harness, checks, model,
-    rig::{NotVersioned, Rig},
-    worker,
-};
+use crate::{Ability, Harness, checks, model, rig::Rig, worker};
 
 /// How long one check may take. It is there for what hangs; most take milliseconds.
 const BOUND: Duration = Duration::from_secs(60);
@@ -120,9 +116,6 @@ pub(crate) fn trial(name: String, check: Check, harness: Arc<dyn Harness>) -> Tr
             let outcome = runtime()?.block_on(check.run(harness, check.bound()));
             match outcome {
                 Ok(()) => Ok(Completion::Completed),
-                Err(error) if error.is::<NotVersioned>() => {
-                    Ok(Completion::ignored_with(NotVersioned.to_string()))
-                }
                 Err(error) => Err(failed(&check, &error)),
             }
         }

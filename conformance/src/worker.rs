@@ -16,7 +16,8 @@ use tsoracle_core::{Oracle, OracleOptions, RequestId, SeqKey, SeqRequest, Sessio
 
 use crate::{
     Harness, Place,
-    rig::{Leader, commanded, serves},
+    commanded::Commanded,
+    rig::{Leader, serves},
     suite::runtime,
 };
 
@@ -116,9 +117,9 @@ impl Role {
 
     async fn perform(&self, harness: &dyn Harness) -> Result<()> {
         let mut place = harness.place_named(&self.place).await?;
-        let driver = commanded(&mut *place).await?;
+        let driver = place.open().await?;
         match self.role.as_str() {
-            "hold" => Leader::of(driver).await?.reign().await.map(drop)?,
+            "hold" => Leader::of(Commanded::over(driver)).await?.reign().await.map(drop)?,
             "load" => {
                 let oracle = Oracle::start(driver, OracleOptions::default())?;
                 serves(&oracle).await?;

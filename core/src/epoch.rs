@@ -2,10 +2,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Identifies one claim of leadership; a later claim always has a higher epoch.
+/// Identifies one reign, a leadership from fence to release. A later reign always has a higher epoch.
 ///
-/// How the 128 bits are made up (term, ballot, node, claim …) is the driver's affair. Everyone else
-/// only compares.
+/// Its upper half is the era of the state, its lower half a counter that each fence raises. Drivers know
+/// nothing of epochs.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
 )]

@@ -1,30 +1,36 @@
-//! Copying a whole state from one driver to another, while nobody serves from either.
+//! Copying a whole state from one driver to another, while no server runs over either.
 
 use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Clock, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, MAX_BATCH, Reject, Result,
-    asked::{self, nonsense},
-    state::{Answer, Command, Entry, Import, Query, ReignRecord, Reply, Stage},
+    Clock, CommitLimits, ConsensusDriver, Effect, Entry, Error, ErrorKind, MAX_BATCH, Reads,
+    Reject, Result, Snapshot, Version,
+    admin::execute,
+    state::{Command, Import, REIGN, Record, ReignRecord, Reply, Stage, copied},
 };
 
-/// Pause before a commit whose outcome is not known is made again.
+/// Pause before a read is made again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// How often that is done.
 const ATTEMPTS: u32 = 50;
 
-/// Copies a whole state from one driver to another, while nobody serves from either: timestamps go on
+/// What a page of an import writes besides its entries.
+const PAGE_WRITES: usize = 2;
+const PAGE_BYTES: usize = 1_024;
+
+/// Copies a whole state from one driver to another, while no server runs over either: timestamps go on
 /// above the old ones, sequences, sessions and stamping leases are the same to the byte.
 ///
-/// The copy is read again and compared before anybody can reign over it. A copy that was interrupted
+/// The copy is read again and compared before any node can reign over it. A copy that was interrupted
 /// never serves.
 #[derive(Debug)]
 pub struct Migration {
     source: Arc<dyn ConsensusDriver>,
-    claim: Epoch,
+    /// The version that is copied.
+    version: Version,
     record: ReignRecord,
     clock: Arc<dyn Clock>,
 }
@@ -44,103 +50,75 @@ pub struct Migrated {
     pub high_water_ms: u64,
 }
 
-/// Waits until a driver leads, and says under which epoch.
-///
-/// # Errors
-/// `Unavailable` if it does not within `patience`, or never will.
-pub async fn elected(
-    driver: &dyn ConsensusDriver,
-    clock: &dyn Clock,
-    patience: Duration,
-) -> Result<Epoch> {
-    let mut leadership = driver.leadership();
-    let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
-    let context = tokio::select! {
-        biased;
-        led = leads => match led.as_deref() {
-            Ok(Leadership::Leader { epoch }) => return Ok(*epoch),
-            _ => "the driver has failed".into(),
-        },
-        () = clock.sleep(patience) => {
-            format!("this node was not elected within {patience:?}; are the others running?")
-        }
-    };
-    Err(Error::new(ErrorKind::Unavailable, context))
-}
-
 impl Migration {
-    /// Looks at the state behind `source`, which leads under `claim`.
+    /// Looks at the state behind `source`.
     ///
     /// # Errors
     /// `Config` if there is nothing to be copied; those of the driver.
-    pub async fn of(
-        source: Arc<dyn ConsensusDriver>,
-        claim: Epoch,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self> {
+    pub async fn of(source: Arc<dyn ConsensusDriver>, clock: Arc<dyn Clock>) -> Result<Self> {
         let refuse = |context| Err(Error::new(ErrorKind::Config, context));
-        match reign(&*source).await? {
+        let (version, record) = reign(&*source, &*clock).await?;
+        match record {
             None => refuse(
                 "the source was never used, so there is nothing to copy; is it the right one?",
             ),
             Some(record) if record.stage == Stage::Importing => refuse(
                 "the source is itself a copy that did not become whole; migrate from where it came",
             ),
-            Some(record) => Ok(Self { source, claim, record, clock }),
+            Some(record) => Ok(Self { source, version, record, clock }),
         }
     }
 
-    /// The last epoch that reigned over the source.
-    pub fn epoch(&self) -> Epoch {
-        self.record.epoch
-    }
-
-    /// Begins the copy in `target`, which leads under `epoch`. From here on nobody reigns over it
-    /// before the copy is whole, which takes an epoch that is not below `floor`.
+    /// Begins the copy in `target`, which this node leads. From here on no node reigns over it before the
+    /// copy is whole.
     ///
     /// # Errors
     /// `Config` if the target was used before; those of the driver.
-    pub async fn begin(
-        &self,
-        target: &Arc<dyn ConsensusDriver>,
-        epoch: Epoch,
-        floor: Epoch,
-    ) -> Result<()> {
-        self.step(target, epoch, Import::Begin { floor }).await.map(drop)
+    pub async fn begin(&self, target: &Arc<dyn ConsensusDriver>) -> Result<()> {
+        self.step(target, Import::Begin, |base| base.era).await.map(drop)
     }
 
-    /// Copies everything into `target`, in which the copy has begun and which leads under `epoch`.
-    /// Tells how many entries are there, now and then.
+    /// Copies everything into `target`, in which the copy has begun. Reports how many entries are there,
+    /// now and then.
     ///
     /// # Errors
     /// `Unavailable` if the source was used meanwhile; `Corrupt` if the copy is not the same; those
-    /// of the drivers. In each case nobody can reign over the target.
+    /// of the drivers. In each case no node can reign over the target.
     pub async fn copy(
         &self,
         target: &Arc<dyn ConsensusDriver>,
-        epoch: Epoch,
-        mut told: impl FnMut(u64),
+        mut progress: impl FnMut(u64),
     ) -> Result<Migrated> {
         let mut migrated =
             Migrated { high_water_ms: self.record.high_water_ms, ..Migrated::default() };
         let (mut after, mut digest) = (vec![], Sha256::new());
-        let most_bytes = target.limits().bytes / 2;
+        let limits = target.limits();
+        let most = CommitLimits {
+            writes: limits.writes.saturating_sub(PAGE_WRITES),
+            bytes: limits.bytes.saturating_sub(PAGE_BYTES),
+        };
         loop {
-            let page = export(&*self.source, &after).await?;
+            let (version, page) = self.export(&*self.source, &after).await?;
+            if version != self.version {
+                return Err(used_meanwhile());
+            }
             let Some((last, _)) = page.last() else { break };
             after = last.clone();
             page.iter().for_each(|entry| add(&mut digest, entry));
-            for part in split(page, most_bytes) {
+            for part in split(page, most) {
                 migrated.count(&part);
                 let before = migrated.entries - part.len() as u64;
-                self.step(target, epoch, Import::Page { before, entries: part }).await?;
+                let page = Import::Page { before, entries: part };
+                self.step(target, page, |base| base.era).await?;
             }
-            told(migrated.entries);
+            progress(migrated.entries);
         }
         self.check_source().await?;
         self.check_copy(&**target, digest).await?;
         let (entries, record) = (migrated.entries, self.record.clone());
-        self.step(target, epoch, Import::Finish { entries, record }).await?;
+        // Epochs of the copy begin above all of the source.
+        let era = |base: Version| base.era.max(self.version.era).saturating_add(1);
+        self.step(target, Import::Finish { entries, record }, era).await?;
         Ok(migrated)
     }
 
@@ -148,49 +126,36 @@ impl Migration {
     async fn step(
         &self,
         target: &Arc<dyn ConsensusDriver>,
-        epoch: Epoch,
         step: Import,
+        era: impl Fn(Version) -> u64,
     ) -> Result<u64> {
-        let mut attempts = 1;
-        loop {
-            let commands = vec![Command::Import(step.clone())];
-            let committed = match asked::commit(target.clone(), epoch, commands).await {
-                Err(error) if error.is_retryable() && attempts < ATTEMPTS => {
-                    attempts += 1;
-                    self.clock.sleep(PAUSE).await;
-                    continue;
-                }
-                committed => committed?,
-            };
-            return match committed.results.into_iter().next() {
-                Some(Ok(Reply::Imported { entries })) => Ok(entries),
-                Some(Err(Reject::NotEmpty)) => Err(Error::new(
+        let command = Command::Import(step);
+        match execute(target, &*self.clock, &command, era).await {
+            Ok(Reply::Imported { entries }) => Ok(entries),
+            Err(error) if *error.kind() == ErrorKind::Rejected(Reject::NotEmpty) => {
+                Err(Error::new(
                     ErrorKind::Config,
                     "the target holds state already, which was left as it is; migrate into a new one",
-                )),
-                Some(Err(reject)) => Err(reject.into()),
-                other => Err(nonsense("an import", &other)),
-            };
+                ))
+            }
+            Ok(other) => {
+                Err(Error::new(ErrorKind::Fatal, format!("an import was answered {other:?}")))
+            }
+            Err(error) => Err(error),
         }
     }
 
-    /// That nobody has served from the source since it was opened.
+    /// That no server has changed the source since it was looked at.
     async fn check_source(&self) -> Result<()> {
-        let record = reign(&*self.source).await?;
-        let claim = Leadership::Leader { epoch: self.claim };
-        if record.as_ref() == Some(&self.record) && *self.source.leadership().borrow() == claim {
-            return Ok(());
-        }
-        let context = "the source was used while it was copied; stop all of its nodes, and migrate \
-                       again into a new target";
-        Err(Error::new(ErrorKind::Unavailable, context))
+        let (version, _) = reign(&*self.source, &*self.clock).await?;
+        if version == self.version { Ok(()) } else { Err(used_meanwhile()) }
     }
 
     /// That what is in the target is what was in the source.
     async fn check_copy(&self, target: &dyn ConsensusDriver, expected: Sha256) -> Result<()> {
         let (mut after, mut digest) = (vec![], Sha256::new());
         loop {
-            let page = export(target, &after).await?;
+            let (_, page) = self.export(target, &after).await?;
             let Some((last, _)) = page.last() else { break };
             after = last.clone();
             page.iter().for_each(|entry| add(&mut digest, entry));
@@ -201,6 +166,26 @@ impl Migration {
         let context =
             "what the target holds is not what was copied; its driver or its disk is broken";
         Err(Error::new(ErrorKind::Corrupt, context))
+    }
+
+    /// A page of the entries behind `after`; none at the end.
+    async fn export(
+        &self,
+        driver: &dyn ConsensusDriver,
+        after: &[u8],
+    ) -> Result<(Version, Vec<Entry>)> {
+        let wanted = Reads { keys: vec![], ranges: copied(after, MAX_BATCH) };
+        let snapshot = read(driver, &*self.clock, &wanted).await?;
+        let mut page = Vec::new();
+        for entries in snapshot.ranges {
+            // What follows a range that is not read to its end comes with the next page.
+            let is_whole = entries.len() < MAX_BATCH;
+            page.extend(entries);
+            if !is_whole {
+                break;
+            }
+        }
+        Ok((snapshot.version, page))
     }
 }
 
@@ -218,32 +203,48 @@ impl Migrated {
     }
 }
 
-async fn reign(driver: &dyn ConsensusDriver) -> Result<Option<ReignRecord>> {
-    match driver.read(Query::Reign).await? {
-        Answer::Reign(record) => Ok(record),
-        other => Err(nonsense("who reigns", &other)),
-    }
+/// The state's version, and its reign record.
+async fn reign(
+    driver: &dyn ConsensusDriver,
+    clock: &dyn Clock,
+) -> Result<(Version, Option<ReignRecord>)> {
+    let snapshot = read(driver, clock, &Reads::keys([REIGN])).await?;
+    let stored = snapshot.values.into_iter().next().flatten();
+    let record = stored.map(|bytes| Record::decode(REIGN, bytes)).transpose()?;
+    Ok((
+        snapshot.version,
+        match record {
+            Some(Record::Reign(record)) => Some(record),
+            _ => None,
+        },
+    ))
 }
 
-/// A page of entries; none at the end.
-async fn export(driver: &dyn ConsensusDriver, after: &[u8]) -> Result<Vec<Entry>> {
-    let query = Query::Export { after: after.to_vec(), limit: MAX_BATCH };
-    let answer = driver.read(query.clone()).await?;
-    asked::check(&query, &answer)?;
-    match answer {
-        Answer::Exported(entries) => Ok(entries),
-        other => Err(nonsense("an export", &other)),
+/// Reads, again while the driver cannot answer.
+async fn read(driver: &dyn ConsensusDriver, clock: &dyn Clock, wanted: &Reads) -> Result<Snapshot> {
+    for _ in 1..ATTEMPTS {
+        match driver.read(wanted).await {
+            Err(error) if error.is_retryable() => clock.sleep(PAUSE).await,
+            read => return read,
+        }
     }
+    driver.read(wanted).await
 }
 
-/// In parts that each go into one commit. A driver takes at least a request of so many entries.
-fn split(page: Vec<Entry>, most_bytes: usize) -> Vec<Vec<Entry>> {
+fn used_meanwhile() -> Error {
+    let context = "the source was used while it was copied; stop all of its nodes, and migrate \
+                   again into a new target";
+    Error::new(ErrorKind::Unavailable, context)
+}
+
+/// In parts that each go into one commit.
+fn split(page: Vec<Entry>, most: CommitLimits) -> Vec<Vec<Entry>> {
     let mut parts: Vec<Vec<Entry>> = vec![];
     let mut bytes = 0;
     for entry in page {
-        let size = Command::entry_size(&entry);
+        let size = Effect::size_of(&entry.0, Some(&entry.1));
         match parts.last_mut() {
-            Some(part) if bytes + size <= most_bytes => {
+            Some(part) if bytes + size <= most.bytes && part.len() < most.writes => {
                 bytes += size;
                 part.push(entry);
             }

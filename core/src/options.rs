@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Clock, Error, ErrorKind, Result, SystemClock,
+    Clock, Error, ErrorKind, Random, Result, SystemClock,
     state::{Limits, RETENTION},
 };
 
@@ -33,6 +33,8 @@ pub struct OracleOptions {
     pub shutdown_timeout: Duration,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
+    /// Where the names of versions come from, and the length of some pauses.
+    pub random: Random,
 }
 
 impl Default for OracleOptions {
@@ -50,6 +52,7 @@ impl Default for OracleOptions {
             limits: Limits::default(),
             shutdown_timeout: Duration::from_secs(5),
             clock: Arc::new(SystemClock),
+            random: Random::default(),
         }
     }
 }

@@ -1,4 +1,5 @@
 use std::{
+    fmt::Debug,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -12,10 +13,8 @@ use tokio::{
 use crate::{
     ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject, Result, SeqBlock,
     TIMESTAMPS_PER_MS, TimestampRange,
-    engine::{self, Phase, Shared},
-    reign::{Denied, Reign},
+    engine::{self, Denied, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
     state::{Answer, Query, millis},
-    window::MAX_HIGH_WATER_MS,
 };
 
 mod errands;
@@ -178,7 +177,7 @@ impl Oracle {
             }
         });
         let ended = ended.await;
-        let driver = self.shared.driver.shutdown();
+        let driver = self.shared.guard.driver().shutdown();
         let stopped = within(&self.shared, limit, "the driver did not stop", driver).await;
         *task = None;
         ended.and(stopped.and_then(|stopped| stopped))
@@ -193,9 +192,18 @@ impl Oracle {
         Ok(Granted { range, epoch: reign.epoch })
     }
 
-    /// Reads, for as long as a request may wait, or a leader may serve without hearing of anyone.
-    async fn read(&self, query: Query) -> Result<Answer> {
-        self.shared.read(query, self.hold.max(self.shared.options.lease)).await
+    /// Answers a question from the stored state, under the lease: it is checked after the answer has
+    /// arrived, or else once a renewal is stored. The question may depend on how long the reign has been
+    /// open, in milliseconds.
+    async fn ask(&self, query: impl Fn(u64) -> Query) -> Result<(Answer, Epoch)> {
+        let _waiting = Waiting::enter(&self.shared, 1)?;
+        let reign = self.wait(|| self.reign()).await?;
+        reign.touch();
+        let elapsed_ms = millis(self.shared.clock.now().boot.since(reign.opened));
+        let limit = self.hold.max(self.shared.options.lease);
+        let answer = self.shared.ask(reign.epoch, &query(elapsed_ms), limit).await?;
+        self.wait(|| reign.check(self.shared.clock.now().boot)).await?;
+        Ok((answer, reign.epoch))
     }
 
     fn reign(&self) -> Result<Arc<Reign>, Denied> {
@@ -219,11 +227,11 @@ impl Oracle {
                 }
                 Err(denied) => denied,
             };
-            if let Some(error) = hopeless(&current) {
+            if let Some(error) = terminal_error(&current) {
                 return Err(error);
             }
             if clock.now().boot >= deadline {
-                return Err(in_vain(denied, &current));
+                return Err(timeout_error(denied, &current));
             }
             let until = match denied {
                 Denied::Ahead(at) => at.min(deadline),
@@ -239,7 +247,7 @@ impl Oracle {
 }
 
 /// The error of a request that no amount of waiting here would help.
-fn hopeless(phase: &Phase) -> Option<Error> {
+fn terminal_error(phase: &Phase) -> Option<Error> {
     match phase {
         Phase::Following(leader) => {
             let context = "this node does not lead";
@@ -252,7 +260,7 @@ fn hopeless(phase: &Phase) -> Option<Error> {
 }
 
 /// The error of a request that was held as long as it may be.
-fn in_vain(denied: Denied, phase: &Phase) -> Error {
+fn timeout_error(denied: Denied, phase: &Phase) -> Error {
     match (denied, phase) {
         (Denied::Ahead(_), _) => Error::new(
             ErrorKind::Unavailable,
@@ -269,6 +277,11 @@ fn in_vain(denied: Denied, phase: &Phase) -> Error {
 
 fn not_leading(context: &str) -> Error {
     Error::new(ErrorKind::NotLeader(None), context)
+}
+
+/// A reply that no rule gives to what was asked, which would be a bug.
+fn unplanned(asked: &str, answered: &impl Debug) -> Error {
+    Error::new(ErrorKind::Fatal, format!("{asked} was answered {answered:?}"))
 }
 
 fn check_ts_count(count: u32) -> Result<()> {

@@ -13,10 +13,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, LeaseHolder,
-    LocalDriver, Membership, MemoryStore, Migrated, Migration, NodeId, Oracle, OracleOptions,
-    Phase, RequestId, Result, SeqKey, SeqRequest, SeqStore, Session, SystemClock, elected,
-    state::{Advance, Answer, Command, Effect, Entry, LeaseAsk, Limits, Moment, Query, Seed},
+    BootTime, CommitLimits, ConsensusDriver, Effect, Entry, Epoch, Error, ErrorKind, Leadership,
+    LeaseHolder, LocalDriver, Membership, MemoryStore, Migrated, Migration, NodeId, Oracle,
+    OracleOptions, Outcome, Phase, Reads, RequestId, Result, SeqKey, SeqRequest, SeqStore, Session,
+    Snapshot, SystemClock, Version,
+    state::{
+        Advance, Command, LeaseAsk, Limits, Moment, Plan, REIGN, Record, ReignRecord, Reply, Seed,
+        WorkingSet,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,8 +47,18 @@ impl ConsensusDriver for Wrapped {
         self.inner.leadership()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let committed = self.inner.commit(epoch, commands).await;
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        let mut snapshot = self.inner.read(wanted).await?;
+        if self.loses_entries
+            && let Some(last) = snapshot.ranges.iter_mut().rev().find(|range| !range.is_empty())
+        {
+            last.pop();
+        }
+        Ok(snapshot)
+    }
+
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let committed = self.inner.commit(base, effect).await;
         let number = self.commits.fetch_add(1, Ordering::Relaxed);
         match self.loses_answers && number.is_multiple_of(2) {
             true => Err(Error::new(ErrorKind::Uncertain, "the answer was lost")),
@@ -52,19 +66,17 @@ impl ConsensusDriver for Wrapped {
         }
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        match self.inner.read(query).await? {
-            Answer::Exported(mut page) if self.loses_entries => {
-                page.pop();
-                Ok(Answer::Exported(page))
-            }
-            answer => Ok(answer),
-        }
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.inner.seen(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        self.inner.resign(claim).await;
     }
 
     fn limits(&self) -> CommitLimits {
         // So little that a page takes several commits.
-        CommitLimits { commands: 4, bytes: 2_000 }
+        CommitLimits { writes: 8, bytes: 2_000 }
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
@@ -116,7 +128,12 @@ fn request(session: &str, number: u64) -> SeqRequest {
 /// A driver whose state has something of everything, and whose node died while it served.
 async fn used() -> Arc<LocalDriver> {
     let driver = memory().await;
-    let epoch = elected(&*driver, &SystemClock, PATIENCE).await.unwrap();
+    let base = driver.read(&Reads::default()).await.unwrap().version;
+    let fence = Command::Fence { base, now_ms: NOON_MS, headroom_ms: 1_000, lease_ms: 300 };
+    let Reply::Fenced { epoch, .. } = commit(&driver, Epoch::default(), vec![fence]).await[0]
+    else {
+        panic!("not a fence");
+    };
     let limits = Limits::default();
     let advance = |session: &str, number: u64| {
         let request = request(session, number);
@@ -124,7 +141,6 @@ async fn used() -> Arc<LocalDriver> {
         Command::Advance(Advance { entries, id, elapsed_ms: 0, limits })
     };
     let mut commands = vec![
-        Command::Fence { now_ms: NOON_MS, headroom_ms: 1_000, lease_ms: 300 },
         Command::Open { node: driver.node(), lease_ms: 300 },
         Command::Seed(Seed { key: SeqKey::new("seeded").unwrap(), start: 42, limits }),
     ];
@@ -137,14 +153,46 @@ async fn used() -> Arc<LocalDriver> {
         let at = Moment { now_ms: NOON_MS, elapsed_ms: 0 };
         commands.push(Command::Lease { ask, at });
     }
-    let committed = driver.commit(epoch, commands).await.unwrap();
-    assert!(committed.results.iter().all(Result::is_ok), "{committed:?}");
+    commit(&driver, epoch, commands).await;
     driver
 }
 
+/// Works out commands, none of which is refused, and stores them.
+async fn commit(driver: &LocalDriver, epoch: Epoch, commands: Vec<Command>) -> Vec<Reply> {
+    let mut known = WorkingSet::at(driver.read(&Reads::default()).await.unwrap().version);
+    loop {
+        let mut plan = Plan::default();
+        let planned: Result<Vec<_>> = commands
+            .iter()
+            .map(|command| plan.add(&known, epoch, command, driver.limits()))
+            .collect();
+        if let Some(missing) = known.take_missing() {
+            let snapshot = driver.read(&missing).await.unwrap();
+            known.learn(missing, snapshot).unwrap();
+            continue;
+        }
+        let base = known.version();
+        let (effect, _) = plan.finish(base.next(u128::from(base.number)).unwrap());
+        assert_eq!(driver.commit(base, effect).await.unwrap(), Outcome::Stored);
+        return planned.unwrap().into_iter().map(|planned| planned.unwrap().unwrap()).collect();
+    }
+}
+
+async fn record(driver: &dyn ConsensusDriver) -> ReignRecord {
+    let snapshot = driver.read(&Reads::keys([REIGN])).await.unwrap();
+    let stored = snapshot.values.into_iter().next().unwrap().unwrap();
+    match Record::decode(REIGN, stored).unwrap() {
+        Record::Reign(record) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn version(driver: &dyn ConsensusDriver) -> Version {
+    driver.read(&Reads::default()).await.unwrap().version
+}
+
 async fn migration(source: Arc<LocalDriver>) -> Migration {
-    let claim = elected(&*source, &SystemClock, PATIENCE).await.unwrap();
-    Migration::of(source, claim, Arc::new(SystemClock)).await.unwrap()
+    Migration::of(source, Arc::new(SystemClock)).await.unwrap()
 }
 
 async fn migrate(
@@ -152,9 +200,8 @@ async fn migrate(
     target: &Arc<dyn ConsensusDriver>,
     told: impl FnMut(u64),
 ) -> Result<Migrated> {
-    let epoch = elected(&**target, &SystemClock, PATIENCE).await?;
-    migration.begin(target, epoch, Epoch::default()).await?;
-    migration.copy(target, epoch, told).await
+    migration.begin(target).await?;
+    migration.copy(target, told).await
 }
 
 fn oracle(driver: Arc<dyn ConsensusDriver>) -> Oracle {
@@ -173,11 +220,11 @@ async fn what_was_handed_out_is_remembered_though_answers_are_lost() {
     let Migrated { entries, sequences, sessions, leases, high_water_ms } = migrated;
     assert_eq!((sequences, sessions, leases, high_water_ms), (102, 100, 5, NOON_MS + 60_000));
     assert!(told.is_sorted() && told.last() == Some(&entries), "{told:?}");
-    let Answer::Frontier { frontier_ms, .. } =
-        source.read(Query::Frontier { elapsed_ms: 0 }).await.unwrap()
-    else {
-        panic!("not a frontier");
-    };
+    let old = record(&*source).await;
+    let copied = record(&*target).await;
+    assert_eq!(copied.version, version(&*target).await, "the record notes its own version");
+    let source_era = version(&*source).await.era;
+    assert!(copied.version.era > source_era, "epochs of the copy begin above all of the source");
     source.shutdown().await.unwrap();
     target.shutdown().await.unwrap();
     let oracle = oracle(LocalDriver::open(store).await.unwrap());
@@ -189,7 +236,10 @@ async fn what_was_handed_out_is_remembered_though_answers_are_lost() {
     }
     let next = async |key| oracle.read_seq(SeqKey::new(key).unwrap()).await.unwrap();
     assert_eq!((next("orders").await, next("seeded").await), (Some(900), Some(42)));
-    assert_eq!(oracle.safe_frontier().await.unwrap().physical_ms, frontier_ms);
+    // The leases all reach to the high-water, and still hold the frontier there.
+    let frontier = oracle.safe_frontier().await.unwrap();
+    assert_eq!(frontier.physical_ms, old.high_water_ms);
+    assert!(frontier.epoch > old.epoch);
     oracle.shutdown().await.unwrap();
 }
 
@@ -197,17 +247,14 @@ async fn what_was_handed_out_is_remembered_though_answers_are_lost() {
 async fn a_source_that_is_used_meanwhile_leaves_a_copy_that_never_serves() {
     let source = used().await;
     let migration = migration(source.clone()).await;
-    let epoch = elected(&*source, &SystemClock, PATIENCE).await.unwrap();
+    let epoch = record(&*source).await.epoch;
     let store = Shared::default();
     let target = target(&store, false, false).await;
-    let leads = elected(&*target, &SystemClock, PATIENCE).await.unwrap();
-    migration.begin(&target, leads, Epoch::default()).await.unwrap();
+    migration.begin(&target).await.unwrap();
     let extend = Command::Extend { high_water_ms: NOON_MS + 99_000, elapsed_ms: 1 };
-    source.commit(epoch, vec![extend]).await.unwrap();
-    let error = migration.copy(&target, leads, |_| ()).await.unwrap_err();
+    commit(&source, epoch, vec![extend]).await;
+    let error = migration.copy(&target, |_| ()).await.unwrap_err();
     assert!(error.to_string().contains("used while it was copied"), "{error}");
-    let again = migration.begin(&target, leads, Epoch::default()).await.unwrap_err();
-    assert!(again.to_string().contains("is not whole"), "{again}");
     target.shutdown().await.unwrap();
     let oracle = oracle(LocalDriver::open(store).await.unwrap());
     let is_told = |phase: &Phase| matches!(phase, Phase::TakingOver { trouble: Some(why), .. } if why.contains("is not whole"));
@@ -221,13 +268,14 @@ async fn a_target_that_loses_something_is_found_out() {
     let target = target(&Shared::default(), false, true).await;
     let error = migrate(&migration, &target, |_| ()).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
+    let again = migration.begin(&target).await.unwrap_err();
+    assert!(again.to_string().contains("is not whole"), "{again}");
 }
 
 #[tokio::test]
 async fn only_a_used_source_goes_into_an_unused_target() {
     let empty = memory().await;
-    let claim = elected(&*empty, &SystemClock, PATIENCE).await.unwrap();
-    let error = Migration::of(empty, claim, Arc::new(SystemClock)).await.unwrap_err();
+    let error = Migration::of(empty, Arc::new(SystemClock)).await.unwrap_err();
     assert!(error.to_string().contains("never used"), "{error}");
     let migration = migration(used().await).await;
     let target: Arc<dyn ConsensusDriver> = used().await;
@@ -239,9 +287,8 @@ async fn only_a_used_source_goes_into_an_unused_target() {
 #[tokio::test]
 async fn a_copy_is_not_copied_before_it_is_whole() {
     let half: Arc<LocalDriver> = memory().await;
-    let claim = elected(&*half, &SystemClock, PATIENCE).await.unwrap();
     let target: Arc<dyn ConsensusDriver> = half.clone();
-    migration(used().await).await.begin(&target, claim, Epoch::default()).await.unwrap();
-    let error = Migration::of(half, claim, Arc::new(SystemClock)).await.unwrap_err();
+    migration(used().await).await.begin(&target).await.unwrap();
+    let error = Migration::of(half, Arc::new(SystemClock)).await.unwrap_err();
     assert!(error.to_string().contains("did not become whole"), "{error}");
 }

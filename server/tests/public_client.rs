@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use public_tsoracle_client::{Client, ClientError};
 use tonic::Code;
-use tsoracle_core::{Epoch, ErrorKind, Leadership, Phase};
+use tsoracle_core::{ErrorKind, Leadership, Phase};
 
 use common::{
     Running,
@@ -133,7 +133,7 @@ async fn an_election_is_waited_out() {
     while server.oracle.status().waiting < 2 {
         tokio::task::yield_now().await;
     }
-    driver.lead(Leadership::Leader { epoch: Epoch(9) });
+    driver.lead(Leadership::Leader { claim: 9 });
     timestamp.await.unwrap().unwrap();
     assert_eq!(block.await.unwrap().unwrap(), 0);
 }

@@ -1,14 +1,11 @@
-//! `versioned::ConsensusDriver`, sentence by sentence.
+//! `ConsensusDriver`, sentence by sentence.
 
 mod calls;
 mod evidence;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::join_all;
-use tsoracle_core::{
-    MAX_BATCH, MAX_KEY_BYTES,
-    versioned::{Effect, Version},
-};
+use tsoracle_core::{Effect, MAX_BATCH, MAX_KEY_BYTES, Version};
 
 use crate::{
     model::{Answer, Commit, Walk, send},

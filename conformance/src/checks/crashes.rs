@@ -124,7 +124,7 @@ async fn timestamps_after_a_crash_lie_above_all_before_it(mut rig: Rig) -> Resul
     let mut before = None;
     for round in 0..3 {
         let clock = clock(NOON_MS - round * 3_600_000);
-        let oracle = oracle(rig.commanded().await?, &clock)?;
+        let oracle = oracle(rig.open().await?, &clock)?;
         // The node may have to wait for the lease of the one that crashed.
         while oracle.try_get_ts(1)?.is_none() {
             pass(&clock, &oracle).await;
@@ -185,7 +185,7 @@ async fn nothing_answered_is_lost_when_killed_under_load(mut rig: Rig) -> Result
             said.hear(&line)?;
         }
     }
-    let oracle = Oracle::start(rig.commanded().await?, OracleOptions::default())?;
+    let oracle = Oracle::start(rig.open().await?, OracleOptions::default())?;
     serves(&oracle).await?;
     let first = oracle.get_ts(1).await?.range.first();
     ensure!(first.as_u64() > said.last_timestamp, "{first} came after {}", said.last_timestamp);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use tokio::{sync::watch, time::timeout};
-use tsoracle_core::versioned::{Effect, Leadership, Reads};
+use tsoracle_core::{Effect, Leadership, Reads};
 
 use crate::{
     model::Walk,

@@ -5,10 +5,7 @@ mod steps;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tsoracle_core::{
-    Clock, SystemClock,
-    versioned::{Effect, VERSION},
-};
+use tsoracle_core::{Clock, Effect, SystemClock, VERSION};
 
 use self::steps::{STEPS, Step};
 use crate::{

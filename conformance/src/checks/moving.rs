@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use tsoracle_core::{
-    ConsensusDriver, Epoch, LocalDriver, Migration, SystemClock,
-    state::{Answer, Command, Entry, Import, Query, Reject, Stage},
+    ConsensusDriver, Entry, LocalDriver, MemoryStore, Migration, Reads, SystemClock,
+    state::{Command, Import, Reject, Stage, copied},
 };
 
-use crate::rig::{Leader, NOON_MS, Rig, advance_as, blocks, fence, id};
+use crate::{
+    commanded::Commanded,
+    rig::{Leader, NOON_MS, Rig, advance_as, blocks, fence, id},
+};
 
 checks!("moving":
     what_is_copied_to_a_driver_arrives_to_the_byte_and_goes_on [Reopen],
@@ -32,29 +35,30 @@ async fn use_it(leader: &Leader) -> Result<()> {
 
 /// A driver in memory that leads.
 async fn memory() -> Result<Leader> {
-    Leader::of(LocalDriver::open(tsoracle_core::MemoryStore::default()).await?).await
+    Leader::of(Commanded::over(LocalDriver::open(MemoryStore::default()).await?)).await
 }
 
 async fn export(driver: &dyn ConsensusDriver) -> Result<Vec<Entry>> {
     let (mut all, mut after) = (vec![], vec![]);
     loop {
-        let query = Query::Export { after, limit: 100 };
-        let Answer::Exported(page) = driver.read(query).await? else {
-            anyhow::bail!("an export was answered with something else");
+        let wanted = Reads { keys: vec![], ranges: copied(&after, 100) };
+        let page = driver.read(&wanted).await?.ranges.into_iter().find(|page| !page.is_empty());
+        let Some((last, page)) = page.and_then(|page| Some((page.last()?.0.clone(), page))) else {
+            return Ok(all);
         };
-        let Some((last, _)) = page.last() else { return Ok(all) };
-        after = last.clone();
+        after = last;
         all.extend(page);
     }
 }
 
 async fn copy(source: &Leader, target: &Leader) -> Result<()> {
     let clock = Arc::new(SystemClock);
-    let migration = Migration::of(source.driver.clone(), source.epoch, clock).await?;
-    migration.begin(&target.driver, target.epoch, Epoch::default()).await?;
-    let migrated = migration.copy(&target.driver, target.epoch, |_| ()).await?;
+    let (source, target) = (source.driver.driver(), target.driver.driver());
+    let migration = Migration::of(source.clone(), clock).await?;
+    migration.begin(target).await?;
+    let migrated = migration.copy(target, |_| ()).await?;
     ensure!((migrated.sequences, migrated.sessions) == (CALLERS + 1, CALLERS), "{migrated:?}");
-    let (left, arrived) = (export(&*source.driver).await?, export(&*target.driver).await?);
+    let (left, arrived) = (export(&**source).await?, export(&**target).await?);
     ensure!(left.len() as u64 == migrated.entries, "{} of {migrated:?}", left.len());
     ensure!(left == arrived, "what arrived is not what left");
     Ok(())
@@ -90,7 +94,7 @@ async fn what_is_copied_from_a_driver_is_all_that_it_holds(mut rig: Rig) -> Resu
 async fn a_state_that_was_used_is_not_copied_into(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
     let before = leader.record().await?;
-    let begin = Command::Import(Import::Begin { floor: Epoch::default() });
+    let begin = Command::Import(Import::Begin);
     ensure!(leader.one(begin).await? == Err(Reject::NotEmpty), "it was begun");
     ensure!(leader.record().await? == before, "what was refused is stored");
     Ok(())
@@ -98,7 +102,7 @@ async fn a_state_that_was_used_is_not_copied_into(mut rig: Rig) -> Result<()> {
 
 async fn a_copy_that_is_not_whole_cannot_be_reigned_over(mut rig: Rig) -> Result<()> {
     let leader = rig.lead().await?;
-    leader.done(Command::Import(Import::Begin { floor: Epoch::default() })).await?;
+    leader.done(Command::Import(Import::Begin)).await?;
     let outcome = leader.one(fence(NOON_MS)).await?;
     ensure!(outcome == Err(Reject::Importing), "{outcome:?}");
     ensure!(leader.record().await?.stage == Stage::Importing);

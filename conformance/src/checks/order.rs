@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
-use tsoracle_core::{Clock, ManualClock, Oracle, Phase, Timestamp, state::Command};
+use tsoracle_core::{Clock, ManualClock, Oracle, Phase, Timestamp};
 
-use crate::rig::{LEASE_MS, Leader, NOON_MS, Rig, advance, clock, extend, oracle, pass};
+use crate::{
+    commanded::Commanded,
+    rig::{LEASE_MS, Leader, NOON_MS, Rig, advance, clock, extend, fence, oracle, pass},
+};
 
 checks!("order":
     timestamps_rise_within_a_reign,
@@ -35,7 +38,7 @@ async fn rising(oracle: &Oracle, mut before: Option<Timestamp>) -> Result<Option
 
 async fn timestamps_rise_within_a_reign(mut rig: Rig) -> Result<()> {
     let clock = clock(NOON_MS);
-    let oracle = oracle(rig.commanded().await?, &clock)?;
+    let oracle = oracle(rig.open().await?, &clock)?;
     let mut before = None;
     for round in 0..20 {
         before = rising(&oracle, before).await?;
@@ -51,7 +54,7 @@ async fn timestamps_rise_from_one_reign_to_the_next(mut rig: Rig) -> Result<()> 
     let clock = clock(NOON_MS);
     let mut before = None;
     for _ in 0..4 {
-        let oracle = oracle(rig.commanded().await?, &clock)?;
+        let oracle = oracle(rig.open().await?, &clock)?;
         before = rising(&oracle, before).await?;
         oracle.shutdown().await?;
     }
@@ -62,7 +65,7 @@ async fn timestamps_rise_though_the_clock_is_set_back(mut rig: Rig) -> Result<()
     let mut before = None;
     for round in 0..4 {
         let clock = clock(NOON_MS - round * 3_600_000);
-        let oracle = oracle(rig.commanded().await?, &clock)?;
+        let oracle = oracle(rig.open().await?, &clock)?;
         before = rising(&oracle, before).await?;
         oracle.shutdown().await?;
     }
@@ -72,7 +75,7 @@ async fn timestamps_rise_though_the_clock_is_set_back(mut rig: Rig) -> Result<()
 async fn a_released_reign_is_followed_at_once(mut rig: Rig) -> Result<()> {
     for _ in 0..2 {
         // Time stands still, so that whoever waits for a lease waits for ever.
-        let oracle = oracle(rig.commanded().await?, &clock(NOON_MS))?;
+        let oracle = oracle(rig.open().await?, &clock(NOON_MS))?;
         serves(&oracle).await?;
         oracle.shutdown().await?;
     }
@@ -81,7 +84,7 @@ async fn a_released_reign_is_followed_at_once(mut rig: Rig) -> Result<()> {
 
 async fn a_node_that_finds_its_own_reign_need_not_wait(mut rig: Rig) -> Result<()> {
     for _ in 0..2 {
-        let oracle = oracle(rig.commanded().await?, &clock(NOON_MS))?;
+        let oracle = oracle(rig.open().await?, &clock(NOON_MS))?;
         serves(&oracle).await?;
         rig.place.crash().await?;
     }
@@ -97,7 +100,7 @@ async fn serves(oracle: &Oracle) -> Result<()> {
 
 async fn a_leader_stops_granting_when_its_lease_runs_out(mut rig: Rig) -> Result<()> {
     let clock = clock(NOON_MS);
-    let oracle = oracle(rig.commanded().await?, &clock)?;
+    let oracle = oracle(rig.open().await?, &clock)?;
     oracle.get_ts(1).await?;
     rig.place.fail_storage().await?;
     clock.advance(Duration::from_millis(LEASE_MS));
@@ -125,11 +128,11 @@ struct TakeOver {
 impl TakeOver {
     async fn begin(rig: &mut Rig) -> Result<Self> {
         let clock = clock(NOON_MS);
-        let first = oracle(rig.commanded().await?, &clock)?;
+        let first = oracle(rig.open().await?, &clock)?;
         let last = first.get_ts(1).await?.range.last();
-        let driver = rig.commanded().await?;
+        let driver = rig.open().await?;
         rig.place.cut_off(0).await?;
-        Leader::of(driver.clone()).await?;
+        Leader::of(Commanded::over(driver.clone())).await?;
         let second = oracle(driver, &clock)?;
         Ok(Self { clock, first, second, last })
     }
@@ -184,9 +187,9 @@ async fn a_leader_paused_past_its_lease_grants_nothing_when_resumed(mut rig: Rig
 
 async fn a_successor_of_a_leader_that_stopped_serves_at_once(mut rig: Rig) -> Result<()> {
     let clock = clock(NOON_MS);
-    let first = oracle(rig.commanded().await?, &clock)?;
+    let first = oracle(rig.open().await?, &clock)?;
     let last = first.get_ts(1).await?.range.last();
-    let second = oracle(rig.commanded().await?, &clock)?;
+    let second = oracle(rig.open().await?, &clock)?;
     first.shutdown().await?;
     serves(&second).await?;
     let next = second.get_ts(1).await?.range.first();
@@ -202,7 +205,7 @@ async fn a_commit_held_up_past_a_take_over_never_takes_effect(mut rig: Rig) -> R
     let held_up = tokio::spawn({
         let first = first.clone();
         let batch = vec![advance(&[("orders", 100)]), extend(NOON_MS + 1_000_000)];
-        async move { first.driver.commit(first.epoch, batch).await }
+        async move { first.driver.commit(first.epoch(), batch).await }
     });
     let second = Leader::of(other).await?;
     second.reign().await?;
@@ -246,8 +249,7 @@ async fn evidence_of_the_replaced_write_is_of_no_earlier_one(mut rig: Rig) -> Re
     first.extend(NOON_MS + 50_000).await?;
     first.driver.shutdown().await?;
     let second = Leader::of(other).await?;
-    let fence = Command::Fence { now_ms: NOON_MS, headroom_ms: 1_000, lease_ms: LEASE_MS };
-    let seen = second.driver.commit(second.epoch, vec![fence]).await?.replaced_seen;
+    let seen = second.driver.commit(second.epoch(), vec![fence(NOON_MS)]).await?.replaced_seen;
     ensure!(
         seen.is_none_or(|seen| seen >= renewed),
         "the reign was renewed after {renewed:?}, and that is said to have been seen at {seen:?}"

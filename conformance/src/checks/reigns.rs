@@ -13,16 +13,14 @@ checks!("reigns":
     a_fence_reserves_above_the_high_water_it_replaces [Reopen],
     a_fence_by_a_clock_set_back_reserves_above_the_high_water [Reopen],
     a_fence_answers_with_the_record_it_replaced [Reopen],
-    a_fence_may_be_repeated_until_the_reign_is_open,
-    an_open_reign_cannot_fence_again,
     nothing_is_served_between_fence_and_open,
     nothing_is_served_before_the_first_fence,
     a_fence_alone_keeps_who_opened_and_the_longer_lease [Reopen],
     a_fence_alone_keeps_that_the_reign_before_was_released [Reopen],
+    each_fence_raises_the_epoch [Reopen],
     an_open_puts_its_own_node_and_lease_on_record [Reopen],
     an_older_epoch_is_rejected_for_good [Reopen],
     an_older_epoch_is_rejected_after_a_crash [Crash],
-    an_older_fence_is_refused [Reopen],
     a_newer_epoch_that_has_not_fenced_is_refused,
     a_release_ends_everything_of_its_epoch,
     the_high_water_never_falls,
@@ -63,30 +61,17 @@ async fn a_fence_answers_with_the_record_it_replaced(mut rig: Rig) -> Result<()>
     let leader = rig.reign().await?;
     leader.extend(NOON_MS + 50_000).await?;
     let record = leader.record().await?;
-    ensure!(record.epoch == leader.epoch && record.stage == Stage::Open, "{record:?}");
+    ensure!(record.epoch == leader.epoch() && record.stage == Stage::Open, "{record:?}");
     let fenced = rig.lead_again(leader).await?.fence_at(NOON_MS).await?;
     ensure!(fenced.replaced.as_ref() == Some(&record), "it was {record:?}, not {fenced:?}");
     Ok(())
-}
-
-async fn a_fence_may_be_repeated_until_the_reign_is_open(mut rig: Rig) -> Result<()> {
-    let leader = rig.lead().await?;
-    let first = leader.fence_at(NOON_MS).await?;
-    let second = leader.fence_at(NOON_MS).await?;
-    ensure!(second.floor_ms > first.high_water_ms, "{second:?} overlaps {first:?}");
-    leader.open().await
-}
-
-async fn an_open_reign_cannot_fence_again(mut rig: Rig) -> Result<()> {
-    let leader = rig.reign().await?;
-    leader.refuses(leader.epoch, fence(NOON_MS)).await
 }
 
 async fn nothing_is_served_between_fence_and_open(mut rig: Rig) -> Result<()> {
     let leader = rig.lead().await?;
     leader.fence_at(NOON_MS).await?;
     for command in [advance(&[("orders", 1)]), extend(NOON_MS + 60_000), Command::Release] {
-        leader.refuses(leader.epoch, command).await?;
+        leader.refuses(leader.epoch(), command).await?;
     }
     leader.open().await?;
     ensure!(leader.take("orders", 1).await? == (0..1));
@@ -97,7 +82,7 @@ async fn nothing_is_served_before_the_first_fence(mut rig: Rig) -> Result<()> {
     let leader = rig.lead().await?;
     let open = Command::Open { node: leader.driver.node(), lease_ms: LEASE_MS };
     for command in [open, advance(&[("orders", 1)]), extend(NOON_MS), Command::Release] {
-        leader.refuses(leader.epoch, command).await?;
+        leader.refuses(leader.epoch(), command).await?;
     }
     ensure!(leader.sequence("orders").await?.is_none());
     Ok(())
@@ -138,7 +123,7 @@ async fn an_open_puts_its_own_node_and_lease_on_record(mut rig: Rig) -> Result<(
     let record = leader.record().await?;
     ensure!(record.opened_by == Some(leader.driver.node()), "{record:?}");
     ensure!(record.lease_ms == LEASE_MS && !record.released, "{record:?}");
-    ensure!(record.epoch == leader.epoch && record.stage == Stage::Open, "{record:?}");
+    ensure!(record.epoch == leader.epoch() && record.stage == Stage::Open, "{record:?}");
     Ok(())
 }
 
@@ -150,7 +135,6 @@ async fn rejects(leader: &Leader, stale: Epoch) -> Result<()> {
         extend(NOON_MS + 1_000_000),
         Command::Open { node: SOMEBODY, lease_ms: LEASE_MS },
         Command::Release,
-        fence(NOON_MS),
     ] {
         leader.refuses(stale, command).await?;
     }
@@ -159,10 +143,25 @@ async fn rejects(leader: &Leader, stale: Epoch) -> Result<()> {
     Ok(())
 }
 
+async fn each_fence_raises_the_epoch(mut rig: Rig) -> Result<()> {
+    let mut leader = rig.lead().await?;
+    let mut last = leader.fence_at(NOON_MS).await?.epoch;
+    for round in 0..4 {
+        if round % 2 == 1 {
+            leader.open().await?;
+            leader = rig.lead_again(leader).await?;
+        }
+        let epoch = leader.fence_at(NOON_MS).await?.epoch;
+        ensure!(epoch > last, "epoch {epoch} came after {last}");
+        last = epoch;
+    }
+    Ok(())
+}
+
 async fn an_older_epoch_is_rejected_for_good(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
     leader.take("orders", 1).await?;
-    let stale = leader.epoch;
+    let stale = leader.epoch();
     let leader = rig.lead_again(leader).await?;
     leader.fence_at(NOON_MS).await?;
     rejects(&leader, stale).await?;
@@ -175,23 +174,14 @@ async fn an_older_epoch_is_rejected_for_good(mut rig: Rig) -> Result<()> {
 }
 
 async fn an_older_epoch_is_rejected_after_a_crash(mut rig: Rig) -> Result<()> {
-    let stale = rig.reign().await?.epoch;
+    let stale = rig.reign().await?.epoch();
     let leader = rig.reign_after_crash().await?;
     rejects(&leader, stale).await
 }
 
-async fn an_older_fence_is_refused(mut rig: Rig) -> Result<()> {
-    let leader = rig.lead().await?;
-    leader.fence_at(NOON_MS).await?;
-    let stale = leader.epoch;
-    let leader = rig.lead_again(leader).await?;
-    leader.fence_at(NOON_MS).await?;
-    leader.refuses(stale, fence(NOON_MS)).await
-}
-
 async fn a_newer_epoch_that_has_not_fenced_is_refused(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
-    let newer = Epoch(leader.epoch.0 + 1);
+    let newer = Epoch(leader.epoch().0 + 1);
     for command in [advance(&[("orders", 1)]), extend(NOON_MS + 60_000), Command::Release] {
         leader.refuses(newer, command).await?;
     }
@@ -202,7 +192,7 @@ async fn a_newer_epoch_that_has_not_fenced_is_refused(mut rig: Rig) -> Result<()
 async fn a_release_ends_everything_of_its_epoch(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
     ensure!(leader.done(Command::Release).await? == Reply::Released);
-    rejects(&leader, leader.epoch).await?;
+    rejects(&leader, leader.epoch()).await?;
     let record = leader.record().await?;
     ensure!(record.released && record.stage == Stage::Released, "{record:?}");
     Ok(())

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use futures::future::{join, join_all};
-use tsoracle_core::versioned::{Effect, Reads};
+use tsoracle_core::{Effect, Reads};
 
 use crate::{
     model::{Answer, Walk, send},

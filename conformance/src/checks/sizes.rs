@@ -1,21 +1,16 @@
 //! How much one commit takes.
 
 use anyhow::{Result, ensure};
-use tsoracle_core::{MAX_BATCH, MAX_KEY_BYTES, state::Command};
+use tsoracle_core::{MAX_BATCH, MAX_KEY_BYTES};
 
 use crate::rig::{Rig, advance, advance_as, blocks, id, start};
 
 checks!("sizes":
     an_empty_commit_changes_nothing,
     the_largest_request_fits_into_a_commit,
-    as_many_commands_as_the_limits_say_are_one_commit,
-    as_many_bytes_as_the_limits_say_are_one_commit,
+    many_commands_are_one_commit,
     the_largest_answer_is_kept_for_a_repetition [Reopen],
 );
-
-/// More would only take longer.
-const MOST_COMMANDS: usize = 5_000;
-const MOST_BYTES: usize = 2 << 20;
 
 async fn an_empty_commit_changes_nothing(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
@@ -36,11 +31,8 @@ fn largest(names: &[String]) -> Vec<(&str, u32)> {
 
 async fn the_largest_request_fits_into_a_commit(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
-    let limits = leader.driver.limits();
     let names = longest(0);
     let request = advance_as(id("s", 1, 1), &largest(&names));
-    ensure!(limits.commands > 0, "{limits:?}");
-    ensure!(request.size_hint() <= limits.bytes, "it has {}: {limits:?}", request.size_hint());
     ensure!(blocks(&leader.one(request).await?)?.len() == MAX_BATCH);
     for name in &names {
         ensure!(leader.next(name).await? == u64::from(u32::MAX), "{name}");
@@ -48,42 +40,15 @@ async fn the_largest_request_fits_into_a_commit(mut rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn as_many_commands_as_the_limits_say_are_one_commit(mut rig: Rig) -> Result<()> {
+async fn many_commands_are_one_commit(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
-    let limits = leader.driver.limits();
-    let fitting = limits.bytes / advance(&[("orders", 1)]).size_hint();
-    let commands = limits.commands.min(fitting).min(MOST_COMMANDS);
+    let commands = leader.driver.most_commands();
     let batch = vec![advance(&[("orders", 1)]); commands];
     let results = leader.commit(batch).await?;
     for (index, result) in results.iter().enumerate() {
         ensure!(start(result)? == index as u64, "command {index} of {commands}: {result:?}");
     }
     ensure!(leader.next("orders").await? == commands as u64);
-    Ok(())
-}
-
-async fn as_many_bytes_as_the_limits_say_are_one_commit(mut rig: Rig) -> Result<()> {
-    let leader = rig.reign().await?;
-    let limits = leader.driver.limits();
-    let mut batch: Vec<Command> = vec![];
-    let mut bytes = 0;
-    loop {
-        let names = longest(batch.len() * MAX_BATCH);
-        let request = advance(&largest(&names));
-        bytes += request.size_hint();
-        if bytes > limits.bytes.min(MOST_BYTES) || batch.len() == limits.commands {
-            break;
-        }
-        batch.push(request);
-    }
-    let commands = batch.len();
-    let results = leader.commit(batch).await?;
-    for result in &results {
-        ensure!(blocks(result)?.len() == MAX_BATCH);
-    }
-    for name in longest((commands - 1) * MAX_BATCH) {
-        ensure!(leader.next(&name).await? == u64::from(u32::MAX), "{name} did not advance");
-    }
     Ok(())
 }
 

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tsoracle_core::{
-    Clock, SeqStore, SystemClock,
-    versioned::{Effect, Entry, KeyRange},
-};
+use tsoracle_core::{Clock, Effect, Entry, KeyRange, SeqStore, SystemClock};
 
 use crate::{
     Ability,

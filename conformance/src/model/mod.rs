@@ -8,10 +8,7 @@ mod walk;
 use std::{collections::BTreeMap, ops::Bound};
 
 use anyhow::{Result, ensure};
-use tsoracle_core::{
-    BootTime,
-    versioned::{Effect, Entry, KeyRange, Reads, Snapshot, Version},
-};
+use tsoracle_core::{BootTime, Effect, Entry, KeyRange, Reads, Snapshot, Version};
 
 pub(crate) use self::{
     random::{Random, SEED, seeds, steps},

@@ -1,6 +1,6 @@
 //! Keys, values, effects and reads that are drawn at random.
 
-use tsoracle_core::versioned::{Effect, KeyRange, Reads, VERSION};
+use tsoracle_core::{Effect, KeyRange, Reads, VERSION};
 
 use super::{Entries, Random};
 

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tsoracle_core::{
-    Clock, SystemClock,
-    versioned::{Effect, Reads, Version},
-};
+use tsoracle_core::{Clock, Effect, Reads, SystemClock, Version};
 
 use super::{
     Commit, Walk,

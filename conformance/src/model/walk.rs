@@ -3,8 +3,8 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tsoracle_core::{
-    Clock, ErrorKind, SystemClock,
-    versioned::{ConsensusDriver, Effect, KeyRange, Leadership, Outcome, Reads, Snapshot, Version},
+    Clock, ConsensusDriver, Effect, ErrorKind, KeyRange, Leadership, Outcome, Reads, Snapshot,
+    SystemClock, Version,
 };
 
 use super::{Commit, END, Entries, Model, Random};

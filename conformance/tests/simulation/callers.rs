@@ -1,4 +1,4 @@
-//! Callers who ask any node for timestamps and sequences, and note what they are told.
+//! Callers that ask any node for timestamps and sequences, and note the answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,33 +7,50 @@ use tsoracle_conformance::history::{
     Ask, Block, Blocks, Call, Next, Operation, Outcome, Timestamps,
 };
 use tsoracle_core::{
-    Clock, Error, ErrorKind, Granted, Oracle, RequestId, Result, SeqKey, SeqRequest, Session,
+    Clock, Error, ErrorKind, Granted, Oracle, Result, SeqKey, SeqList, SeqRequest,
 };
 
 use crate::{
     clock::pass,
     node::Within,
+    reached::Reached,
+    refusals::Asked,
     rng::Rng,
+    sessions::Id,
     world::{Point, World},
 };
 
 pub(crate) const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// How often a request is sent again once the run is over.
-const PERSEVERANCE: u32 = 100;
+/// Some of these are beyond the cap of keys.
+const MORE_KEYS: [&str; 4] = ["d", "e", "f", "g"];
 
 pub(crate) struct Caller {
     world: Arc<World>,
     name: Arc<str>,
     rng: Rng,
     node: usize,
+    /// How long it waits for an answer, unless that is drawn.
+    patience: Option<Duration>,
 }
 
 impl Caller {
     pub(crate) fn new(world: &Arc<World>, name: &str) -> Self {
         let mut rng = world.draw(Rng::fork);
         let node = rng.between(0..=world.nodes.len() as u64 - 1) as usize;
-        Self { world: world.clone(), name: name.into(), rng, node }
+        Self { world: world.clone(), name: name.into(), rng, node, patience: None }
+    }
+
+    pub(crate) fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
     }
 
     pub(crate) async fn ask_timestamps(mut self) {
@@ -48,69 +65,60 @@ impl Caller {
         }
     }
 
-    /// Asks with request ids, again and again until it is answered, and sometimes two nodes at once.
-    pub(crate) async fn ask_exactly_once(mut self) {
-        let session = Session::from_text(&self.name);
-        for number in 1.. {
-            let request = self.request(Some((session, number)));
-            for attempt in 0.. {
-                let twice = self.rng.chance(100);
-                let other = twice.then(|| {
-                    let mut other = self.twin();
-                    let request = request.clone();
-                    tokio::spawn(async move { other.get_seq(request).await })
-                });
-                let mut again = request.clone();
-                again.retry = attempt > 0 && self.rng.chance(300);
-                let mut answered = self.get_seq(again).await;
-                if let Some(other) = other {
-                    answered |= other.await.unwrap();
-                }
-                self.rest().await;
-                if !self.world.is_open() && (answered || attempt > PERSEVERANCE) {
-                    return;
-                }
-                // Batches are not given up: which of many of unknown outcome has spent what would be a
-                // long search.
-                let gives_up = request.entries.len() == 1 && attempt > 3 && self.rng.chance(100);
-                if answered || gives_up {
-                    break;
-                }
-            }
-        }
-    }
-
     pub(crate) async fn ask_plainly(mut self) {
         while self.world.is_open() {
-            if self.rng.chance(150) {
-                let key = *self.rng.pick(&KEYS);
-                self.read_seq(key).await;
-            } else {
-                let request = self.request(None);
-                self.get_seq(request).await;
+            // What came of a request is in the history.
+            match self.rng.between(0..=99) {
+                0..=14 => {
+                    let key = *self.rng.pick(&KEYS);
+                    self.read_seq(key).await;
+                }
+                15..=24 => self.list_seqs().await,
+                25..=29 => {
+                    let key = *self.rng.pick(&MORE_KEYS);
+                    let _ = self.get_seq(&Request::plain(vec![(key, 1)])).await;
+                }
+                _ => {
+                    let (key, count) = (*self.rng.pick(&KEYS), self.rng.between(1..=9) as u32);
+                    let _ = self.get_seq(&Request::plain(vec![(key, count)])).await;
+                }
             }
             self.rest().await;
         }
     }
 
-    /// Somebody who asks another node for the same thing.
-    fn twin(&mut self) -> Self {
-        let node = self.anywhere();
-        let name = format!("{}'s twin", self.name).into();
-        Self { world: self.world.clone(), name, rng: self.rng.fork(), node }
+    /// Another caller, which asks another node.
+    pub(crate) fn twin(&mut self) -> Self {
+        let (node, rng) = (self.anywhere(), self.rng.fork());
+        let (world, name) = (self.world.clone(), self.name.clone());
+        Self { world, name, rng, node, patience: self.patience }
     }
 
-    fn request(&mut self, id: Option<(Session, u64)>) -> Request {
-        let mut keys = KEYS.to_vec();
-        while keys.len() > 1 && (id.is_none() || self.rng.chance(700)) {
-            keys.remove(self.rng.between(0..=keys.len() as u64 - 1) as usize);
+    /// Whether some node serves now: all are asked at once.
+    pub(crate) async fn finds_service(&mut self) -> bool {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let mut asked = tokio::task::JoinSet::new();
+        for node in 0..self.world.nodes.len() {
+            let mut twin = self.twin();
+            (twin.node, twin.patience) = (node, Some(PATIENCE));
+            asked.spawn(async move {
+                // Reads are of the state, and so of a lease that was renewed.
+                twin.get_ts(1).await && {
+                    twin.node = node;
+                    twin.read_seq(KEYS[0]).await
+                }
+            });
         }
-        let entries = keys.into_iter().map(|key| (key, self.rng.between(1..=9) as u32)).collect();
-        Request { entries, id, retry: false }
+        let mut found = false;
+        while let Some(serves) = asked.join_next().await {
+            found |= serves.expect("callers do not panic");
+        }
+        found
     }
 
-    async fn rest(&mut self) {
-        pass(self.rng.millis(0..=30)).await;
+    pub(crate) async fn rest(&mut self) {
+        pass(self.rng.millis(0..=60)).await;
+        self.world.awake().await;
     }
 
     pub(crate) async fn get_ts(&mut self, count: u32) -> bool {
@@ -134,11 +142,25 @@ impl Caller {
         self.conclude(answer, told, |outcome| Call::GetTs { count, outcome }).await
     }
 
-    async fn get_seq(&mut self, request: Request) -> bool {
-        let (asked, seq_request) = (request.ask(), request.to_core());
-        let request_id = request.id.map(|(_, number)| format!("{}/{number}", self.owner()).into());
-        let answer =
-            self.answered(|oracle: Oracle| async move { oracle.get_seq(seq_request).await }).await;
+    /// Returns the answer as well: what was refused may tell why.
+    pub(crate) async fn get_seq(&mut self, request: &Request) -> Result<()> {
+        let (asked, id, seq_request) = (request.ask(), request.id.clone(), request.to_core());
+        // A copy that is under way counts as one of its session.
+        let copy = id.clone();
+        let ask = |oracle: Oracle| async move {
+            let _copy = copy;
+            oracle.get_seq(seq_request).await
+        };
+        let (answer, start_ns) = self.answered(ask).await;
+        let keys = || request.entries.iter().map(|(key, _)| *key).collect();
+        self.judge(&answer, start_ns, Asked { keys: keys(), id: id.as_ref(), lease: None });
+        let concluded = match &answer {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.duplicate()),
+        };
+        if concluded.is_ok() {
+            self.world.refusals.answered(self.world.stamp_ns(), &keys(), id.as_ref());
+        }
         let told = |grant: tsoracle_core::SeqGrant| {
             let block = |block: tsoracle_core::SeqBlock| Block {
                 key: block.key.as_str().into(),
@@ -148,8 +170,15 @@ impl Caller {
             let blocks = grant.blocks.into_iter().map(block).collect();
             Blocks { blocks, epoch: Some(grant.epoch) }
         };
+        let request_id = id.map(|id| id.label());
         let call = |outcome| Call::GetSeq { ask: asked, request_id, outcome };
-        self.conclude(answer, told, call).await
+        if request.entries.is_empty() {
+            // It has closed its session, and no more.
+            self.turn(&answer);
+        } else {
+            self.conclude((answer, start_ns), told, call).await;
+        }
+        concluded
     }
 
     pub(crate) async fn read_seq(&mut self, key: &'static str) -> bool {
@@ -160,12 +189,42 @@ impl Caller {
         self.conclude(answer, told, |outcome| Call::ReadSeq { key: key.into(), outcome }).await
     }
 
-    /// Whose session it is: a twin has none of its own.
-    fn owner(&self) -> &str {
-        self.name.split('\'').next().unwrap_or(&self.name)
+    /// A list is as good as a read of each key that it covers.
+    async fn list_seqs(&mut self) {
+        let limit = self.rng.between(1..=8) as usize;
+        let after = self.rng.pick(&["", "", "a", "bb"]).to_string();
+        let list = SeqList { prefix: String::new(), after: after.clone(), limit };
+        let (answer, start_ns) =
+            self.answered(|oracle: Oracle| async move { oracle.list_seqs(list).await }).await;
+        self.turn(&answer);
+        let Ok(listing) = answer else { return };
+        self.world.reached(Reached::Listed);
+        let last = listing.entries.last().map(|(key, _)| key.as_str().to_owned());
+        let end_ns = self.world.stamp_ns();
+        for key in KEYS.into_iter().chain(MORE_KEYS) {
+            let is_covered = key > after.as_str()
+                && (!listing.more || last.as_deref().is_some_and(|last| key <= last));
+            if is_covered {
+                let next = listing.entries.iter().find(|(listed, _)| listed.as_str() == key);
+                let next = Next { next: next.map_or(0, |(_, next)| *next), epoch: None };
+                let call = Call::ReadSeq { key: key.into(), outcome: Outcome::Answered(next) };
+                let caller = self.name.clone();
+                self.world.record(Operation { caller, start_ns, end_ns, call });
+            }
+        }
     }
 
-    async fn answered<T, F>(
+    /// Whether the service refused what it must not refuse.
+    pub(crate) fn judge<T>(&self, answer: &Result<T>, start_ns: u64, asked: Asked<'_>) {
+        if let Err(error) = answer
+            && let ErrorKind::Rejected(reject) = error.kind()
+            && let Some(wrong) = self.world.refusals.judge(&self.world, reject, start_ns, asked)
+        {
+            self.world.found(format!("G3 refusals: {} was wrongly refused: {wrong}", self.name));
+        }
+    }
+
+    pub(crate) async fn answered<T, F>(
         &mut self,
         ask: impl FnOnce(Oracle) -> F + Send + 'static,
     ) -> (Result<T>, u64)
@@ -209,7 +268,8 @@ impl Caller {
                 let _ = reply.send(Err(error));
             }
         });
-        let patience = self.rng.millis(30..=2_000);
+        let drawn = self.rng.millis(30..=2_000);
+        let patience = self.patience.unwrap_or(drawn);
         let lost = |what| Error::new(ErrorKind::Uncertain, what);
         let answer = match timeout(patience, answer).await {
             Ok(Ok(answer)) => answer,
@@ -230,12 +290,7 @@ impl Caller {
         call: impl FnOnce(Outcome<U>) -> Call,
     ) -> bool {
         let answered = answer.is_ok();
-        // Also whoever is answered looks around, or nobody would notice that two nodes serve.
-        match &answer {
-            Err(error) => self.node = self.elsewhere(error),
-            Ok(_) if self.rng.chance(250) => self.node = self.anywhere(),
-            Ok(_) => {}
-        }
+        self.turn(&answer);
         let outcome = match answer {
             Ok(answer) => Outcome::Answered(told(answer)),
             Err(error) => match error.kind() {
@@ -248,6 +303,16 @@ impl Caller {
         let (caller, end_ns) = (self.name.clone(), self.world.stamp_ns());
         self.world.record(Operation { caller, start_ns, end_ns, call: call(outcome) });
         answered
+    }
+
+    /// Turns to another node if there was no answer, and now and then after one: or no caller would notice
+    /// that two nodes serve.
+    pub(crate) fn turn<T>(&mut self, answer: &Result<T>) {
+        match answer {
+            Err(error) => self.node = self.elsewhere(error),
+            Ok(_) if self.rng.chance(250) => self.node = self.anywhere(),
+            Ok(_) => {}
+        }
     }
 
     fn elsewhere(&mut self, error: &Error) -> usize {
@@ -285,13 +350,16 @@ fn hold(
 
 /// A sequence request, as its caller remembers it.
 #[derive(Clone, Debug)]
-struct Request {
-    entries: Vec<(&'static str, u32)>,
-    id: Option<(Session, u64)>,
-    retry: bool,
+pub(crate) struct Request {
+    pub(crate) entries: Vec<(&'static str, u32)>,
+    pub(crate) id: Option<Id>,
 }
 
 impl Request {
+    fn plain(entries: Vec<(&'static str, u32)>) -> Self {
+        Self { entries, id: None }
+    }
+
     fn ask(&self) -> Vec<Ask> {
         self.entries.iter().map(|&(key, count)| Ask { key: key.into(), count }).collect()
     }
@@ -299,13 +367,9 @@ impl Request {
     fn to_core(&self) -> SeqRequest {
         let entries =
             self.entries.iter().map(|&(key, count)| (SeqKey::new(key).unwrap(), count)).collect();
-        let id = self.id.map(|(session, number)| RequestId {
-            retry: self.retry,
-            ..RequestId::new(session, number, number).unwrap()
-        });
-        SeqRequest::new(entries, id).unwrap()
+        SeqRequest::new(entries, self.id.as_ref().map(Id::to_core)).unwrap()
     }
 }
 
-/// Patience of whoever checks that the service has come back.
+/// Patience of the caller that checks whether the service has come back.
 pub(crate) const PROBE: Duration = Duration::from_millis(20);

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use tsoracle_core::{
-    Epoch,
-    state::{Command, Query},
-};
+use tsoracle_core::{Effect, Reads, Version};
 
 use crate::{flaw::Flaw, rng::Rng};
 
@@ -14,8 +11,6 @@ use crate::{flaw::Flaw, rng::Rng};
 pub(crate) struct Hard {
     pub(crate) term: u64,
     pub(crate) voted_for: Option<usize>,
-    /// How many times this node has claimed leadership.
-    pub(crate) claim: u32,
     /// Whether it was elected in this term.
     pub(crate) led: bool,
 }
@@ -31,12 +26,17 @@ pub(crate) struct Entry {
 pub(crate) enum Payload {
     /// Begins a term.
     Blank,
-    Commit {
-        epoch: Epoch,
-        commands: Vec<Command>,
-    },
+    Commit(Commit),
     /// Is answered from the state at its place in the log.
-    Read(Query),
+    Read(Reads),
+}
+
+/// Writes that are made if the state is at `base`. They make it `next`.
+#[derive(Clone, Debug)]
+pub(crate) struct Commit {
+    pub(crate) base: Version,
+    pub(crate) next: Version,
+    pub(crate) effect: Effect,
 }
 
 /// One write.
@@ -81,7 +81,7 @@ impl Disk {
         replaced.chain([self.log.len() as u64]).min().unwrap_or(0)
     }
 
-    /// Makes the first so many writes durable.
+    /// Makes the first `writes` writes durable.
     pub(crate) fn sync(&mut self, writes: usize) {
         for write in self.unsynced.drain(..writes).collect::<Vec<_>>() {
             self.store(write);
@@ -115,5 +115,14 @@ impl Disk {
                 self.log.extend(entries);
             }
         }
+    }
+}
+
+impl Commit {
+    /// # Panics
+    /// If the effect makes no version, which the engine never commits.
+    pub(crate) fn new(base: Version, effect: Effect) -> Self {
+        let next = effect.version().expect("every commit makes a version");
+        Self { base, next, effect }
     }
 }

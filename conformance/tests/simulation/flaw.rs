@@ -3,36 +3,44 @@
 /// A way in which a run is sabotaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flaw {
-    /// A fence is said to have replaced a write that was seen long ago.
+    /// Every version is said to have been seen long ago, so that no lease is waited for.
     NoWaitForTheLease,
     /// The evidence is about the first write of the reign record that this node saw in that epoch.
     EvidenceOfAnotherWrite,
+    /// The evidence is about the first entry of that number that this node had in its log, decided or not.
+    EvidenceOfUndecided,
     /// A vote is answered before it is durable, and lost in a crash.
     VotesAreNotSynced,
     /// A commit is answered once it is on the leader's own disk.
     CommitsWithoutAMajority,
     /// The boot clock does not run while the node is paused.
     ClockStandsStill,
-    /// Whatever is asked of whomever is forwarded to the leader, and committed under its epoch.
-    IgnoresTheEpoch,
-    /// What may have been committed is said to have certainly not been.
+    /// All boot clocks run twice as fast as those of the callers.
+    ClocksRunFast,
+    /// A commit is stored whatever the version, and a node that does not lead forwards it to the leader.
+    IgnoresTheVersion,
+    /// What may have been stored is said to have certainly not been.
     UncertainIsRefused,
+    /// A conflict is said to be stored.
+    ConflictIsStored,
+    /// Of a commit that was stored, a conflict is said now and then.
+    StoredIsAConflict,
+    /// A conflict is said by a copy of the state that is behind the base.
+    ConflictFromBehind,
+    /// Reads are answered from a copy of the state that is older than what was read or stored here before.
+    ReadsGoBack,
     /// A leader applies and answers what its own disk does not have yet.
     AppliesAheadOfItsDisk,
     /// A leader tells others that an entry is committed which its own disk does not have yet.
     TellsAheadOfItsDisk,
     /// A leader that is started again leads on in its term.
     LeadsOnAfterARestart,
-    /// A transaction does not compare the revision in which the election key was created.
-    ComparesNoCreation,
-    /// A transaction does not compare the version of the state.
-    ComparesNoVersion,
-    /// A transaction compares neither.
-    ComparesNothing,
+    /// A leader that is asked to let others lead goes on leading.
+    NeverResigns,
 }
 
 impl Flaw {
-    /// Whether it is about leaders who do not wait for their own disk before they send an entry.
+    /// Whether it is about leaders that do not wait for their own disk before they send an entry.
     pub(crate) fn is_about_early_leaders(self) -> bool {
         matches!(
             self,

@@ -26,7 +26,7 @@ struct State {
 }
 
 impl Gate {
-    /// Polls `work` only while the node runs. Of a node that is dead, nothing is ever done again.
+    /// Polls `work` only while the node runs. Nothing of a dead node is ever done again.
     pub(crate) async fn run<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -55,12 +55,19 @@ impl Gate {
         state.paused = Some((since, until.max(before)));
     }
 
+    /// Ends the pause that there is, to be resumed at once.
+    pub(crate) fn end_pause(&self) {
+        if let Some((_, until)) = &mut self.0.lock().unwrap().paused {
+            *until = Instant::now();
+        }
+    }
+
     /// Has `rest` done at the very moment the node goes on.
     pub(crate) fn interrupt(&self, rest: impl FnOnce() + Send + 'static) {
         self.0.lock().unwrap().interrupted.push(Box::new(rest));
     }
 
-    /// Lets the node go on if its pause is over. Says how long it was.
+    /// Lets the node go on if its pause is over, and passes on how long it was.
     pub(crate) fn resume(&self, then: impl FnOnce(Duration)) {
         let (since, waiting, interrupted) = {
             let mut state = self.0.lock().unwrap();

@@ -27,14 +27,15 @@ impl Herald {
     }
 }
 
-/// Passes on what it is told, each time only the latest.
+/// Passes on the news, each time only the latest.
 pub(crate) async fn spread(
     world: Arc<World>,
     mut told: mpsc::UnboundedReceiver<Leadership>,
     known: watch::Sender<Leadership>,
 ) {
     while let Some(mut latest) = told.recv().await {
-        pass(world.rumour_time()).await;
+        let leads = matches!(*known.borrow(), Leadership::Leader { .. });
+        pass(world.rumour_time(leads)).await;
         while let Ok(newer) = told.try_recv() {
             latest = newer;
         }

@@ -1,101 +1,125 @@
-//! The engine in a simulated world: real oracles over a replicated log or a key-value store, a network,
-//! disks and clocks that are not, and everything going wrong. What callers saw is checked exactly, and so is that the service
-//! comes back once all is mended.
+//! The engine in a simulated world: real oracles over a replicated log or a key-value store, with a network, disks
+//! and clocks that are not, and everything going wrong. What callers saw is checked exactly, and so is that the
+//! service serves with a minority of nodes broken for good, and once all is mended.
 //!
-//! Nothing here depends on real time or on chance: a run is a function of its seed. `TSORACLE_SEED=17`
-//! runs only that seed, `TSORACLE_SEEDS=10000` so many.
+//! Nothing here depends on real time or on chance: a run is a function of its seed. `TSORACLE_SEED=17` runs only that
+//! seed, `TSORACLE_SEEDS=10000` that many instead of 1,000.
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
 mod callers;
 mod clock;
 mod disk;
+mod evidence;
+mod fate;
 mod flaw;
 mod gate;
 mod herald;
 mod keyvalue;
+mod ledger;
 mod nemesis;
 mod network;
 mod node;
 mod raft;
+mod reached;
+mod refusals;
 mod rng;
 mod run;
+mod sessions;
+mod stamping;
 mod teeth;
 mod world;
 
+use std::{collections::BTreeMap, time::Duration};
+
+use reached::Reached;
 use run::run;
 use world::System;
 
-/// How many seeds are run unless it is said otherwise.
-const SEEDS: u64 = 120;
+/// How many seeds are run unless another number is given.
+const SEEDS: u64 = 1_000;
 
 /// The seeds are shared out, so that tests run in parallel.
 const PARTS: u64 = 4;
 
 /// Less than this would mean that a run has nothing to show.
-const LEAST_ANSWERED: usize = 300;
+const LEAST_ANSWERED: usize = 200;
 
 fn from_environment(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")))
 }
 
-fn seeds_keep_the_promises(system: System, part: u64) {
-    let seeds = match from_environment("TSORACLE_SEED") {
+/// Half of the seeds are of worlds over a log, the other half over a key-value store.
+fn system(seed: u64) -> System {
+    if seed.is_multiple_of(2) { System::Log } else { System::KeyValue }
+}
+
+fn seeds_keep_the_promises(part: u64) {
+    let chosen = from_environment("TSORACLE_SEED");
+    let seeds = match chosen {
         Some(seed) => seed..seed + 1,
         None => 0..from_environment("TSORACLE_SEEDS").unwrap_or(SEEDS),
     };
+    let (mut reached, mut slowest) = (BTreeMap::<Reached, u64>::new(), Duration::ZERO);
     for seed in seeds.filter(|seed| seed % PARTS == part) {
-        let outcome = run(system, seed, None);
+        let outcome = run(system(seed), seed, None);
         assert!(
             outcome.broken.is_empty(),
-            "seed {seed} of {system:?}, which is run again by\n  TSORACLE_SEED={seed} cargo test --manifest-path \
-             conformance/Cargo.toml --test simulation seeds\n{}",
+            "seed {seed}, which is run again by\n  TSORACLE_SEED={seed} cargo test --manifest-path \
+             conformance/Cargo.toml --no-default-features --test simulation seeds\n{}",
             outcome.broken.join("\n")
         );
         let (answered, epochs) = (outcome.answered(), outcome.epochs());
         assert!(answered >= LEAST_ANSWERED, "only {answered} calls were answered in seed {seed}");
-        assert!(epochs > 1, "nobody ever took over in seed {seed}");
+        assert!(epochs > 1, "no node ever took over in seed {seed}");
+        slowest = outcome.recoveries.iter().copied().fold(slowest, Duration::max);
+        outcome
+            .reached
+            .into_iter()
+            .for_each(|(what, count)| *reached.entry(what).or_default() += count);
+    }
+    println!("the slowest recovery took {slowest:?}; reached: {reached:?}");
+    if chosen.is_none() && from_environment("TSORACLE_SEEDS").is_none_or(|seeds| seeds >= SEEDS) {
+        let missed = Reached::of(system(part)).iter().filter(|what| !reached.contains_key(what));
+        let missed: Vec<_> = missed.collect();
+        assert!(missed.is_empty(), "no seed has come to {missed:?}");
     }
 }
 
 #[test]
 fn seeds_0_4_8_keep_the_promises() {
-    seeds_keep_the_promises(System::Log, 0);
+    seeds_keep_the_promises(0);
 }
 
 #[test]
 fn seeds_1_5_9_keep_the_promises() {
-    seeds_keep_the_promises(System::Log, 1);
+    seeds_keep_the_promises(1);
 }
 
 #[test]
 fn seeds_2_6_10_keep_the_promises() {
-    seeds_keep_the_promises(System::Log, 2);
+    seeds_keep_the_promises(2);
 }
 
 #[test]
 fn seeds_3_7_11_keep_the_promises() {
-    seeds_keep_the_promises(System::Log, 3);
-}
-
-#[test]
-fn even_seeds_keep_the_promises_over_a_key_value_store() {
-    [0, 2].into_iter().for_each(|part| seeds_keep_the_promises(System::KeyValue, part));
-}
-
-#[test]
-fn odd_seeds_keep_the_promises_over_a_key_value_store() {
-    [1, 3].into_iter().for_each(|part| seeds_keep_the_promises(System::KeyValue, part));
+    seeds_keep_the_promises(3);
 }
 
 #[test]
 fn a_run_is_a_function_of_its_seed() {
-    for system in [System::Log, System::KeyValue] {
-        let history = |seed| run(system, seed, None).history;
-        for seed in 0..3 {
-            assert!(history(seed) == history(seed), "seed {seed} of {system:?} ran differently");
+    let history = |seed| run(system(seed), seed, None).history;
+    for seed in 0..12 {
+        let (first, second) = (history(seed), history(seed));
+        let differs = first.iter().zip(&second).position(|(one, other)| one != other);
+        if let Some(at) = differs {
+            panic!(
+                "seed {seed} ran differently the second time:\n{:?}\n{:?}",
+                first[at], second[at]
+            );
         }
-        assert!(history(0) != history(1));
+        assert_eq!(first.len(), second.len(), "seed {seed} ended differently the second time");
     }
+    assert!(history(0) != history(2));
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Phase, Result,
+    BootTime, Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Phase, Random,
+    Result,
 };
 
 use crate::{
@@ -31,6 +32,8 @@ pub(crate) struct Node {
     boot: BootTime,
     /// Until then, its disk ends no sync.
     disk_hangs_until: Mutex<Option<Instant>>,
+    /// Until then, its commits hang.
+    commits_hang_until: Mutex<Option<Instant>>,
     running: Mutex<Option<Process>>,
     last_clock: Mutex<Option<NodeClock>>,
 }
@@ -50,6 +53,7 @@ impl Node {
     pub(crate) fn new(rng: &mut Rng, flaw: Option<Flaw>) -> Self {
         // Two such clocks run less than 10 % apart, which is all that is promised of them.
         let rate_ppm = *rng.pick(&[953_500, 975_000, 1_000_000, 1_000_000, 1_020_000, 1_048_500]);
+        let rate_ppm = if flaw == Some(Flaw::ClocksRunFast) { 2_000_000 } else { rate_ppm };
         let hour = 3_600_000;
         let wall_error_ms = *rng.pick(&[0, 0, 0, 40, -40, 5_000, -5_000, hour, -hour]);
         Self {
@@ -58,6 +62,7 @@ impl Node {
             wall_error_ms: Arc::new(AtomicI64::new(wall_error_ms)),
             boot: BootTime::from_nanos(rng.between(1..=1 << 50)),
             disk_hangs_until: Mutex::default(),
+            commits_hang_until: Mutex::default(),
             running: Mutex::default(),
             last_clock: Mutex::default(),
         }
@@ -80,23 +85,34 @@ impl Node {
         *self.disk_hangs_until.lock().unwrap() = until;
     }
 
+    /// Has commits hang until then, or as before, while all else goes on.
+    pub(crate) fn hang_commits(&self, until: Option<Instant>) {
+        *self.commits_hang_until.lock().unwrap() = until;
+    }
+
     /// Returns once the disk does not hang.
     pub(crate) async fn disk_answers(&self) {
-        const LOOK: Duration = Duration::from_millis(5);
-        while self.disk_hangs_until.lock().unwrap().is_some_and(|until| Instant::now() < until) {
-            pass(LOOK).await;
-        }
+        over(&self.disk_hangs_until).await;
+    }
+
+    /// Returns once commits do not hang.
+    pub(crate) async fn commits_go_on(&self) {
+        over(&self.commits_hang_until).await;
     }
 
     pub(crate) fn is_running(&self) -> bool {
         self.running.lock().unwrap().is_some()
     }
 
-    /// Lets go of what has ended in its process.
+    /// Drops what has ended in its process.
     pub(crate) fn reap(&self) {
         if let Some(process) = &mut *self.running.lock().unwrap() {
             reap(&mut process.tasks);
         }
+    }
+
+    fn gate(&self) -> Option<Gate> {
+        self.running.lock().unwrap().as_ref().map(|process| process.gate.clone())
     }
 
     /// What its engine is doing.
@@ -133,7 +149,15 @@ impl Node {
     }
 }
 
-/// Lets go of tasks that have ended. One that panicked panics here, too.
+/// Returns once it is past that time, if there is one.
+async fn over(until: &Mutex<Option<Instant>>) {
+    const LOOK: Duration = Duration::from_millis(10);
+    while until.lock().unwrap().is_some_and(|until| Instant::now() < until) {
+        pass(LOOK).await;
+    }
+}
+
+/// Drops tasks that have ended. One that panicked panics here, too.
 fn reap(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.try_join_next() {
         assert!(!ended.is_err_and(|error| error.is_panic()), "a task of a node panicked");
@@ -155,6 +179,9 @@ impl World {
             return;
         }
         let gate = Gate::default();
+        if self.is_asleep() {
+            gate.pause(Instant::now());
+        }
         // Either only the process was started again, or the machine was.
         let before = node.last_clock.lock().unwrap().take();
         let rebooted =
@@ -176,11 +203,16 @@ impl World {
             System::KeyValue => (keyvalue::start(self, me, &gate, &clock, &mut tasks), None),
         };
         let lease = self.draw(|rng| *rng.pick(&[300, 1_000, 1_000, 1_500]));
+        let lease = if self.sees_the_undecided() { 1_500 } else { lease };
         let options = OracleOptions {
             lease: Duration::from_millis(lease),
             window_ahead: Duration::from_millis(self.draw(|rng| rng.between(lease..=3_000))),
+            max_waiting: self.draw(|rng| *rng.pick(&[4, 1 << 10, 1 << 10])),
+            lease_ttl: (Duration::from_millis(100), Duration::from_secs(60)),
+            limits: self.caps,
             shutdown_timeout: Duration::from_secs(2),
             clock: Arc::new(clock.clone()),
+            random: self.random(),
             ..OracleOptions::default()
         };
         let oracle = Oracle::start(driver, options).expect("the options are valid");
@@ -232,25 +264,40 @@ impl World {
 
     /// Pauses everything on a node but its clocks.
     pub(crate) fn pause(self: &Arc<Self>, me: usize, pause: Duration) {
-        let gate = match &*self.nodes[me].running.lock().unwrap() {
-            Some(process) => process.gate.clone(),
-            None => return,
-        };
+        let Some(gate) = self.nodes[me].gate() else { return };
         gate.pause(Instant::now() + pause);
-        self.resume_later(me, gate, pause);
-    }
-
-    fn resume_later(self: &Arc<Self>, me: usize, gate: Gate, pause: Duration) {
         let world = self.clone();
         tokio::spawn(async move {
             pass(pause).await;
-            gate.resume(|paused| {
-                if world.has(Flaw::ClockStandsStill)
-                    && let Some(process) = &*world.nodes[me].running.lock().unwrap()
-                {
-                    process.clock.lose(paused);
-                }
-            });
+            world.resume(me, &gate);
         });
+    }
+
+    /// Lets a node go on at once, however long it was to be paused.
+    pub(crate) fn wake(&self, me: usize) {
+        if let Some(gate) = self.nodes[me].gate() {
+            gate.end_pause();
+            self.resume(me, &gate);
+        }
+    }
+
+    /// Lets what passes a gate go on, if its pause is over.
+    fn resume(&self, me: usize, gate: &Gate) {
+        gate.resume(|paused| {
+            if self.has(Flaw::ClockStandsStill)
+                && let Some(process) = &*self.nodes[me].running.lock().unwrap()
+            {
+                process.clock.lose(paused);
+            }
+        });
+    }
+
+    /// Randomness for one process.
+    fn random(&self) -> Random {
+        let rng = Mutex::new(self.draw(Rng::fork));
+        Random::new(move || {
+            let mut rng = rng.lock().unwrap();
+            u128::from(rng.next()) << 64 | u128::from(rng.next())
+        })
     }
 }

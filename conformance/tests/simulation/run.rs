@@ -1,6 +1,10 @@
 //! One run, from a seed to what is known of it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{task::JoinSet, time::Instant};
 use tsoracle_conformance::history::{self, Call, Operation};
@@ -12,15 +16,30 @@ use crate::{
     flaw::Flaw,
     nemesis,
     node::Node,
+    reached::Reached,
+    stamping::HOLDERS,
     world::{System, World},
 };
 
-/// Within this the service serves again once everything is mended: an election, a lease that is waited
-/// out, and the pauses and slow answers that were under way.
+/// Within this the service serves again once everything is mended: an election, a lease that is waited out,
+/// and the pauses and slow answers that were under way.
 const RECOVERY: Duration = Duration::from_secs(12);
 
-/// How long callers go on after that.
-const AFTERMATH: Duration = Duration::from_secs(2);
+/// Within this it does with a minority broken for good. These may be leaders, one after the other, which
+/// cannot commit and have just resigned while no other node could lead: each does so again after eight leases.
+const REPLACEMENT: Duration = Duration::from_secs(30);
+
+/// The longest lease has certainly run out after that, so that only a leader that can commit serves.
+const LONGEST_LEASE: Duration = Duration::from_secs(2);
+
+/// How long a run is troubled, each time.
+const TROUBLE: Duration = Duration::from_secs(5);
+
+/// How long callers go on when all is well, at the beginning and at the end.
+const PEACE: Duration = Duration::from_secs(1);
+
+/// How often a sequence is read at the end.
+const PERSEVERANCE: usize = 200;
 
 /// What came of a run.
 #[derive(Debug)]
@@ -28,6 +47,9 @@ pub(crate) struct Outcome {
     pub(crate) history: Vec<Operation>,
     /// The promises that were broken, with an example each.
     pub(crate) broken: Vec<String>,
+    pub(crate) reached: BTreeMap<Reached, u64>,
+    /// How long it took until the service served again, all but a minority mended, and then everything.
+    pub(crate) recoveries: Vec<Duration>,
 }
 
 pub(crate) fn run(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
@@ -39,49 +61,81 @@ pub(crate) fn run(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
 async fn simulate(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
     let world = World::new(system, seed, flaw);
     (0..world.nodes.len()).for_each(|node| world.start(node));
-    let mut callers = JoinSet::new();
-    for number in 0..2 {
-        let caller = |what: &str| Caller::new(&world, &format!("{what} {number}"));
-        callers.spawn(caller("timestamps").ask_timestamps());
-        callers.spawn(caller("more timestamps").ask_timestamps());
-        callers.spawn(caller("exactly once").ask_exactly_once());
-        callers.spawn(caller("plain").ask_plainly());
+    let mut callers = start_callers(&world);
+    pass(PEACE).await;
+    nemesis::rage(&world, TROUBLE).await;
+    if world.temper.sleeps {
+        nemesis::sleep(&world).await;
     }
-    pass(Duration::from_secs(2)).await;
-    nemesis::rage(world.clone(), Instant::now() + nemesis::TROUBLE).await;
-    let mended = Instant::now();
+    nemesis::rage(&world, TROUBLE).await;
     let mut prober = Caller::new(&world, "prober");
-    let mut recovery = None;
-    while mended.elapsed() < RECOVERY && recovery.is_none() {
-        let served = prober.get_ts(1).await && prober.read_seq(KEYS[0]).await;
-        recovery = served.then(|| mended.elapsed());
-        pass(PROBE).await;
-    }
-    pass(AFTERMATH).await;
+    let mut recoveries = Vec::new();
+    let broken = nemesis::leave_a_minority_broken(&world);
+    pass(LONGEST_LEASE).await;
+    let when = format!("with {broken:?} broken for good");
+    recoveries.extend(recover(&world, &mut prober, REPLACEMENT, &when).await);
+    nemesis::rage(&world, TROUBLE).await;
+    nemesis::mend(&world);
+    let recovered = recover(&world, &mut prober, RECOVERY, "after all was mended").await;
+    recoveries.extend(recovered);
+    pass(PEACE).await;
     world.close();
     // Calls under way are waited for, since they may take effect.
     while let Some(ended) = callers.join_next().await {
         ended.expect("callers do not panic");
     }
     for key in KEYS {
-        while recovery.is_some() && !prober.read_seq(key).await {}
+        let mut attempts = 0..PERSEVERANCE;
+        while recovered.is_some() && attempts.next().is_some() && !prober.read_seq(key).await {}
     }
     world.nodes.iter().for_each(Node::reap);
-    conclude(&world, recovery)
+    conclude(&world, recoveries)
 }
 
-fn conclude(world: &World, recovery: Option<Duration>) -> Outcome {
+fn start_callers(world: &Arc<World>) -> JoinSet<()> {
+    let mut callers = JoinSet::new();
+    for number in 0..2 {
+        let caller = |what: &str| Caller::new(world, &format!("{what} {number}"));
+        callers.spawn(caller("timestamps").ask_timestamps());
+        callers.spawn(caller("more timestamps").ask_timestamps());
+        callers.spawn(caller("exactly once").ask_exactly_once());
+        callers.spawn(caller("plain").ask_plainly());
+    }
+    for number in 0..HOLDERS {
+        callers.spawn(Caller::new(world, &format!("leases {number}")).hold_leases(number));
+    }
+    callers.spawn(Caller::new(world, "frontier").read_frontiers());
+    callers.spawn(Caller::new(world, "late").ask_after_a_while());
+    callers
+}
+
+/// Waits until the service serves again, and returns how long that took. That it does not breaks a promise.
+async fn recover(
+    world: &Arc<World>,
+    prober: &mut Caller,
+    limit: Duration,
+    when: &str,
+) -> Option<Duration> {
+    let mended = Instant::now();
+    while mended.elapsed() < limit {
+        if prober.finds_service().await {
+            return Some(mended.elapsed());
+        }
+        pass(PROBE).await;
+    }
+    let phases = world.nodes.iter().map(Node::phase).collect::<Vec<_>>().join("\n  ");
+    world.found(format!("G6 live: it did not serve within {limit:?} {when}\n  {phases}"));
+    None
+}
+
+fn conclude(world: &World, recoveries: Vec<Duration>) -> Outcome {
     let history = world.history();
     let report = history::check(&history);
     let violated = report.checks.iter().filter(|check| !check.held());
     let mut broken: Vec<_> = violated.map(|check| check.to_string()).collect();
     broken.extend(world.findings());
-    if recovery.is_none() {
-        let phases = world.nodes.iter().map(Node::phase).collect::<Vec<_>>().join("\n  ");
-        let promise = "G6 live: it did not serve within";
-        broken.push(format!("{promise} {RECOVERY:?} after all was mended\n  {phases}"));
-    }
-    Outcome { history, broken }
+    broken.extend(world.stamping.findings());
+    Outcome { history, broken, reached: world.what_was_reached(), recoveries }
 }
 
 impl Outcome {

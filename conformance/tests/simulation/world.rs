@@ -1,6 +1,7 @@
 //! Everything of a run that its parts share.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::{Range, RangeInclusive},
     sync::{
@@ -10,20 +11,27 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::yield_now, time::Instant};
+use tokio::{sync::Notify, task::yield_now, time::Instant};
 use tsoracle_conformance::history::Operation;
-use tsoracle_core::Epoch;
+use tsoracle_core::{CommitLimits, state::Limits};
 
 use crate::{
     clock::pass,
-    disk::Entry,
+    evidence::Evidence,
     flaw::Flaw,
     keyvalue,
+    ledger::Ledger,
     network::{MOST_NODES, Network},
     node::Node,
     raft::{Event, Message},
+    reached::Reached,
+    refusals::Refusals,
     rng::Rng,
+    stamping::Stamping,
 };
+
+/// So little that groups have to be split.
+pub(crate) const LIMITS: CommitLimits = CommitLimits { writes: 32, bytes: 1 << 14 };
 
 /// A place in a node's work where it may be paused or die at the worst moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,9 +40,9 @@ pub(crate) enum Point {
     Sync,
     /// After a vote was answered.
     Voted,
-    /// After a commit was submitted.
+    /// Before a commit is submitted, or a resignation.
     Submitted,
-    /// After it was answered, before its caller knows.
+    /// After a commit was answered, before its caller knows.
     Committed,
     /// After the engine has answered, before that leaves the node.
     Answered,
@@ -49,7 +57,7 @@ pub(crate) enum System {
     KeyValue,
 }
 
-/// How the nodes of a run elect their leaders.
+/// How the nodes of a run elect their leaders, and how they read and remember.
 #[derive(Debug)]
 pub(crate) struct Temper {
     /// How long a node that hears of no leader waits before it stands for election.
@@ -57,7 +65,19 @@ pub(crate) struct Temper {
     /// A leader that has not heard of a majority for so long gives up.
     pub(crate) deaf: Duration,
     /// A leader sends entries at once, and counts its own vote for them, while its disk still syncs them.
-    pub(crate) early: bool,
+    pub(crate) is_early: bool,
+    /// Nodes that hear of a leader vote for no other one.
+    pub(crate) is_loyal: bool,
+    /// Reads are answered from what a node has, and may be stale.
+    pub(crate) reads_locally: bool,
+    /// A transaction compares the election key's creation as well.
+    pub(crate) compares_election: bool,
+    /// A node of a log claims leadership once, and leads under that claim whenever it is elected.
+    pub(crate) keeps_claims: bool,
+    /// How many of the newest commits a node remembers.
+    pub(crate) memory: usize,
+    /// All machines sleep in the middle of the run.
+    pub(crate) sleeps: bool,
 }
 
 pub(crate) struct World {
@@ -74,15 +94,16 @@ pub(crate) struct World {
     closed: AtomicBool,
     stamp_ns: AtomicU64,
     history: Mutex<Vec<Operation>>,
-    ledger: Mutex<Ledger>,
+    pub(crate) ledger: Mutex<Ledger>,
     findings: Mutex<Vec<String>>,
-}
-
-/// What was committed, as seen from outside.
-#[derive(Default)]
-struct Ledger {
-    entries: Vec<Entry>,
-    epoch: Epoch,
+    reached: Mutex<BTreeMap<Reached, u64>>,
+    asleep: AtomicBool,
+    /// Wakes in order, which a watch does not.
+    woken: Notify,
+    /// On what the state may hold.
+    pub(crate) caps: Limits,
+    pub(crate) refusals: Refusals,
+    pub(crate) stamping: Stamping,
 }
 
 impl World {
@@ -90,9 +111,22 @@ impl World {
         let mut rng = Rng::new(seed);
         let stand_ms = rng.pick(&[150..=300, 150..=160]).clone();
         let deaf = *rng.pick(&[400, 1_500, 4_000].map(Duration::from_millis));
-        let early = rng.chance(500) || flaw.is_some_and(Flaw::is_about_early_leaders);
-        let temper = Temper { stand_ms, deaf, early };
+        let is_early = rng.chance(500) || flaw.is_some_and(Flaw::is_about_early_leaders);
+        let is_sabotaged = flaw.is_some();
+        let temper = Temper {
+            stand_ms,
+            deaf,
+            is_early,
+            is_loyal: rng.chance(500) && flaw != Some(Flaw::EvidenceOfUndecided),
+            reads_locally: rng.chance(500),
+            compares_election: rng.chance(500) && flaw != Some(Flaw::IgnoresTheVersion),
+            keeps_claims: rng.chance(200) || flaw == Some(Flaw::EvidenceOfUndecided),
+            memory: if is_sabotaged || rng.chance(500) { 1 << 16 } else { 4 },
+            sleeps: rng.chance(200),
+        };
+        let caps = Limits { keys: 5, sessions: 12, open_requests: 4, leases: 4 };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
+        let count = if flaw == Some(Flaw::EvidenceOfUndecided) { MOST_NODES } else { count };
         Arc::new(Self {
             system,
             store: keyvalue::Store::default(),
@@ -108,6 +142,12 @@ impl World {
             history: Mutex::default(),
             ledger: Mutex::default(),
             findings: Mutex::default(),
+            reached: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            woken: Notify::new(),
+            caps,
+            refusals: Refusals::default(),
+            stamping: Stamping::default(),
         })
     }
 
@@ -118,6 +158,24 @@ impl World {
     /// Whether the sabotage is about leaders that do not wait for their own disk.
     pub(crate) fn leads_too_early(&self) -> bool {
         self.flaw.is_some_and(Flaw::is_about_early_leaders)
+    }
+
+    /// Whether something happens that does so in `permille` of 1,000 cases.
+    pub(crate) fn chance(&self, permille: u64) -> bool {
+        self.draw(|rng| rng.chance(permille))
+    }
+
+    pub(crate) fn evidence(&self) -> Arc<Mutex<Evidence>> {
+        Arc::new(Mutex::new(Evidence::new(self.temper.memory, self.flaw)))
+    }
+
+    /// Notes that a run has come to something.
+    pub(crate) fn reached(&self, what: Reached) {
+        *self.reached.lock().unwrap().entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn what_was_reached(&self) -> BTreeMap<Reached, u64> {
+        self.reached.lock().unwrap().clone()
     }
 
     pub(crate) fn draw<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
@@ -138,6 +196,11 @@ impl World {
         self.troubled.load(Ordering::Relaxed)
     }
 
+    /// Whether the sabotage is about entries that are seen before they are decided.
+    pub(crate) fn sees_the_undecided(&self) -> bool {
+        self.has(Flaw::EvidenceOfUndecided)
+    }
+
     /// Has callers ask no more.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -145,6 +208,23 @@ impl World {
 
     pub(crate) fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Has all machines sleep, or wake up.
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
+        self.woken.notify_waiters();
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// Returns once the machines do not sleep.
+    pub(crate) async fn awake(&self) {
+        while self.is_asleep() {
+            self.woken.notified().await;
+        }
     }
 
     /// A reading of a clock that never repeats: what happens first has the lower one.
@@ -197,7 +277,7 @@ impl World {
             Point::Voted if self.has(Flaw::VotesAreNotSynced) => (0, 400),
             Point::Voted => (0, 50),
             Point::Submitted | Point::Committed => (4, 3),
-            Point::Answered => (2, 1),
+            Point::Answered => (1, 1),
         };
         let (paused, crashed) = self.draw(|rng| (rng.chance(pauses), rng.chance(crashes)));
         if paused {
@@ -213,7 +293,7 @@ impl World {
         }
     }
 
-    /// Now and then nobody hears a new leader at first.
+    /// Now and then no node hears a new leader at first.
     pub(crate) fn elected(self: &Arc<Self>, node: usize) {
         let permille = if self.has(Flaw::VotesAreNotSynced) { 500 } else { 30 };
         if !self.is_troubled() || !self.draw(|rng| rng.chance(permille)) {
@@ -226,7 +306,10 @@ impl World {
         let (world, muted) = (self.clone(), self.draw(|rng| rng.millis(20..=300)));
         tokio::spawn(async move {
             pass(muted).await;
-            cut(&world, false);
+            // What was mended meanwhile is left alone.
+            if world.is_troubled() {
+                cut(&world, false);
+            }
         });
     }
 
@@ -238,8 +321,12 @@ impl World {
         })
     }
 
-    /// How long a node's engine takes to learn who leads.
-    pub(crate) fn rumour_time(&self) -> Duration {
+    /// How long a node's engine takes to learn who leads. One that `leads` learns it late where the sabotage
+    /// is about what happens meanwhile.
+    pub(crate) fn rumour_time(&self, leads: bool) -> Duration {
+        if leads && self.sees_the_undecided() {
+            return Duration::from_millis(1_200);
+        }
         let slow = if self.is_troubled() { 100 } else { 0 };
         self.draw(|rng| match rng.chance(slow) {
             true => rng.millis(0..=1_500),
@@ -247,40 +334,40 @@ impl World {
         })
     }
 
-    /// Whether somebody who follows takes the leader for dead.
+    /// Whether a follower takes the leader for dead.
     pub(crate) fn takes_the_leader_for_dead(&self) -> bool {
-        self.is_troubled() && self.draw(|rng| rng.chance(10))
+        self.is_troubled() && self.chance(10)
+    }
+
+    /// Whether a follower believes for a while that it leads.
+    pub(crate) fn believes_to_lead(&self) -> bool {
+        self.is_troubled() && self.chance(10)
     }
 
     /// Whether a leader says for a moment that it does not lead.
     pub(crate) fn flaps(&self) -> bool {
-        self.is_troubled() && self.draw(|rng| rng.chance(3))
+        self.is_troubled() && self.chance(3)
     }
 
-    /// Notes what a node has applied: it must be what all others apply there, and nothing of an epoch
-    /// that is over.
-    pub(crate) fn applied(&self, place: u64, entry: &Entry, took_effect: Option<Epoch>) {
-        let mut ledger = self.ledger.lock().unwrap();
-        if let Some(before) = ledger.entries.get(place as usize - 1) {
-            if !Arc::ptr_eq(&before.payload, &entry.payload) {
-                self.found(format!("two entries were committed at {place}"));
-            }
-            return;
-        }
-        ledger.entries.push(entry.clone());
-        drop(ledger);
-        if let Some(epoch) = took_effect {
-            self.took_effect(epoch);
-        }
+    /// How long a commit is on its way after its outcome was said to be unknown, if it is.
+    pub(crate) fn is_late(&self) -> Option<Duration> {
+        let is_late = self.is_troubled() && self.chance(10);
+        is_late.then(|| self.draw(|rng| rng.millis(1..=1_500)))
     }
 
-    /// Notes that something of this epoch was written: of an older one, nothing may be any more.
-    pub(crate) fn took_effect(&self, epoch: Epoch) {
-        let mut ledger = self.ledger.lock().unwrap();
-        if epoch < ledger.epoch {
-            self.found(format!("G5 fenced: epoch {epoch} wrote after {}", ledger.epoch));
-        }
-        ledger.epoch = ledger.epoch.max(epoch);
+    /// Whether an error is answered for what was stored.
+    pub(crate) fn answer_is_lost(&self) -> bool {
+        self.is_troubled() && self.chance(10)
+    }
+
+    /// Whether two copies of a commit come to the log.
+    pub(crate) fn doubles_a_commit(&self) -> bool {
+        self.is_troubled() && self.chance(50)
+    }
+
+    /// Whether a read is answered by a copy of the state that is behind.
+    pub(crate) fn reads_a_stale_copy(&self) -> bool {
+        self.temper.reads_locally && self.is_troubled() && self.chance(200)
     }
 }
 

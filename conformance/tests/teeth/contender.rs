@@ -12,10 +12,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_core::{
-    BootTime, Clock, Error, ErrorKind, Membership, NodeId, Result, SeqStore, SystemClock,
-    versioned::{
-        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
-    },
+    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
+    Membership, NodeId, Outcome, Reads, Result, SeqStore, Snapshot, SystemClock, Version,
 };
 
 use crate::{

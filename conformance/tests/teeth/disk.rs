@@ -9,10 +9,8 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use tsoracle_conformance::{Ability, Harness, Place};
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Error, ErrorKind, LocalDriver,
-    MemoryStore, Registry, Result, SeqStore,
-    state::NODE,
-    versioned::{Effect, Entry, VERSION},
+    ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect, Entry, Error, ErrorKind,
+    LocalDriver, MemoryStore, Registry, Result, SeqStore, VERSION, state::NODE,
 };
 
 use crate::{

@@ -18,8 +18,6 @@ pub(crate) enum On {
     Disks,
     /// A driver that contends with others for one state.
     Contenders,
-    /// The rules in front of a sound driver that contends with others.
-    Rules,
 }
 
 /// Declares the flaws: which driver has it, its name, the check that catches it, and what it does.
@@ -29,16 +27,6 @@ macro_rules! sabotages {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(crate) enum Flaw {
             $($flaw,)+
-        }
-
-        impl Flaw {
-            /// Whether it is one of the rules, and not of the driver.
-            pub(crate) fn is_of_rules(self) -> bool {
-                let on = match self {
-                    $(Self::$flaw => On::$on,)+
-                };
-                matches!(on, On::Rules)
-            }
         }
 
         pub(crate) const SABOTAGES: &[Sabotage] = &[$(Sabotage {
@@ -232,82 +220,4 @@ sabotages! {
     Contenders ResignsWhateverTheClaim
         caught by contract resigning_a_claim_that_is_over_does_nothing
         "gives up leadership for a claim that is over"
-    Rules IgnoresTheEpoch
-        caught by reigns an_older_epoch_is_rejected_for_good
-        "commits without a look at the epoch"
-    Rules RewritesTheHighWater
-        caught by reigns the_high_water_never_falls
-        "stores the high-water that it is given, even a lower one"
-    Rules StoresWhatIsOutOfRange
-        caught by reigns an_extension_past_the_end_of_time_is_refused_before_it_is_stored
-        "stores a high-water before its range is checked"
-    Rules FencesWithItsOwnLease
-        caught by reigns a_fence_alone_keeps_who_opened_and_the_longer_lease
-        "puts its own lease on record at the fence, though a longer one is in force"
-    Rules ForgetsTheReleaseInAFence
-        caught by reigns a_fence_alone_keeps_that_the_reign_before_was_released
-        "forgets at the fence that the reign before was released"
-    Rules ReleasesInWordsOnly
-        caught by reigns a_release_ends_everything_of_its_epoch
-        "answers a release without storing it"
-    Rules AdvancesOneKeyOfAFailedBatch
-        caught by sequences many_keys_advance_all_or_none
-        "advances the first key of a request that is refused"
-    Rules SpendsBlocksOfRefusedRequests
-        caught by sequences a_refused_command_leaves_no_trace
-        "advances sequences for a request that it refuses"
-    Rules FailsABatchAsAWhole
-        caught by sequences commands_of_a_batch_succeed_or_fail_each_on_its_own
-        "refuses all commands of a batch when one is refused"
-    Rules WorksABatchOutFromTheStateBefore
-        caught by sequences commands_of_a_batch_see_those_before_them
-        "works out every command of a batch from the state before the batch"
-    Rules ReversesResults
-        caught by sequences results_come_in_the_order_of_their_commands
-        "answers the commands of a batch in another order"
-    Rules StartsSessionTimeAnew
-        caught by sessions session_time_goes_on_where_the_reign_before_left_it
-        "starts session time at 0 with each reign"
-    Rules TakesRetriesForNewRequests
-        caught by sessions a_retry_on_an_unknown_session_is_never_executed
-        "takes a retry on an unknown session for a new request"
-    Rules KeepsAnswersForEver
-        caught by sessions a_number_below_the_first_incomplete_is_refused
-        "never looks at the first number that a session waits for"
-    Rules AppliesItsOwnCapOfSessions
-        caught by sessions the_cap_of_sessions_is_kept
-        "applies a cap on sessions of its own, and not the command's"
-    Rules AppliesItsOwnCapOfOpenRequests
-        caught by sessions the_cap_of_open_requests_is_kept
-        "applies a cap on open requests of its own, and not the command's"
-    Rules SortsTheKeysOfARequest
-        caught by sequences the_blocks_of_a_request_come_in_the_order_asked_for
-        "sorts the keys of a request"
-    Rules FencesFromTheClock
-        caught by reigns a_fence_by_a_clock_set_back_reserves_above_the_high_water
-        "takes the floor from the clock alone, and rewinds when that is set back"
-    Rules FencesWithoutTheRecord
-        caught by reigns a_fence_answers_with_the_record_it_replaced
-        "does not tell which record its fence replaced, so that no lease is waited for"
-    Rules OpensWithTheFence
-        caught by reigns nothing_is_served_between_fence_and_open
-        "serves from the fence on"
-    Rules StaysReleasedWhenOpened
-        caught by reigns an_open_puts_its_own_node_and_lease_on_record
-        "leaves the release of the reign before on record when it opens"
-    Rules ListsByOffset
-        caught by listing pages_name_everything_once_while_others_write
-        "counts pages by how many entries came before, though others write meanwhile"
-    Rules SeedsWhatIsThere
-        caught by listing a_sequence_that_is_there_cannot_be_seeded
-        "seeds a sequence that is in use"
-    Rules StartsAgainAfter64Bits
-        caught by listing a_sequence_ends_with_64_bits
-        "starts a sequence again at 0 when it has used up its 64 bits"
-    Rules LeavesTheHighWaterBelowBounds
-        caught by stamping a_bound_is_below_the_high_water_when_it_is_answered
-        "grants a stamping lease without raising the high-water to its bound"
-    Rules PushesTheHighWaterOnWithEachLease
-        caught by stamping a_thousand_grants_and_renewals_leave_the_high_water_where_clock_and_ttl_put_it
-        "pushes the high-water on with each stamping lease"
 }

@@ -7,7 +7,6 @@ mod contender;
 mod disk;
 mod flaw;
 mod nodes;
-mod rules;
 mod shared;
 mod table;
 
@@ -94,7 +93,7 @@ fn sound(harness: Arc<dyn Harness>) -> Result<(), Failed> {
 fn caught(sabotage: &Sabotage) -> Result<(), Failed> {
     let harness: Arc<dyn Harness> = match sabotage.on {
         On::Disks => Arc::new(Disks(Some(sabotage.flaw))),
-        On::Contenders | On::Rules => Arc::new(Contenders(Some(sabotage.flaw))),
+        On::Contenders => Arc::new(Contenders(Some(sabotage.flaw))),
     };
     let (all, failures) = run(harness, BOUND)?;
     let names = list(&failures);

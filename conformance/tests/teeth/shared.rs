@@ -12,12 +12,11 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_conformance::{Ability, Cluster, Harness, Place};
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, Error, ErrorKind, MemoryStore, NodeId, Result, SeqStore,
-    SystemClock,
-    versioned::{Commanded, Effect, Leadership, Outcome, VERSION, Version},
+    BootTime, Clock, ConsensusDriver, Effect, Error, ErrorKind, Leadership, MemoryStore, NodeId,
+    Outcome, Result, SeqStore, SystemClock, VERSION, Version,
 };
 
-use crate::{contender::Contender, flaw::Flaw, nodes::Nodes, rules::Misruled};
+use crate::{contender::Contender, flaw::Flaw, nodes::Nodes};
 
 /// The harness of drivers that contend for one state.
 #[derive(Clone, Copy)]
@@ -118,17 +117,8 @@ impl Shared {
         self.0.lock().unwrap()
     }
 
-    /// Opens a driver with commands planned in front of it, and says which number it has.
+    /// Opens a driver, and says which number it has.
     pub(crate) fn join(&self) -> (usize, Arc<dyn ConsensusDriver>) {
-        let (index, contender) = self.open_contender();
-        let flaw = self.lock().flaw;
-        match flaw {
-            Some(flaw) if flaw.is_of_rules() => (index, Misruled::over(contender, flaw)),
-            _ => (index, Commanded::over(contender)),
-        }
-    }
-
-    fn open_contender(&self) -> (usize, Arc<Contender>) {
         let (lead, leadership) = watch::channel(Leadership::Unknown);
         let (connected, connection) = watch::channel(true);
         let (index, node, flaw) = {
@@ -147,7 +137,8 @@ impl Shared {
             let node = if shared { state.place } else { new_id() };
             (index, NodeId(node), flaw)
         };
-        (index, Contender::start(self.clone(), index, node, flaw, leadership, connection))
+        let contender = Contender::start(self.clone(), index, node, flaw, leadership, connection);
+        (index, contender)
     }
 
     pub(crate) fn cut_off_member(&self, index: usize) {

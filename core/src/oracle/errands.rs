@@ -1,15 +1,10 @@
 use std::time::Duration;
 
-use super::{
-    Oracle,
-    waiting::{Waiting, overloaded},
-};
+use super::{Oracle, unplanned};
 use crate::{
     Epoch, Error, ErrorKind, LeaseHolder, LeaseId, MAX_KEY_BYTES, Result, SafeFrontier, SeqKey,
     StampingLease,
-    asked::nonsense,
-    errand::Errand,
-    group::lost,
+    engine::lost,
     state::{Answer, Command, LeaseAsk, Moment, Query, Reply, Seed, millis},
 };
 
@@ -68,17 +63,15 @@ impl Oracle {
                  with or follows one of {given}"
             ));
         }
-        let _waiting = Waiting::enter(&self.shared, 1)?;
-        self.wait(|| self.reign()).await?.touch();
         // One more is asked for, to see whether there is any.
         let query = Query::Sequences { prefix, after, limit: limit + 1 };
-        match self.read(query).await? {
+        match self.ask(|_| query.clone()).await?.0 {
             Answer::Sequences(mut entries) => {
                 let more = entries.len() > limit;
                 entries.truncate(limit);
                 Ok(SeqListing { entries, more })
             }
-            other => Err(nonsense("a list of sequences", &other)),
+            other => Err(unplanned("a list of sequences", &other)),
         }
     }
 
@@ -92,7 +85,7 @@ impl Oracle {
         let limits = self.shared.options.limits;
         match self.run(Command::Seed(Seed { key, start, limits })).await? {
             (Reply::Seeded(next), epoch) => Ok((next, epoch)),
-            (other, _) => Err(nonsense("a seed", &other)),
+            (other, _) => Err(unplanned("a seed", &other)),
         }
     }
 
@@ -131,14 +124,14 @@ impl Oracle {
         self.leased(LeaseAsk::Renew { id }).await
     }
 
-    /// Ends a lease, whose holder must not stamp any more. One that is over, or never was, is none.
+    /// Ends a lease, whose holder must not stamp any more. Releasing an unknown lease is not an error.
     ///
     /// # Errors
     /// As [`get_seq`](Self::get_seq).
     pub async fn release_lease(&self, id: LeaseId) -> Result<()> {
         match self.run(lease(LeaseAsk::Release { id })).await? {
             (Reply::LeaseReleased, _) => Ok(()),
-            (other, _) => Err(nonsense("the release of a lease", &other)),
+            (other, _) => Err(unplanned("the release of a lease", &other)),
         }
     }
 
@@ -157,7 +150,7 @@ impl Oracle {
             }
             match self.run(lease(LeaseAsk::Expire)).await? {
                 (Reply::LeasesExpired(_), _) => frontier = self.read_frontier().await?,
-                (other, _) => return Err(nonsense("the expiry of leases", &other)),
+                (other, _) => return Err(unplanned("the expiry of leases", &other)),
             }
         }
         // What has expired and was not ended yet holds the frontier back, which harms nobody.
@@ -165,15 +158,12 @@ impl Oracle {
     }
 
     async fn read_frontier(&self) -> Result<Frontier> {
-        let _waiting = Waiting::enter(&self.shared, 1)?;
-        let reign = self.wait(|| self.reign()).await?;
-        reign.touch();
-        let elapsed_ms = millis(self.shared.clock.now().boot.since(reign.opened));
-        match self.read(Query::Frontier { elapsed_ms }).await? {
-            Answer::Frontier { frontier_ms: physical_ms, expired } => {
-                Ok(Frontier { safe: SafeFrontier { physical_ms, epoch: reign.epoch }, expired })
+        let query = |elapsed_ms| Query::Frontier { elapsed_ms };
+        match self.ask(query).await? {
+            (Answer::Frontier { frontier_ms: physical_ms, expired }, epoch) => {
+                Ok(Frontier { safe: SafeFrontier { physical_ms, epoch }, expired })
             }
-            other => Err(nonsense("a frontier's query", &other)),
+            (other, _) => Err(unplanned("a frontier's query", &other)),
         }
     }
 
@@ -181,7 +171,7 @@ impl Oracle {
         match self.run(lease(ask)).await? {
             (Reply::Leased(grant), epoch) => {
                 // The high-water was raised to it.
-                self.shared.promise(grant.bound_ms);
+                self.shared.reserve(grant.bound_ms);
                 Ok(StampingLease {
                     id: grant.id,
                     bound_ms: grant.bound_ms,
@@ -190,29 +180,14 @@ impl Oracle {
                     epoch,
                 })
             }
-            (other, _) => Err(nonsense("a lease", &other)),
+            (other, _) => Err(unplanned("a lease", &other)),
         }
     }
 
     /// Queues a command for the next commit, and waits for its reply.
     async fn run(&self, command: Command) -> Result<(Reply, Epoch)> {
-        let waiting = Waiting::enter(&self.shared, 1)?;
-        let reign = self.wait(|| self.reign()).await?;
-        reign.touch();
-        let Ok(place) = reign.places.clone().try_acquire_owned() else {
-            return Err(overloaded(self.shared.options.max_waiting));
-        };
-        let (errand, answer) = Errand::new(command, place);
-        // A reign that has ended meanwhile drops the command, which answers it.
-        let _ = reign.queues.errands.send(errand);
-        drop(reign);
-        let answered = answer.await.unwrap_or_else(|_| Err(lost()));
-        drop(waiting);
-        answered.inspect_err(|error| {
-            if matches!(error.kind(), ErrorKind::Rejected(_)) {
-                self.shared.meters.rejects.increment(1);
-            }
-        })
+        let outcome = self.submit(vec![command]).await?.pop();
+        self.counted(outcome.unwrap_or_else(|| Err(lost())))
     }
 }
 

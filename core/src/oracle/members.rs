@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Oracle;
-use crate::{Error, ErrorKind, Members, Membership, MembershipChange, Result, handover::Handover};
+use crate::{Error, ErrorKind, Members, Membership, MembershipChange, Result, engine::Handover};
 
 impl Oracle {
     /// The nodes of the cluster, if the driver lets them be changed.
@@ -14,7 +14,7 @@ impl Oracle {
     /// node serves again under a claim of its own. Changes are made one at a time; one whose future
     /// is dropped before it was begun is not made.
     pub fn membership(&self) -> Option<Arc<dyn Membership>> {
-        let driver = self.shared.driver.membership()?;
+        let driver = self.shared.guard.driver().membership()?;
         Some(Arc::new(Changes { oracle: self.clone(), driver }))
     }
 }

@@ -1,12 +1,11 @@
 use super::{
-    Oracle, SeqGrant,
+    Oracle, SeqGrant, unplanned,
     waiting::{Waiting, overloaded},
 };
 use crate::{
-    Error, ErrorKind, Result, SeqKey, SeqRequest,
-    asked::nonsense,
-    group::{Outcomes, Pending, lost},
-    state::{Advance, Answer, Query},
+    Epoch, Error, ErrorKind, Result, SeqKey, SeqRequest,
+    engine::{Outcomes, Pending, lost},
+    state::{Advance, Answer, Command, Query, Reply},
 };
 
 impl Oracle {
@@ -59,47 +58,52 @@ impl Oracle {
     /// # Errors
     /// `NotLeader`, `Unavailable`, `Overloaded`, `Fatal`.
     pub async fn read_seq(&self, key: SeqKey) -> Result<Option<u64>> {
-        let _waiting = Waiting::enter(&self.shared, 1)?;
-        self.wait(|| self.reign()).await?.touch();
-        match self.read(Query::Sequence(key)).await? {
+        match self.ask(|_| Query::Sequence(key.clone())).await?.0 {
             Answer::Sequence(next) => Ok(next),
-            other => Err(nonsense("a sequence's query", &other)),
+            other => Err(unplanned("a sequence's query", &other)),
         }
     }
 
-    /// Queues requests as one unit, and waits for their outcomes.
-    async fn submit(&self, advances: Vec<Advance>) -> Result<Outcomes> {
-        let asked = advances.len();
+    /// Queues commands as one unit, and waits for their outcomes.
+    pub(super) async fn submit(&self, commands: Vec<Command>) -> Result<Outcomes> {
+        let asked = commands.len();
         let waiting = Waiting::enter(&self.shared, asked)?;
         let reign = self.wait(|| self.reign()).await?;
         reign.touch();
-        let places = u32::try_from(asked).ok();
-        let places =
-            places.and_then(|asked| reign.places.clone().try_acquire_many_owned(asked).ok());
-        let Some(places) = places else {
+        let permits = u32::try_from(asked).ok();
+        let permits =
+            permits.and_then(|asked| reign.permits.clone().try_acquire_many_owned(asked).ok());
+        let Some(permits) = permits else {
             return Err(overloaded(self.shared.options.max_waiting));
         };
-        let (pending, answer) = Pending::new(advances, places);
-        // A reign that has ended meanwhile drops the requests, which answers them.
-        let _ = reign.queues.sequences.send(pending);
+        let (pending, answer) = Pending::new(commands, permits);
+        // A reign that has ended meanwhile drops the commands, which answers them.
+        let _ = reign.queues.requests.send(pending);
         drop(reign);
-        // Whoever holds the requests answers them, even when dropped; should that ever fail, nothing
-        // is known.
+        // The commands are answered even when they are dropped; should that ever fail, nothing is known.
         let answered = answer.await.map_err(|_| lost());
         drop(waiting);
         answered
     }
 
-    fn granted(&self, answered: Result<crate::group::Committed>) -> Result<SeqGrant> {
+    /// Counts refusals.
+    pub(super) fn counted<T>(&self, answered: Result<T>) -> Result<T> {
         if let Err(error) = &answered
             && matches!(error.kind(), ErrorKind::Rejected(_))
         {
             self.shared.meters.rejects.increment(1);
         }
-        answered.map(|(blocks, epoch)| SeqGrant { blocks, epoch })
+        answered
     }
 
-    fn advance(&self, request: SeqRequest) -> Result<Advance> {
+    fn granted(&self, answered: Result<(Reply, Epoch)>) -> Result<SeqGrant> {
+        match self.counted(answered)? {
+            (Reply::Advanced(blocks), epoch) => Ok(SeqGrant { blocks, epoch }),
+            (other, _) => Err(unplanned("an advance", &other)),
+        }
+    }
+
+    fn advance(&self, request: SeqRequest) -> Result<Command> {
         let most = self.shared.options.max_seq_count;
         if let Some((key, count)) = request.entries().iter().find(|(_, count)| *count > most) {
             let context = format!(
@@ -109,6 +113,7 @@ impl Oracle {
             return Err(Error::new(ErrorKind::Invalid, context));
         }
         let (entries, id) = request.into_parts();
-        Ok(Advance { entries, id, elapsed_ms: 0, limits: self.shared.options.limits })
+        let limits = self.shared.options.limits;
+        Ok(Command::Advance(Advance { entries, id, elapsed_ms: 0, limits }))
     }
 }

@@ -1,15 +1,18 @@
-use std::{num::NonZeroU64, time::Duration};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use super::{Import, keys, lease, record::ReignRecord, session};
+use crate::{
+    Epoch, LeaseHolder, LeaseId, NodeId, RequestId, SeqBlock, SeqKey, Session,
+    driver::{KeyRange, Reads, Version},
+};
 
-use super::{Entry, Import, keys, lease, record::ReignRecord, session};
-use crate::{LeaseHolder, LeaseId, NodeId, RequestId, SeqBlock, SeqKey, Session};
-
-/// A change to the state, committed under the epoch of the leader that asks for it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// A change to the state, planned by the leader under its epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Begins a reign: rejects all older epochs from here on and reserves a first window.
+    /// Begins a reign of the next epoch, and reserves a first window.
     Fence {
+        /// The version that the fence is planned on. Its record notes it.
+        base: Version,
         /// The wall clock of the node that takes over.
         now_ms: u64,
         /// How far beyond the floor the window reaches.
@@ -58,10 +61,18 @@ pub enum Command {
     },
     /// Copies another state into one that was never used.
     Import(Import),
+    /// Lets a state that was restored from a backup be served: in a new era, above a time that an operator
+    /// names. Nothing that was seen or opened before shortens a wait.
+    Adopt {
+        /// The high-water, inclusive, unless the state's is higher.
+        high_water_ms: u64,
+        /// The lease to wait for, unless the state's is longer.
+        lease_ms: u64,
+    },
 }
 
 /// Sets the first value of a sequence.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seed {
     /// The sequence.
     pub key: SeqKey,
@@ -72,7 +83,7 @@ pub struct Seed {
 }
 
 /// A request about stamping leases.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseAsk {
     /// Grants a lease, or answers with the live one of the same holder and holder's epoch.
     Acquire {
@@ -100,7 +111,7 @@ pub enum LeaseAsk {
 }
 
 /// A moment on the clocks of the leader that submits a command.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Moment {
     /// The wall clock, as far as it is believed: bounds are computed from it.
     pub now_ms: u64,
@@ -109,7 +120,7 @@ pub struct Moment {
 }
 
 /// Asks for blocks of distinct keys, all or none.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Advance {
     /// Each key with how many values it is asked for.
     pub entries: Vec<(SeqKey, u32)>,
@@ -122,7 +133,7 @@ pub struct Advance {
 }
 
 /// Caps on what the state may hold; beyond one, a request is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Sequences.
     pub keys: u64,
@@ -142,10 +153,12 @@ impl Default for Limits {
 }
 
 /// What a command that took effect answers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// The reign is fenced.
     Fenced {
+        /// Its epoch.
+        epoch: Epoch,
         /// The first millisecond that may be granted from.
         floor_ms: u64,
         /// The last one, until extended.
@@ -168,6 +181,11 @@ pub enum Reply {
     Expired(u64),
     /// The state is set up.
     Initialized,
+    /// The state is adopted.
+    Adopted {
+        /// Every timestamp will lie above it.
+        high_water_ms: u64,
+    },
     /// The sequence is seeded, and starts here.
     Seeded(u64),
     /// The lease, granted or renewed.
@@ -184,7 +202,7 @@ pub enum Reply {
 }
 
 /// A stamping lease, as the state grants it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaseGrant {
     /// Names it.
     pub id: LeaseId,
@@ -196,41 +214,32 @@ pub struct LeaseGrant {
     pub remaining_ms: u64,
 }
 
-/// What a command will read, so that a remote store can fetch it in one round trip.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Reads {
-    /// Single keys.
-    pub keys: Vec<Vec<u8>>,
-    /// Ranges: from here, up to there (exclusive), at most so many entries. A scan may begin later
-    /// than its range, and within a batch it asks for as many more as commands before it deleted.
-    pub ranges: Vec<(Vec<u8>, Vec<u8>, usize)>,
-}
-
 impl Command {
-    /// Everything [`plan`](super::plan) reads for this command.
+    /// Fills in when the command is submitted, where it depends on that.
+    pub(crate) fn stamp(&mut self, now: Moment) {
+        match self {
+            Self::Advance(advance) => advance.elapsed_ms = now.elapsed_ms,
+            Self::Lease { at, .. } => *at = now,
+            _ => {}
+        }
+    }
+
+    /// What [`plan`](super::plan) most likely reads for this command, so that it can be read at once. Of
+    /// a session all answers, so that nothing of it has to be read again.
     pub fn reads(&self) -> Reads {
-        let mut reads = Reads { keys: vec![keys::REIGN.into(), keys::META.into()], ranges: vec![] };
+        let mut reads = Reads::keys([keys::REIGN, keys::META]);
         match self {
             Self::Advance(advance) => {
                 reads.keys.extend(advance.entries.iter().map(|(key, _)| keys::sequence(key)));
                 if let Some(id) = &advance.id {
                     reads.keys.push(keys::session(id.session));
-                    reads.keys.push(keys::answers_of(id.session, id.number.get()));
-                    if id.close {
-                        let (from, to) = keys::answers(id.session);
-                        reads.ranges.push((from, to, session::CLEARED_PAGES));
-                    } else if id.first_incomplete > NonZeroU64::MIN {
-                        let below = id.first_incomplete.get();
-                        let (from, to) = keys::answers_between(id.session, 0, below);
-                        reads.ranges.push((from, to, session::OPEN_PAGES));
-                    }
+                    reads.ranges.push(range(keys::answers(id.session), session::MOST_PAGES));
                 }
             }
             Self::Expire { sessions } => {
                 for &session in sessions {
                     reads.keys.push(keys::session(session));
-                    let (from, to) = keys::answers(session);
-                    reads.ranges.push((from, to, session::CLEARED_PAGES));
+                    reads.ranges.push(range(keys::answers(session), session::CLEARED_PAGES));
                 }
             }
             Self::Seed(seed) => reads.keys.push(keys::sequence(&seed.key)),
@@ -243,49 +252,22 @@ impl Command {
                     }
                     LeaseAsk::Expire => {}
                 }
-                let (from, to) = keys::lease_ends();
-                reads.ranges.push((from, to, lease::EXPIRE_LEASES));
+                reads.ranges.push(range(keys::lease_ends(), lease::EXPIRE_LEASES));
             }
             Self::Import(_) => reads.keys.push(keys::IMPORT.into()),
             Self::Fence { .. }
             | Self::Open { .. }
             | Self::Extend { .. }
             | Self::Release
-            | Self::Init { .. } => {}
+            | Self::Init { .. }
+            | Self::Adopt { .. } => {}
         }
         reads
     }
-
-    /// About how many bytes the command takes in a log, never less than it does.
-    pub fn size_hint(&self) -> usize {
-        match self {
-            Self::Advance(advance) => advance.size_hint(),
-            Self::Expire { sessions } => FIXED_BYTES + sessions.len() * size_of::<Session>(),
-            Self::Seed(seed) => FIXED_BYTES + seed.key.as_str().len(),
-            Self::Lease { ask: LeaseAsk::Acquire { holder, .. }, .. } => {
-                FIXED_BYTES + holder.as_bytes().len()
-            }
-            Self::Import(Import::Page { entries, .. }) => {
-                FIXED_BYTES + entries.iter().map(Self::entry_size).sum::<usize>()
-            }
-            _ => FIXED_BYTES,
-        }
-    }
-
-    /// How much an entry adds to the page it is in.
-    pub(crate) fn entry_size((key, value): &Entry) -> usize {
-        key.len() + value.len() + 20
-    }
 }
 
-/// What any command takes besides its lists: ids, limits and lengths in their longest encoding.
-const FIXED_BYTES: usize = 160;
-
-impl Advance {
-    /// As [`Command::size_hint`].
-    pub fn size_hint(&self) -> usize {
-        FIXED_BYTES + self.entries.iter().map(|(key, _)| key.as_str().len() + 8).sum::<usize>()
-    }
+fn range((from, to): (Vec<u8>, Vec<u8>), limit: usize) -> KeyRange {
+    KeyRange { from, to, limit }
 }
 
 /// A duration in whole milliseconds, as commands carry it.

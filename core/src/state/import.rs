@@ -3,25 +3,24 @@
 //! A state that is being imported has a reign record of its own kind, so that nobody can reign over it
 //! before it is whole.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    Effect, Entry, ReignRecord, Reject, Reply, Stage, View, keys,
+    Record, ReignRecord, Reject, Reply, Stage, View, Writes, keys,
     plan::Planned,
-    record::{Meta, Progress, RULES, encode, load},
+    record::{Meta, Progress, RULES, load},
+    reign,
 };
-use crate::{Epoch, NodeId, Result};
+use crate::{
+    Epoch, Result,
+    driver::{Entry, KeyRange, Version},
+};
 
 /// A step of an import, into a state that was never used.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Import {
     /// Begins one. Until it is finished, nobody reigns over the state. One that has brought nothing
     /// yet may be begun again.
-    Begin {
-        /// It may go on only under an epoch that is not lower: that of the state which is copied.
-        floor: Epoch,
-    },
-    /// Brings some entries, as [`Query::Export`](super::Query::Export) gave them.
+    Begin,
+    /// Brings some entries, in the order of [`copied`].
     Page {
         /// How many were brought before.
         before: u64,
@@ -37,25 +36,35 @@ pub enum Import {
     },
 }
 
-/// Who has served last over an imported state: no node of the cluster it is in now, so that a lease
-/// which was not released is waited out.
-const ELSEWHERE: NodeId = NodeId(u128::MAX);
+/// The ranges of keys that a copy holds: all but the reign record, the traces of an import, the version,
+/// and what belongs to a driver. From before the first key of each kind to behind its last.
+pub fn copied(after: &[u8], limit: usize) -> Vec<KeyRange> {
+    let ranges = keys::COPIED.iter().map(|&kind| keys::kind(kind));
+    let ranges = ranges.filter(|(_, to)| after < &to[..]).map(|(from, to)| KeyRange {
+        // Behind a key comes first the one that is a zero byte longer.
+        from: if after < &from[..] { from.to_vec() } else { [after, &[0]].concat() },
+        to: to.to_vec(),
+        limit,
+    });
+    ranges.collect()
+}
 
-pub(super) fn import(view: &dyn View, epoch: Epoch, step: &Import) -> Result<Planned> {
+pub(super) fn import(view: &dyn View, step: &Import) -> Result<Planned> {
     let record = ReignRecord::load(view)?;
-    let progress: Progress = load(view, keys::IMPORT)?.unwrap_or_default();
+    let progress = load::<Progress>(view, keys::IMPORT)?.cloned().unwrap_or_default();
     match step {
-        Import::Begin { floor } => Ok(begin(record, &progress, epoch.max(*floor))),
-        Import::Page { before, entries } => Ok(match importing(record, epoch) {
-            Ok(_) => page(&progress, *before, entries),
+        Import::Begin => Ok(begin(record, &progress)),
+        Import::Page { before, entries } => Ok(match importing(record) {
+            Ok(()) => page(&progress, *before, entries),
             Err(reject) => Err(reject),
         }),
         Import::Finish { entries, record: copied } => {
+            let finished = finished(copied);
             // The answer to the first one may have been lost.
-            if record.as_ref() == Some(&finished(copied, epoch)) {
-                return Ok(Ok((Reply::Imported { entries: *entries }, Effect::default())));
+            if record.is_some_and(|record| is_same(record, &finished)) {
+                return Ok(Ok((Reply::Imported { entries: *entries }, Writes::default())));
             }
-            if let Err(reject) = importing(record, epoch) {
+            if let Err(reject) = importing(record) {
                 return Ok(Err(reject));
             }
             let rules = Meta::load(view)?.rules;
@@ -65,15 +74,15 @@ pub(super) fn import(view: &dyn View, epoch: Epoch, step: &Import) -> Result<Pla
             if progress.entries != *entries {
                 return Ok(Err(Reject::ImportBroken { entries: progress.entries }));
             }
-            let mut effect = Effect::default();
-            effect.put(keys::REIGN, encode(&finished(copied, epoch)));
-            effect.delete(keys::IMPORT);
-            Ok(Ok((Reply::Imported { entries: *entries }, effect)))
+            let mut writes = Writes::default();
+            writes.put(keys::REIGN, finished);
+            writes.delete(keys::IMPORT);
+            Ok(Ok((Reply::Imported { entries: *entries }, writes)))
         }
     }
 }
 
-fn begin(record: Option<ReignRecord>, progress: &Progress, epoch: Epoch) -> Planned {
+fn begin(record: Option<&ReignRecord>, progress: &Progress) -> Planned {
     match record {
         None => {}
         Some(record) if record.stage != Stage::Importing => return Err(Reject::NotEmpty),
@@ -81,7 +90,7 @@ fn begin(record: Option<ReignRecord>, progress: &Progress, epoch: Epoch) -> Plan
         Some(_) => {}
     }
     let record = ReignRecord {
-        epoch,
+        epoch: Epoch::default(),
         stage: Stage::Importing,
         high_water_ms: 0,
         lease_ms: 0,
@@ -89,20 +98,22 @@ fn begin(record: Option<ReignRecord>, progress: &Progress, epoch: Epoch) -> Plan
         released: false,
         session_ms: 0,
         session_base_ms: 0,
+        version: Version::EMPTY,
+        fenced_on: Version::EMPTY,
     };
-    let mut effect = Effect::default();
-    effect.put(keys::REIGN, encode(&record));
-    Ok((Reply::Imported { entries: 0 }, effect))
+    let mut writes = Writes::default();
+    writes.put(keys::REIGN, record);
+    Ok((Reply::Imported { entries: 0 }, writes))
 }
 
 fn page(progress: &Progress, before: u64, entries: &[Entry]) -> Planned {
     let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) else {
-        return Ok((Reply::Imported { entries: progress.entries }, Effect::default()));
+        return Ok((Reply::Imported { entries: progress.entries }, Writes::default()));
     };
     let after = before + entries.len() as u64;
     if progress.entries == after && progress.last == *last {
         // The answer to it was lost.
-        return Ok((Reply::Imported { entries: after }, Effect::default()));
+        return Ok((Reply::Imported { entries: after }, Writes::default()));
     }
     let is_known = |key: &[u8]| key.first().is_some_and(|kind| keys::COPIED.contains(kind));
     let goes_on = progress.entries == before && *first > progress.last;
@@ -112,44 +123,35 @@ fn page(progress: &Progress, before: u64, entries: &[Entry]) -> Planned {
     {
         return Err(Reject::ImportBroken { entries: progress.entries });
     }
-    let mut effect = Effect::default();
+    let mut writes = Writes::default();
     for (key, value) in entries {
-        effect.put(key.as_slice(), value.as_slice());
+        writes.put(key.as_slice(), Record::Raw(value.clone()));
     }
-    effect.put(keys::IMPORT, encode(&Progress { entries: after, last: last.clone() }));
-    Ok((Reply::Imported { entries: after }, effect))
+    writes.put(keys::IMPORT, Progress { entries: after, last: last.clone() });
+    Ok((Reply::Imported { entries: after }, writes))
 }
 
-/// The record, if an import is under way and may go on under `epoch`.
-fn importing(record: Option<ReignRecord>, epoch: Epoch) -> Result<ReignRecord, Reject> {
+/// Whether an import is under way.
+fn importing(record: Option<&ReignRecord>) -> Result<(), Reject> {
     match record {
-        Some(record) if record.stage != Stage::Importing => Err(Reject::NotEmpty),
-        Some(record) if record.epoch <= epoch => Ok(record),
-        record => Err(Reject::Fenced { current: record.map_or(Epoch::default(), |old| old.epoch) }),
+        Some(record) if record.stage == Stage::Importing => Ok(()),
+        Some(_) => Err(Reject::NotEmpty),
+        None => Err(Reject::ImportBroken { entries: 0 }),
     }
 }
 
-/// What a record becomes elsewhere: its epoch is over, its lease is still to be reckoned with.
-fn finished(copied: &ReignRecord, epoch: Epoch) -> ReignRecord {
+/// What a record becomes elsewhere: its reign is over, its lease still has to be waited for.
+fn finished(copied: &ReignRecord) -> ReignRecord {
     ReignRecord {
-        epoch,
         stage: Stage::Released,
-        opened_by: copied.opened_by.map(|_| ELSEWHERE),
+        opened_by: copied.opened_by.map(|_| reign::ELSEWHERE),
+        version: Version::EMPTY,
+        fenced_on: Version::EMPTY,
         ..copied.clone()
     }
 }
 
-/// The first `limit` entries behind `after`, of all that a copy holds.
-pub(super) fn export(view: &dyn View, after: &[u8], limit: usize) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for &kind in keys::COPIED {
-        let (from, to) = keys::kind(kind);
-        if entries.len() >= limit || after >= &to[..] {
-            continue;
-        }
-        // Behind a key comes first the one that is a zero byte longer.
-        let from = if after < &from[..] { from.to_vec() } else { [after, &[0]].concat() };
-        entries.extend(view.scan(&from, &to, limit - entries.len())?);
-    }
-    Ok(entries)
+/// Whether a stored record is one that was to be stored.
+fn is_same(stored: &ReignRecord, wanted: &ReignRecord) -> bool {
+    ReignRecord { version: wanted.version, ..stored.clone() } == *wanted
 }

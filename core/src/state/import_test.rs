@@ -3,11 +3,10 @@
 use proptest::prelude::*;
 
 use super::{
-    Answer, Command, Entry, Import, LeaseAsk, Limits, Moment, Query, Reject, Reply, Seed, Stage,
-    answer,
-    testing::{LEASE_MS, NODE, State, id, key},
+    Command, Import, LeaseAsk, Limits, Moment, Reject, Reply, Seed, Stage, copied,
+    testing::{LEASE_MS, NODE, State, content, id, key, version},
 };
-use crate::{Epoch, LeaseHolder, LeaseId, MemoryStore, RequestId, SeqStore};
+use crate::{Entry, Epoch, LeaseHolder, LeaseId, MemoryStore, Reads, RequestId, Result, VERSION};
 
 const KEYS: [&str; 4] = ["a", "a b", "ab", "ü"];
 
@@ -84,17 +83,17 @@ fn build(steps: Vec<Step>) -> State {
 fn export(store: &MemoryStore, limit: usize) -> Vec<Vec<Entry>> {
     let (mut after, mut pages) = (vec![], vec![]);
     loop {
-        let query = Query::Export { after, limit };
-        let Answer::Exported(page) = answer(store, &query).unwrap() else { panic!("not a page") };
-        assert!(page.len() <= limit);
+        let reads = Reads { keys: vec![], ranges: copied(&after, limit) };
+        let ranges = reads.read_from(store).unwrap().ranges;
+        let page: Vec<_> = ranges.into_iter().flatten().take(limit).collect();
         let Some((last, _)) = page.last() else { return pages };
         after = last.clone();
         pages.push(page);
     }
 }
 
-fn apply(state: &mut State, epoch: u128, step: Import) -> Result<u64, Reject> {
-    match state.apply_as(Epoch(epoch), &[Command::Import(step)]).remove(0)? {
+fn apply(state: &mut State, step: Import) -> Result<u64, Reject> {
+    match state.apply(&[Command::Import(step)]).remove(0)? {
         Reply::Imported { entries } => Ok(entries),
         other => panic!("an import was answered with {other:?}"),
     }
@@ -102,24 +101,24 @@ fn apply(state: &mut State, epoch: u128, step: Import) -> Result<u64, Reject> {
 
 /// Everything but the reign record.
 fn all_but_reign(store: &MemoryStore) -> Vec<Entry> {
-    let mut all = SeqStore::scan(store, &[0], &[255], usize::MAX).unwrap();
+    let mut all = content(store);
     all.retain(|(key, _)| key != super::keys::REIGN);
     all
 }
 
-fn imported(source: &State, limit: usize, epoch: u128) -> State {
-    let mut target = State { epoch: Epoch(epoch), ..State::default() };
-    apply(&mut target, epoch, Import::Begin { floor: Epoch::default() }).unwrap();
+fn imported(source: &State, limit: usize) -> State {
+    let mut target = State::default();
+    apply(&mut target, Import::Begin).unwrap();
     let mut entries = 0;
     for page in export(&source.store, limit) {
         let step = Import::Page { before: entries, entries: page.clone() };
         entries += page.len() as u64;
-        assert_eq!(apply(&mut target, epoch, step.clone()), Ok(entries));
-        assert_eq!(apply(&mut target, epoch, step), Ok(entries), "again, its answer being lost");
+        assert_eq!(apply(&mut target, step.clone()), Ok(entries));
+        assert_eq!(apply(&mut target, step), Ok(entries), "again, its answer being lost");
     }
     let finish = Import::Finish { entries, record: source.record() };
-    assert_eq!(apply(&mut target, epoch, finish.clone()), Ok(entries));
-    assert_eq!(apply(&mut target, epoch, finish), Ok(entries), "again, its answer being lost");
+    assert_eq!(apply(&mut target, finish.clone()), Ok(entries));
+    assert_eq!(apply(&mut target, finish), Ok(entries), "again, its answer being lost");
     target
 }
 
@@ -127,10 +126,11 @@ proptest! {
     #[test]
     fn a_copy_is_the_same_to_the_byte(steps in steps(), limit in 1..40usize) {
         let mut source = build(steps);
-        let mut copy = imported(&source, limit, 77);
+        let mut copy = imported(&source, limit);
         prop_assert_eq!(all_but_reign(&copy.store), all_but_reign(&source.store));
         let (record, old) = (copy.record(), source.record());
-        prop_assert_eq!(record.epoch, Epoch(77));
+        prop_assert_eq!(record.epoch, old.epoch);
+        prop_assert_eq!(record.version, version(&copy.store), "it notes its own version");
         prop_assert_eq!(record.stage, Stage::Released);
         prop_assert_eq!(
             (record.high_water_ms, record.lease_ms, record.released, record.session_ms),
@@ -155,9 +155,9 @@ fn some() -> State {
 
 #[test]
 fn the_lease_of_before_is_waited_out_by_whoever_comes() {
-    let mut copy = imported(&some(), 9, 50);
-    let fence = Command::Fence { now_ms: 0, headroom_ms: 1, lease_ms: 1 };
-    let fenced = copy.apply_as(Epoch(51), &[fence]).remove(0).unwrap();
+    let mut copy = imported(&some(), 9);
+    let fence = copy.fence_command(0, 1, 1);
+    let fenced = copy.apply(&[fence]).remove(0).unwrap();
     let Reply::Fenced { replaced: Some(replaced), .. } = fenced else { panic!("{fenced:?}") };
     assert_eq!((replaced.lease_ms, replaced.released), (LEASE_MS, false));
     assert!(replaced.opened_by.is_some_and(|node| node != NODE), "no node finds its own id there");
@@ -167,11 +167,11 @@ fn the_lease_of_before_is_waited_out_by_whoever_comes() {
 fn a_state_in_use_is_not_imported_into() {
     let mut state = some();
     let before = state.store.clone();
-    let begin = Import::Begin { floor: Epoch::default() };
+    let begin = Import::Begin;
     let page = Import::Page { before: 0, entries: vec![(b"sx".to_vec(), vec![1, 0])] };
     let finish = Import::Finish { entries: 0, record: state.record() };
     for step in [begin, page, finish] {
-        assert_eq!(apply(&mut state, 99, step), Err(Reject::NotEmpty));
+        assert_eq!(apply(&mut state, step), Err(Reject::NotEmpty));
     }
     assert!(state.store == before);
 }
@@ -180,50 +180,55 @@ fn a_state_in_use_is_not_imported_into() {
 fn a_copy_that_is_not_whole_accepts_nothing_else() {
     let source = some();
     let mut target = State::default();
-    apply(&mut target, 5, Import::Begin { floor: Epoch::default() }).unwrap();
+    apply(&mut target, Import::Begin).unwrap();
     let page = export(&source.store, 2).remove(0);
-    apply(&mut target, 5, Import::Page { before: 0, entries: page }).unwrap();
-    let fence = Command::Fence { now_ms: 0, headroom_ms: 1, lease_ms: 1 };
-    assert_eq!(target.apply_as(Epoch(6), &[fence]), [Err(Reject::Importing)]);
-    let fenced = Err(Reject::Fenced { current: Epoch(5) });
+    apply(&mut target, Import::Page { before: 0, entries: page }).unwrap();
+    let fence = target.fence_command(0, 1, 1);
+    let adopt = Command::Adopt { high_water_ms: 1, lease_ms: 1 };
+    for refused in [fence, adopt] {
+        assert_eq!(target.apply(&[refused]), [Err(Reject::Importing)]);
+    }
+    let fenced = Err(Reject::Fenced { current: Epoch(0) });
     let open = Command::Open { node: NODE, lease_ms: 1 };
     let extend = Command::Extend { high_water_ms: 1, elapsed_ms: 1 };
     for refused in [open, extend, Command::Release] {
-        assert_eq!(target.apply_as(Epoch(5), &[refused]).remove(0), fenced);
+        assert_eq!(target.apply(&[refused]).remove(0), fenced);
     }
     let init = Command::Init { high_water_ms: 1 };
-    assert_eq!(target.apply_as(Epoch(5), &[init]), [Err(Reject::NotEmpty)]);
-    let begin = Import::Begin { floor: Epoch::default() };
-    assert_eq!(apply(&mut target, 6, begin), Err(Reject::Importing));
+    assert_eq!(target.apply(&[init]), [Err(Reject::NotEmpty)]);
+    let begin = Import::Begin;
+    assert_eq!(apply(&mut target, begin), Err(Reject::Importing));
     let finish = Import::Finish { entries: 9, record: source.record() };
-    assert_eq!(apply(&mut target, 5, finish), Err(Reject::ImportBroken { entries: 2 }));
+    assert_eq!(apply(&mut target, finish), Err(Reject::ImportBroken { entries: 2 }));
 }
 
 #[test]
 fn pages_are_taken_in_their_order_and_once() {
     let pages = export(&some().store, 1);
     let mut target = State::default();
-    apply(&mut target, 5, Import::Begin { floor: Epoch::default() }).unwrap();
+    apply(&mut target, Import::Begin).unwrap();
     let page = |before: u64, index: usize| Import::Page { before, entries: pages[index].clone() };
-    assert_eq!(apply(&mut target, 5, page(1, 1)), Err(Reject::ImportBroken { entries: 0 }));
-    assert_eq!(apply(&mut target, 5, page(0, 1)), Ok(1));
-    assert_eq!(apply(&mut target, 5, page(1, 0)), Err(Reject::ImportBroken { entries: 1 }));
-    assert_eq!(apply(&mut target, 5, page(1, 2)), Ok(2));
-    assert_eq!(apply(&mut target, 5, page(0, 1)), Err(Reject::ImportBroken { entries: 2 }));
-    for foreign in [super::keys::REIGN, super::CLAIM, super::NODE, super::keys::IMPORT, b"z"] {
+    assert_eq!(apply(&mut target, page(1, 1)), Err(Reject::ImportBroken { entries: 0 }));
+    assert_eq!(apply(&mut target, page(0, 1)), Ok(1));
+    assert_eq!(apply(&mut target, page(1, 0)), Err(Reject::ImportBroken { entries: 1 }));
+    assert_eq!(apply(&mut target, page(1, 2)), Ok(2));
+    assert_eq!(apply(&mut target, page(0, 1)), Err(Reject::ImportBroken { entries: 2 }));
+    for foreign in
+        [super::keys::REIGN, super::CLAIM, super::NODE, VERSION, super::keys::IMPORT, b"z"]
+    {
         let entries = vec![([b"zz", foreign].concat(), vec![]), (foreign.to_vec(), vec![])];
         let step = Import::Page { before: 2, entries };
-        assert_eq!(apply(&mut target, 5, step), Err(Reject::ImportBroken { entries: 2 }));
+        assert_eq!(apply(&mut target, step), Err(Reject::ImportBroken { entries: 2 }));
     }
 }
 
 #[test]
-fn it_goes_on_only_under_an_epoch_that_is_not_below_the_floor() {
+fn an_import_that_has_brought_nothing_may_begin_again() {
     let mut target = State::default();
-    apply(&mut target, 5, Import::Begin { floor: Epoch(9) }).unwrap();
-    let page = || Import::Page { before: 0, entries: export(&some().store, 9).remove(0) };
-    assert_eq!(apply(&mut target, 5, page()), Err(Reject::Fenced { current: Epoch(9) }));
-    // Nothing has come yet, so that it may begin again.
-    apply(&mut target, 6, Import::Begin { floor: Epoch::default() }).unwrap();
-    assert!(apply(&mut target, 6, page()).is_ok());
+    for _ in 0..2 {
+        apply(&mut target, Import::Begin).unwrap();
+    }
+    let page = Import::Page { before: 0, entries: export(&some().store, 9).remove(0) };
+    assert!(apply(&mut target, page).is_ok());
+    assert_eq!(apply(&mut target, Import::Begin), Err(Reject::Importing));
 }

@@ -2,12 +2,11 @@
 
 use crate::{LeaseHolder, LeaseId, SeqKey, Session};
 
-/// The [`ReignRecord`](super::ReignRecord). A driver that gathers evidence of its writes asks an
-/// [`Effect`](super::Effect) whether it touches this.
+/// The [`ReignRecord`](super::ReignRecord).
 pub const REIGN: &[u8] = b"r";
 
 /// The counts of keys and sessions, and the version of the rules.
-pub(super) const META: &[u8] = b"m";
+pub(crate) const META: &[u8] = b"m";
 
 /// The count of stamping leases, and the last id given to one.
 pub(super) const LEASES: &[u8] = b"k";

@@ -6,19 +6,19 @@
 //! from session time, which no wall clock moves and which runs only while a leader serves.
 
 use super::{
-    Answer, Effect, LeaseAsk, LeaseGrant, Moment, ReignRecord, Reject, Reply, View, keys,
+    Answer, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, View, Writes, keys,
     plan::Planned,
-    record::{LEASE_RULES, LeaseRecord, Leases, Meta, decode, encode, load},
+    record::{LEASE_RULES, LeaseRecord, Leases, Meta, cast, load},
     reign,
 };
-use crate::{Epoch, LeaseId, Result, window::MAX_HIGH_WATER_MS};
+use crate::{Epoch, LeaseId, Result, engine::MAX_HIGH_WATER_MS};
 
 /// How many expired leases a command ends at most.
 pub(super) const EXPIRE_LEASES: usize = 64;
 
 pub(super) fn lease(view: &dyn View, epoch: Epoch, ask: &LeaseAsk, at: Moment) -> Result<Planned> {
     let reign = match reign::serving(view, epoch)? {
-        Ok(reign) => reign,
+        Ok(reign) => reign.clone(),
         Err(reject) => return Ok(Err(reject)),
     };
     let mut table = Table::load(view, reign, at)?;
@@ -56,7 +56,7 @@ pub(super) fn frontier(view: &dyn View, elapsed_ms: u64) -> Result<Answer> {
     let lowest = lowest.first().and_then(|(key, _)| keys::bound_of(key));
     let (from, to) = keys::lease_ends();
     let first = view.scan(&from, &to, 1)?;
-    let first = first.first().map(|(key, value)| decode::<LeaseRecord>(key, value)).transpose()?;
+    let first = first.first().map(|(key, record)| cast::<LeaseRecord>(key, record)).transpose()?;
     let session_ms = reign.session_time(elapsed_ms);
     Ok(Answer::Frontier {
         frontier_ms: lowest.map_or(reign.high_water_ms, |bound| bound.min(reign.high_water_ms)),
@@ -80,29 +80,31 @@ struct Table {
     session_ms: u64,
     /// What had expired and was ended along.
     ended: Vec<LeaseId>,
-    effect: Effect,
+    writes: Writes,
 }
 
 impl Table {
     fn load(view: &dyn View, mut reign: ReignRecord, at: Moment) -> Result<Self> {
         let session_ms = reign.session_time(at.elapsed_ms);
         reign.session_ms = session_ms;
-        let leases = load(view, keys::LEASES)?.unwrap_or_default();
-        let (effect, now_ms) = (Effect::default(), at.now_ms);
-        let mut table = Self { reign, leases, now_ms, session_ms, ended: vec![], effect };
+        let leases = load(view, keys::LEASES)?.cloned().unwrap_or_default();
+        let (writes, now_ms) = (Writes::default(), at.now_ms);
+        let mut table = Self { reign, leases, now_ms, session_ms, ended: vec![], writes };
         table.end_expired(view)?;
         Ok(table)
     }
 
-    /// Ends what nobody relies on any more, up to a limit.
+    /// Ends what no holder relies on any more, up to a limit.
     fn end_expired(&mut self, view: &dyn View) -> Result<()> {
-        let (from, to) = keys::lease_ends();
-        for (key, value) in view.scan(&from, &to, EXPIRE_LEASES)? {
-            let lease: LeaseRecord = decode(&key, &value)?;
+        let (from, _) = keys::lease_ends();
+        // Not beyond what has expired: many commands of one commit would look at all leases there are.
+        let to = keys::lease_end(self.session_ms.saturating_add(1), LeaseId(0));
+        for (key, record) in view.scan(&from, &to, EXPIRE_LEASES)? {
+            let lease: &LeaseRecord = cast(key, record)?;
             if lease.expires_ms() > self.session_ms {
                 break;
             }
-            self.remove(&lease);
+            self.remove(lease);
             self.ended.push(lease.id);
         }
         Ok(())
@@ -110,7 +112,8 @@ impl Table {
 
     /// A lease that was not ended along.
     fn find(&self, view: &dyn View, key: &[u8]) -> Result<Option<LeaseRecord>> {
-        Ok(load(view, key)?.filter(|lease: &LeaseRecord| !self.ended.contains(&lease.id)))
+        let found = load::<LeaseRecord>(view, key)?;
+        Ok(found.filter(|lease| !self.ended.contains(&lease.id)).cloned())
     }
 
     fn acquire(&mut self, ask: &LeaseAsk, current: Option<LeaseRecord>) -> Result<Reply, Reject> {
@@ -160,8 +163,8 @@ impl Table {
         if lease.superseded {
             return Err(Reject::LeaseSuperseded { id });
         }
-        self.effect.delete(keys::lease_end(lease.expires_ms(), id));
-        self.effect.delete(keys::lease_bound(lease.bound_ms, id));
+        self.writes.delete(keys::lease_end(lease.expires_ms(), id));
+        self.writes.delete(keys::lease_bound(lease.bound_ms, id));
         self.run(&mut lease)?;
         self.put(&lease);
         Ok(Reply::Leased(self.grant(&lease)))
@@ -195,38 +198,37 @@ impl Table {
     }
 
     fn put(&mut self, lease: &LeaseRecord) {
-        let record = encode(lease);
         if !lease.superseded {
-            self.effect.put(keys::lease_of(&lease.holder), record.clone());
+            self.writes.put(keys::lease_of(&lease.holder), lease.clone());
         }
         // The index holds the whole record: what a scan finds could not be looked up any more.
-        self.effect.put(keys::lease_end(lease.expires_ms(), lease.id), record.clone());
-        self.effect.put(keys::lease_bound(lease.bound_ms, lease.id), []);
-        self.effect.put(keys::lease(lease.id), record);
+        self.writes.put(keys::lease_end(lease.expires_ms(), lease.id), lease.clone());
+        self.writes.put(keys::lease_bound(lease.bound_ms, lease.id), Record::Mark);
+        self.writes.put(keys::lease(lease.id), lease.clone());
     }
 
     fn remove(&mut self, lease: &LeaseRecord) {
         if !lease.superseded {
-            self.effect.delete(keys::lease_of(&lease.holder));
+            self.writes.delete(keys::lease_of(&lease.holder));
         }
-        self.effect.delete(keys::lease_end(lease.expires_ms(), lease.id));
-        self.effect.delete(keys::lease_bound(lease.bound_ms, lease.id));
-        self.effect.delete(keys::lease(lease.id));
+        self.writes.delete(keys::lease_end(lease.expires_ms(), lease.id));
+        self.writes.delete(keys::lease_bound(lease.bound_ms, lease.id));
+        self.writes.delete(keys::lease(lease.id));
         self.leases.count = self.leases.count.saturating_sub(1);
     }
 
     /// The writes to make: none if no lease has changed.
-    fn finish(mut self, view: &dyn View) -> Result<Effect> {
-        if self.effect.is_empty() {
-            return Ok(self.effect);
+    fn finish(mut self, view: &dyn View) -> Result<Writes> {
+        if self.writes.is_empty() {
+            return Ok(self.writes);
         }
         let mut meta = Meta::load(view)?;
         if meta.rules < LEASE_RULES {
             meta.rules = LEASE_RULES;
-            self.effect.put(keys::META, encode(&meta));
+            self.writes.put(keys::META, meta);
         }
-        self.effect.put(keys::LEASES, encode(&self.leases));
-        self.effect.put(keys::REIGN, encode(&self.reign));
-        Ok(self.effect)
+        self.writes.put(keys::LEASES, self.leases);
+        self.writes.put(keys::REIGN, self.reign);
+        Ok(self.writes)
     }
 }

@@ -1,9 +1,9 @@
 //! Stamping leases, rule by rule, and the world that their tests live in.
 
 use super::{
-    Answer, Command, LeaseAsk, LeaseGrant, Limits, Moment, Query, Reject, Reply, answer, keys,
+    Answer, Command, LeaseAsk, LeaseGrant, Limits, Moment, Query, Reject, Reply, keys,
     record::{FIRST_RULES, LEASE_RULES, Meta},
-    testing::{NODE, State, with},
+    testing::{NODE, State, whole, with},
 };
 use crate::{Epoch, LeaseHolder, LeaseId, MAX_HIGH_WATER_MS, MemoryStore, Result};
 
@@ -79,7 +79,7 @@ impl World {
     /// The frontier, and whether something can be ended.
     pub(super) fn read_frontier(&self) -> (u64, bool) {
         let query = Query::Frontier { elapsed_ms: self.state.elapsed_ms };
-        match answer(&self.state.store, &query).unwrap() {
+        match self.state.ask(&query) {
             Answer::Frontier { frontier_ms, expired } => (frontier_ms, expired),
             other => panic!("{other:?}"),
         }
@@ -206,9 +206,8 @@ fn leaders_in_a_row_do_not_push_the_bounds_on() {
 fn a_successor_begins_above_every_bound() {
     let mut world = World::new();
     let lease = world.acquire("a", 1).unwrap();
-    let epoch = Epoch(world.state.epoch.0 + 1);
-    let fence = Command::Fence { now_ms: 5, headroom_ms: 10, lease_ms: 1_000 };
-    let fenced = world.state.apply_as(epoch, &[fence]).remove(0).unwrap();
+    let fence = world.state.fence_command(5, 10, 1_000);
+    let fenced = world.state.apply(&[fence]).remove(0).unwrap();
     assert!(matches!(fenced, Reply::Fenced { floor_ms, .. } if floor_ms > lease.bound_ms));
 }
 
@@ -301,10 +300,11 @@ fn older_state() -> MemoryStore {
 #[test]
 fn a_state_of_the_release_before_opens_and_the_first_lease_marks_it() {
     let mut world = World::new();
-    world.state = State { store: older_state(), epoch: Epoch(1), elapsed_ms: 0 };
+    world.state = State { store: older_state(), epoch: Epoch(1), ..State::default() };
     assert_eq!(world.state.record().opened_by, Some(NODE));
-    let rules = |world: &World| Meta::load(&world.state.store).unwrap().rules;
+    let rules = |world: &World| Meta::load(&whole(&world.state.store)).unwrap().rules;
     world.state.take_over(NOON_MS);
+    assert_eq!(world.state.epoch, Epoch(2), "epochs go on");
     assert_eq!(world.state.advance(&[("orders", 1)], None).unwrap()[0].start, 64);
     assert_eq!(rules(&world), FIRST_RULES, "the release before may still open it");
     world.acquire("a", 1).unwrap();

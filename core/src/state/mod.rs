@@ -1,8 +1,9 @@
-//! The pure state machine: every rule of the oracle, written once.
+//! Every rule of the oracle, written once, as pure functions over typed records.
 //!
-//! [`plan`] reads through a [`View`] and returns a reply with the writes to make. It sees no clock,
-//! no randomness and no configuration: whatever it depends on is in the state or travels in the
-//! command, so that replicas which apply the same commands hold the same bytes.
+//! [`plan`] reads through a [`View`] and returns a reply with the records to write. It sees no clock,
+//! no randomness and no configuration: what it depends on is in the state or travels in the command.
+//! The leader plans on a version of the state; what it has worked out is stored only if the state is
+//! still at that version.
 
 mod command;
 mod import;
@@ -16,19 +17,20 @@ mod reject;
 mod sequence;
 mod session;
 mod view;
+mod working_set;
 
 pub(crate) use command::millis;
-pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reads, Reply, Seed};
-pub use import::Import;
+pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reply, Seed};
+pub use import::{Import, copied};
+pub(crate) use keys::META;
 pub use keys::{CLAIM, NODE, REIGN};
-pub use plan::{Planned, apply, apply_over, plan};
+pub use plan::{Plan, Planned, plan};
 pub use query::{Answer, Query, answer};
-pub use record::{ReignRecord, Stage};
+pub use record::{Record, ReignRecord, Stage};
 pub use reject::Reject;
 pub use session::RETENTION;
-pub use view::{Overlay, View};
-
-pub use crate::versioned::{Effect, Entry};
+pub use view::{View, Writes};
+pub use working_set::WorkingSet;
 
 #[cfg(test)]
 mod import_test;
@@ -39,6 +41,8 @@ mod lease_test;
 #[cfg(test)]
 mod plan_test;
 #[cfg(test)]
+mod record_test;
+#[cfg(test)]
 mod reign_test;
 #[cfg(test)]
 mod sequence_test;
@@ -46,3 +50,5 @@ mod sequence_test;
 mod session_test;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod working_set_test;

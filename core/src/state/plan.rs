@@ -1,21 +1,24 @@
 use super::{
-    Command, Effect, REIGN, Reject, Reply, View, import, lease, reign, sequence, session,
+    Command, Reject, Reply, View, WorkingSet, Writes, import, lease, reign, sequence, session,
     view::Overlay,
 };
-use crate::{Epoch, Result};
+use crate::{
+    Epoch, Result,
+    driver::{CommitLimits, Effect, Version},
+    state::{REIGN, Record},
+};
 
-/// What one command comes to: its reply with the writes to make, or a refusal.
-pub type Planned = Result<(Reply, Effect), Reject>;
+/// What one command comes to: its reply with the records to write, or a refusal.
+pub type Planned = Result<(Reply, Writes), Reject>;
 
 /// Works out what `command` of `epoch` does to the state behind `view`.
 ///
 /// # Errors
-/// Only those of `view`, and `Corrupt` for a stored value that cannot be read. A refusal is part of
-/// the answer, and comes without writes.
+/// Only those of `view`. A refusal is part of the answer, and comes without writes.
 pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned> {
     match *command {
-        Command::Fence { now_ms, headroom_ms, lease_ms } => {
-            reign::fence(view, epoch, now_ms, headroom_ms, lease_ms)
+        Command::Fence { base, now_ms, headroom_ms, lease_ms } => {
+            reign::fence(view, base, now_ms, headroom_ms, lease_ms)
         }
         Command::Open { node, lease_ms } => reign::open(view, epoch, node, lease_ms),
         Command::Extend { high_water_ms, elapsed_ms } => {
@@ -26,44 +29,65 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
         Command::Expire { ref sessions } => session::expire(view, epoch, sessions),
         Command::Seed(ref seed) => sequence::seed(view, epoch, seed),
         Command::Lease { ref ask, at } => lease::lease(view, epoch, ask, at),
-        Command::Import(ref step) => import::import(view, epoch, step),
-        Command::Init { high_water_ms } => reign::init(view, epoch, high_water_ms),
+        Command::Import(ref step) => import::import(view, step),
+        Command::Init { high_water_ms } => reign::init(view, high_water_ms),
+        Command::Adopt { high_water_ms, lease_ms } => reign::adopt(view, high_water_ms, lease_ms),
     }
 }
 
-/// Works out a batch: each command sees what those before it wrote, and succeeds or is refused on
-/// its own. The effect holds the writes of all that succeeded, to be committed at once.
-///
-/// # Errors
-/// As [`plan`].
-pub fn apply(
-    view: &dyn View,
-    epoch: Epoch,
-    commands: &[Command],
-) -> Result<(Vec<Result<Reply, Reject>>, Effect)> {
-    let mut overlay = Overlay::new(view);
-    let (results, _) = apply_over(&mut overlay, epoch, commands)?;
-    Ok((results, overlay.into_effect()))
+/// The commands of one commit, worked out one after the other: each sees what those before it write, and
+/// succeeds or is refused on its own.
+#[derive(Default, Debug)]
+pub struct Plan {
+    writes: Writes,
+    bytes: usize,
 }
 
-/// As [`apply`], with the writes added to `overlay`, for a driver that commits several batches at
-/// once. Tells as well whether the reign record was written.
-///
-/// # Errors
-/// As [`plan`]. The overlay must not be used any more then.
-pub fn apply_over(
-    overlay: &mut Overlay<'_>,
-    epoch: Epoch,
-    commands: &[Command],
-) -> Result<(Vec<Result<Reply, Reject>>, bool)> {
-    let mut results = Vec::with_capacity(commands.len());
-    let mut wrote_reign = false;
-    for command in commands {
-        results.push(plan(overlay, epoch, command)?.map(|(reply, effect)| {
-            wrote_reign |= effect.touches(REIGN);
-            overlay.merge(effect);
-            reply
-        }));
+/// Room for the version that each commit writes.
+const VERSION_BYTES: usize = 64;
+
+impl Plan {
+    /// Adds a command. `None` if what it writes does not fit into the commit any more, and nothing is
+    /// added then. The first command of a commit always fits.
+    ///
+    /// # Errors
+    /// Those of [`plan`]; nothing is added then.
+    pub fn add(
+        &mut self,
+        known: &WorkingSet,
+        epoch: Epoch,
+        command: &Command,
+        limits: CommitLimits,
+    ) -> Result<Option<Result<Reply, Reject>>> {
+        let overlay = Overlay { below: known, writes: &self.writes };
+        let (reply, writes) = match plan(&overlay, epoch, command)? {
+            Ok(planned) => planned,
+            Err(reject) => return Ok(Some(Err(reject))),
+        };
+        let (more, bytes) = self.writes.growth(&writes);
+        let fits = self.writes.len() + more < limits.writes
+            && self.bytes + bytes + VERSION_BYTES <= limits.bytes;
+        if !fits && !self.writes.is_empty() {
+            return Ok(None);
+        }
+        self.writes.merge(writes);
+        self.bytes += bytes;
+        Ok(Some(Ok(reply)))
     }
-    Ok((results, wrote_reign))
+
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// The effect of the commit that makes version `next`, and the same records decoded.
+    pub fn finish(mut self, next: Version) -> (Effect, Writes) {
+        // Each write of the reign record notes the version that made it.
+        if let Some(Record::Reign(record)) = self.writes.get_mut(REIGN) {
+            record.version = next;
+        }
+        let mut effect = self.writes.encode();
+        effect.set_version(next);
+        (effect, self.writes)
+    }
 }

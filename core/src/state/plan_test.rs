@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    Command, Limits, RETENTION, Reject, Reply,
-    testing::{State, id, key},
+    Answer, Command, Limits, Plan, Query, RETENTION, Record, Reject, Reply, WorkingSet, keys,
+    record::Meta,
+    testing::{State, commit, content, id, key, plan_all, whole, with},
 };
-use crate::{Epoch, RequestId, SeqBlock, SeqKey, Session};
+use crate::{CommitLimits, Epoch, RequestId, SeqBlock, SeqKey, Session};
 
 const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
 
@@ -164,8 +165,8 @@ proptest! {
             }
         }
         for (name, next) in model.next {
-            let stored = super::answer(&state.store, &super::Query::Sequence(name)).unwrap();
-            prop_assert_eq!(stored, super::Answer::Sequence(Some(next)));
+            let stored = state.ask(&Query::Sequence(name));
+            prop_assert_eq!(stored, Answer::Sequence(Some(next)));
         }
     }
 
@@ -173,11 +174,10 @@ proptest! {
     fn an_overflow_takes_nothing_of_its_request(count in 1..=u32::MAX) {
         let mut state = State::open();
         let near = u64::MAX - u64::from(count) + 1;
-        let stored = super::record::encode(&near);
-        state.store = super::testing::with(state.store, super::keys::sequence(&key("a")), stored);
-        let meta = super::record::Meta { keys: 1, ..Default::default() };
-        let stored = super::record::encode(&meta);
-        state.store = super::testing::with(state.store, super::keys::META.into(), stored);
+        let stored = Record::Next(near).encode();
+        state.store = with(state.store, keys::sequence(&key("a")), stored);
+        let meta = Record::Meta(Meta { keys: 1, ..Meta::default() });
+        state.store = with(state.store, keys::META.into(), meta.encode());
         let refused = state.advance(&[("b", 1), ("a", count)], None);
         prop_assert_eq!(refused, Err(Reject::Overflow { key: key("a"), next: near }));
         prop_assert_eq!(state.count(b's'), 1, "b was not created");
@@ -185,4 +185,49 @@ proptest! {
             prop_assert!(state.advance(&[("a", count - 1)], None).is_ok());
         }
     }
+
+    #[test]
+    fn a_commit_keeps_within_its_limits_and_takes_at_least_one_command(
+        asks in prop::collection::vec(asks(), 1..12),
+        writes in 1..20usize,
+        bytes in 100..2_000usize,
+    ) {
+        let limits = CommitLimits { writes, bytes };
+        let mut state = State::open();
+        let commands: Vec<_> = asks.iter().map(|ask| command(&state, ask)).collect();
+        let mut all_at_once = State::open();
+        let expected = all_at_once.apply(&commands);
+        let (mut rest, mut results) = (&commands[..], vec![]);
+        while !rest.is_empty() {
+            let known = whole(&state.store);
+            let (plan, taken, first) = fill(&known, state.epoch, rest, limits);
+            prop_assert!(!taken.is_empty());
+            let (_, alone) = plan_all(&state.store, state.epoch, &rest[..first]);
+            let alone = commit(&mut state.store.clone(), alone, 0).len();
+            results.extend(taken);
+            rest = &commands[results.len()..];
+            let effect = commit(&mut state.store, plan, 0);
+            let fits = effect.len() <= writes && effect.size() <= bytes;
+            prop_assert!(fits || effect.len() == alone, "{} {}", effect.len(), effect.size());
+        }
+        prop_assert_eq!(results, expected);
+        prop_assert_eq!(content(&state.store), content(&all_at_once.store));
+    }
+}
+
+/// As many commands as fit: their results, and how many there are up to the first that writes.
+fn fill(
+    known: &WorkingSet,
+    epoch: Epoch,
+    commands: &[Command],
+    limits: CommitLimits,
+) -> (Plan, Vec<Result<Reply, Reject>>, usize) {
+    let (mut plan, mut results, mut first) = (Plan::default(), vec![], 0);
+    for command in commands {
+        let plan_was_empty = plan.is_empty();
+        let Some(result) = plan.add(known, epoch, command, limits).unwrap() else { break };
+        first += usize::from(plan_was_empty);
+        results.push(result);
+    }
+    (plan, results, first)
 }

@@ -1,11 +1,11 @@
 use super::{
-    Entry, ReignRecord, View, import, keys, lease,
-    record::{decode, load},
+    ReignRecord, View, keys, lease,
+    record::{cast, load},
     session,
 };
-use crate::{Result, SeqKey, Session};
+use crate::{KeyRange, Reads, Result, SeqKey, Session};
 
-/// A question about the state. Answers are linearizable.
+/// A question about the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Query {
     /// Who reigns, and how far timestamps are promised.
@@ -25,13 +25,6 @@ pub enum Query {
     Frontier {
         /// Boot time since the leader's reign was opened.
         elapsed_ms: u64,
-    },
-    /// The state as it is stored, to be copied elsewhere: all but who reigns, page by page.
-    Export {
-        /// Only what comes behind this key; empty for the first page.
-        after: Vec<u8>,
-        /// How many entries at most.
-        limit: usize,
     },
     /// Sessions whose retention is over, the longest unused first.
     Expired {
@@ -56,31 +49,50 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
-    /// To [`Query::Export`], in the order of keys.
-    Exported(Vec<Entry>),
     /// To [`Query::Expired`].
     Expired(Vec<Session>),
+}
+
+impl Query {
+    /// What [`answer`] most likely reads, so that it can be read at once.
+    pub fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        let mut range = |(from, to): (Vec<u8>, Vec<u8>), limit| {
+            reads.ranges.push(KeyRange { from, to, limit });
+        };
+        match self {
+            Self::Reign | Self::Expired { .. } => {}
+            Self::Sequence(key) => reads.keys.push(keys::sequence(key)),
+            Self::Sequences { prefix, after, limit } => {
+                range(keys::sequences(prefix, after), *limit);
+            }
+            Self::Frontier { .. } => {
+                range(keys::lease_bounds(), 1);
+                range(keys::lease_ends(), 1);
+            }
+        }
+        reads
+    }
 }
 
 /// Answers `query` from the state behind `view`.
 ///
 /// # Errors
-/// Only those of `view`, and `Corrupt` for a stored value that cannot be read.
+/// Only those of `view`.
 pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
     Ok(match query {
-        Query::Reign => Answer::Reign(ReignRecord::load(view)?),
-        Query::Sequence(key) => Answer::Sequence(load(view, &keys::sequence(key))?),
+        Query::Reign => Answer::Reign(ReignRecord::load(view)?.cloned()),
+        Query::Sequence(key) => Answer::Sequence(load(view, &keys::sequence(key))?.copied()),
         Query::Sequences { prefix, after, limit } => {
             let (from, to) = keys::sequences(prefix, after);
             let entries = view.scan(&from, &to, *limit)?.into_iter();
-            let sequences = entries.filter_map(|(key, value)| {
-                let name = keys::name_of(&key)?;
-                Some(decode(&key, &value).map(|next| (name, next)))
+            let sequences = entries.filter_map(|(key, record)| {
+                let name = keys::name_of(key)?;
+                Some(cast::<u64>(key, record).map(|next| (name, *next)))
             });
             Answer::Sequences(sequences.collect::<Result<_>>()?)
         }
         Query::Frontier { elapsed_ms } => lease::frontier(view, *elapsed_ms)?,
-        Query::Export { after, limit } => Answer::Exported(import::export(view, after, *limit)?),
         Query::Expired { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);
             let (from, to) = keys::last_uses(session::expired_before(session_ms));

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{View, keys};
-use crate::{Epoch, Error, ErrorKind, LeaseHolder, LeaseId, NodeId, Result};
+use crate::{Epoch, Error, ErrorKind, LeaseHolder, LeaseId, NodeId, Result, driver::Version};
 
 /// The version of the rules that a new state is under.
 pub(super) const FIRST_RULES: u32 = 1;
@@ -16,6 +16,9 @@ pub(super) const RULES: u32 = LEASE_RULES;
 /// The first byte of every stored value: how the rest is encoded.
 const FORMAT: u8 = 1;
 
+/// The first byte of a reign record that notes versions. Without them it has the first format.
+const REIGN_FORMAT: u8 = 2;
+
 /// How far a reign has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Stage {
@@ -29,7 +32,7 @@ pub enum Stage {
     Importing,
 }
 
-/// Who reigns, and how far timestamps have been promised.
+/// Which node reigns, and up to where timestamps are reserved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReignRecord {
     /// The epoch of the last fence.
@@ -48,11 +51,72 @@ pub struct ReignRecord {
     pub session_ms: u64,
     /// Session time when the reign was opened.
     pub session_base_ms: u64,
+    /// The version of the commit that wrote this record. A successor that has seen that very commit
+    /// knows since when the lease has been running.
+    pub version: Version,
+    /// The version that the last fence was based on. It tells what became of a commit on the version
+    /// before.
+    pub fenced_on: Version,
+}
+
+/// A reign record of the first format, which knew no versions.
+#[derive(Deserialize)]
+struct UnversionedReign {
+    epoch: Epoch,
+    stage: Stage,
+    high_water_ms: u64,
+    lease_ms: u64,
+    opened_by: Option<NodeId>,
+    released: bool,
+    session_ms: u64,
+    session_base_ms: u64,
+}
+
+impl From<UnversionedReign> for ReignRecord {
+    fn from(old: UnversionedReign) -> Self {
+        Self {
+            epoch: old.epoch,
+            stage: old.stage,
+            high_water_ms: old.high_water_ms,
+            lease_ms: old.lease_ms,
+            opened_by: old.opened_by,
+            released: old.released,
+            session_ms: old.session_ms,
+            session_base_ms: old.session_base_ms,
+            version: Version::EMPTY,
+            fenced_on: Version::EMPTY,
+        }
+    }
+}
+
+/// A stored value, decoded. Its key tells which one it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Under [`REIGN`](super::REIGN).
+    Reign(ReignRecord),
+    /// Counts of keys and sessions.
+    Meta(Meta),
+    /// How far an import has come.
+    Progress(Progress),
+    /// The next value of a sequence.
+    Next(u64),
+    /// A client's session.
+    Session(SessionRecord),
+    /// What some neighbouring requests of a session were answered.
+    Answers(AnswerPage),
+    /// Counts of stamping leases.
+    Leases(Leases),
+    /// A stamping lease.
+    Lease(LeaseRecord),
+    /// An entry of an index, whose key says everything.
+    Mark,
+    /// What is copied without a look into it, or belongs to a driver.
+    Raw(Vec<u8>),
 }
 
 /// Counts, so that caps need no scan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Meta {
+pub struct Meta {
     pub(super) rules: u32,
     pub(super) keys: u64,
     pub(super) sessions: u64,
@@ -66,7 +130,7 @@ impl Default for Meta {
 
 /// How far an import has come.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub(super) struct Progress {
+pub struct Progress {
     pub(super) entries: u64,
     /// The key of the last one.
     pub(super) last: Vec<u8>,
@@ -74,7 +138,7 @@ pub(super) struct Progress {
 
 /// A client's session.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct SessionRecord {
+pub struct SessionRecord {
     /// Requests below are forgotten, and refused.
     pub(super) first_incomplete: u64,
     /// Session time of the last use, to within an eighth of the retention.
@@ -83,7 +147,7 @@ pub(super) struct SessionRecord {
 
 /// Stamping leases, counted.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub(super) struct Leases {
+pub struct Leases {
     pub(super) count: u64,
     /// The last id that was given to one.
     pub(super) last_id: u64,
@@ -91,7 +155,7 @@ pub(super) struct Leases {
 
 /// A stamping lease.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct LeaseRecord {
+pub struct LeaseRecord {
     pub(super) id: LeaseId,
     pub(super) holder: LeaseHolder,
     pub(super) holder_epoch: u64,
@@ -118,18 +182,9 @@ pub(super) struct AnswerRecord {
 /// The answers to some neighbouring requests: each one's number, then its encoded
 /// [`AnswerRecord`]. To add one the others need not be decoded.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct AnswerPage(Vec<u8>);
+pub struct AnswerPage(Vec<u8>);
 
 impl AnswerPage {
-    /// Nothing is an empty page.
-    pub(super) fn load(view: &dyn View, key: &[u8]) -> Result<Self> {
-        match view.get(key)? {
-            None => Ok(Self(vec![FORMAT])),
-            Some(bytes) if bytes.first() == Some(&FORMAT) => Ok(Self(bytes)),
-            Some(_) => Err(corrupt(key, "a stored value has an unknown format")),
-        }
-    }
-
     pub(super) fn find(&self, key: &[u8], number: u64) -> Result<Option<AnswerRecord>> {
         let damaged = |source| corrupt(key, "a stored value is damaged").with_source(source);
         let mut rest = &self.0[1..];
@@ -144,26 +199,79 @@ impl AnswerPage {
         Ok(None)
     }
 
-    /// Adds the answer to a request that has none yet.
-    pub(super) fn push(self, number: u64, answer: &AnswerRecord) -> Self {
+    /// The page with the answer to a request that has none yet. No page is an empty one.
+    pub(super) fn with(page: Option<&Self>, number: u64, answer: &AnswerRecord) -> Self {
         let answer = postcard::to_stdvec(answer).expect(ENCODABLE);
-        Self(postcard::to_extend(&(number, answer), self.0).expect(ENCODABLE))
-    }
-
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.0
+        let bytes = page.map_or_else(|| vec![FORMAT], |page| page.0.clone());
+        Self(postcard::to_extend(&(number, answer), bytes).expect(ENCODABLE))
     }
 }
 
 const ENCODABLE: &str = "records have no part that cannot be encoded";
 
-pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![FORMAT]).expect(ENCODABLE)
+impl Record {
+    /// Reads what is stored under `key`.
+    ///
+    /// # Errors
+    /// `Corrupt` if it cannot be read.
+    pub fn decode(key: &[u8], bytes: Vec<u8>) -> Result<Self> {
+        Ok(match key.first() {
+            Some(b'r') if bytes.first() == Some(&FORMAT) => {
+                Self::Reign(decode::<UnversionedReign>(key, &bytes, FORMAT)?.into())
+            }
+            Some(b'r') => Self::Reign(decode(key, &bytes, REIGN_FORMAT)?),
+            Some(b'm') => Self::Meta(decode(key, &bytes, FORMAT)?),
+            Some(b'i') => Self::Progress(decode(key, &bytes, FORMAT)?),
+            Some(b's') => Self::Next(decode(key, &bytes, FORMAT)?),
+            Some(b'u') => Self::Session(decode(key, &bytes, FORMAT)?),
+            Some(b'k') => Self::Leases(decode(key, &bytes, FORMAT)?),
+            Some(b'l' | b'h' | b'e') => Self::Lease(decode(key, &bytes, FORMAT)?),
+            Some(b'a') if bytes.first() == Some(&FORMAT) => Self::Answers(AnswerPage(bytes)),
+            Some(b'a') => return Err(corrupt(key, "a stored value has an unknown format")),
+            Some(b'x' | b'b') if bytes.is_empty() => Self::Mark,
+            Some(b'x' | b'b') => return Err(corrupt(key, "an entry of an index has a value")),
+            _ => Self::Raw(bytes),
+        })
+    }
+
+    /// The value as it is stored.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Reign(record) => encode(record, REIGN_FORMAT),
+            Self::Meta(meta) => encode(meta, FORMAT),
+            Self::Progress(progress) => encode(progress, FORMAT),
+            Self::Next(next) => encode(next, FORMAT),
+            Self::Session(session) => encode(session, FORMAT),
+            Self::Leases(leases) => encode(leases, FORMAT),
+            Self::Lease(lease) => encode(lease, FORMAT),
+            Self::Answers(page) => page.0.clone(),
+            Self::Mark => vec![],
+            Self::Raw(bytes) => bytes.clone(),
+        }
+    }
+
+    /// How many bytes [`encode`](Self::encode) makes at most.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Reign(_) => 200,
+            Self::Meta(_) | Self::Leases(_) | Self::Session(_) => 32,
+            Self::Next(_) => 11,
+            Self::Progress(progress) => 16 + progress.last.len(),
+            Self::Lease(lease) => 96 + lease.holder.as_bytes().len(),
+            Self::Answers(page) => page.0.len(),
+            Self::Mark => 0,
+            Self::Raw(bytes) => bytes.len(),
+        }
+    }
 }
 
-pub(super) fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T> {
+fn encode<T: Serialize>(value: &T, format: u8) -> Vec<u8> {
+    postcard::to_extend(value, vec![format]).expect(ENCODABLE)
+}
+
+fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8], format: u8) -> Result<T> {
     match bytes.split_first() {
-        Some((&FORMAT, body)) => postcard::from_bytes(body)
+        Some((found, body)) if *found == format => postcard::from_bytes(body)
             .map_err(|source| corrupt(key, "a stored value is damaged").with_source(source)),
         Some(_) => Err(corrupt(key, "a stored value has an unknown format")),
         None => Err(corrupt(key, "a stored value is empty")),
@@ -174,12 +282,49 @@ fn corrupt(key: &[u8], what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("{what} under key {}", key.escape_ascii()))
 }
 
-pub(super) fn load<T: DeserializeOwned>(view: &dyn View, key: &[u8]) -> Result<Option<T>> {
-    view.get(key)?.map(|bytes| decode(key, &bytes)).transpose()
+/// The record of one kind.
+pub(super) trait Stored: Sized {
+    fn of(record: &Record) -> Option<&Self>;
+}
+
+macro_rules! stored {
+    ($($variant:ident: $kind:ty),*) => {$(
+        impl Stored for $kind {
+            fn of(record: &Record) -> Option<&Self> {
+                if let Record::$variant(value) = record { Some(value) } else { None }
+            }
+        }
+
+        impl From<$kind> for Record {
+            fn from(value: $kind) -> Self {
+                Self::$variant(value)
+            }
+        }
+    )*};
+}
+
+stored!(
+    Reign: ReignRecord,
+    Meta: Meta,
+    Progress: Progress,
+    Next: u64,
+    Session: SessionRecord,
+    Answers: AnswerPage,
+    Leases: Leases,
+    Lease: LeaseRecord
+);
+
+pub(super) fn load<'v, T: Stored>(view: &'v dyn View, key: &[u8]) -> Result<Option<&'v T>> {
+    view.get(key)?.map(|record| cast(key, record)).transpose()
+}
+
+/// The record under `key`, which is of the kind that the key says.
+pub(super) fn cast<'r, T: Stored>(key: &[u8], record: &'r Record) -> Result<&'r T> {
+    T::of(record).ok_or_else(|| corrupt(key, "a value of another kind is stored"))
 }
 
 impl ReignRecord {
-    pub(super) fn load(view: &dyn View) -> Result<Option<Self>> {
+    pub(super) fn load(view: &dyn View) -> Result<Option<&Self>> {
         load(view, keys::REIGN)
     }
 
@@ -191,6 +336,6 @@ impl ReignRecord {
 
 impl Meta {
     pub(super) fn load(view: &dyn View) -> Result<Self> {
-        Ok(load(view, keys::META)?.unwrap_or_default())
+        Ok(load(view, keys::META)?.cloned().unwrap_or_default())
     }
 }

@@ -1,23 +1,23 @@
 //! Taking over, serving and handing on: who may write, and how far timestamps are promised.
 
 use super::{
-    Effect, ReignRecord, Reject, Reply, Stage, View, keys,
+    ReignRecord, Reject, Reply, Stage, View, Writes, keys,
     plan::Planned,
-    record::{Meta, RULES, encode},
+    record::{Meta, RULES},
 };
-use crate::{Epoch, NodeId, Result, window::MAX_HIGH_WATER_MS};
+use crate::{Epoch, NodeId, Result, driver::Version, engine::MAX_HIGH_WATER_MS};
 
 /// The record, if `epoch` holds it and has been opened; what every command but a fence asks first.
-pub(super) fn serving(view: &dyn View, epoch: Epoch) -> Result<Result<ReignRecord, Reject>> {
+pub(super) fn serving(view: &dyn View, epoch: Epoch) -> Result<Result<&ReignRecord, Reject>> {
     Ok(match ReignRecord::load(view)? {
         Some(record) if record.epoch == epoch && record.stage == Stage::Open => Ok(record),
-        record => Err(fenced(record.as_ref())),
+        record => Err(fenced(record)),
     })
 }
 
 pub(super) fn fence(
     view: &dyn View,
-    epoch: Epoch,
+    base: Version,
     now_ms: u64,
     headroom_ms: u64,
     lease_ms: u64,
@@ -27,51 +27,55 @@ pub(super) fn fence(
         return Ok(Err(Reject::NewerRules { rules: meta.rules }));
     }
     let replaced = ReignRecord::load(view)?;
-    if let Some(old) = &replaced {
-        if old.stage == Stage::Importing {
-            return Ok(Err(Reject::Importing));
-        }
-        // The same epoch may fence again, its first reply being lost, but not once it has served.
-        let again = epoch == old.epoch && old.stage == Stage::Fenced;
-        if epoch <= old.epoch && !again {
-            return Ok(Err(fenced(replaced.as_ref())));
-        }
+    if replaced.is_some_and(|old| old.stage == Stage::Importing) {
+        return Ok(Err(Reject::Importing));
     }
     // The high-water is inclusive, so the floor lies strictly above it.
-    let floor_ms = replaced.as_ref().map_or(now_ms, |old| now_ms.max(old.high_water_ms + 1));
+    let floor_ms = replaced.map_or(now_ms, |old| now_ms.max(old.high_water_ms + 1));
     let high_water_ms = floor_ms.saturating_add(headroom_ms);
     if high_water_ms > MAX_HIGH_WATER_MS {
         return Ok(Err(Reject::OutOfRange { high_water_ms }));
     }
-    // Until it is opened, whoever comes next must reckon with the lease of the reign before.
-    let session_ms = replaced.as_ref().map_or(0, |old| old.session_ms);
+    let epoch = next_epoch(base, replaced.map(|old| old.epoch));
+    // Until it is opened, a successor must wait for the lease of the reign before.
+    let session_ms = replaced.map_or(0, |old| old.session_ms);
     let record = ReignRecord {
         epoch,
         stage: Stage::Fenced,
         high_water_ms,
-        lease_ms: replaced.as_ref().map_or(lease_ms, |old| old.lease_ms.max(lease_ms)),
-        opened_by: replaced.as_ref().and_then(|old| old.opened_by),
-        released: replaced.as_ref().is_some_and(|old| old.released),
+        lease_ms: replaced.map_or(lease_ms, |old| old.lease_ms.max(lease_ms)),
+        opened_by: replaced.and_then(|old| old.opened_by),
+        released: replaced.is_some_and(|old| old.released),
         session_ms,
         session_base_ms: session_ms,
+        version: Version::EMPTY,
+        fenced_on: base,
     };
-    let mut effect = store(&record);
-    effect.put(keys::META, encode(&meta));
-    Ok(Ok((Reply::Fenced { floor_ms, high_water_ms, replaced }, effect)))
+    let replaced = replaced.cloned();
+    let mut writes = store(record);
+    writes.put(keys::META, meta);
+    Ok(Ok((Reply::Fenced { epoch, floor_ms, high_water_ms, replaced }, writes)))
+}
+
+/// The era of the state and a counter, above the epoch before: one that was copied from elsewhere may be of
+/// a later era.
+fn next_epoch(base: Version, before: Option<Epoch>) -> Epoch {
+    let before = before.unwrap_or_default();
+    let counted = Epoch::from_parts(base.era, before.lo().saturating_add(1));
+    counted.max(Epoch(before.0.saturating_add(1)))
 }
 
 pub(super) fn open(view: &dyn View, epoch: Epoch, node: NodeId, lease_ms: u64) -> Result<Planned> {
     let record = ReignRecord::load(view)?;
-    let Some(mut record) = record.clone().filter(|record| {
+    let fenced_by_this = record.filter(|record| {
         record.epoch == epoch && matches!(record.stage, Stage::Fenced | Stage::Open)
-    }) else {
-        return Ok(Err(fenced(record.as_ref())));
-    };
+    });
+    let Some(mut record) = fenced_by_this.cloned() else { return Ok(Err(fenced(record))) };
     record.stage = Stage::Open;
     record.lease_ms = lease_ms;
     record.opened_by = Some(node);
     record.released = false;
-    Ok(Ok((Reply::Opened, store(&record))))
+    Ok(Ok((Reply::Opened, store(record))))
 }
 
 /// A renewal is always a write, even where it changes nothing: only then can a successor tell
@@ -83,7 +87,7 @@ pub(super) fn extend(
     elapsed_ms: u64,
 ) -> Result<Planned> {
     let mut record = match serving(view, epoch)? {
-        Ok(record) => record,
+        Ok(record) => record.clone(),
         Err(reject) => return Ok(Err(reject)),
     };
     if high_water_ms > MAX_HIGH_WATER_MS {
@@ -91,20 +95,21 @@ pub(super) fn extend(
     }
     record.high_water_ms = record.high_water_ms.max(high_water_ms);
     record.session_ms = record.session_time(elapsed_ms);
-    Ok(Ok((Reply::Extended { high_water_ms: record.high_water_ms }, store(&record))))
+    let reply = Reply::Extended { high_water_ms: record.high_water_ms };
+    Ok(Ok((reply, store(record))))
 }
 
 pub(super) fn release(view: &dyn View, epoch: Epoch) -> Result<Planned> {
     let mut record = match serving(view, epoch)? {
-        Ok(record) => record,
+        Ok(record) => record.clone(),
         Err(reject) => return Ok(Err(reject)),
     };
     record.stage = Stage::Released;
     record.released = true;
-    Ok(Ok((Reply::Released, store(&record))))
+    Ok(Ok((Reply::Released, store(record))))
 }
 
-pub(super) fn init(view: &dyn View, epoch: Epoch, high_water_ms: u64) -> Result<Planned> {
+pub(super) fn init(view: &dyn View, high_water_ms: u64) -> Result<Planned> {
     if ReignRecord::load(view)?.is_some() {
         return Ok(Err(Reject::NotEmpty));
     }
@@ -112,7 +117,7 @@ pub(super) fn init(view: &dyn View, epoch: Epoch, high_water_ms: u64) -> Result<
         return Ok(Err(Reject::OutOfRange { high_water_ms }));
     }
     let record = ReignRecord {
-        epoch,
+        epoch: Epoch::default(),
         stage: Stage::Released,
         high_water_ms,
         lease_ms: 0,
@@ -120,16 +125,49 @@ pub(super) fn init(view: &dyn View, epoch: Epoch, high_water_ms: u64) -> Result<
         released: true,
         session_ms: 0,
         session_base_ms: 0,
+        version: Version::EMPTY,
+        fenced_on: Version::EMPTY,
     };
-    Ok(Ok((Reply::Initialized, store(&record))))
+    Ok(Ok((Reply::Initialized, store(record))))
 }
+
+/// Whatever was seen of the state before it was set back, or opened over it, counts for nothing: the next
+/// fence waits for a whole lease.
+pub(super) fn adopt(view: &dyn View, high_water_ms: u64, lease_ms: u64) -> Result<Planned> {
+    let old = ReignRecord::load(view)?;
+    if old.is_some_and(|old| old.stage == Stage::Importing) {
+        return Ok(Err(Reject::Importing));
+    }
+    let high_water_ms = old.map_or(0, |old| old.high_water_ms).max(high_water_ms);
+    if high_water_ms > MAX_HIGH_WATER_MS {
+        return Ok(Err(Reject::OutOfRange { high_water_ms }));
+    }
+    let session_ms = old.map_or(0, |old| old.session_ms);
+    let record = ReignRecord {
+        epoch: old.map_or_else(Epoch::default, |old| old.epoch),
+        stage: Stage::Released,
+        high_water_ms,
+        lease_ms: old.map_or(0, |old| old.lease_ms).max(lease_ms),
+        opened_by: Some(ELSEWHERE),
+        released: false,
+        session_ms,
+        session_base_ms: session_ms,
+        version: Version::EMPTY,
+        fenced_on: Version::EMPTY,
+    };
+    Ok(Ok((Reply::Adopted { high_water_ms }, store(record))))
+}
+
+/// A node that exists nowhere, as the one that served last: a lease which was not released is waited for by
+/// every node.
+pub(super) const ELSEWHERE: NodeId = NodeId(u128::MAX);
 
 fn fenced(record: Option<&ReignRecord>) -> Reject {
     Reject::Fenced { current: record.map_or(Epoch::default(), |record| record.epoch) }
 }
 
-fn store(record: &ReignRecord) -> Effect {
-    let mut effect = Effect::default();
-    effect.put(keys::REIGN, encode(record));
-    effect
+fn store(record: ReignRecord) -> Writes {
+    let mut writes = Writes::default();
+    writes.put(keys::REIGN, record);
+    writes
 }

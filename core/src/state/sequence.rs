@@ -1,9 +1,9 @@
 //! Handing out blocks without a gap.
 
 use super::{
-    Advance, Effect, Reject, Reply, Seed, View, keys,
+    Advance, Reject, Reply, Seed, View, Writes, keys,
     plan::Planned,
-    record::{Meta, encode, load},
+    record::{Meta, load},
     reign,
     session::{self, Admission, Known},
 };
@@ -18,22 +18,22 @@ pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Resul
     let mut meta = stored.clone();
     let Some(id) = &advance.id else {
         return Ok(match take(view, advance, &mut meta)? {
-            Ok((blocks, effect)) => Ok((Reply::Advanced(blocks), finish(effect, &stored, &meta))),
+            Ok((blocks, writes)) => Ok((Reply::Advanced(blocks), finish(writes, &stored, &meta))),
             Err(reject) => Err(reject),
         });
     };
-    let mut known = Known::load(view, id, reign.session_time(advance.elapsed_ms))?;
-    let (blocks, mut effect, fresh) = match session::admit(view, advance, id, &mut known, &meta)? {
+    let known = Known::load(view, id, reign.session_time(advance.elapsed_ms))?;
+    let (blocks, mut writes, fresh) = match session::admit(view, advance, id, &known, &meta)? {
         Admission::Refused(reject) => return Ok(Err(reject)),
-        Admission::Answered(blocks) => (blocks, Effect::default(), false),
+        Admission::Answered(blocks) => (blocks, Writes::default(), false),
         Admission::Fresh => match take(view, advance, &mut meta)? {
-            Ok((blocks, effect)) => (blocks, effect, true),
+            Ok((blocks, writes)) => (blocks, writes, true),
             Err(reject) => return Ok(Err(reject)),
         },
     };
     let answer = fresh.then(|| session::answer(advance, &blocks));
-    session::settle(view, id, known, answer, &mut meta, &mut effect)?;
-    Ok(Ok((Reply::Advanced(blocks), finish(effect, &stored, &meta))))
+    session::settle(view, id, known, answer, &mut meta, &mut writes)?;
+    Ok(Ok((Reply::Advanced(blocks), finish(writes, &stored, &meta))))
 }
 
 /// Lets a sequence begin elsewhere than at 0. One that exists never goes back, nor forward with a
@@ -44,17 +44,17 @@ pub(super) fn seed(view: &dyn View, epoch: Epoch, seed: &Seed) -> Result<Planned
     }
     let stored = keys::sequence(&seed.key);
     if let Some(next) = load::<u64>(view, &stored)? {
-        return Ok(Err(Reject::SequenceExists { key: seed.key.clone(), next }));
+        return Ok(Err(Reject::SequenceExists { key: seed.key.clone(), next: *next }));
     }
     let mut meta = Meta::load(view)?;
     if meta.keys >= seed.limits.keys {
         return Ok(Err(Reject::TooManyKeys { limit: seed.limits.keys }));
     }
     meta.keys += 1;
-    let mut effect = Effect::default();
-    effect.put(stored, encode(&seed.start));
-    effect.put(keys::META, encode(&meta));
-    Ok(Ok((Reply::Seeded(seed.start), effect)))
+    let mut writes = Writes::default();
+    writes.put(stored, seed.start);
+    writes.put(keys::META, meta);
+    Ok(Ok((Reply::Seeded(seed.start), writes)))
 }
 
 /// Takes all blocks, or none.
@@ -62,13 +62,13 @@ fn take(
     view: &dyn View,
     advance: &Advance,
     meta: &mut Meta,
-) -> Result<Result<(Vec<SeqBlock>, Effect), Reject>> {
-    let mut effect = Effect::default();
+) -> Result<Result<(Vec<SeqBlock>, Writes), Reject>> {
+    let mut writes = Writes::default();
     let mut blocks = Vec::with_capacity(advance.entries.len());
     for (key, count) in &advance.entries {
         let stored = keys::sequence(key);
         let start = match load::<u64>(view, &stored)? {
-            Some(next) => next,
+            Some(next) => *next,
             None if meta.keys >= advance.limits.keys => {
                 return Ok(Err(Reject::TooManyKeys { limit: advance.limits.keys }));
             }
@@ -80,16 +80,16 @@ fn take(
         let Some(next) = start.checked_add(u64::from(*count)) else {
             return Ok(Err(Reject::Overflow { key: key.clone(), next: start }));
         };
-        effect.put(stored, encode(&next));
+        writes.put(stored, next);
         blocks.push(SeqBlock { key: key.clone(), start, count: *count });
     }
-    Ok(Ok((blocks, effect)))
+    Ok(Ok((blocks, writes)))
 }
 
 /// Writes the counts along if they changed.
-fn finish(mut effect: Effect, stored: &Meta, meta: &Meta) -> Effect {
+fn finish(mut writes: Writes, stored: &Meta, meta: &Meta) -> Writes {
     if meta != stored {
-        effect.put(keys::META, encode(meta));
+        writes.put(keys::META, meta.clone());
     }
-    effect
+    writes
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    Answer, Command, Limits, Query, Reject, Reply, Seed, answer,
+    Answer, Command, Limits, Query, Reject, Reply, Seed,
     testing::{State, key},
 };
 use crate::{Epoch, Result, SeqKey};
@@ -18,7 +18,7 @@ fn seed(state: &mut State, name: &str, start: u64) -> Result<Reply, Reject> {
 
 fn list(state: &State, prefix: &str, after: &str, limit: usize) -> Vec<(SeqKey, u64)> {
     let query = Query::Sequences { prefix: prefix.into(), after: after.into(), limit };
-    match answer(&state.store, &query).unwrap() {
+    match state.ask(&query) {
         Answer::Sequences(entries) => entries,
         other => panic!("{other:?}"),
     }

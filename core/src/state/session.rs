@@ -5,9 +5,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Advance, Effect, Reject, Reply, View, keys,
+    Advance, Record, Reject, Reply, View, Writes, keys,
     plan::Planned,
-    record::{AnswerPage, AnswerRecord, Meta, SessionRecord, encode, load},
+    record::{AnswerPage, AnswerRecord, Meta, SessionRecord, load},
     reign,
 };
 use crate::{Epoch, RequestId, Result, SeqBlock, SeqKey, Session};
@@ -25,7 +25,10 @@ const TOUCH_AFTER_MS: u64 = RETENTION_MS / 8;
 const MOST_OPEN_REQUESTS: u64 = 4_096;
 
 /// The most pages of answers that a request clears away: all of its session's.
-pub(super) const OPEN_PAGES: usize = (MOST_OPEN_REQUESTS / keys::PAGE) as usize + 1;
+const OPEN_PAGES: usize = (MOST_OPEN_REQUESTS / keys::PAGE) as usize + 1;
+
+/// The most pages that a session has: those of open requests, and one that is not full at either end.
+pub(super) const MOST_PAGES: usize = OPEN_PAGES + 2;
 
 /// How many pages the closing of a session clears away, and its expiry each time.
 pub(super) const CLEARED_PAGES: usize = 4;
@@ -46,15 +49,14 @@ pub(super) enum Admission {
 /// What the state knows of a request's session.
 pub(super) struct Known {
     record: Option<SessionRecord>,
-    /// Where the request's answer belongs, once that was looked at.
-    page: Option<AnswerPage>,
     /// Session time of this request.
     now_ms: u64,
 }
 
 impl Known {
     pub(super) fn load(view: &dyn View, id: &RequestId, now_ms: u64) -> Result<Self> {
-        Ok(Self { record: load(view, &keys::session(id.session))?, page: None, now_ms })
+        let record = load(view, &keys::session(id.session))?.cloned();
+        Ok(Self { record, now_ms })
     }
 }
 
@@ -68,7 +70,7 @@ pub(super) fn admit(
     view: &dyn View,
     advance: &Advance,
     id: &RequestId,
-    known: &mut Known,
+    known: &Known,
     meta: &Meta,
 ) -> Result<Admission> {
     if id.close && advance.entries.is_empty() {
@@ -97,8 +99,9 @@ pub(super) fn admit(
         return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
     }
     let key = keys::answers_of(id.session, number);
-    let page = known.page.insert(AnswerPage::load(view, &key)?);
-    if let Some(answer) = page.find(&key, number)? {
+    if let Some(page) = load::<AnswerPage>(view, &key)?
+        && let Some(answer) = page.find(&key, number)?
+    {
         return Ok(if answer.digest == digest(&advance.entries) {
             Admission::Answered(blocks(&advance.entries, &answer.starts))
         } else {
@@ -123,12 +126,12 @@ pub(super) fn settle(
     known: Known,
     answer: Option<AnswerRecord>,
     meta: &mut Meta,
-    effect: &mut Effect,
+    writes: &mut Writes,
 ) -> Result<()> {
     if id.close {
         if let Some(mut record) = known.record {
             record.first_incomplete = CLOSED;
-            clear(view, id.session, record, meta, effect)?;
+            clear(view, id.session, record, meta, writes)?;
         }
         return Ok(());
     }
@@ -154,21 +157,18 @@ pub(super) fn settle(
             keys::answers_between(id.session, old.first_incomplete, updated.first_incomplete);
         if from < to {
             for (page, _) in view.scan(&from, &to, OPEN_PAGES)? {
-                effect.delete(page);
+                writes.delete(page);
             }
         }
     }
     if known.record.as_ref() != Some(&updated) {
-        store(id.session, known.record.as_ref(), &updated, effect);
+        store(id.session, known.record.as_ref(), &updated, writes);
     }
     if let Some(answer) = answer {
         let number = id.number.get();
         let key = keys::answers_of(id.session, number);
-        let page = match known.page {
-            Some(page) => page,
-            None => AnswerPage::load(view, &key)?,
-        };
-        effect.put(key, page.push(number, &answer).into_bytes());
+        let page = AnswerPage::with(load(view, &key)?, number, &answer);
+        writes.put(key, page);
     }
     Ok(())
 }
@@ -180,16 +180,17 @@ pub(super) fn expire(view: &dyn View, epoch: Epoch, sessions: &[Session]) -> Res
     };
     let mut meta = Meta::load(view)?;
     let before = meta.sessions;
-    let mut effect = Effect::default();
+    let mut writes = Writes::default();
     for &session in sessions {
-        if let Some(record) = load::<SessionRecord>(view, &keys::session(session))?
+        if let Some(record) = load::<SessionRecord>(view, &keys::session(session))?.cloned()
             && record.last_used_ms < expired_before(reign.session_ms)
         {
-            clear(view, session, record, &mut meta, &mut effect)?;
+            clear(view, session, record, &mut meta, &mut writes)?;
         }
     }
-    effect.put(keys::META, encode(&meta));
-    Ok(Ok((Reply::Expired(before - meta.sessions), effect)))
+    let sessions_left = meta.sessions;
+    writes.put(keys::META, meta);
+    Ok(Ok((Reply::Expired(before - sessions_left), writes)))
 }
 
 /// Clears away some pages of answers, and the session itself once none is left.
@@ -201,34 +202,34 @@ fn clear(
     session: Session,
     record: SessionRecord,
     meta: &mut Meta,
-    effect: &mut Effect,
+    writes: &mut Writes,
 ) -> Result<()> {
     let (from, to) = keys::answers(session);
     let pages = view.scan(&from, &to, CLEARED_PAGES)?;
     let cleared_to = pages.last().and_then(|(key, _)| keys::end_of_page(key)).unwrap_or(0);
     for (key, _) in &pages {
-        effect.delete(key.as_slice());
+        writes.delete(*key);
     }
     if pages.len() < CLEARED_PAGES {
-        effect.delete(keys::session(session));
-        effect.delete(keys::last_use(record.last_used_ms, session));
+        writes.delete(keys::session(session));
+        writes.delete(keys::last_use(record.last_used_ms, session));
         meta.sessions = meta.sessions.saturating_sub(1);
     } else {
         let first_incomplete = record.first_incomplete.max(cleared_to);
-        store(session, Some(&record), &SessionRecord { first_incomplete, last_used_ms: 0 }, effect);
+        store(session, Some(&record), &SessionRecord { first_incomplete, last_used_ms: 0 }, writes);
     }
     Ok(())
 }
 
 /// The index is written only if the last use has changed.
-fn store(session: Session, old: Option<&SessionRecord>, new: &SessionRecord, effect: &mut Effect) {
+fn store(session: Session, old: Option<&SessionRecord>, new: &SessionRecord, writes: &mut Writes) {
     if old.is_none_or(|old| old.last_used_ms != new.last_used_ms) {
         if let Some(old) = old {
-            effect.delete(keys::last_use(old.last_used_ms, session));
+            writes.delete(keys::last_use(old.last_used_ms, session));
         }
-        effect.put(keys::last_use(new.last_used_ms, session), []);
+        writes.put(keys::last_use(new.last_used_ms, session), Record::Mark);
     }
-    effect.put(keys::session(session), encode(new));
+    writes.put(keys::session(session), new.clone());
 }
 
 fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {

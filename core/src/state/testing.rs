@@ -1,14 +1,22 @@
 //! What the tests of the rules share: a state to apply commands to, which checks itself.
 
+use std::slice;
+
 use super::{
-    Advance, Command, Effect, Entry, Limits, Query, Reads, ReignRecord, Reject, Reply, Stage, View,
-    answer, apply, keys, plan,
+    Advance, Answer, Command, Limits, Plan, Query, Record, ReignRecord, Reject, Reply, Stage,
+    WorkingSet, answer, keys,
     record::{Leases, Meta, load},
 };
-use crate::{Epoch, MemoryStore, NodeId, RequestId, Result, SeqBlock, SeqKey, SeqStore, Session};
+use crate::{
+    CommitLimits, Effect, Entry, Epoch, KeyRange, MemoryStore, NodeId, Reads, RequestId, Result,
+    SeqBlock, SeqKey, SeqStore, Session, VERSION, Version,
+};
 
 pub(super) const LEASE_MS: u64 = 1_000;
 pub(super) const NODE: NodeId = NodeId(1);
+
+/// Limits that no test reaches which is not about them.
+pub(super) const ROOM: CommitLimits = CommitLimits { writes: usize::MAX, bytes: usize::MAX };
 
 /// A state in memory, and the epoch that reigns over it.
 #[derive(Default)]
@@ -16,6 +24,8 @@ pub(super) struct State {
     pub(super) store: MemoryStore,
     pub(super) epoch: Epoch,
     pub(super) elapsed_ms: u64,
+    /// The era of the versions that are made.
+    pub(super) era: u64,
 }
 
 impl State {
@@ -28,12 +38,19 @@ impl State {
 
     /// The next epoch fences and opens.
     pub(super) fn take_over(&mut self, now_ms: u64) {
-        self.epoch = Epoch(self.epoch.0 + 1);
         self.elapsed_ms = 0;
-        let fence = Command::Fence { now_ms, headroom_ms: 10, lease_ms: LEASE_MS };
-        self.apply(&[fence])[0].as_ref().expect("a new epoch may fence");
+        let fence = self.fence_command(now_ms, 10, LEASE_MS);
+        match self.apply(&[fence]).remove(0) {
+            Ok(Reply::Fenced { epoch, .. }) => self.epoch = epoch,
+            other => panic!("a fence was answered with {other:?}"),
+        }
         let open = Command::Open { node: NODE, lease_ms: LEASE_MS };
         self.apply(&[open])[0].as_ref().expect("a fenced epoch may open");
+    }
+
+    /// A fence that is planned on the present version.
+    pub(super) fn fence_command(&self, now_ms: u64, headroom_ms: u64, lease_ms: u64) -> Command {
+        Command::Fence { base: version(&self.store), now_ms, headroom_ms, lease_ms }
     }
 
     /// Commits a batch under the reigning epoch.
@@ -51,19 +68,19 @@ impl State {
         let mut singly = self.store.clone();
         let mut expected = Vec::new();
         for command in commands {
-            let named = OnlyNamed { below: &singly, reads: command.reads() };
-            let planned = plan(&named, epoch, command).expect("memory does not fail");
-            expected.push(planned.map(|(reply, effect)| {
-                singly.commit(effect).expect("memory does not fail");
-                reply
-            }));
-            let size = postcard::to_stdvec(command).expect("commands can be encoded").len();
-            assert!(size <= command.size_hint(), "{command:?} takes {size} bytes");
+            let known = named(&singly, slice::from_ref(command));
+            let mut plan = Plan::default();
+            let planned = plan.add(&known, epoch, command, ROOM);
+            assert_eq!(known.take_missing(), None, "{command:?} reads what it does not name");
+            let result = planned.expect("all is known").expect("the first command fits");
+            assert!(result.is_ok() || plan.is_empty(), "a refusal writes");
+            commit(&mut singly, plan, self.era);
+            expected.push(result);
         }
-        let (results, effect) = apply(&self.store, epoch, commands).expect("memory does not fail");
-        self.store.commit(effect).expect("memory does not fail");
+        let (results, plan) = plan_all(&self.store, epoch, commands);
+        commit(&mut self.store, plan, self.era);
         assert_eq!(results, expected);
-        assert_eq!(self.store, singly);
+        assert_eq!(content(&self.store), content(&singly));
         self.check_counts();
         results
     }
@@ -100,42 +117,46 @@ impl State {
 
     /// Expires what is due, once.
     pub(super) fn expire(&mut self) {
-        let super::Answer::Expired(sessions) =
-            answer(&self.store, &Query::Expired { limit: 16 }).expect("memory does not fail")
-        else {
+        let Answer::Expired(sessions) = self.ask(&Query::Expired { limit: 16 }) else {
             panic!("the answer fits the query");
         };
         self.apply(&[Command::Expire { sessions }])[0].as_ref().expect("the reign is open");
     }
 
+    pub(super) fn ask(&self, query: &Query) -> Answer {
+        answer(&whole(&self.store), query).expect("all is known")
+    }
+
     pub(super) fn record(&self) -> ReignRecord {
-        ReignRecord::load(&self.store).expect("it can be read").expect("it was fenced")
+        let known = whole(&self.store);
+        ReignRecord::load(&known).expect("all is known").expect("it was fenced").clone()
     }
 
     pub(super) fn knows(&self, session: Session) -> bool {
-        View::get(&self.store, &keys::session(session)).expect("memory does not fail").is_some()
+        self.store.get(&keys::session(session)).expect("memory does not fail").is_some()
     }
 
     /// How many entries there are of a kind, by the first byte of their keys.
     pub(super) fn count(&self, kind: u8) -> usize {
-        View::scan(&self.store, &[kind], &[kind + 1], usize::MAX)
-            .expect("memory does not fail")
-            .len()
+        let entries = self.store.scan(&[kind], &[kind + 1], usize::MAX);
+        entries.expect("memory does not fail").len()
     }
 
     fn check_counts(&self) {
-        let record = ReignRecord::load(&self.store).expect("readable");
+        let known = whole(&self.store);
+        let record = ReignRecord::load(&known).expect("readable");
         if record.is_some_and(|record| record.stage == Stage::Importing) {
             // Only once it is whole do the counts fit.
             return;
         }
-        let meta: Meta = load(&self.store, keys::META).expect("readable").unwrap_or_default();
+        let meta = Meta::load(&known).expect("readable");
         assert_eq!(meta.keys, self.count(b's') as u64);
         assert_eq!(meta.sessions, self.count(b'u') as u64);
         assert_eq!(meta.sessions, self.count(b'x') as u64, "each session is indexed once");
-        let leases: Leases = load(&self.store, keys::LEASES).expect("readable").unwrap_or_default();
+        let leases = load::<Leases>(&known, keys::LEASES).expect("readable").cloned();
+        let count = leases.unwrap_or_default().count;
         for (kind, what) in [(b'l', "kept"), (b'e', "indexed by its end"), (b'b', "by its bound")] {
-            assert_eq!(leases.count, self.count(kind) as u64, "each lease is {what} once");
+            assert_eq!(count, self.count(kind) as u64, "each lease is {what} once");
         }
     }
 }
@@ -149,30 +170,81 @@ pub(super) fn id(session: u8, number: u64, first: u64) -> RequestId {
     RequestId::new(Session([session; 16]), number, first).expect("test ids are valid")
 }
 
-/// A view that lets through only the reads that a command has named.
-struct OnlyNamed<'a> {
-    below: &'a MemoryStore,
-    reads: Reads,
+pub(super) fn version(store: &MemoryStore) -> Version {
+    let stored = store.get(VERSION).expect("memory does not fail");
+    Version::decode(stored.as_deref()).expect("it was stored here")
 }
 
-impl View for OnlyNamed<'_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        assert!(self.reads.keys.iter().any(|named| named == key), "{:?}", key.escape_ascii());
-        View::get(self.below, key)
-    }
+/// What is known of a state after reading these.
+pub(super) fn read(store: &MemoryStore, reads: Reads) -> WorkingSet {
+    let snapshot = reads.read_from(store).expect("memory does not fail");
+    let mut known = WorkingSet::at(snapshot.version);
+    known.learn(reads, snapshot).expect("readable");
+    known
+}
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        let is_named = self
-            .reads
-            .ranges
-            .iter()
-            .any(|(start, end, most)| start.as_slice() <= from && end == to && *most == limit);
-        assert!(is_named, "{:?}", (from, to, limit));
-        View::scan(self.below, from, to, limit)
+/// What the commands name to be read.
+fn named(store: &MemoryStore, commands: &[Command]) -> WorkingSet {
+    let mut reads = Reads::default();
+    for mut named in commands.iter().map(Command::reads) {
+        reads.keys.append(&mut named.keys);
+        reads.ranges.append(&mut named.ranges);
+    }
+    read(store, reads)
+}
+
+/// All there is.
+pub(super) fn whole(store: &MemoryStore) -> WorkingSet {
+    let all = KeyRange { from: vec![], to: vec![255], limit: usize::MAX };
+    read(store, Reads { keys: vec![], ranges: vec![all] })
+}
+
+/// Works out a batch as a leader does: from what its commands name, and what more they turn out to need.
+pub(super) fn plan_all(
+    store: &MemoryStore,
+    epoch: Epoch,
+    commands: &[Command],
+) -> (Vec<Result<Reply, Reject>>, Plan) {
+    let mut known = named(store, commands);
+    loop {
+        let mut plan = Plan::default();
+        let planned = commands.iter().map(|command| plan.add(&known, epoch, command, ROOM));
+        let planned: Result<Option<Vec<_>>> = planned.collect();
+        let Some(missing) = known.take_missing() else {
+            return (planned.expect("all is known").expect("there is room"), plan);
+        };
+        let snapshot = missing.read_from(store).expect("memory does not fail");
+        known.learn(missing, snapshot).expect("readable");
     }
 }
 
-/// A store to which an effect was applied, for tests that build states by hand.
+/// Stores what was worked out, if anything is to be written.
+pub(super) fn commit(store: &mut MemoryStore, plan: Plan, era: u64) -> Effect {
+    if plan.is_empty() {
+        return Effect::default();
+    }
+    let base = version(store);
+    let next = base.next(u128::from(base.number) + 1_000).expect("there are numbers left");
+    let (effect, _) = plan.finish(Version { era, ..next });
+    store.commit(effect.clone()).expect("memory does not fail");
+    effect
+}
+
+/// All entries but the version, with a reign record that does not note its own.
+pub(super) fn content(store: &MemoryStore) -> Vec<Entry> {
+    let mut all = store.scan(&[], &[255], usize::MAX).expect("memory does not fail");
+    all.retain(|(key, _)| key != VERSION);
+    for (key, value) in &mut all {
+        if key == keys::REIGN
+            && let Ok(Record::Reign(record)) = Record::decode(key, value.clone())
+        {
+            *value = Record::Reign(ReignRecord { version: Version::EMPTY, ..record }).encode();
+        }
+    }
+    all
+}
+
+/// A store to which a write was applied, for tests that build states by hand.
 pub(super) fn with(mut store: MemoryStore, key: Vec<u8>, value: Vec<u8>) -> MemoryStore {
     let mut effect = Effect::default();
     effect.put(key, value);

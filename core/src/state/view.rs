@@ -1,147 +1,127 @@
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
-use crate::{
-    Result, SeqStore,
-    versioned::{Effect, Entry},
-};
+use super::Record;
+use crate::{Result, driver::Effect};
 
-/// What the state machine reads through.
+/// What the rules read through.
 pub trait View {
-    /// The value under `key`.
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// The record under `key`.
+    ///
+    /// # Errors
+    /// `Unavailable` where that has to be fetched first.
+    fn get(&self, key: &[u8]) -> Result<Option<&Record>>;
 
-    /// The first `limit` entries from `from` (inclusive) to `to` (exclusive), in the order of keys.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>>;
+    /// The first `limit` records from `from` (inclusive) to `to` (exclusive), in the order of keys.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(&[u8], &Record)>>;
 }
 
-impl<S: SeqStore> View for S {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        SeqStore::get(self, key)
+/// The records to write, all or none: one per key, or `None` to delete it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Writes(BTreeMap<Vec<u8>, Option<Record>>);
+
+impl Writes {
+    /// Writes a record under `key`.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, record: impl Into<Record>) {
+        self.0.insert(key.into(), Some(record.into()));
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        SeqStore::scan(self, from, to, limit)
-    }
-}
-
-/// A view with writes over it that are not committed yet. It remembers what it has read, since the
-/// commands of a batch read much the same.
-///
-/// A driver that commits several batches at once applies each to the overlay that those before it
-/// have left.
-pub struct Overlay<'a> {
-    below: &'a dyn View,
-    read: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
-    effect: Effect,
-}
-
-impl<'a> Overlay<'a> {
-    /// A view of `below`, with nothing written yet.
-    pub fn new(below: &'a dyn View) -> Self {
-        Self::over(below, Effect::default())
-    }
-
-    /// A view of `below` with `effect` over it.
-    pub fn over(below: &'a dyn View, effect: Effect) -> Self {
-        Self { below, read: RefCell::default(), effect }
+    /// Deletes `key`; that it does not exist is no error.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.0.insert(key.into(), None);
     }
 
     /// Adds the writes of `later`, which win.
-    pub fn merge(&mut self, later: Effect) {
-        self.effect.merge(later);
+    pub fn merge(&mut self, later: Self) {
+        self.0.extend(later.0);
     }
 
-    /// All writes.
-    pub fn into_effect(self) -> Effect {
-        self.effect
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many records are written or deleted.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn size_of(key: &[u8], record: Option<&Record>) -> usize {
+        Effect::size_of(key, None) + record.map_or(0, Record::size)
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Record>> {
+        self.0.get(key).map(Option::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Record> {
+        self.0.get_mut(key)?.as_mut()
+    }
+
+    /// What `later` would add to the count of writes and to their bytes.
+    pub(super) fn growth(&self, later: &Self) -> (usize, usize) {
+        later.0.iter().fold((0, 0), |(writes, bytes), (key, record)| {
+            let size = Self::size_of(key, record.as_ref());
+            match self.0.get(key) {
+                None => (writes + 1, bytes + size),
+                Some(old) => {
+                    (writes, bytes + size.saturating_sub(Self::size_of(key, old.as_ref())))
+                }
+            }
+        })
+    }
+
+    /// The effect that makes these writes.
+    pub(super) fn encode(&self) -> Effect {
+        let writes = self.0.iter();
+        writes.map(|(key, record)| (key.clone(), record.as_ref().map(Record::encode))).collect()
+    }
+
+    fn range(&self, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&Vec<u8>, &Option<Record>)> {
+        self.0.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to.max(from))))
     }
 }
 
-impl fmt::Debug for Overlay<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Overlay").field("effect", &self.effect).finish_non_exhaustive()
-    }
+/// A view with writes over it that are not stored yet.
+pub(super) struct Overlay<'a> {
+    pub(super) below: &'a dyn View,
+    pub(super) writes: &'a Writes,
 }
 
 impl View for Overlay<'_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        if let Some(written) = self.effect.get(key) {
-            return Ok(written.map(<[u8]>::to_vec));
+    fn get(&self, key: &[u8]) -> Result<Option<&Record>> {
+        match self.writes.get(key) {
+            Some(written) => Ok(written),
+            None => self.below.get(key),
         }
-        if let Some(read) = self.read.borrow().get(key) {
-            return Ok(read.clone());
-        }
-        let value = self.below.get(key)?;
-        self.read.borrow_mut().insert(key.to_vec(), value.clone());
-        Ok(value)
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        let written: Vec<_> = self.effect.range(from, to).collect();
-        // Each deletion may hide one entry from below, so that many more are asked for.
-        let hidden = written.iter().filter(|(_, value)| value.is_none()).count();
-        let mut merged: BTreeMap<_, _> =
-            self.below.scan(from, to, limit + hidden)?.into_iter().collect();
-        for (key, value) in written {
-            match value {
-                Some(value) => drop(merged.insert(key.to_vec(), value.to_vec())),
-                None => drop(merged.remove(key)),
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(&[u8], &Record)>> {
+        let written: Vec<_> = self.writes.range(from, to).collect();
+        if written.is_empty() {
+            return self.below.scan(from, to, limit);
+        }
+        // Each deletion may hide one record from below, so that many more are asked for.
+        let hidden = written.iter().filter(|(_, record)| record.is_none()).count();
+        let below = self.below.scan(from, to, limit.saturating_add(hidden))?;
+        let mut merged: BTreeMap<&[u8], &Record> = below.into_iter().collect();
+        for (key, record) in written {
+            match record {
+                Some(record) => drop(merged.insert(key, record)),
+                None => drop(merged.remove(key.as_slice())),
             }
         }
         Ok(merged.into_iter().take(limit).collect())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+impl IntoIterator for Writes {
+    type Item = (Vec<u8>, Option<Record>);
+    type IntoIter = std::collections::btree_map::IntoIter<Vec<u8>, Option<Record>>;
 
-    use super::*;
-    use crate::MemoryStore;
-
-    fn effects() -> impl Strategy<Value = Vec<Vec<(u8, Option<u8>)>>> {
-        let write = (0..12u8, prop::option::of(any::<u8>()));
-        prop::collection::vec(prop::collection::vec(write, 0..6), 0..5)
-    }
-
-    fn effect(writes: &[(u8, Option<u8>)]) -> Effect {
-        let mut effect = Effect::default();
-        for &(key, value) in writes {
-            match value {
-                Some(value) => effect.put([key], [value]),
-                None => effect.delete([key]),
-            }
-        }
-        effect
-    }
-
-    proptest! {
-        #[test]
-        fn an_overlay_reads_as_if_committed(
-            below in effects(), above in effects(), from in 0..12u8, to in 0..13u8, limit in 0..8usize,
-        ) {
-            let mut store = MemoryStore::default();
-            for writes in &below {
-                store.commit(effect(writes)).unwrap();
-            }
-            let mut committed = store.clone();
-            let mut overlay = Overlay::new(&store);
-            for writes in &above {
-                committed.commit(effect(writes)).unwrap();
-                overlay.merge(effect(writes));
-            }
-            let (from, to) = ([from.min(to)], [to]);
-            prop_assert_eq!(
-                overlay.scan(&from, &to, limit).unwrap(),
-                View::scan(&committed, &from, &to, limit).unwrap()
-            );
-            for key in 0..12 {
-                prop_assert_eq!(overlay.get(&[key]).unwrap(), View::get(&committed, &[key]).unwrap());
-            }
-        }
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }

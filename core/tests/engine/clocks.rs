@@ -67,7 +67,7 @@ async fn large_counts_cannot_run_time_away() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_the_clock_in_vain_is_told_so() {
+async fn a_caller_that_waits_too_long_for_the_clock_is_told_so() {
     let cluster = Cluster::default();
     let clock = ManualClock::new(NOON_MS);
     let node = cluster.node_with(1, &clock, |options| options.hold = Duration::from_millis(50));

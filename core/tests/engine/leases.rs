@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::poll;
-use tsoracle_core::{ErrorKind, Leadership, ManualClock, Phase};
+use tsoracle_core::{Epoch, ErrorKind, ManualClock};
 
 use crate::rig::{BadRead, Cluster, Fault, Gate, LEASE, NOON_MS, Step, settle};
 
@@ -56,18 +56,18 @@ async fn the_first_lease_counts_from_before_the_open_was_begun() {
 
 #[tokio::test]
 async fn a_lease_that_cannot_be_renewed_is_not_served_under() {
-    for fault in [Fault::Refuse(ErrorKind::Unavailable), Fault::LoseReply(ErrorKind::Uncertain)] {
+    for fault in [Fault::Refuse(ErrorKind::Unavailable), Fault::Refuse(ErrorKind::Uncertain)] {
         let (_, node) = Cluster::serving().await;
         (0..100).for_each(|_| node.fault(Step::Extend, fault.clone()));
         node.busy_for(LEASE).await;
         assert!(node.refuses());
-        let in_vain = tokio::spawn({
+        let waiting = tokio::spawn({
             let oracle = node.oracle.clone();
             async move { oracle.get_ts(1).await.unwrap_err() }
         });
         settle().await;
         node.busy_for(Duration::from_secs(1)).await;
-        let error = in_vain.await.unwrap();
+        let error = waiting.await.unwrap();
         assert_eq!(*error.kind(), ErrorKind::NotLeader(None));
         assert!(error.to_string().contains("lease"), "{error}");
         // It heals by itself.
@@ -77,14 +77,25 @@ async fn a_lease_that_cannot_be_renewed_is_not_served_under() {
 }
 
 #[tokio::test]
+async fn renewals_whose_answers_are_lost_are_found_and_served_under() {
+    let (cluster, node) = Cluster::serving().await;
+    (0..100).for_each(|_| node.fault(Step::Extend, Fault::LoseReply(ErrorKind::Uncertain)));
+    for _ in 0..100 {
+        node.busy_for(Duration::from_millis(100)).await;
+        node.grant();
+    }
+    assert_eq!(cluster.count(Step::Settle), 0, "the state tells that they are stored");
+}
+
+#[tokio::test]
 async fn an_extension_of_an_old_reign_that_ends_late_does_nothing_for_the_new_one() {
     let (cluster, node) = Cluster::serving().await;
     let late = Gate::new();
     node.fault(Step::Extend, Fault::HoldAfter(late.clone()));
     node.busy_for(Duration::from_millis(300)).await;
     late.reached().await;
-    let epoch = node.elect();
-    node.phase(|phase| *phase == Phase::Serving { epoch }).await;
+    node.elect();
+    node.serving_after(Epoch(1)).await;
     let stuck = node.hold(Step::Extend);
     let high_water_ms = node.oracle.status().high_water_ms;
     node.clock.advance(LEASE);
@@ -104,8 +115,8 @@ async fn an_extension_that_fails_late_leaves_the_new_reign_alone() {
     let gate = node.hold(Step::Extend);
     node.busy_for(Duration::from_millis(300)).await;
     gate.reached().await;
-    let epoch = node.elect();
-    node.phase(|phase| *phase == Phase::Serving { epoch }).await;
+    node.elect();
+    let epoch = node.serving_after(Epoch(1)).await;
     // The old extension now meets the new fence, and is refused.
     gate.open();
     settle().await;
@@ -159,19 +170,6 @@ async fn every_timestamp_lies_within_what_was_made_durable_before() {
         tokio::task::yield_now().await;
     }
     assert!(granted > 1_000, "{granted}");
-}
-
-#[tokio::test]
-async fn two_nodes_that_claim_one_epoch_do_not_both_serve() {
-    let cluster = Cluster::default();
-    let clock = ManualClock::new(NOON_MS);
-    let (a, b) = (cluster.node(1, &clock), cluster.node(2, &clock));
-    let epoch = a.elect();
-    a.serving().await;
-    b.set(Leadership::Leader { epoch });
-    settle().await;
-    assert!(b.refuses(), "an epoch that has been opened cannot be fenced again");
-    a.grant();
 }
 
 #[tokio::test]

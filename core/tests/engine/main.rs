@@ -2,11 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "in a rig, a failed unwrap is a failed test")]
 
+mod admin;
 mod clocks;
+mod contention;
+mod driver;
 mod handover;
 mod leases;
 mod misbehaviour;
+mod reads;
+mod resigning;
 mod rig;
 mod sequences;
 mod stamping;
 mod takeover;
+mod uncertain;

@@ -1,22 +1,22 @@
-//! Drivers that panic, hang, or answer what was not asked. Whatever they do, the node serves no more,
-//! and says what the driver did.
+//! Drivers that panic, hang, or answer what the contract does not allow. Whatever they do, the node
+//! serves no more, and says what the driver did.
 
 use std::time::Duration;
 
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, LeaseHolder, LeaseId, MAX_HIGH_WATER_MS, ManualClock, Phase, Reject,
-    Result, SeqBlock, SeqKey, SeqList,
-    state::{Answer, LeaseGrant, ReignRecord, Reply, Stage},
+    Effect, Error, ErrorKind, LeaseHolder, LeaseId, ManualClock, Outcome, Phase, SeqKey, SeqList,
+    SeqStore, Snapshot, Version, state::REIGN,
 };
 
 use crate::rig::{BadRead, Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
 
-type Lie = fn(&mut Vec<Result<Reply, Reject>>);
+type Lie = fn(Version, Version) -> Outcome;
+type Misreading = fn(Snapshot) -> Snapshot;
 
-/// A cluster whose one node is elected, and meets this lie in taking over.
-fn elected(step: Step, lie: Lie) -> Node {
+/// A cluster whose one node is elected, and meets this fault in taking over.
+fn elected(step: Step, fault: Fault) -> Node {
     let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
-    node.fault(step, Fault::Lie(lie));
+    node.fault(step, fault);
     node.elect();
     node
 }
@@ -31,197 +31,11 @@ async fn stops(node: &Node, words: &[&str]) {
     let error = node.oracle.get_ts(1).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
     assert!(error.to_string().contains(words[0]), "{error}");
+    settle().await;
+    assert!(!node.driver.leads(), "and is stopped, so that others may lead");
 }
 
-fn reply(results: &mut [Result<Reply, Reject>], is: fn(&Reply) -> bool) -> &mut Reply {
-    let reply = results.iter_mut().filter_map(|result| result.as_mut().ok()).find(|r| is(r));
-    reply.expect("the commit has such a reply")
-}
-
-fn fence(results: &mut [Result<Reply, Reject>], lie: impl Fn(&mut u64, &mut u64)) {
-    let Reply::Fenced { floor_ms, high_water_ms, .. } = reply(results, |_| true) else {
-        panic!("{results:?}");
-    };
-    lie(floor_ms, high_water_ms);
-}
-
-fn blocks(results: &mut [Result<Reply, Reject>]) -> &mut Vec<SeqBlock> {
-    match reply(results, |reply| matches!(reply, Reply::Advanced(_))) {
-        Reply::Advanced(blocks) => blocks,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn fewer_or_more_replies_than_commands() {
-    let missing: Lie = |results| drop(results.pop());
-    let double: Lie = |results| results.push(Ok(Reply::Released));
-    for lie in [missing, double] {
-        for step in [Step::Fence, Step::Open] {
-            stops(&elected(step, lie), &["the driver answered", "command"]).await;
-        }
-        let (_, node) = Cluster::serving().await;
-        node.fault(Step::Advance, Fault::Lie(lie));
-        let error = node.seq("a", 1).await.unwrap_err();
-        assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
-        stops(&node, &["the driver answered 1 commands"]).await;
-    }
-}
-
-#[tokio::test]
-async fn replies_of_another_kind() {
-    let other: Lie = |results| results.fill(Ok(Reply::Initialized));
-    for (step, asked) in [(Step::Fence, "a fence"), (Step::Open, "an open")] {
-        stops(&elected(step, other), &[asked, "Initialized"]).await;
-    }
-    let (_, node) = Cluster::serving().await;
-    node.fault(Step::Advance, Fault::Lie(other));
-    node.seq("a", 1).await.unwrap_err();
-    stops(&node, &["an advance", "Initialized"]).await;
-
-    let (_, node) = Cluster::serving().await;
-    node.fault(Step::Lease, Fault::Lie(other));
-    let error = node.oracle.renew_lease(LeaseId(1)).await.unwrap_err();
-    assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
-    stops(&node, &["a request for a lease", "Initialized"]).await;
-}
-
-#[tokio::test]
-async fn refusals_that_make_no_sense() {
-    let refused: Lie = |results| results.fill(Err(Reject::NotEmpty));
-    for (step, asked) in [(Step::Fence, "a fence"), (Step::Open, "an open")] {
-        stops(&elected(step, refused), &[asked, "NotEmpty"]).await;
-    }
-    let (_, node) = Cluster::serving().await;
-    node.fault(Step::Extend, Fault::Lie(refused));
-    node.busy_for(LEASE).await;
-    stops(&node, &["an extend", "NotEmpty"]).await;
-}
-
-#[tokio::test]
-async fn a_fence_whose_window_makes_no_sense() {
-    let below_the_clock: Lie = |results| fence(results, |floor, _| *floor = NOON_MS / 2);
-    let empty: Lie = |results| fence(results, |floor, high_water| *high_water = *floor - 1);
-    let endless: Lie = |results| fence(results, |_, end| *end = MAX_HIGH_WATER_MS + 1);
-    let above: Lie = |results| fence(results, |floor, _| *floor = u64::MAX);
-    for lie in [below_the_clock, empty, endless, above] {
-        stops(&elected(Step::Fence, lie), &["a fence of epoch 1", "Fenced"]).await;
-    }
-}
-
-#[tokio::test]
-async fn a_fence_that_replaced_what_lies_above_it() {
-    fn replace(results: &mut [Result<Reply, Reject>], epoch: u128, high_water_ms: u64) {
-        let Reply::Fenced { replaced, .. } = reply(results, |_| true) else { panic!() };
-        *replaced = Some(ReignRecord {
-            epoch: Epoch(epoch),
-            stage: Stage::Released,
-            high_water_ms,
-            lease_ms: 1_000,
-            opened_by: None,
-            released: true,
-            session_ms: 0,
-            session_base_ms: 0,
-        });
-    }
-    let later: Lie = |results| replace(results, 9, 5);
-    let further: Lie = |results| replace(results, 0, NOON_MS + 1);
-    for lie in [later, further] {
-        stops(&elected(Step::Fence, lie), &["a fence of epoch 1", "Fenced"]).await;
-    }
-}
-
-#[tokio::test]
-async fn a_high_water_that_has_fallen() {
-    let lower: Lie = |results| {
-        let extended = reply(results, |reply| matches!(reply, Reply::Extended { .. }));
-        *extended = Reply::Extended { high_water_ms: NOON_MS };
-    };
-    stops(&elected(Step::Extend, lower), &["an extend to", "Extended"]).await;
-
-    let (_, node) = Cluster::serving().await;
-    node.fault(Step::Extend, Fault::Lie(lower));
-    node.busy_for(LEASE).await;
-    stops(&node, &["an extend to", "Extended"]).await;
-}
-
-#[tokio::test]
-async fn a_state_that_was_forgotten_between_two_reigns_of_one_node() {
-    // What the first reign reserved, and what a stamping lease has added to it.
-    for (floor_ms, leased) in [(NOON_MS, false), (NOON_MS + 5_000, true)] {
-        let (_, node) = Cluster::serving().await;
-        if leased {
-            let holder = LeaseHolder::new("h").unwrap();
-            node.oracle.acquire_lease(holder, 1, Duration::from_secs(10)).await.unwrap();
-        }
-        let forget: Lie = match leased {
-            false => |results| forgotten(results, NOON_MS),
-            true => |results| forgotten(results, NOON_MS + 5_000),
-        };
-        node.fault(Step::Fence, Fault::Lie(forget));
-        node.elect();
-        stops(&node, &["a fence of epoch 2", "were reached", &floor_ms.to_string()]).await;
-    }
-}
-
-fn forgotten(results: &mut [Result<Reply, Reject>], floor_ms: u64) {
-    let high_water_ms = floor_ms + 1_000;
-    results[0] = Ok(Reply::Fenced { floor_ms, high_water_ms, replaced: None });
-}
-
-#[tokio::test]
-async fn blocks_that_were_not_asked_for() {
-    let none: Lie = |results| blocks(results).clear();
-    let fewer: Lie = |results| blocks(results)[0].count -= 1;
-    let another: Lie = |results| blocks(results)[0].key = SeqKey::new("b").unwrap();
-    let endless: Lie = |results| blocks(results)[0].start = u64::MAX;
-    let twice: Lie = |results| {
-        let block = blocks(results)[0].clone();
-        blocks(results).push(block);
-    };
-    for lie in [none, fewer, another, endless, twice] {
-        let (_, node) = Cluster::serving().await;
-        node.fault(Step::Advance, Fault::Lie(lie));
-        let error = node.seq("a", 5).await.unwrap_err();
-        assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
-        stops(&node, &["an advance", "Advanced"]).await;
-    }
-}
-
-#[tokio::test]
-async fn an_epoch_that_has_fallen() {
-    let (_, node) = Cluster::serving().await;
-    node.claim(7);
-    node.phase(|phase| *phase == Phase::Serving { epoch: Epoch(7) }).await;
-    node.claim(6);
-    stops(&node, &["the driver claims epoch 6 after epoch 7"]).await;
-}
-
-#[tokio::test]
-async fn a_commit_that_takes_nothing() {
-    let (_, node) = Cluster::serving().await;
-    node.driver.limits.lock().unwrap().commands = 0;
-    let error = node.seq("a", 1).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::NotLeader(None)), "{error}");
-    stops(&node, &["a commit takes nothing", "commands: 0"]).await;
-}
-
-#[tokio::test]
-async fn a_panic_in_a_commit() {
-    for step in [Step::Fence, Step::Open] {
-        let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
-        node.fault(step, Fault::Panic);
-        node.elect();
-        stops(&node, &["the driver panicked in a commit"]).await;
-    }
-    let (_, node) = Cluster::serving().await;
-    node.fault(Step::Lease, Fault::Panic);
-    let error = node.oracle.renew_lease(LeaseId(1)).await.unwrap_err();
-    assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
-    stops(&node, &["the driver panicked in a commit"]).await;
-}
-
-/// Every query a caller can make, once each.
+/// Every question a caller can ask, once each.
 async fn ask(node: &Node, which: usize) -> Result<(), Error> {
     let list = SeqList { limit: 10, ..SeqList::default() };
     match which {
@@ -232,69 +46,248 @@ async fn ask(node: &Node, which: usize) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_query() {
-    for which in 0..3 {
+async fn conflicts_that_make_no_sense() {
+    let its_base: Lie = |found, _| Outcome::Conflict { found };
+    let itself: Lie = |_, found| Outcome::Conflict { found };
+    let older: Lie = |base, _| Outcome::Conflict { found: Version { number: 0, ..base } };
+    let earlier: Lie = |base, _| {
+        let found = Version { number: base.number.saturating_sub(1), name: 7, ..base };
+        Outcome::Conflict { found }
+    };
+    for (which, lie) in [its_base, itself, older, earlier].into_iter().enumerate() {
+        for step in [Step::Fence, Step::Open] {
+            if which >= 2 && step == Step::Fence {
+                // A fresh state has no older version.
+                continue;
+            }
+            stops(&elected(step, Fault::Lie(lie)), &["the driver answered", "a conflict with"])
+                .await;
+        }
         let (_, node) = Cluster::serving().await;
-        node.read_badly(BadRead::Panic);
-        let error = ask(&node, which).await.unwrap_err();
-        assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
-        stops(&node, &["the driver panicked in a query"]).await;
+        node.fault(Step::Advance, Fault::Lie(lie));
+        let error = node.seq("a", 1).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
+        stops(&node, &["the driver answered", "a conflict with"]).await;
     }
 }
 
 #[tokio::test]
-async fn answers_to_another_query() {
-    for which in 0..3 {
-        let (_, node) = Cluster::serving().await;
-        node.read_badly(BadRead::Lie(|_| Answer::Reign(None)));
-        let error = ask(&node, which).await.unwrap_err();
-        assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
-        stops(&node, &["the driver answered", "Reign(None)"]).await;
-    }
-    // The engine's own query, for sessions that are over.
+async fn a_conflict_with_a_state_that_is_not_there_costs_a_reign_and_no_more() {
+    let further: Lie = |base, _| Outcome::Conflict { found: base.next(7).unwrap() };
+    let (cluster, node) = Cluster::serving().await;
+    node.fault(Step::Advance, Fault::Lie(further));
+    let error = node.seq("a", 1).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::NotLeader(None), "{error}");
+    assert_eq!(node.until(node.ask("a", 1)).await.unwrap(), 0);
+    assert_eq!(cluster.next("a"), 1);
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_stored_and_is_not() {
+    let stored: Lie = |_, _| Outcome::Stored;
+    // A fence that is not there is found at the next read of the state.
+    let node = elected(Step::Fence, Fault::Lie(stored));
+    node.troubled().await;
+    node.clock.advance(Duration::from_millis(20));
+    stops(&node, &["the state went back"]).await;
+
     let (_, node) = Cluster::serving().await;
-    node.read_badly(BadRead::Lie(|_| Answer::Sequence(None)));
-    node.busy_for(Duration::from_secs(120)).await;
-    stops(&node, &["the driver answered", "Sequence(None)"]).await;
+    node.fault(Step::Advance, Fault::Lie(stored));
+    assert_eq!(node.seq("a", 1).await.unwrap(), 0);
+    ask(&node, 0).await.unwrap_err();
+    stops(&node, &["the state went back"]).await;
 }
 
 #[tokio::test]
-async fn a_list_of_what_was_not_asked_for() {
-    type Lie = fn(Answer) -> Answer;
-    fn entry(name: &str) -> (SeqKey, u64) {
-        (SeqKey::new(name).unwrap(), 1)
+async fn answers_of_another_shape() {
+    let no_value: Misreading = |mut snapshot| {
+        snapshot.values.pop();
+        snapshot
+    };
+    let values: Misreading = |mut snapshot| {
+        snapshot.values.push(None);
+        snapshot
+    };
+    let ranges: Misreading = |mut snapshot| {
+        snapshot.ranges.push(vec![]);
+        snapshot
+    };
+    for lie in [no_value, values, ranges] {
+        let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
+        node.read_badly(BadRead::Lie(lie));
+        node.elect();
+        stops(&node, &["the driver answered reads of 2 keys and 0 ranges"]).await;
+        for which in 0..3 {
+            let (_, node) = Cluster::serving().await;
+            node.read_badly(BadRead::Lie(lie));
+            let error = ask(&node, which).await.unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
+            stops(&node, &["the driver answered reads"]).await;
+        }
+        // A request that has to read something first is not committed.
+        let (cluster, node) = Cluster::serving().await;
+        node.read_badly(BadRead::Lie(lie));
+        node.seq("a", 1).await.unwrap_err();
+        assert_eq!(cluster.next("a"), 0);
+        stops(&node, &["the driver answered reads"]).await;
     }
-    let unsorted: Lie = |_| Answer::Sequences(vec![entry("ab"), entry("aa")]);
-    let doubled: Lie = |_| Answer::Sequences(vec![entry("aa"), entry("aa")]);
-    let before: Lie = |_| Answer::Sequences(vec![entry("a")]);
-    let outside: Lie = |_| Answer::Sequences(vec![entry("b")]);
-    let too_long: Lie = |_| Answer::Sequences(["ab", "ac", "ad", "ae"].map(entry).into());
+}
+
+#[tokio::test]
+async fn ranges_of_what_was_not_asked_for() {
+    fn entries(names: &[&str]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        names.iter().map(|name| ([b"s", name.as_bytes()].concat(), vec![1, 1])).collect()
+    }
+    fn with(mut snapshot: Snapshot, names: &[&str]) -> Snapshot {
+        snapshot.ranges = vec![entries(names)];
+        snapshot
+    }
+    let unsorted: Misreading = |snapshot| with(snapshot, &["ac", "ab"]);
+    let doubled: Misreading = |snapshot| with(snapshot, &["ab", "ab"]);
+    let before: Misreading = |snapshot| with(snapshot, &["a"]);
+    let outside: Misreading = |snapshot| with(snapshot, &["b"]);
+    let too_long: Misreading = |snapshot| with(snapshot, &["ab", "ac", "ad", "ae"]);
     for lie in [unsorted, doubled, before, outside, too_long] {
         let (_, node) = Cluster::serving().await;
         node.read_badly(BadRead::Lie(lie));
         let list = SeqList { prefix: "a".into(), after: "a".into(), limit: 2 };
         node.oracle.list_seqs(list).await.unwrap_err();
-        stops(&node, &["the driver answered", "Sequences"]).await;
+        stops(&node, &["the driver answered", "ranges"]).await;
     }
 }
 
 #[tokio::test]
-async fn a_frontier_that_has_fallen() {
+async fn records_that_cannot_be_read() {
+    let damaged: Misreading = |mut snapshot| {
+        snapshot.values.fill(Some(vec![9]));
+        snapshot
+    };
+    let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
+    node.read_badly(BadRead::Lie(damaged));
+    node.elect();
+    stops(&node, &["unknown format"]).await;
     let (_, node) = Cluster::serving().await;
-    let reached = node.oracle.safe_frontier().await.unwrap().physical_ms;
-    node.read_badly(BadRead::Lie(|answer| match answer {
-        Answer::Frontier { frontier_ms, expired } => {
-            Answer::Frontier { frontier_ms: frontier_ms - 1, expired }
-        }
-        other => other,
-    }));
-    let error = node.oracle.safe_frontier().await.unwrap_err();
-    assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
-    stops(&node, &["the driver answered", &format!("had reached {reached} ms")]).await;
+    node.read_badly(BadRead::Lie(damaged));
+    for which in 0..3 {
+        let error = ask(&node, which).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+    node.seq("a", 1).await.unwrap_err();
+    stops(&node, &["unknown format"]).await;
 }
 
 #[tokio::test]
-async fn a_query_that_hangs_is_given_up() {
+async fn a_state_that_went_back() {
+    // To an older version, and to another one of the same number.
+    for renamed in [false, true] {
+        let (cluster, node) = Cluster::serving().await;
+        let older = cluster.store();
+        node.seq("a", 1).await.unwrap();
+        let at = cluster.version();
+        cluster.restore(older);
+        if renamed {
+            let mut effect = Effect::default();
+            effect.set_version(Version { name: 7, ..at });
+            cluster.commit(cluster.version(), effect).unwrap();
+        }
+        let error = ask(&node, 0).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
+        stops(&node, &["the state went back"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_went_back_while_another_node_led() {
+    let (cluster, a) = Cluster::serving().await;
+    let older = cluster.store();
+    a.seq("a", 1).await.unwrap();
+    a.follow();
+    cluster.restore(older);
+    a.elect();
+    stops(&a, &["the state went back"]).await;
+}
+
+#[tokio::test]
+async fn a_state_that_was_forgotten_between_two_reigns_of_one_node() {
+    // What the first reign reserved, and what a stamping lease has added to it.
+    for leased in [false, true] {
+        let (cluster, node) = Cluster::serving().await;
+        let forgotten = cluster.store();
+        match leased {
+            true => {
+                let holder = LeaseHolder::new("h").unwrap();
+                let ttl = Duration::from_secs(10);
+                node.oracle.acquire_lease(holder, 1, ttl).await.unwrap();
+            }
+            false => node.busy_for(LEASE).await,
+        }
+        // The version goes on as it should, and the record is an older one.
+        let mut effect = Effect::default();
+        effect.put(REIGN, forgotten.get(REIGN).unwrap().unwrap());
+        effect.set_version(cluster.version().next(7).unwrap());
+        cluster.commit(cluster.version(), effect).unwrap();
+        node.clock.set_wall(NOON_MS);
+        node.elect();
+        stops(&node, &["it has lost commits", "were reserved up to"]).await;
+    }
+}
+
+#[tokio::test]
+async fn limits_below_the_least_that_a_driver_takes_cost_nothing_but_commits() {
+    let (_, node) = Cluster::serving().await;
+    {
+        let mut limits = node.driver.limits.lock().unwrap();
+        (limits.writes, limits.bytes) = (0, 0);
+    }
+    let asked = [node.ask("a", 1), node.ask("a", 1)];
+    for (expected, asked) in (0..).zip(asked) {
+        assert_eq!(asked.await.unwrap().unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_commit() {
+    for step in [Step::Fence, Step::Open] {
+        stops(&elected(step, Fault::Panic), &["the driver panicked in a commit"]).await;
+    }
+    let (_, node) = Cluster::serving().await;
+    node.fault(Step::Lease, Fault::Panic);
+    let holder = LeaseHolder::new("h").unwrap();
+    let error = node.oracle.acquire_lease(holder, 1, Duration::from_secs(10)).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
+    stops(&node, &["the driver panicked in a commit"]).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_read() {
+    let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
+    node.read_badly(BadRead::Panic);
+    node.elect();
+    stops(&node, &["the driver panicked in a read"]).await;
+    for which in 0..3 {
+        let (_, node) = Cluster::serving().await;
+        node.read_badly(BadRead::Panic);
+        let error = ask(&node, which).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
+        stops(&node, &["the driver panicked in a read"]).await;
+    }
+    // The engine's own question, for sessions that are over.
+    let (_, node) = Cluster::serving().await;
+    node.read_badly(BadRead::Panic);
+    node.busy_for(Duration::from_secs(20)).await;
+    stops(&node, &["the driver panicked in a read"]).await;
+}
+
+#[tokio::test]
+async fn a_read_that_fails_for_good() {
+    let (_, node) = Cluster::serving().await;
+    node.read_badly(BadRead::Fail(ErrorKind::Fatal));
+    ask(&node, 0).await.unwrap_err();
+    stops(&node, &["injected"]).await;
+}
+
+#[tokio::test]
+async fn a_read_that_hangs_is_given_up() {
     for which in 0..3 {
         let (_, node) = Cluster::serving().await;
         node.read_badly(BadRead::Hang);
@@ -302,13 +295,10 @@ async fn a_query_that_hangs_is_given_up() {
             let node = node.clone();
             async move { ask(&node, which).await }
         });
-        while !asked.is_finished() {
-            node.clock.advance(Duration::from_millis(100));
-            settle().await;
-        }
-        let error = asked.await.unwrap().unwrap_err();
+        let error = node.until(asked).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains("the driver did not answer"), "{error}");
+        assert!(matches!(node.oracle.status().phase, Phase::Serving { .. }));
     }
 }
 
@@ -328,11 +318,7 @@ async fn a_commit_that_hangs_ends_serving_with_the_lease() {
         let oracle = node.oracle.clone();
         async move { oracle.get_ts(1).await }
     });
-    while !waiting.is_finished() {
-        node.clock.advance(Duration::from_millis(100));
-        settle().await;
-    }
-    let error = waiting.await.unwrap().unwrap_err();
+    let error = node.until(waiting).await.unwrap_err();
     assert!(error.to_string().contains("cannot be renewed"), "{error}");
     assert!(!asked.is_finished());
     gate.open();
@@ -340,16 +326,10 @@ async fn a_commit_that_hangs_ends_serving_with_the_lease() {
 }
 
 #[tokio::test]
-async fn a_lease_beyond_what_was_asked_for() {
-    let lie: Lie = |results| {
-        let id = LeaseId(1);
-        let grant = LeaseGrant { id, bound_ms: 0, expires_at_ms: 0, remaining_ms: u64::MAX };
-        results.fill(Ok(Reply::Leased(grant)));
-    };
-    let (_, node) = Cluster::serving().await;
-    node.fault(Step::Lease, Fault::Lie(lie));
-    let holder = LeaseHolder::new("h").unwrap();
-    let asked = node.oracle.acquire_lease(holder, 1, Duration::from_secs(10)).await;
-    assert_eq!(*asked.unwrap_err().kind(), ErrorKind::Uncertain);
-    stops(&node, &["a request for a lease", "Leased"]).await;
+async fn a_lease_that_was_never_granted_is_unknown_whatever_is_asked() {
+    let (cluster, node) = Cluster::serving().await;
+    let commits = cluster.log().len();
+    let error = node.oracle.renew_lease(LeaseId(1)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Rejected(_)), "{error}");
+    assert_eq!(cluster.log().len(), commits, "a refusal writes nothing");
 }

@@ -1,23 +1,23 @@
 //! A cluster in one process: nodes over one state in memory, with faults and pauses on demand.
 
 use std::{
-    collections::VecDeque,
-    future::pending,
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tsoracle_core::{
-    BootTime, Clock, CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Granted,
-    Leadership, ManualClock, Membership, MemoryStore, NodeId, Oracle, OracleOptions, Phase, Reject,
-    Result, SeqKey, SeqRequest, SeqStore,
-    state::{Answer, Command, Query, ReignRecord, Reply, answer, apply},
+    Clock, CommitLimits, Effect, Entry, Epoch, Error, ErrorKind, Granted, Leadership, ManualClock,
+    MemoryStore, NodeId, Oracle, OracleOptions, Outcome, Phase, Random, Reads, Result, SeqKey,
+    SeqRequest, SeqStore, VERSION, Version,
+    state::{REIGN, Record, ReignRecord, Stage},
 };
+
+pub(crate) use crate::driver::{BadRead, Driver, Fault};
 
 pub(crate) const NOON_MS: u64 = 1_800_000_000_000;
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
@@ -29,45 +29,25 @@ pub(crate) struct Cluster(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     store: MemoryStore,
-    epoch: u128,
+    claims: u64,
+    processes: u128,
     /// Every commit that took effect.
     log: Vec<Vec<Step>>,
 }
 
-/// What a command is about.
+/// What a commit is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
     Fence,
+    /// With the first window.
     Open,
     Extend,
     Release,
     Advance,
     Lease,
+    /// Nothing but a version, to find out what became of another commit.
+    Settle,
     Other,
-}
-
-/// What goes wrong with one commit.
-#[derive(Clone, Debug)]
-pub(crate) enum Fault {
-    /// It fails, and nothing is committed.
-    Refuse(ErrorKind),
-    /// It is committed, but the caller is told that it failed.
-    LoseReply(ErrorKind),
-    /// It waits before it is committed.
-    HoldBefore(Gate),
-    /// It is committed, but the answer waits.
-    HoldAfter(Gate),
-    Panic,
-    /// It is committed, but the caller is told something else.
-    Lie(fn(&mut Vec<Result<Reply, Reject>>)),
-}
-
-/// What goes wrong with every query.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum BadRead {
-    Hang,
-    Panic,
-    Lie(fn(Answer) -> Answer),
 }
 
 /// Something waits here until let through.
@@ -91,7 +71,7 @@ impl Gate {
         self.open.add_permits(1);
     }
 
-    async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         self.reached.add_permits(1);
         self.open.acquire().await.unwrap().forget();
     }
@@ -103,19 +83,6 @@ pub(crate) struct Node {
     pub(crate) driver: Arc<Driver>,
     pub(crate) clock: ManualClock,
     pub(crate) oracle: Oracle,
-}
-
-#[derive(Debug)]
-pub(crate) struct Driver {
-    cluster: Cluster,
-    id: NodeId,
-    leadership: Mutex<Option<watch::Sender<Leadership>>>,
-    faults: Mutex<VecDeque<(Step, Fault)>>,
-    commits_of_nothing: AtomicUsize,
-    pub(crate) bad_read: Mutex<Option<BadRead>>,
-    pub(crate) limits: Mutex<CommitLimits>,
-    pub(crate) replaced_seen: Mutex<Option<BootTime>>,
-    pub(crate) membership: Mutex<Option<Arc<dyn Membership>>>,
 }
 
 impl Cluster {
@@ -130,19 +97,21 @@ impl Cluster {
         clock: &ManualClock,
         change: impl FnOnce(&mut OracleOptions),
     ) -> Node {
-        let driver = Arc::new(Driver {
-            cluster: self.clone(),
-            id: NodeId(id),
-            leadership: Mutex::new(Some(watch::Sender::new(Leadership::Unknown))),
-            faults: Mutex::default(),
-            commits_of_nothing: AtomicUsize::new(0),
-            bad_read: Mutex::default(),
-            limits: Mutex::new(CommitLimits { commands: 1_000, bytes: 1 << 20 }),
-            replaced_seen: Mutex::default(),
-            membership: Mutex::default(),
-        });
-        let mut options =
-            OracleOptions { clock: Arc::new(clock.clone()), lease: LEASE, ..Default::default() };
+        let driver = Arc::new(Driver::new(self.clone(), NodeId(id)));
+        let process = {
+            let mut inner = self.lock();
+            inner.processes += 1;
+            inner.processes
+        };
+        // No two processes draw the same number, and pauses are the shortest there are.
+        let drawn = AtomicU64::new(1);
+        let draw = move || process << 64 | u128::from(drawn.fetch_add(1, Ordering::Relaxed));
+        let mut options = OracleOptions {
+            clock: Arc::new(clock.clone()),
+            lease: LEASE,
+            random: Random::new(draw),
+            ..OracleOptions::default()
+        };
         change(&mut options);
         let oracle = Oracle::start(driver.clone(), options).unwrap();
         Node { driver, clock: clock.clone(), oracle }
@@ -161,7 +130,7 @@ impl Cluster {
         self.0.lock().unwrap()
     }
 
-    /// Every commit that took effect, as what its commands were about.
+    /// Every commit that took effect, as what it was about.
     pub(crate) fn log(&self) -> Vec<Vec<Step>> {
         self.lock().log.clone()
     }
@@ -170,55 +139,117 @@ impl Cluster {
         self.log().iter().flatten().filter(|&&logged| logged == step).count()
     }
 
+    /// A copy of the state as it is now.
+    pub(crate) fn store(&self) -> MemoryStore {
+        self.lock().store.clone()
+    }
+
+    /// Puts another state in its place.
+    pub(crate) fn restore(&self, store: MemoryStore) {
+        self.lock().store = store;
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        Version::decode(self.lock().store.get(VERSION).unwrap().as_deref()).unwrap()
+    }
+
     pub(crate) fn record(&self) -> ReignRecord {
-        match answer(&self.lock().store, &Query::Reign).unwrap() {
-            Answer::Reign(Some(record)) => record,
-            other => panic!("{other:?}"),
-        }
+        reign(&self.lock().store).expect("it was fenced")
     }
 
     /// The next value of a sequence.
     pub(crate) fn next(&self, name: &str) -> u64 {
-        let query = Query::Sequence(SeqKey::new(name).unwrap());
-        match answer(&self.lock().store, &query).unwrap() {
-            Answer::Sequence(next) => next.unwrap_or(0),
-            other => panic!("{other:?}"),
+        let key = [b"s", name.as_bytes()].concat();
+        let stored = self.lock().store.get(&key).unwrap();
+        match stored.map(|bytes| Record::decode(&key, bytes).unwrap()) {
+            None => 0,
+            Some(Record::Next(next)) => next,
+            Some(other) => panic!("{other:?}"),
         }
     }
 
-    fn commit(&self, epoch: Epoch, commands: &[Command]) -> Vec<Result<Reply, Reject>> {
-        let mut inner = self.lock();
-        let (results, effect) = apply(&inner.store, epoch, commands).unwrap();
-        inner.store.commit(effect).unwrap();
-        let accepted = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
-        let steps: Vec<_> = accepted.map(|(command, _)| step(command)).collect();
-        if !steps.is_empty() {
+    /// How many entries there are of a kind, by the first byte of their keys.
+    pub(crate) fn entries(&self, kind: u8) -> Vec<Entry> {
+        self.lock().store.scan(&[kind], &[kind + 1], usize::MAX).unwrap()
+    }
+
+    /// Stores an effect if the state is at its base.
+    pub(crate) fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let next = effect.version()?;
+        let current = self.version();
+        let Some(outcome) = base.admits(next, current) else {
+            // Some driver said that it was stored, and it was not.
+            return Err(injected(ErrorKind::Unavailable));
+        };
+        if outcome == Outcome::Stored && current != next {
+            let steps = self.steps(&effect);
+            let mut inner = self.lock();
+            inner.store.commit(effect)?;
             inner.log.push(steps);
         }
-        results
+        Ok(outcome)
+    }
+
+    /// What an effect is about, at the present state.
+    pub(crate) fn steps(&self, effect: &Effect) -> Vec<Step> {
+        let begins = |kinds: &[u8]| {
+            effect.iter().any(|(key, _)| key.first().is_some_and(|kind| kinds.contains(kind)))
+        };
+        let about_leases = begins(b"lhebk");
+        let mut steps = vec![];
+        if let Some(Some(bytes)) = effect.get(REIGN) {
+            let Ok(Record::Reign(new)) = Record::decode(REIGN, bytes.to_vec()) else {
+                panic!("no reign record: {bytes:?}");
+            };
+            let old = reign(&self.lock().store);
+            let before = old.as_ref().map(|old| (old.epoch, old.stage));
+            steps.extend(match new.stage {
+                Stage::Fenced => Some(Step::Fence),
+                Stage::Open if before == Some((new.epoch, Stage::Fenced)) => Some(Step::Open),
+                // A request about leases writes the record as well.
+                Stage::Open => (!about_leases).then_some(Step::Extend),
+                Stage::Released if new.released => Some(Step::Release),
+                Stage::Released | Stage::Importing => Some(Step::Other),
+            });
+        }
+        steps.extend(about_leases.then_some(Step::Lease));
+        steps.extend(begins(b"sua").then_some(Step::Advance));
+        if effect.len() == 1 {
+            steps.push(Step::Settle);
+        } else if steps.is_empty() {
+            steps.push(Step::Other);
+        }
+        steps
+    }
+
+    pub(crate) fn read(&self, wanted: &Reads) -> Result<tsoracle_core::Snapshot> {
+        wanted.read_from(&self.lock().store)
+    }
+}
+
+fn reign(store: &MemoryStore) -> Option<ReignRecord> {
+    let stored = store.get(REIGN).unwrap()?;
+    match Record::decode(REIGN, stored).unwrap() {
+        Record::Reign(record) => Some(record),
+        other => panic!("{other:?}"),
     }
 }
 
 impl Node {
-    /// Makes this node the leader, under the next epoch. The others are not told.
-    pub(crate) fn elect(&self) -> Epoch {
-        let epoch = {
+    /// Makes this node the leader, under the next claim. The others are not told.
+    pub(crate) fn elect(&self) -> u64 {
+        let claim = {
             let mut inner = self.driver.cluster.lock();
-            inner.epoch += 1;
-            Epoch(inner.epoch)
+            inner.claims += 1;
+            inner.claims
         };
-        self.set(Leadership::Leader { epoch });
-        epoch
+        self.set(Leadership::Leader { claim });
+        claim
     }
 
-    /// Claims leadership under this epoch, whatever was claimed before.
-    pub(crate) fn claim(&self, epoch: u128) {
-        self.set(Leadership::Leader { epoch: Epoch(epoch) });
-    }
-
-    /// Every query goes wrong like this from now on.
-    pub(crate) fn read_badly(&self, how: BadRead) {
-        *self.driver.bad_read.lock().unwrap() = Some(how);
+    /// Makes another one the leader, as far as this node knows.
+    pub(crate) fn follow(&self) {
+        self.set(Leadership::Follower { leader: None });
     }
 
     pub(crate) fn set(&self, leadership: Leadership) {
@@ -230,26 +261,76 @@ impl Node {
         self.driver.leadership.lock().unwrap().take();
     }
 
-    /// The next commit with a command of this kind meets this fault.
+    /// Every read goes wrong like this from now on.
+    pub(crate) fn read_badly(&self, how: BadRead) {
+        *self.driver.bad_read.lock().unwrap() = Some(how);
+    }
+
+    pub(crate) fn read_well(&self) {
+        *self.driver.bad_read.lock().unwrap() = None;
+    }
+
+    /// From now on this node's driver reads the state as it is now, until one of its own commits is
+    /// stored, or it has caught up.
+    pub(crate) fn fall_behind(&self) {
+        *self.driver.behind.lock().unwrap() = Some(self.driver.cluster.store());
+    }
+
+    pub(crate) fn catch_up(&self) {
+        *self.driver.behind.lock().unwrap() = None;
+    }
+
+    /// Its driver observes the present version now.
+    pub(crate) fn observe(&self) {
+        let mut seen = self.driver.seen.lock().unwrap();
+        seen.insert(self.driver.cluster.version(), self.clock.now().boot);
+    }
+
+    /// The next commit that is about this meets this fault.
     pub(crate) fn fault(&self, step: Step, fault: Fault) {
         self.driver.faults.lock().unwrap().push_back((step, fault));
     }
 
-    /// The next commit with a command of this kind waits before it takes effect.
+    /// The next commit that is about this waits before it takes effect.
     pub(crate) fn hold(&self, step: Step) -> Gate {
         let gate = Gate::new();
         self.fault(step, Fault::HoldBefore(gate.clone()));
         gate
     }
 
-    pub(crate) async fn serving(&self) {
-        self.phase(|phase| matches!(phase, Phase::Serving { .. })).await;
+    /// The outcome of the next commit that is about this is not known, and it takes effect later.
+    pub(crate) fn delay(&self, step: Step) -> Gate {
+        let gate = Gate::new();
+        self.fault(step, Fault::Late(gate.clone()));
+        gate
+    }
+
+    pub(crate) async fn serving(&self) -> Epoch {
+        self.serving_after(Epoch::default()).await
+    }
+
+    /// Returns once this node serves under a later epoch.
+    pub(crate) async fn serving_after(&self, before: Epoch) -> Epoch {
+        let serves = |phase: &Phase| matches!(phase, Phase::Serving { epoch } if *epoch > before);
+        match self.phase(serves).await {
+            Phase::Serving { epoch } => epoch,
+            _ => unreachable!("only serving was waited for"),
+        }
     }
 
     pub(crate) async fn failed(&self) -> String {
         match self.phase(|phase| matches!(phase, Phase::Failed(_))).await {
             Phase::Failed(reason) => reason.to_string(),
             _ => unreachable!("only failures were waited for"),
+        }
+    }
+
+    /// Returns once something keeps this node from taking over, with what it is.
+    pub(crate) async fn troubled(&self) -> String {
+        let is_troubled = |phase: &_| matches!(phase, Phase::TakingOver { trouble: Some(_), .. });
+        match self.phase(is_troubled).await {
+            Phase::TakingOver { trouble: Some(trouble), .. } => trouble.to_string(),
+            _ => unreachable!("only trouble was waited for"),
         }
     }
 
@@ -266,11 +347,15 @@ impl Node {
         self.oracle.try_get_ts(1).unwrap().is_none()
     }
 
-    /// Asks for a block without waiting for it.
-    pub(crate) fn ask(&self, name: &str, count: u32) -> tokio::task::JoinHandle<Result<u64>> {
-        let request = SeqRequest::single(SeqKey::new(name).unwrap(), count).unwrap();
+    /// Sends a request without waiting for its answer.
+    pub(crate) fn send(&self, request: SeqRequest) -> tokio::task::JoinHandle<Result<u64>> {
         let oracle = self.oracle.clone();
         tokio::spawn(async move { Ok(oracle.get_seq(request).await?.blocks[0].start) })
+    }
+
+    /// Asks for a block without waiting for it.
+    pub(crate) fn ask(&self, name: &str, count: u32) -> tokio::task::JoinHandle<Result<u64>> {
+        self.send(SeqRequest::single(SeqKey::new(name).unwrap(), count).unwrap())
     }
 
     pub(crate) async fn seq(&self, name: &str, count: u32) -> Result<u64> {
@@ -287,17 +372,28 @@ impl Node {
             settle().await;
         }
     }
-}
 
-impl Driver {
-    /// How often it was asked to commit no command at all.
-    pub(crate) fn commits_of_nothing(&self) -> usize {
-        self.commits_of_nothing.load(Ordering::Relaxed)
+    /// Lets time pass in small steps until something has ended.
+    pub(crate) async fn until<T>(&self, task: tokio::task::JoinHandle<T>) -> T {
+        for _ in 0..10_000 {
+            settle().await;
+            if task.is_finished() {
+                return task.await.unwrap();
+            }
+            self.clock.advance(Duration::from_millis(10));
+        }
+        panic!("it does not end");
     }
 
-    /// Whether it was not stopped.
-    pub(crate) fn leads(&self) -> bool {
-        self.leadership.lock().unwrap().is_some()
+    /// Lets time pass in small steps until something waits at a gate.
+    pub(crate) async fn pass_until(&self, gate: &Gate) {
+        let gate = gate.clone();
+        self.until(tokio::spawn(async move { gate.reached().await })).await;
+    }
+
+    /// The claims that its driver was asked to resign.
+    pub(crate) fn resigned(&self) -> Vec<u64> {
+        self.driver.resigned.lock().unwrap().clone()
     }
 }
 
@@ -308,81 +404,12 @@ pub(crate) async fn settle() {
     }
 }
 
-fn step(command: &Command) -> Step {
-    match command {
-        Command::Fence { .. } => Step::Fence,
-        Command::Open { .. } => Step::Open,
-        Command::Extend { .. } => Step::Extend,
-        Command::Release => Step::Release,
-        Command::Advance(_) => Step::Advance,
-        Command::Lease { .. } => Step::Lease,
-        _ => Step::Other,
-    }
+pub(crate) fn injected(kind: ErrorKind) -> Error {
+    Error::new(kind, "injected")
 }
 
-#[async_trait]
-impl ConsensusDriver for Driver {
-    fn node(&self) -> NodeId {
-        self.id
-    }
+/// What each driver starts from.
+pub(crate) const LIMITS: CommitLimits = CommitLimits { writes: 16_384, bytes: 1 << 20 };
 
-    fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.leadership.lock().unwrap().as_ref().unwrap().subscribe()
-    }
-
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let fault = {
-            let mut faults = self.faults.lock().unwrap();
-            let meets = |(at, _): &(Step, Fault)| commands.iter().any(|c| step(c) == *at);
-            faults.iter().position(meets).and_then(|index| faults.remove(index))
-        };
-        if commands.is_empty() {
-            self.commits_of_nothing.fetch_add(1, Ordering::Relaxed);
-        }
-        let cluster = self.cluster.clone();
-        let replaced_seen = *self.replaced_seen.lock().unwrap();
-        let fail = |kind| Err(Error::new(kind, "injected"));
-        // Work of its own, which goes on if the caller is gone.
-        tokio::spawn(async move {
-            match &fault {
-                Some((_, Fault::Refuse(kind))) => return fail(kind.clone()),
-                Some((_, Fault::HoldBefore(gate))) => gate.pass().await,
-                Some((_, Fault::Panic)) => panic!("injected"),
-                _ => {}
-            }
-            let mut results = cluster.commit(epoch, &commands);
-            match &fault {
-                Some((_, Fault::LoseReply(kind))) => return fail(kind.clone()),
-                Some((_, Fault::HoldAfter(gate))) => gate.pass().await,
-                Some((_, Fault::Lie(lie))) => lie(&mut results),
-                _ => {}
-            }
-            Ok(Committed { results, replaced_seen })
-        })
-        .await
-        .expect("injected panics are passed on")
-    }
-
-    async fn read(&self, query: Query) -> Result<Answer> {
-        let bad = *self.bad_read.lock().unwrap();
-        match bad {
-            Some(BadRead::Hang) => pending().await,
-            Some(BadRead::Panic) => panic!("injected"),
-            Some(BadRead::Lie(lie)) => answer(&self.cluster.lock().store, &query).map(lie),
-            None => answer(&self.cluster.lock().store, &query),
-        }
-    }
-
-    fn limits(&self) -> CommitLimits {
-        *self.limits.lock().unwrap()
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        self.membership.lock().unwrap().clone()
-    }
-
-    async fn shutdown(&self) -> Result<()> {
-        self.leadership.lock().unwrap().take();
-        Ok(())
-    }
-}
+/// When each version was observed.
+pub(crate) type Seen = HashMap<Version, tsoracle_core::BootTime>;

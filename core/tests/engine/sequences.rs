@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use tsoracle_core::{ErrorKind, Leadership, ManualClock, RequestId, SeqKey, SeqRequest, Session};
+use tsoracle_core::{ErrorKind, LeaseHolder, ManualClock, RequestId, SeqKey, SeqRequest, Session};
 
 use crate::rig::{Cluster, Fault, Gate, LEASE, NOON_MS, Step, settle};
 
@@ -28,29 +28,27 @@ async fn requests_that_arrive_during_a_commit_go_together_into_the_next() {
 #[tokio::test]
 async fn requests_of_one_call_are_split_over_commits_where_a_driver_needs_it() {
     let (cluster, node) = Cluster::serving().await;
-    let request = |n: usize| SeqRequest::single(SeqKey::new(["a", "b"][n % 2]).unwrap(), 1);
+    // A thousand sequences, the counts and the version.
+    node.driver.limits.lock().unwrap().writes = 1_002;
+    let request = |n: usize| SeqRequest::single(SeqKey::new(format!("{}", n % 2_500)).unwrap(), 1);
     let before = cluster.log().len();
-    // The rig's driver takes 1,000 commands a commit.
     let granted = node.oracle.get_seqs((0..2_500).map(request)).await;
     assert_eq!(cluster.log().len(), before + 3);
-    for (n, granted) in (0..).zip(granted) {
-        assert_eq!(granted.unwrap().blocks[0].start, n / 2);
-    }
-    // Of a part that failed the outcome is uncertain, and of no other.
-    node.fault(Step::Advance, Fault::LoseReply(ErrorKind::Uncertain));
+    assert!(granted.into_iter().all(|granted| granted.unwrap().blocks[0].start == 0));
+    assert_eq!(cluster.entries(b's').len(), 2_500);
+    // Of a part that failed nothing is committed, and all of the other one.
+    node.fault(Step::Advance, Fault::Refuse(ErrorKind::Unavailable));
     let asked = tokio::spawn({
         let oracle = node.oracle.clone();
         async move { oracle.get_seqs((0..1_500).map(request)).await }
     });
-    settle().await;
-    node.clock.advance(Duration::from_millis(100));
-    for (n, outcome) in asked.await.unwrap().into_iter().enumerate() {
+    for (n, outcome) in node.until(asked).await.into_iter().enumerate() {
         match outcome {
-            Ok(_) => assert!(n >= 1_000, "{n}"),
-            Err(error) => assert_eq!((n < 1_000, error.kind()), (true, &ErrorKind::Uncertain)),
+            Ok(granted) => assert_eq!((n >= 1_001, granted.blocks[0].start), (true, 1)),
+            Err(error) => assert_eq!((n < 1_001, error.kind()), (true, &ErrorKind::Unavailable)),
         }
     }
-    assert_eq!((cluster.next("a"), cluster.next("b")), (2_000, 2_000));
+    assert_eq!((cluster.next("1000"), cluster.next("1001")), (1, 2));
 }
 
 #[tokio::test]
@@ -86,7 +84,7 @@ async fn places_in_the_queue_are_counted_by_request() {
 }
 
 #[tokio::test]
-async fn whoever_gives_up_while_queued_spends_nothing() {
+async fn a_caller_that_gives_up_while_queued_spends_nothing() {
     let (cluster, node) = Cluster::serving().await;
     let gate = node.hold(Step::Advance);
     let first = node.ask("a", 1);
@@ -104,7 +102,7 @@ async fn whoever_gives_up_while_queued_spends_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_gives_up_in_flight_does_not_disturb_the_next() {
+async fn a_caller_that_gives_up_in_flight_does_not_disturb_the_next() {
     let (cluster, node) = Cluster::serving().await;
     for hold in [Fault::HoldBefore, Fault::HoldAfter] {
         let gate = Gate::new();
@@ -116,22 +114,6 @@ async fn whoever_gives_up_in_flight_does_not_disturb_the_next() {
         settle().await;
         gate.open();
         assert_eq!(node.seq("a", 1).await.unwrap(), spent + 5);
-    }
-}
-
-#[tokio::test]
-async fn an_uncertain_commit_is_told_so_and_its_id_tells_more() {
-    for fault in [Fault::Refuse(ErrorKind::Uncertain), Fault::LoseReply(ErrorKind::Uncertain)] {
-        let (cluster, node) = Cluster::serving().await;
-        node.fault(Step::Advance, fault);
-        let id = RequestId::new(Session([1; 16]), 1, 1).unwrap();
-        let request = || SeqRequest::new(vec![(SeqKey::new("a").unwrap(), 7)], Some(id)).unwrap();
-        let error = node.oracle.get_seq(request()).await.unwrap_err();
-        assert_eq!(*error.kind(), ErrorKind::Uncertain);
-        node.clock.advance(Duration::from_millis(100));
-        let granted = node.oracle.get_seq(request()).await.unwrap();
-        assert_eq!(granted.blocks[0].range(), 0..7);
-        assert_eq!(cluster.next("a"), 7, "however often it is sent");
     }
 }
 
@@ -169,7 +151,7 @@ async fn a_lost_leadership_refuses_what_is_queued_and_answers_what_is_in_flight(
     gate.reached().await;
     let queued = node.ask("a", 1);
     settle().await;
-    node.set(Leadership::Follower { leader: None });
+    node.follow();
     let error = queued.await.unwrap().unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::NotLeader(None));
     assert!(!in_flight.is_finished());
@@ -270,5 +252,60 @@ async fn stopping_commits_nothing_for_those_who_gave_up() {
     in_flight.await.unwrap().unwrap();
     stopping.await.unwrap().unwrap();
     assert_eq!(cluster.next("a"), 1);
-    assert_eq!(node.driver.commits_of_nothing(), 0);
+    assert_eq!(cluster.count(Step::Settle), 0);
+}
+
+#[tokio::test]
+async fn sessions_of_an_earlier_reign_expire_without_holding_up_a_request() {
+    let (cluster, node) = Cluster::serving().await;
+    for session in 0..40 {
+        let id = RequestId::new(Session([session; 16]), 1, 1).unwrap();
+        let entries = vec![(SeqKey::new("a").unwrap(), 1)];
+        node.send(SeqRequest::new(entries, Some(id)).unwrap()).await.unwrap().unwrap();
+    }
+    assert_eq!(cluster.entries(b'u').len(), 40);
+    // The next reign has read none of them.
+    let before = node.serving().await;
+    node.elect();
+    node.serving_after(before).await;
+    node.clock.advance(Duration::from_secs(900));
+    for turn in 0..20 {
+        assert_eq!(node.until(node.ask("b", 1)).await.unwrap(), turn);
+        node.busy_for(LEASE).await;
+    }
+    assert_eq!(cluster.entries(b'u'), []);
+}
+
+#[tokio::test]
+async fn more_leases_than_one_commit_ends_expire_at_once() {
+    let (cluster, node) = Cluster::serving().await;
+    let lease = |holder: String, ttl: u64| {
+        let (oracle, holder) = (node.oracle.clone(), LeaseHolder::new(holder).unwrap());
+        let ttl = Duration::from_secs(ttl);
+        tokio::spawn(async move { oracle.acquire_lease(holder, 1, ttl).await })
+    };
+    for holder in 0..1_500 {
+        let acquired = lease(format!("short {holder}"), 5);
+        node.until(acquired).await.unwrap();
+    }
+    // The next reign has read none of them, and is asked for many more while the first commit is held up.
+    let before = node.serving().await;
+    node.elect();
+    node.serving_after(before).await;
+    node.clock.advance(Duration::from_secs(60));
+    node.busy_for(LEASE / 10).await;
+    let gate = node.hold(Step::Lease);
+    let first = lease("first".into(), 300);
+    node.pass_until(&gate).await;
+    let mut asked = vec![];
+    for holder in 0..40 {
+        asked.push(lease(format!("long {holder}"), 300));
+    }
+    settle().await;
+    gate.open();
+    node.until(first).await.unwrap();
+    for acquired in asked {
+        node.until(acquired).await.unwrap();
+    }
+    assert_eq!(cluster.entries(b'l').len(), 41);
 }

@@ -19,7 +19,7 @@ async fn two() -> (Cluster, Node, Node) {
 #[tokio::test]
 async fn a_lone_node_fences_opens_and_serves() {
     let (cluster, node) = Cluster::serving().await;
-    assert_eq!(cluster.log(), [vec![Step::Fence], vec![Step::Open, Step::Extend]]);
+    assert_eq!(cluster.log(), [[Step::Fence], [Step::Open]]);
     let granted = node.grant();
     assert_eq!((granted.range.first().physical_ms(), granted.epoch), (NOON_MS, Epoch(1)));
     assert!(cluster.record().high_water_ms >= NOON_MS);
@@ -37,8 +37,7 @@ async fn any_step_that_fails_for_a_while_is_tried_again() {
             let node = cluster.node(1, &ManualClock::new(NOON_MS));
             (0..3).for_each(|_| node.fault(step, fault.clone()));
             node.elect();
-            let trouble = |phase: &_| matches!(phase, Phase::TakingOver { trouble: Some(_), .. });
-            node.phase(trouble).await;
+            node.troubled().await;
             assert!(node.refuses());
             node.busy_for(Duration::from_secs(1)).await;
             node.serving().await;
@@ -91,7 +90,8 @@ async fn a_successor_waits_out_the_lease_and_a_tenth_more() {
 #[tokio::test]
 async fn time_since_the_replaced_write_was_seen_counts_towards_the_wait() {
     let (_, a, b) = two().await;
-    *b.driver.replaced_seen.lock().unwrap() = Some(a.clock.now().boot);
+    let _renewal = a.hold(Step::Extend);
+    b.observe();
     a.clock.advance(Duration::from_millis(900));
     b.elect();
     settle().await;
@@ -101,7 +101,39 @@ async fn time_since_the_replaced_write_was_seen_counts_towards_the_wait() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_lease_that_was_released() {
+async fn another_version_than_the_one_that_wrote_the_record_is_no_evidence() {
+    let (cluster, a, b) = two().await;
+    // A request after the last renewal, seen at once, and a renewal that was seen by nobody.
+    b.observe();
+    a.busy_for(Duration::from_millis(400)).await;
+    assert_eq!(cluster.count(Step::Extend), 1);
+    a.seq("a", 1).await.unwrap();
+    b.observe();
+    let _renewal = a.hold(Step::Extend);
+    a.clock.advance(Duration::from_millis(500));
+    b.elect();
+    settle().await;
+    a.clock.advance(Duration::from_millis(1_100));
+    settle().await;
+    assert!(b.refuses(), "the whole lease is waited for, from the fence on");
+    a.clock.advance(Duration::from_millis(1));
+    b.serving().await;
+}
+
+#[tokio::test]
+async fn an_observation_that_lies_ahead_gains_nothing() {
+    let (cluster, a, b) = two().await;
+    let ahead = a.clock.now().boot + LEASE * 10;
+    b.driver.seen.lock().unwrap().insert(cluster.version(), ahead);
+    let _renewal = a.hold(Step::Extend);
+    b.elect();
+    settle().await;
+    a.clock.advance(Duration::from_millis(1_101));
+    b.serving().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_was_released_is_not_waited_for() {
     let (cluster, a, b) = two().await;
     let before = a.grant().range.last();
     a.oracle.shutdown().await.unwrap();
@@ -115,6 +147,7 @@ async fn nobody_waits_for_a_lease_that_was_released() {
 async fn a_node_does_not_wait_for_its_own_dead_process() {
     let (cluster, a) = Cluster::serving().await;
     let before = a.grant().range.last();
+    a.follow();
     let reborn = cluster.node(1, &a.clock);
     reborn.elect();
     reborn.serving().await;
@@ -162,16 +195,15 @@ async fn a_leader_that_is_cut_off_stops_by_itself_before_its_successor_starts() 
 async fn leading_again_after_another_never_goes_back() {
     let (_, a, b) = two().await;
     let first = a.grant().range.last();
-    let follower = Leadership::Follower { leader: None };
-    a.set(follower.clone());
+    a.follow();
     b.elect();
     a.busy_for(LEASE * 2).await;
     b.serving().await;
     let second = b.oracle.get_ts(200_000).await.unwrap().range.last();
-    b.set(follower);
+    b.follow();
     a.elect();
     b.busy_for(LEASE * 2).await;
-    a.serving().await;
+    a.serving_after(Epoch(2)).await;
     let third = a.grant();
     assert!(first < second && second < third.range.first());
     assert_eq!(third.epoch, Epoch(3));
@@ -179,11 +211,11 @@ async fn leading_again_after_another_never_goes_back() {
 }
 
 #[tokio::test]
-async fn a_new_claim_of_the_same_node_is_fenced_anew() {
+async fn a_new_claim_of_the_same_node_is_fenced_again() {
     let (cluster, node) = Cluster::serving().await;
     let before = node.grant();
-    let epoch = node.elect();
-    node.phase(|phase| *phase == Phase::Serving { epoch }).await;
+    node.elect();
+    let epoch = node.serving_after(before.epoch).await;
     assert_eq!(cluster.count(Step::Fence), 2);
     let after = node.grant();
     assert_eq!(after.epoch, epoch);
@@ -233,10 +265,7 @@ async fn a_wall_clock_beyond_the_timestamp_space_is_reported_and_poisons_nothing
     let node = cluster.node(1, &ManualClock::new(NOON_MS));
     node.clock.set_wall(u64::MAX / 2);
     node.elect();
-    let is_stuck = |phase: &_| matches!(phase, Phase::TakingOver { trouble: Some(_), .. });
-    let Phase::TakingOver { trouble: Some(trouble), .. } = node.phase(is_stuck).await else {
-        unreachable!("only trouble was waited for");
-    };
+    let trouble = node.troubled().await;
     assert!(trouble.contains("wall clock"), "{trouble}");
     node.clock.set_wall(NOON_MS);
     node.clock.advance(LEASE);
@@ -245,7 +274,7 @@ async fn a_wall_clock_beyond_the_timestamp_space_is_reported_and_poisons_nothing
 }
 
 #[tokio::test]
-async fn a_release_race_is_lost_by_whoever_was_fenced() {
+async fn a_release_race_is_lost_by_the_node_that_was_fenced() {
     let (cluster, a, b) = two().await;
     let gate = a.hold(Step::Release);
     let stopping = tokio::spawn({
@@ -360,7 +389,7 @@ async fn a_node_that_serves_no_more_does_not_keep_others_from_leading() {
 }
 
 #[tokio::test]
-async fn an_oracle_that_nobody_holds_any_more_releases_and_stops_its_driver() {
+async fn an_oracle_that_is_dropped_releases_and_stops_its_driver() {
     let (cluster, Node { driver, oracle, .. }) = Cluster::serving().await;
     drop(oracle);
     settle().await;

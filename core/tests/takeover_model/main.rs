@@ -56,6 +56,7 @@
 //! not alike, scenarios cover both orders. Commits are ordered by their content, names of versions are
 //! used again once nothing refers to them, and what can have no effect any more is dropped.
 
+mod agrees;
 mod breaks;
 mod clauses;
 mod commits;

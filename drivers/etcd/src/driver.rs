@@ -3,10 +3,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, Error, ErrorKind, Membership, NodeId, Result, Surroundings,
-    versioned::{
-        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
-    },
+    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
+    NodeId, Outcome, Reads, Result, Snapshot, Surroundings, Version,
 };
 
 use crate::{
@@ -84,6 +82,7 @@ async fn first_look(etcd: &Etcd) -> Result<()> {
 /// changes the version that the others compare, and puts its name there.
 async fn commit(etcd: &Etcd, base: Version, effect: &Effect) -> Result<Outcome> {
     let next = effect.version()?;
+    etcd.check_home(base, next)?;
     let deadline = etcd.members.deadline();
     let mut was_sent = false;
     loop {

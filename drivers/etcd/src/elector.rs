@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 use tsoracle_core::{
-    BootTime, Clock, Error, ErrorKind, LeaderHint, Result, SystemClock, versioned::Leadership,
+    BootTime, Clock, Error, ErrorKind, LeaderHint, Leadership, Result, SystemClock,
 };
 
 use crate::{etcd::Holder, members::pause_before_retry, probe::watch_over, shared::Shared};

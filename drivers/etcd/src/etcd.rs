@@ -1,5 +1,5 @@
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
     vec,
 };
@@ -9,8 +9,7 @@ use etcd_client::{
 };
 use tonic::Code;
 use tsoracle_core::{
-    Error, ErrorKind, Result,
-    versioned::{CommitLimits, Effect, Entry, KeyRange, Reads, Snapshot, Version},
+    CommitLimits, Effect, Entry, Error, ErrorKind, KeyRange, Reads, Result, Snapshot, Version,
 };
 
 use crate::{config::Config, keys::Keys, members::Members, seen::Seen};
@@ -39,6 +38,8 @@ pub(crate) struct Etcd {
     adopt: Option<u64>,
     /// The id of the cluster; 0 until one has answered.
     cluster: AtomicU64,
+    /// The state was written in another cluster, and is to be adopted before anything else.
+    is_foreign: AtomicBool,
 }
 
 /// The election key, as one node created it.
@@ -55,8 +56,6 @@ pub(crate) struct Holder {
 pub(crate) struct Found {
     pub(crate) holder: Option<Holder>,
     pub(crate) version: Version,
-    /// The state was written in another cluster, from which it is to be adopted.
-    is_foreign: bool,
 }
 
 impl Etcd {
@@ -67,11 +66,11 @@ impl Etcd {
             seen: Seen::default(),
             adopt: config.adopt()?,
             cluster: AtomicU64::new(0),
+            is_foreign: AtomicBool::new(false),
         })
     }
 
-    /// Looks at the election key and the version of the state. Adopts a state of another cluster if the
-    /// configuration says so.
+    /// Looks at the election key and the version of the state.
     ///
     /// # Errors
     /// `Corrupt` if this is no state of this release; `Fatal` if it is one of another cluster; otherwise
@@ -88,20 +87,7 @@ impl Etcd {
         if answer.kvs.next().is_some_and(|any| !any.is_empty()) {
             return Err(self.has_no_version());
         }
-        if found.is_foreign {
-            self.adopt(found.version).await?;
-        }
         Ok(found)
-    }
-
-    /// Raises the era, which makes the state one of this cluster. If another node has just done so, that
-    /// is as good.
-    async fn adopt(&self, base: Version) -> Result<()> {
-        let era = base.era.checked_add(1).ok_or_else(|| fatal("the eras are used up"))?;
-        let next = Version { era, ..base.next(draw()?)? };
-        let mut effect = Effect::default();
-        effect.set_version(next);
-        self.commit(base, next, &effect).await.map(drop)
     }
 
     /// Reads keys and ranges as of one version, which is the newest when this is called.
@@ -148,6 +134,21 @@ impl Etcd {
         entries.map(|(key, value)| (self.keys.inner(&key), value)).collect()
     }
 
+    /// Refuses what must not be stored over a state of another cluster: all but its adoption, which raises
+    /// the era and the time in one commit.
+    ///
+    /// # Errors
+    /// `Unavailable`, with what is to be done first.
+    pub(crate) fn check_home(&self, base: Version, next: Version) -> Result<()> {
+        if !self.is_foreign.load(Ordering::Acquire) || next.era > base.era {
+            return Ok(());
+        }
+        let context = "the state was written in another etcd cluster, and is not adopted yet: stop \
+                       all nodes and run `tsoracle raise --physical-ms N` with the same options, and \
+                       a time above every timestamp that was issued";
+        Err(Error::new(ErrorKind::Unavailable, context))
+    }
+
     /// Makes the writes of `effect`, which makes the version `next`, if the state is at `base`. Returns
     /// the version that it is at if it is not.
     pub(crate) async fn commit(
@@ -173,6 +174,8 @@ impl Etcd {
         let mut answer = self.transact(commit).await?;
         if answer.succeeded {
             self.seen.note(next);
+            // A commit that is stored has just moved the state here, if it was not.
+            self.is_foreign.store(false, Ordering::Release);
             return Ok(None);
         }
         Ok(Some(self.found(&mut answer)?.version))
@@ -264,8 +267,9 @@ impl Etcd {
             return Err(restored(cluster, home.unwrap_or_default()));
         }
         self.cluster.store(cluster, Ordering::Release);
+        self.is_foreign.store(is_foreign, Ordering::Release);
         self.seen.note(version);
-        Ok(Found { holder: leader.map(holder), version, is_foreign })
+        Ok(Found { holder: leader.map(holder), version })
     }
 
     fn has_no_version(&self) -> Error {

@@ -1,5 +1,5 @@
 use etcd_client::TxnOp;
-use tsoracle_core::{Error, ErrorKind, Result, versioned::VERSION};
+use tsoracle_core::{Error, ErrorKind, Result, VERSION};
 
 /// How everything is laid out below the prefix. Anything else is refused.
 const FORMAT: &str = "tsoracle-etcd/2";

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use tsoracle_core::{
     ConsensusDriver, DriverConfig, DriverFactory, Result, Surroundings, register_driver,
-    versioned::Commanded,
 };
 
 pub use config::Config;
@@ -32,5 +31,5 @@ async fn open(
     config: DriverConfig,
     surroundings: Surroundings,
 ) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(Commanded::over(EtcdDriver::open(config.options()?, surroundings).await?))
+    Ok(EtcdDriver::open(config.options()?, surroundings).await?)
 }

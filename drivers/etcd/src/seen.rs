@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use tsoracle_core::{BootTime, Clock, SystemClock, versioned::Version};
+use tsoracle_core::{BootTime, Clock, SystemClock, Version};
 
 /// How many observations are remembered: under constant load those of the last 40 seconds.
 const REMEMBERED: usize = 4_096;

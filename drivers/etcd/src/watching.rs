@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, Error as EtcdError, EventType, WatchResponse};
 use tokio::sync::watch::Receiver;
-use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock, versioned::Version};
+use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock, Version};
 
 use crate::shared::Shared;
 

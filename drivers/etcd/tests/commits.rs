@@ -9,8 +9,7 @@ use common::{
     node::{Driver, after, effect, open, version},
 };
 use tsoracle_core::{
-    ErrorKind, MAX_BATCH, MAX_KEY_BYTES,
-    versioned::{Effect, KeyRange, Outcome, Reads, Version},
+    Effect, ErrorKind, KeyRange, MAX_BATCH, MAX_KEY_BYTES, Outcome, Reads, Version,
 };
 
 /// Long enough for an etcd that has a busy machine under it.

@@ -9,10 +9,7 @@ use common::{
     line::Line,
     node::{after, effect, led, next, open, take, until, version, wait_for},
 };
-use tsoracle_core::{
-    Clock, SystemClock,
-    versioned::{Leadership, Outcome},
-};
+use tsoracle_core::{Clock, Leadership, Outcome, SystemClock};
 
 /// So long that no leader loses its key by itself within a test.
 const FOR_EVER: &str = "ttl=60s&timeout=2s";
@@ -223,7 +220,7 @@ async fn a_node_notices_when_each_version_was_made() {
         let seen = until(async || b.seen(&made)).await;
         assert!(seen >= begun && seen <= SystemClock.now().boot);
         assert_eq!(b.seen(&after(made)), None, "a version that was never made");
-        let other = tsoracle_core::versioned::Version { name: !made.name, ..made };
+        let other = tsoracle_core::Version { name: !made.name, ..made };
         assert_eq!(b.seen(&other), None, "another version of the same number");
         let own = a.seen(&made).expect("a node has seen what it has stored");
         assert!(own >= begun && own <= SystemClock.now().boot);

@@ -4,16 +4,15 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     Etcd,
     line::Line,
     node::{Asker, after, effect, is, led, next, open, take, until, version},
 };
 use etcd_client::GetOptions;
-use tsoracle_core::{
-    Error, ErrorKind,
-    versioned::{KeyRange, Leadership, Outcome, Reads, Version},
-};
+use tsoracle_core::{Error, ErrorKind, KeyRange, Leadership, Outcome, Reads, Version, adopt};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_member_of_etcd_may_fail() {
@@ -218,6 +217,12 @@ async fn a_state_of_another_cluster_is_taken_over_only_when_told_to() {
     assert!(error.to_string().contains("tsoracle raise"), "{error}");
     is(open(&format!("{config}?adopt=1"), "").await, fatal, "another one than was named");
     let driver = open(&format!("{config}?adopt={id:x}"), "").await.unwrap();
+    // Nothing is stored but an adoption, which raises the time in the same commit.
+    let refused = driver.commit(base, effect(after(base))).await.unwrap_err();
+    assert_eq!(*refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.to_string().contains("not adopted yet"), "{refused}");
+    assert_eq!(version(&driver).await.unwrap(), base);
+    adopt(&driver, 5_000, Duration::from_secs(1)).await.unwrap();
     let adopted = version(&driver).await.unwrap();
     assert_eq!(adopted.position(), (base.era + 1, base.number + 1));
     let outcome = driver.commit(base, effect(after(base))).await.unwrap();

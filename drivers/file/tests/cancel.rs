@@ -9,8 +9,8 @@ use std::{
 };
 
 use tsoracle_core::{
-    LocalDriver, Oracle, OracleOptions, RequestId, Result, SeqKey, SeqRequest, SeqStore,
-    state::{Effect, Entry},
+    Effect, Entry, LocalDriver, Oracle, OracleOptions, RequestId, Result, SeqKey, SeqRequest,
+    SeqStore,
 };
 use tsoracle_store::{Options, Store};
 

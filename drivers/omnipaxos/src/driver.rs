@@ -8,10 +8,8 @@ use tokio::{
     task::unconstrained,
 };
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, Membership, NodeId, Result, SystemClock,
-    versioned::{
-        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
-    },
+    BootTime, Clock as _, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
+    Membership, NodeId, Outcome, Reads, Result, Snapshot, SystemClock, Version,
 };
 use tsoracle_replica::{
     Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica, Waiters,
@@ -150,13 +148,23 @@ impl ConsensusDriver for OmnipaxosDriver {
 
     async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let commit = Commit::new(&LogEntry::new(base, effect)?)?;
-        let place = self.place().await?;
-        let (answer, is_first) = self.waiters.wait(commit.next(), SystemClock.now().boot);
+        let (place, next) = (self.place().await?, commit.next());
+        let (mut answer, is_first) = self.waiters.wait(next, SystemClock.now().boot);
         if is_first {
             place.send(Job::Commit(commit));
         }
-        let ended = |_| Error::new(ErrorKind::Uncertain, "the node ended before it answered");
-        answer.await.map_err(ended)?
+        let reason = "the node ended before it answered";
+        tokio::select! {
+            biased;
+            _ = self.jobs.closed() => {
+                // What the node has not taken from its queue by now, it never will.
+                self.waiters.give_up(&next, reason);
+            }
+            answered = &mut answer => {
+                return answered.map_err(|_| Error::new(ErrorKind::Uncertain, reason))?;
+            }
+        }
+        answer.await.map_err(|_| Error::new(ErrorKind::Uncertain, reason))?
     }
 
     fn seen(&self, version: &Version) -> Option<BootTime> {

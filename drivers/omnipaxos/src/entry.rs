@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use omnipaxos::storage::{self, NoSnapshot};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use tsoracle_core::{Result, versioned::Version};
+use tsoracle_core::{Result, Version};
 use tsoracle_replica::LogEntry;
 
 /// An encoded commit, known to be one, and the version that it makes.

@@ -24,9 +24,7 @@ mod ticks;
 
 use std::sync::Arc;
 
-use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver, versioned::Commanded,
-};
+use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver};
 
 pub use driver::{OmnipaxosDriver, open};
 pub use tsoracle_replica::Config;
@@ -39,5 +37,5 @@ register_driver!(DriverFactory {
 });
 
 async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(Commanded::over(open(config.options()?).await?))
+    Ok(open(config.options()?).await?)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use omnipaxos::ballot_leader_election::Ballot;
 use serde::{Serialize, de::DeserializeOwned};
-use tsoracle_core::{Error, ErrorKind, Result, versioned::Effect};
+use tsoracle_core::{Effect, Error, ErrorKind, Result};
 use tsoracle_store::{Store, Table};
 
 use crate::entry::{Commit, Entry, State};

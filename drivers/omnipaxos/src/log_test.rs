@@ -8,7 +8,7 @@ use omnipaxos::{
 };
 use omnipaxos_storage::memory_storage::MemoryStorage;
 use proptest::prelude::*;
-use tsoracle_core::{ErrorKind, versioned::Effect};
+use tsoracle_core::{Effect, ErrorKind};
 use tsoracle_store::{Store, Table};
 
 use crate::{

@@ -19,10 +19,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::yield_now,
 };
-use tsoracle_core::{
-    BootTime, Clock, Error, ErrorKind, Result, SystemClock,
-    versioned::{Reads, Snapshot},
-};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Reads, Result, Snapshot, SystemClock};
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Latch, Replica, Waiters, transfer::Received, transport::note,
 };

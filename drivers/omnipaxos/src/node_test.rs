@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use omnipaxos::{OmniPaxos, messages::Message};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tsoracle_core::versioned::{Leadership, Outcome};
+use tsoracle_core::{Leadership, Outcome};
 use tsoracle_replica::{Answer, Cluster, Replica, Waiters, transfer::Received};
 use tsoracle_store::Store;
 

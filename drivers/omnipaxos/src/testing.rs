@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
-use tsoracle_core::{
-    BootTime, Clock as _, SystemClock,
-    versioned::{Effect, Leadership, Version},
-};
+use tsoracle_core::{BootTime, Clock as _, Effect, Leadership, SystemClock, Version};
 use tsoracle_replica::{
     Announcer, Cluster, Config, Identity, LogEntry, Replica, Waiters,
     transfer::{Inbox, Received},

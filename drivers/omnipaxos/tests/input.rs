@@ -2,7 +2,7 @@
 
 mod common;
 
-use tsoracle_core::{ErrorKind, MemoryStore, SeqStore, versioned::Effect};
+use tsoracle_core::{Effect, ErrorKind, MemoryStore, SeqStore};
 use tsoracle_store::{Store, Table};
 
 use self::common::{Nodes, open};

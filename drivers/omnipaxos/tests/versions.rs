@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock, DriverConfig, ErrorKind, SystemClock,
-    versioned::{ConsensusDriver, Effect, Leadership, Outcome, Reads, VERSION, Version},
+    Clock, ConsensusDriver, DriverConfig, Effect, ErrorKind, Leadership, Outcome, Reads,
+    SystemClock, VERSION, Version,
 };
 use tsoracle_omnipaxos::{OmnipaxosDriver, open};
 

@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use openraft::{error::ClientWriteError, raft::ClientWriteResponse};
 use tokio::{sync::oneshot, time::timeout};
 use tsoracle_core::{
-    Clock as _, Error, ErrorKind, Result, SystemClock,
-    versioned::{Effect, Leadership, Outcome, Version},
+    Clock as _, Effect, Error, ErrorKind, Leadership, Outcome, Result, SystemClock, Version,
 };
 use tsoracle_replica::{Addresses, LogEntry};
 

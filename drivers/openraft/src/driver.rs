@@ -7,10 +7,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 use tsoracle_core::{
-    BootTime, Error, ErrorKind, Membership, NodeId, Result,
-    versioned::{
-        CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, Version,
-    },
+    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
+    NodeId, Outcome, Reads, Result, Snapshot, Version,
 };
 use tsoracle_replica::{
     Announcer, Cluster, Config, StoreThread, Waiters, own_thread,

@@ -20,9 +20,7 @@ mod storage_test;
 
 use std::sync::Arc;
 
-use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver, versioned::Commanded,
-};
+use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver};
 
 pub use driver::{OpenraftDriver, open};
 pub use tsoracle_replica::Config;
@@ -35,5 +33,5 @@ register_driver!(DriverFactory {
 });
 
 async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(Commanded::over(open(config.options()?).await?))
+    Ok(open(config.options()?).await?)
 }

@@ -11,10 +11,7 @@ use openraft::{
     storage::{LogFlushed, RaftLogStorage},
 };
 use serde::de::DeserializeOwned;
-use tsoracle_core::{
-    Result,
-    versioned::{Effect, Version},
-};
+use tsoracle_core::{Effect, Result, Version};
 use tsoracle_replica::{
     LogEntry, StoreThread, Waiters,
     store_thread::{After, Write},

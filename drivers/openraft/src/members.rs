@@ -12,8 +12,8 @@ use openraft::{
 };
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, Error, ErrorKind, Member, Members as All, Membership, MembershipChange, Result,
-    SystemClock, versioned::Leadership,
+    Clock as _, Error, ErrorKind, Leadership, Member, Members as All, Membership, MembershipChange,
+    Result, SystemClock,
 };
 use tsoracle_replica::{
     Addresses,

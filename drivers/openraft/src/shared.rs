@@ -8,7 +8,7 @@ use std::{
 
 use openraft::ServerState;
 use tokio::{runtime::Handle, sync::watch};
-use tsoracle_core::{Error, ErrorKind, LeaderHint, versioned::Leadership};
+use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership};
 use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Waiters, transport::Transport};
 
 use crate::{

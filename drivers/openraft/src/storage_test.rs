@@ -6,10 +6,7 @@ use openraft::{
     testing::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
-use tsoracle_core::{
-    Result,
-    versioned::{Effect, Version},
-};
+use tsoracle_core::{Effect, Result, Version};
 use tsoracle_replica::{Config, LogEntry, StoreThread, Waiters, store_thread::After};
 
 use crate::{

@@ -1,5 +1,5 @@
 use tokio::sync::watch;
-use tsoracle_core::{LeaderHint, versioned::Leadership};
+use tsoracle_core::{LeaderHint, Leadership};
 
 /// Tells the engine who should try to lead, as far as this node knows, and numbers its claims.
 ///

@@ -1,7 +1,4 @@
-use tsoracle_core::{
-    Error, ErrorKind, Result,
-    versioned::{Effect, Version},
-};
+use tsoracle_core::{Effect, Error, ErrorKind, Result, Version};
 
 /// The format this release writes, and the only one it reads. Format 1 held commands.
 const FORMAT: u8 = 2;

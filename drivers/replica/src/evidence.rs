@@ -3,7 +3,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tsoracle_core::{BootTime, versioned::Version};
+use tsoracle_core::{BootTime, Version};
 
 /// Commits that are remembered, at most: applied ones, and those that are only in the log. Of one beyond
 /// it is known that a later one was applied, or when it was applied itself, which makes a successor wait
@@ -45,7 +45,7 @@ pub(crate) enum History {
 }
 
 impl Evidence {
-    /// As [`ConsensusDriver::seen`](tsoracle_core::versioned::ConsensusDriver::seen) wants it.
+    /// As [`ConsensusDriver::seen`](tsoracle_core::ConsensusDriver::seen) wants it.
     pub fn seen(&self, version: &Version) -> Option<BootTime> {
         let observed = self.observed();
         let found = observed.applied.get(observed.index(version))?;

@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use tsoracle_core::{Error, ErrorKind, NodeId, Result, versioned::Effect};
+use tsoracle_core::{Effect, Error, ErrorKind, NodeId, Result};
 use tsoracle_store::{Store, Table};
 
 use crate::{Cluster, stored};

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use tsoracle_core::{
-    BootTime, Error, ErrorKind, Result, SeqStore,
-    versioned::{Effect, Entry, KeyRange, Outcome, Reads, Snapshot, VERSION, Version},
+    BootTime, Effect, Entry, Error, ErrorKind, KeyRange, Outcome, Reads, Result, SeqStore,
+    Snapshot, VERSION, Version,
 };
 use tsoracle_store::{Store, Table};
 

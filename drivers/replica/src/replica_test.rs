@@ -1,8 +1,7 @@
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tsoracle_core::{
-    BootTime, ErrorKind, MemoryStore, SeqStore,
-    versioned::{Effect, KeyRange, Outcome, Reads, Version},
+    BootTime, Effect, ErrorKind, KeyRange, MemoryStore, Outcome, Reads, SeqStore, Version,
 };
 use tsoracle_store::{Store, Table};
 

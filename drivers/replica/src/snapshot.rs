@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::OwnedSemaphorePermit;
-use tsoracle_core::{Error, ErrorKind, Result, versioned::Entry};
+use tsoracle_core::{Entry, Error, ErrorKind, Result};
 use tsoracle_store::StateView;
 
 /// What a snapshot's first chunk begins with, the format last.
@@ -227,7 +227,7 @@ fn damaged(how: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use tsoracle_core::{BootTime, SeqStore as _, versioned::Effect};
+    use tsoracle_core::{BootTime, Effect, SeqStore as _};
     use tsoracle_store::{Store, Table};
 
     use super::*;

@@ -13,8 +13,7 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot, watch};
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock,
-    versioned::{Effect, Reads, Snapshot, Version},
+    BootTime, Clock as _, Effect, Error, ErrorKind, Reads, Result, Snapshot, SystemClock, Version,
 };
 use tsoracle_store::Table;
 

@@ -7,10 +7,7 @@ use std::{
     },
 };
 
-use tsoracle_core::{
-    BootTime, Error, ErrorKind, Result,
-    versioned::{Effect, Outcome, Reads, Version},
-};
+use tsoracle_core::{BootTime, Effect, Error, ErrorKind, Outcome, Reads, Result, Version};
 use tsoracle_store::Store;
 
 use crate::{

@@ -6,8 +6,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout};
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock,
-    versioned::{Outcome, Version},
+    BootTime, Clock as _, Error, ErrorKind, Outcome, Result, SystemClock, Version,
 };
 
 /// How often to look whether all are answered.

@@ -20,9 +20,9 @@ register_driver!(DriverFactory {
     open: |config, _| Box::pin(open_config(config)),
 });
 
-/// Opens the driver: locks the directory, verifies the state in it, and claims an epoch.
+/// Opens the driver: locks the directory, and verifies the state in it.
 ///
-/// Dropping the future does not undo the opening; the lock is let go as soon as it has ended.
+/// Dropping the future does not undo the opening; the lock is released as soon as it has ended.
 ///
 /// # Errors
 /// `Config` if the directory is in use by another process or cannot be used; `Corrupt` if the state

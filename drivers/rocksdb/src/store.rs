@@ -4,10 +4,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ErrorKind as RocksKind,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use tsoracle_core::{
-    Directory, Error, ErrorKind, Result, Seal, SeqStore,
-    state::{Effect, Entry},
-};
+use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore};
 
 use crate::{Config, log};
 

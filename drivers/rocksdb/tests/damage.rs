@@ -11,7 +11,7 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
-use tsoracle_core::{Error, ErrorKind, SeqStore, state::Effect};
+use tsoracle_core::{Effect, Error, ErrorKind, SeqStore};
 use tsoracle_rocksdb::{Config, Store};
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Write as _};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tsoracle_core::{SeqStore as _, state::Effect};
+use tsoracle_core::{Effect, SeqStore as _};
 use tsoracle_store::{Options, Store};
 
 /// `keys` values of 16 bytes, as a group commit of that many requests writes them.

@@ -10,10 +10,7 @@ use redb::{
     Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, StorageBackend,
     TableDefinition, TableError, WriteTransaction,
 };
-use tsoracle_core::{
-    Directory, Error, ErrorKind, Result, SeqStore,
-    state::{Effect, Entry},
-};
+use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, SeqStore};
 
 use crate::{directory, record, verified::Verified};
 

@@ -14,7 +14,7 @@ use common::{Contents, Disk, contents, create};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
-use tsoracle_core::{Error, ErrorKind, SeqStore, state::Effect};
+use tsoracle_core::{Effect, Error, ErrorKind, SeqStore};
 use tsoracle_store::{Options, Store};
 
 /// In memory where that is possible, since each case syncs a dozen times.

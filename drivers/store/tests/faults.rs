@@ -4,28 +4,24 @@
 
 mod common;
 
-use std::{io, sync::Arc};
+use std::io;
 
-use common::{Contents, Disk, Fault, contents, create, open};
+use common::{Contents, Disk, Fault, Leader, contents, create, open};
 use tsoracle_core::{
-    ConsensusDriver, Epoch, ErrorKind, Leadership, LocalDriver, NodeId, Oracle, OracleOptions,
-    Phase, SeqKey, SeqRequest,
-    state::{Advance, Answer, Command, Limits, Query},
+    ConsensusDriver, Effect, ErrorKind, LocalDriver, Oracle, OracleOptions, Phase, Reads, SeqKey,
+    SeqRequest,
 };
 
-async fn lead(disk: &Disk) -> (Arc<LocalDriver>, Epoch) {
-    let driver = LocalDriver::open(open(disk).unwrap()).await.unwrap();
-    let Leadership::Leader { epoch } = *driver.leadership().borrow() else { panic!("not leading") };
-    let fence = Command::Fence { now_ms: 1_000, headroom_ms: 1_000, lease_ms: 1_000 };
-    let open = Command::Open { node: NodeId(1), lease_ms: 1_000 };
-    let committed = driver.commit(epoch, vec![fence, open]).await.unwrap();
-    assert!(committed.results.iter().all(Result::is_ok), "{:?}", committed.results);
-    (driver, epoch)
+async fn lead(disk: &Disk) -> Leader {
+    let mut leader = Leader::over(disk).await;
+    leader.commit(put("leader", 1)).await.unwrap();
+    leader
 }
 
-fn advance(key: &str, count: u32) -> Command {
-    let entries = vec![(SeqKey::new(key).unwrap(), count)];
-    Command::Advance(Advance { entries, id: None, elapsed_ms: 0, limits: Limits::default() })
+fn put(key: &str, value: u64) -> Effect {
+    let mut effect = Effect::default();
+    effect.put(key, value.to_be_bytes());
+    effect
 }
 
 fn made() -> Disk {
@@ -34,41 +30,39 @@ fn made() -> Disk {
     disk
 }
 
-/// After its first error, `driver` refuses everything for good, and touches the disk no more.
-async fn is_latched(driver: &LocalDriver, epoch: Epoch, disk: &Disk) {
+/// After its first error, a driver refuses everything for good, and touches the disk no more.
+async fn is_latched(leader: &mut Leader, disk: &Disk) {
     disk.heal();
     for _ in 0..3 {
-        let error = driver.commit(epoch, vec![advance("orders", 1)]).await.unwrap_err();
+        let error = leader.commit(put("orders", 1)).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
-        let error = driver.read(Query::Reign).await.unwrap_err();
+        let error = leader.driver.read(&Reads::keys(["orders"])).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
         assert!(error.to_string().contains("disk.redb"), "{error}");
     }
-    assert!(driver.leadership().has_changed().is_err(), "leadership has to end");
-    driver.shutdown().await.unwrap();
+    assert!(leader.driver.leadership().has_changed().is_err(), "leadership has to end");
+    leader.driver.shutdown().await.unwrap();
     assert_eq!(disk.tried_since_fault(), Some(0), "the disk was used again");
 }
 
-async fn next(driver: &LocalDriver, key: &str) -> u64 {
-    match driver.read(Query::Sequence(SeqKey::new(key).unwrap())).await.unwrap() {
-        Answer::Sequence(next) => next.unwrap_or(0),
-        other => panic!("{other:?}"),
-    }
+async fn value(leader: &Leader, key: &str) -> u64 {
+    let snapshot = leader.driver.read(&Reads::keys([key])).await.unwrap();
+    snapshot.values[0].as_ref().map_or(0, |value| u64::from_be_bytes(value[..].try_into().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_failed_sync_is_final() {
     let disk = made();
-    let (driver, epoch) = lead(&disk).await;
-    driver.commit(epoch, vec![advance("orders", 10)]).await.unwrap();
+    let mut leader = lead(&disk).await;
+    leader.commit(put("orders", 10)).await.unwrap();
     disk.fail(Fault::SyncOnce(io::ErrorKind::Other));
-    let error = driver.commit(epoch, vec![advance("orders", 5)]).await.unwrap_err();
+    let error = leader.commit(put("orders", 15)).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
-    is_latched(&driver, epoch, &disk).await;
+    is_latched(&mut leader, &disk).await;
 
     // The next process finds all that was acknowledged, and the uncertain commit whole or not.
-    let (driver, _) = lead(&disk).await;
-    assert!([10, 15].contains(&next(&driver, "orders").await));
+    let leader = lead(&disk).await;
+    assert!([10, 15].contains(&value(&leader, "orders").await));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -77,27 +71,30 @@ async fn a_full_disk_is_final() {
         [Fault::Growth(io::ErrorKind::StorageFull), Fault::Write(io::ErrorKind::StorageFull)]
     {
         let disk = made();
-        let (driver, epoch) = lead(&disk).await;
-        driver.commit(epoch, vec![advance("orders", 10)]).await.unwrap();
+        let mut leader = lead(&disk).await;
+        leader.commit(put("orders", 10)).await.unwrap();
         disk.fail(fault);
         let mut acknowledged = 0;
         let error = loop {
-            let keys = (0..2_000).map(|key| advance(&format!("{acknowledged} {key:0>100}"), 1));
-            match driver.commit(epoch, keys.collect()).await {
-                Ok(_) => acknowledged += 1,
+            let mut effect = Effect::default();
+            for key in 0..2_000 {
+                effect.merge(put(&format!("{acknowledged} {key:0>100}"), 1));
+            }
+            match leader.commit(effect).await {
+                Ok(()) => acknowledged += 1,
                 Err(error) => break error,
             }
         };
         assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
-        is_latched(&driver, epoch, &disk).await;
+        is_latched(&mut leader, &disk).await;
 
-        let (driver, _) = lead(&disk).await;
-        assert_eq!(next(&driver, "orders").await, 10);
+        let leader = lead(&disk).await;
+        assert_eq!(value(&leader, "orders").await, 10);
         for group in 0..acknowledged {
-            assert_eq!(next(&driver, &format!("{group} {:0>100}", 1_999)).await, 1);
+            assert_eq!(value(&leader, &format!("{group} {:0>100}", 1_999)).await, 1);
         }
-        let last = next(&driver, &format!("{acknowledged} {:0>100}", 0)).await;
-        assert_eq!(next(&driver, &format!("{acknowledged} {:0>100}", 1_999)).await, last);
+        let last = value(&leader, &format!("{acknowledged} {:0>100}", 0)).await;
+        assert_eq!(value(&leader, &format!("{acknowledged} {:0>100}", 1_999)).await, last);
     }
 }
 

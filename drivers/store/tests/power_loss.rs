@@ -5,14 +5,11 @@
 
 mod common;
 
-use std::sync::Arc;
-
-use common::{Contents, Disk, Operation, at_every_operation, contents, create, open, survivor};
-use rand::{Rng, SeedableRng, rngs::StdRng};
-use tsoracle_core::{
-    ConsensusDriver, Leadership, LocalDriver, NodeId, RequestId, SeqKey, SeqStore, Session,
-    state::{Advance, Command, Effect, Limits},
+use common::{
+    Contents, Disk, Leader, Operation, at_every_operation, contents, create, open, survivor,
 };
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tsoracle_core::{ConsensusDriver, Effect, SeqStore};
 
 /// What was done to a disk: how it began, every operation, and at which position each commit was
 /// acknowledged, with what the store had to hold then.
@@ -118,30 +115,13 @@ fn a_store_that_grows_loses_no_acknowledged_commit() {
 }
 
 async fn run_driver(
-    driver: &Arc<LocalDriver>,
+    leader: &mut Leader,
     disk: &Disk,
+    random: &mut StdRng,
     acknowledged: &mut Vec<(usize, Contents)>,
 ) {
-    let Leadership::Leader { epoch } = *driver.leadership().borrow() else { panic!("not leading") };
-    let mut groups = vec![
-        vec![Command::Fence { now_ms: 1_000, headroom_ms: 1_000, lease_ms: 1_000 }],
-        vec![Command::Open { node: NodeId(1), lease_ms: 1_000 }],
-    ];
-    let session = Session(epoch.0.to_be_bytes());
-    for number in 1..12 {
-        let advance = |key: String, id| {
-            let entries = vec![(SeqKey::new(key).unwrap(), 1 + number as u32)];
-            Command::Advance(Advance { entries, id, elapsed_ms: number, limits: Limits::default() })
-        };
-        let id = RequestId::new(session, number, number.max(3) - 2).unwrap();
-        let extend = Command::Extend { high_water_ms: 3_000 + number, elapsed_ms: number };
-        let mut group = vec![extend, advance("with id".into(), Some(id))];
-        group.extend((0..number * 2).map(|key| advance(format!("key {key}"), None)));
-        groups.push(group);
-    }
-    for group in groups {
-        let committed = driver.commit(epoch, group).await.unwrap();
-        assert!(committed.results.iter().all(Result::is_ok), "{:?}", committed.results);
+    for number in 1..14 {
+        leader.commit(random_effect(random, number * 2, 100)).await.unwrap();
         // With nothing lost, the disk holds what has been acknowledged so far.
         let held = contents(&open(&Disk::holding(disk.image())).unwrap()).unwrap();
         acknowledged.push((disk.position(), held));
@@ -152,13 +132,14 @@ async fn run_driver(
 async fn a_driver_loses_no_acknowledged_commit() {
     let disk = made();
     let began = disk.image();
+    let mut random = StdRng::seed_from_u64(20);
     let mut acknowledged = vec![(0, Contents::new())];
     for _ in 0..2 {
-        let driver = LocalDriver::open(open(&disk).unwrap()).await.unwrap();
+        let mut leader = Leader::over(&disk).await;
         let held = contents(&open(&Disk::holding(disk.image())).unwrap()).unwrap();
         acknowledged.push((disk.position(), held));
-        run_driver(&driver, &disk, &mut acknowledged).await;
-        driver.shutdown().await.unwrap();
+        run_driver(&mut leader, &disk, &mut random, &mut acknowledged).await;
+        leader.driver.shutdown().await.unwrap();
     }
     History { began, journal: disk.journal(), acknowledged }.check(20, 2);
 }

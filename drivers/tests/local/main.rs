@@ -6,6 +6,7 @@
 
 mod actor;
 mod directory;
+mod earlier;
 mod failing_disk;
 mod kill;
 mod worker;

@@ -1,10 +1,9 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Reject, Surroundings, SystemClock, Timestamp, elected,
-    state::Command,
+    ConsensusDriver, DriverConfig, ErrorKind, Reject, Surroundings, SystemClock, Timestamp, elected,
 };
 
 use crate::cli::{
@@ -51,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { driver: text, seed_physical_ms, output } = arguments;
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
     let driver = drivers::open(config, Surroundings::default()).await?;
-    let initialized = initialize(&*driver, seed_physical_ms).await;
+    let initialized = initialize(&driver, seed_physical_ms).await;
     let stopped = driver.shutdown().await;
     initialized?;
     stopped?;
@@ -61,16 +60,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     })
 }
 
-async fn initialize(driver: &dyn ConsensusDriver, high_water_ms: u64) -> Result<(), Failure> {
-    let epoch = elected(driver, &SystemClock, ELECTION).await?;
-    let command = Command::Init { high_water_ms };
-    let committed = driver.commit(epoch, vec![command]).await?;
-    match committed.results.into_iter().next() {
-        Some(Ok(_)) => Ok(()),
-        Some(Err(Reject::NotEmpty)) => Err(Failure::failed(
-            "this driver holds state already, which was left as it is; init is for new ones only",
-        )),
-        Some(Err(reject)) => Err(Failure::failed(reject)),
-        None => Err(Failure::failed("the driver did not answer")),
+async fn initialize(driver: &Arc<dyn ConsensusDriver>, high_water_ms: u64) -> Result<(), Failure> {
+    elected(&**driver, &SystemClock, ELECTION).await?;
+    match tsoracle_core::initialize(driver, high_water_ms).await {
+        Err(error) if *error.kind() == ErrorKind::Rejected(Reject::NotEmpty) => {
+            Err(Failure::failed(
+                "this driver holds state already, which was left as it is; init is for new ones only",
+            ))
+        }
+        initialized => Ok(initialized?),
     }
 }

@@ -4,8 +4,8 @@ use clap::Args;
 use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, DriverConfig, Epoch, Error, Migrated, Migration,
-    Surroundings, SystemClock, Timestamp, elected,
+    BootTime, Clock, ConsensusDriver, DriverConfig, Error, Migrated, Migration, Surroundings,
+    SystemClock, Timestamp, elected,
 };
 
 use crate::cli::{
@@ -50,11 +50,6 @@ pub(crate) struct Arguments {
     #[arg(required = true)]
     to: Vec<String>,
 
-    /// Go on where the epochs of the target lie below those of the source: whoever keeps epochs to tell
-    /// old leaders from new ones must then forget them
-    #[arg(long)]
-    epochs_may_fall: bool,
-
     #[command(flatten)]
     output: Output,
 }
@@ -72,7 +67,7 @@ struct Report {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     serve::start_logging("warn")?;
-    let Arguments { from, to, epochs_may_fall, output } = arguments;
+    let Arguments { from, to, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
     let to = to.map_err(usage_if_config)?;
@@ -81,7 +76,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let names = (from.name().to_owned(), to[0].name().to_owned());
     let source = drivers::open(from, Surroundings::default()).await.map_err(of("source"))?;
-    let migrated = migrate(source.clone(), &to, epochs_may_fall).await;
+    let migrated = migrate(source.clone(), &to).await;
     let stopped = source.shutdown().await;
     let migrated = migrated?;
     stopped?;
@@ -91,32 +86,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 async fn migrate(
     source: Arc<dyn ConsensusDriver>,
     to: &[DriverConfig],
-    epochs_may_fall: bool,
 ) -> Result<Migrated, Failure> {
-    let claim = elected(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
-    let claim = claim.map_err(of("source"))?;
-    let migration = Migration::of(source, claim, Arc::new(SystemClock)).await?;
-    let floor = if epochs_may_fall { Epoch::default() } else { migration.epoch() };
-    let mut target = Target::open(to).await?;
-    let begun = migration.begin(target.leader(), target.epoch, floor).await;
-    if begun.is_ok() && target.epoch < floor {
-        // A driver that finds such an epoch in its state may begin above it when it is opened again.
-        target.shutdown().await?;
-        target = Target::open(to).await?;
-    }
-    let epoch = target.epoch;
-    let copied = match begun {
+    let elected = elected(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
+    elected.map_err(of("source"))?;
+    let migration = Migration::of(source, Arc::new(SystemClock)).await?;
+    let target = Target::open(to).await?;
+    let copied = match migration.begin(target.leader()).await {
         Err(error) => Err(error.into()),
-        Ok(()) if epoch < floor => Err(Failure::failed(format!(
-            "the target's epochs begin at {epoch}, below {floor}, which the source has reached; if \
-             nobody keeps epochs, migrate with --epochs-may-fall"
-        ))),
-        Ok(()) => {
-            let copied = migration.copy(target.leader(), epoch, teller()).await;
-            copied.map_err(|error| {
-                Failure::failed(format!("{error}; nothing serves from the target: remove it"))
-            })
-        }
+        Ok(()) => migration.copy(target.leader(), teller()).await.map_err(|error| {
+            Failure::failed(format!("{error}; nothing serves from the target: remove it"))
+        }),
     };
     let stopped = target.shutdown().await;
     let migrated = copied?;
@@ -128,12 +107,11 @@ async fn migrate(
 struct Target {
     nodes: Vec<Arc<dyn ConsensusDriver>>,
     leader: usize,
-    epoch: Epoch,
 }
 
 impl Target {
     async fn open(to: &[DriverConfig]) -> Result<Self, Failure> {
-        let mut target = Self { nodes: Vec::new(), leader: 0, epoch: Epoch::default() };
+        let mut target = Self { nodes: Vec::new(), leader: 0 };
         match target.lead(to).await {
             Ok(()) => Ok(target),
             Err(failure) => {
@@ -151,17 +129,15 @@ impl Target {
             self.nodes.push(opened.map_err(of("target"))?);
         }
         let standing = self.nodes.iter().enumerate().map(|(index, node)| {
-            Box::pin(async move {
-                elected(&**node, &SystemClock, ELECTION).await.map(|epoch| (index, epoch))
-            })
+            Box::pin(async move { elected(&**node, &SystemClock, ELECTION).await.map(|_| index) })
         });
-        let ((leader, epoch), _) = select_ok(standing).await.map_err(|error| {
+        let (leader, _) = select_ok(standing).await.map_err(|error| {
             Failure::failed(format!(
                 "{error}; a target of several nodes needs all of them to be named, or for openraft \
                  migrate into one of a single node, and let it grow by `tsoracle cluster add`"
             ))
         })?;
-        (self.leader, self.epoch) = (leader, epoch);
+        self.leader = leader;
         Ok(())
     }
 

@@ -3,8 +3,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Surroundings, SystemClock, Timestamp, elected,
-    state::{Command, Reply},
+    DriverConfig, OracleOptions, Surroundings, SystemClock, Timestamp, adopt, elected,
 };
 
 use crate::cli::{
@@ -54,7 +53,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
     let name = config.name().to_owned();
     let driver = drivers::open(config, Surroundings::default()).await?;
-    let raised = raise(&*driver, physical_ms).await;
+    let raised = match elected(&*driver, &SystemClock, ELECTION).await {
+        Ok(_) => adopt(&driver, physical_ms, OracleOptions::default().lease).await,
+        Err(error) => Err(error),
+    };
     let stopped = driver.shutdown().await;
     let high_water_ms = raised?;
     stopped?;
@@ -62,16 +64,4 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
         format!("raised: every timestamp will be later than {}", time.unwrap_or_default())
     })
-}
-
-/// A fence raises the time, and nobody opens the reign that it begins.
-async fn raise(driver: &dyn ConsensusDriver, now_ms: u64) -> Result<u64, Failure> {
-    let epoch = elected(driver, &SystemClock, ELECTION).await?;
-    let fence = Command::Fence { now_ms, headroom_ms: 0, lease_ms: 0 };
-    let committed = driver.commit(epoch, vec![fence]).await?;
-    match committed.results.into_iter().next() {
-        Some(Ok(Reply::Fenced { high_water_ms, .. })) => Ok(high_water_ms),
-        Some(Err(reject)) => Err(Failure::failed(reject)),
-        _ => Err(Failure::failed("the driver did not answer")),
-    }
 }

@@ -3,10 +3,13 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership,
-    Membership, MemoryStore, NodeId, Reject, Result, SeqStore,
-    state::{self, Answer, Command, Query},
+    BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Error, ErrorKind, LeaderHint,
+    Leadership, Membership, MemoryStore, NodeId, Outcome, Reads, Result, SeqStore, Snapshot,
+    VERSION, Version,
 };
+
+/// The first byte of the keys of sequences.
+const SEQUENCE: u8 = b's';
 
 /// What a driver does with requests for sequence values.
 #[derive(Clone, PartialEq, Debug)]
@@ -15,10 +18,8 @@ pub(crate) enum Manner {
     Commit,
     /// Fails with such an error, and commits nothing.
     Fail(ErrorKind),
-    /// Commits them, and fails all the same.
+    /// Commits them, and fails all the same; reads fail from then on, so that nothing can be found out.
     CommitAndFail(ErrorKind),
-    /// Refuses them.
-    Refuse(Reject),
     /// Waits until told otherwise.
     Hang,
 }
@@ -32,6 +33,8 @@ pub(crate) struct Scripted {
     stalled: watch::Sender<bool>,
     /// How many commits with requests have begun.
     begun: watch::Sender<usize>,
+    /// Reads fail, so that nothing can be found out of a commit that failed.
+    doubtful: watch::Sender<bool>,
     store: Mutex<MemoryStore>,
 }
 
@@ -42,12 +45,13 @@ impl Scripted {
             manner: watch::Sender::new(Manner::Commit),
             stalled: watch::Sender::new(false),
             begun: watch::Sender::new(0),
+            doubtful: watch::Sender::new(false),
             store: Mutex::default(),
         })
     }
 
     pub(crate) fn leader() -> Arc<Self> {
-        Self::new(Leadership::Leader { epoch: Epoch(1) })
+        Self::new(Leadership::Leader { claim: 1 })
     }
 
     pub(crate) fn follower(endpoint: &str, epoch: u128) -> Arc<Self> {
@@ -60,6 +64,7 @@ impl Scripted {
     }
 
     pub(crate) fn behave(&self, manner: Manner) {
+        self.doubtful.send_replace(false);
         self.manner.send_replace(manner);
     }
 
@@ -79,11 +84,14 @@ impl Scripted {
         *self.begun.borrow()
     }
 
-    fn apply(&self, epoch: Epoch, commands: &[Command]) -> Result<Committed> {
+    fn apply(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let mut store = self.store.lock().expect("nothing panics under the lock");
-        let (results, effect) = state::apply(&*store, epoch, commands)?;
-        store.commit(effect)?;
-        Ok(Committed { results, replaced_seen: None })
+        let current = Version::decode(store.get(VERSION)?.as_deref())?;
+        match base.admits(effect.version()?, current) {
+            Some(Outcome::Stored) => store.commit(effect).map(|()| Outcome::Stored),
+            Some(conflict) => Ok(conflict),
+            None => Err(Error::new(ErrorKind::Uncertain, "the state is behind")),
+        }
     }
 }
 
@@ -101,11 +109,11 @@ impl ConsensusDriver for Scripted {
         self.leadership.subscribe()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let mut stalled = self.stalled.subscribe();
         stalled.wait_for(|stalled| !stalled).await.expect("the driver lives");
-        if !commands.iter().any(|command| matches!(command, Command::Advance(_))) {
-            return self.apply(epoch, &commands);
+        if !effect.iter().any(|(key, _)| key.first() == Some(&SEQUENCE)) {
+            return self.apply(base, effect);
         }
         self.begun.send_modify(|begun| *begun += 1);
         let mut manner = self.manner.subscribe();
@@ -113,27 +121,29 @@ impl ConsensusDriver for Scripted {
         match manner.expect("the driver lives").clone() {
             Manner::Fail(kind) => Err(scripted(kind)),
             Manner::CommitAndFail(kind) => {
-                self.apply(epoch, &commands)?;
+                self.doubtful.send_replace(true);
+                self.apply(base, effect)?;
                 Err(scripted(kind))
             }
-            Manner::Refuse(reject) => {
-                let results = commands.iter().map(|_| Err(reject.clone())).collect();
-                Ok(Committed { results, replaced_seen: None })
-            }
-            Manner::Commit | Manner::Hang => self.apply(epoch, &commands),
+            Manner::Commit | Manner::Hang => self.apply(base, effect),
         }
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        let manner = self.manner.borrow().clone();
-        match manner {
-            Manner::Fail(kind) => Err(scripted(kind)),
-            _ => state::answer(&*self.store.lock().expect("nothing panics under the lock"), &query),
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        if *self.doubtful.borrow() {
+            return Err(scripted(ErrorKind::Unavailable));
         }
+        wanted.read_from(&*self.store.lock().expect("nothing panics under the lock"))
     }
+
+    fn seen(&self, _: &Version) -> Option<BootTime> {
+        None
+    }
+
+    async fn resign(&self, _: u64) {}
 
     fn limits(&self) -> CommitLimits {
-        CommitLimits { commands: 4_096, bytes: 1 << 20 }
+        CommitLimits { writes: 4_096, bytes: 1 << 20 }
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {

@@ -9,7 +9,7 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
-use tsoracle_core::{Epoch, Leadership, Phase};
+use tsoracle_core::{Leadership, Phase};
 
 use crate::common::{Running, driver::Scripted};
 
@@ -30,7 +30,7 @@ async fn only_a_leader_is_healthy() {
         let answer = client.check(check(service)).await.unwrap();
         assert_eq!(answer.get_ref().status(), ServingStatus::NotServing, "{service:?}");
     }
-    driver.lead(Leadership::Leader { epoch: Epoch(43) });
+    driver.lead(Leadership::Leader { claim: 1 });
     while watched.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
     driver.lead(Leadership::Unknown);
     while watched.next().await.unwrap().unwrap().status() != ServingStatus::NotServing {}

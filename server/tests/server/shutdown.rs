@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tsoracle_core::ConsensusDriver;
 use tsoracle_core::{
-    Leadership, LocalDriver, Membership, MemoryStore, Oracle, OracleOptions, Phase,
-    state::{Answer, Query},
+    BootTime, ConsensusDriver, Effect, Leadership, LocalDriver, Membership, MemoryStore, Oracle,
+    OracleOptions, Outcome, Phase, Reads, Snapshot, Version,
+    state::{REIGN, Record},
 };
 use tsoracle_proto::v1;
 use tsoracle_server::{Limits, Server};
@@ -64,10 +64,8 @@ async fn what_was_submitted_is_answered_and_the_lease_released() {
     driver.behave(Manner::Commit);
     assert_eq!(submitted.await.unwrap().unwrap().get_ref().start, 1);
     server.ended().await.unwrap();
-    let reign = match driver.read(Query::Reign).await.unwrap() {
-        Answer::Reign(Some(reign)) => reign,
-        other => panic!("{other:?}"),
-    };
+    let stored = driver.read(&Reads::keys([REIGN])).await.unwrap().values.remove(0).unwrap();
+    let Record::Reign(reign) = Record::decode(REIGN, stored).unwrap() else { panic!("another") };
     assert!(reign.released);
 }
 
@@ -128,15 +126,17 @@ async fn a_driver_that_gives_up_ends_the_server() {
         fn leadership(&self) -> tokio::sync::watch::Receiver<Leadership> {
             tokio::sync::watch::channel(Leadership::Unknown).1
         }
-        async fn commit(
-            &self,
-            epoch: tsoracle_core::Epoch,
-            commands: Vec<tsoracle_core::state::Command>,
-        ) -> tsoracle_core::Result<tsoracle_core::Committed> {
-            self.0.commit(epoch, commands).await
+        async fn read(&self, wanted: &Reads) -> tsoracle_core::Result<Snapshot> {
+            self.0.read(wanted).await
         }
-        async fn read(&self, query: Query) -> tsoracle_core::Result<Answer> {
-            self.0.read(query).await
+        async fn commit(&self, base: Version, effect: Effect) -> tsoracle_core::Result<Outcome> {
+            self.0.commit(base, effect).await
+        }
+        fn seen(&self, version: &Version) -> Option<BootTime> {
+            self.0.seen(version)
+        }
+        async fn resign(&self, claim: u64) {
+            self.0.resign(claim).await;
         }
         fn limits(&self) -> tsoracle_core::CommitLimits {
             self.0.limits()

@@ -4,9 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::{Code, Status};
 use tsoracle_core::{
-    ConsensusDriver, Epoch, ErrorKind, Leadership, MAX_HIGH_WATER_MS, ManualClock, Oracle,
-    OracleOptions, Phase, Reject, SeqKey,
-    state::{Command, Limits},
+    ConsensusDriver, ErrorKind, Leadership, MAX_HIGH_WATER_MS, ManualClock, Oracle, OracleOptions,
+    Phase, SeqKey, initialize, state::Limits,
 };
 use tsoracle_proto::{metadata, v1};
 use tsoracle_server::Server;
@@ -129,8 +128,8 @@ async fn a_request_is_held_until_there_is_a_leader() {
     while server.oracle.status().waiting == 0 {
         tokio::task::yield_now().await;
     }
-    driver.lead(Leadership::Leader { epoch: Epoch(7) });
-    assert_eq!(held.await.unwrap().unwrap().get_ref().epoch_lo, 7);
+    driver.lead(Leadership::Leader { claim: 1 });
+    assert_eq!(held.await.unwrap().unwrap().get_ref().epoch_lo, 1);
 }
 
 #[tokio::test]
@@ -282,10 +281,8 @@ async fn what_may_be_committed_does_not() {
 
 #[tokio::test]
 async fn a_sequence_does_not_overflow() {
-    let driver = Scripted::leader();
-    let server = Running::over(driver.clone()).await;
-    let key = SeqKey::new("k").unwrap();
-    driver.behave(Manner::Refuse(Reject::Overflow { key, next: u64::MAX }));
+    let server = Running::over(Scripted::leader()).await;
+    server.oracle.seed_seq(SeqKey::new("k").unwrap(), u64::MAX).await.unwrap();
     let status = server.tso().await.get_seq(seq("k", 1)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("cannot advance") && is_bare(&status), "{status:?}");
@@ -365,13 +362,13 @@ async fn whoever_is_stopping_does_not_lead() {
 async fn the_end_of_time_is_out_of_range() {
     let driver = Scripted::new(Leadership::Unknown);
     let high_water_ms = MAX_HIGH_WATER_MS - 10;
-    let init = vec![Command::Init { high_water_ms }];
-    driver.commit(Epoch(1), init).await.unwrap().results[0].as_ref().unwrap();
+    let state: Arc<dyn ConsensusDriver> = driver.clone();
+    initialize(&state, high_water_ms).await.unwrap();
     let failover_advance = Duration::from_millis(1);
     let options = OracleOptions { failover_advance, ..OracleOptions::default() };
     let server = Server::builder().driver(driver.clone()).options(options);
     let server = Running::start(server).await;
-    driver.lead(Leadership::Leader { epoch: Epoch(2) });
+    driver.lead(Leadership::Leader { claim: 1 });
     let mut client = server.tso().await;
     let status = loop {
         match client.get_ts(v1::GetTsRequest { count: 262_144 }).await {

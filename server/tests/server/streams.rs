@@ -168,7 +168,7 @@ async fn an_election_is_waited_out_within_a_stream_and_then_given_up() {
     stream.send(ts(1));
     stream.send(ts(2));
     waiting(&server, 1).await;
-    driver.lead(Leadership::Leader { epoch: Epoch(9) });
+    driver.lead(Leadership::Leader { claim: 1 });
     assert_eq!((stream.next().await.count, stream.next().await.count), (1, 2));
 
     let hold = Duration::from_millis(20);

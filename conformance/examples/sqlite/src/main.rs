@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// Names the crate. Nothing else does, and the linker drops what nobody names.
+// Names the crate: the linker drops what no code names.
 use tsoracle_sqlite as _;
 
 fn main() -> ExitCode {

@@ -1,10 +1,7 @@
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
-use tsoracle_core::{
-    Directory, Error, ErrorKind, Result, Seal, SeqStore,
-    state::{Effect, Entry},
-};
+use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore};
 
 use crate::Config;
 
@@ -20,7 +17,7 @@ const TABLES: &str = "
 /// A store in `state.sqlite`, in a directory that is locked.
 #[derive(Debug)]
 pub struct Store {
-    // Closed before the lock is let go, since fields are dropped in this order.
+    // Closed before the lock is released, since fields are dropped in this order.
     database: Connection,
     seal: Seal,
     directory: Directory,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{FutureExt, future::join_all};
-use tsoracle_core::versioned::{Effect, Leadership, Reads};
+use tsoracle_core::{Effect, Leadership, Reads};
 
 use super::alike;
 use crate::{

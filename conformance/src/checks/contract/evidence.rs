@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use futures::future::join_all;
-use tsoracle_core::{Clock, SystemClock, versioned::Version};
+use tsoracle_core::{Clock, SystemClock, Version};
 
 use super::alike;
 use crate::{

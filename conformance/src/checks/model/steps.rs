@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use anyhow::{Context, Result, ensure};
 use futures::{FutureExt, future::join_all};
 use tokio::time::timeout;
-use tsoracle_core::versioned::{Effect, Outcome, Reads, Version};
+use tsoracle_core::{Effect, Outcome, Reads, Version};
 
 use crate::{
     Ability::{self, Contend, Crash, CutOff, FailStorage, LosePower, Reopen},

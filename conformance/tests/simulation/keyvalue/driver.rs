@@ -1,31 +1,24 @@
 //! The driver over a node.
 
-use std::{fmt, sync::Arc};
-
-use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
-use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
-    NodeId, Result,
-    state::{Answer, Command, Query},
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
 };
 
-use super::{Shared, writer::Job};
-use crate::{flaw::Flaw, gate::Gate, world::Point};
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tsoracle_core::{
+    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, Membership, NodeId, Outcome,
+    Reads, Result, Snapshot, Version,
+};
+
+use super::{Shared, store::Request};
+use crate::{disk::Commit, fate::carry_out, flaw::Flaw, gate::Gate, world::LIMITS};
 
 pub(super) struct KeyValueDriver {
     pub(super) shared: Arc<Shared>,
     pub(super) gate: Gate,
-    pub(super) jobs: mpsc::UnboundedSender<Job>,
     pub(super) leadership: watch::Receiver<Leadership>,
-}
-
-impl KeyValueDriver {
-    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.jobs.send(job(reply)).ok()?;
-        answer.await.ok()
-    }
 }
 
 #[async_trait]
@@ -38,33 +31,31 @@ impl ConsensusDriver for KeyValueDriver {
         self.leadership.clone()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        self.gate.run(self.shared.read(wanted)).await
+    }
+
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let Shared { world, me, .. } = &*self.shared;
-        let committing = async {
-            world.hazard(*me, Point::Submitted).await;
-            let committed = self.ask(|reply| Job::Commit { epoch, commands, reply }).await;
-            world.hazard(*me, Point::Committed).await;
-            let lost = || Error::new(ErrorKind::Uncertain, "the node stopped meanwhile");
-            committed.unwrap_or_else(|| Err(lost()))
-        };
-        match self.gate.run(committing).await {
-            Err(error)
-                if *error.kind() == ErrorKind::Uncertain && world.has(Flaw::UncertainIsRefused) =>
-            {
-                Err(Error::new(ErrorKind::Unavailable, "not committed, as it seems"))
-            }
-            committed => committed,
+        let commit = Arc::new(Commit::new(base, effect));
+        let (shared, next) = (self.shared.clone(), commit.next);
+        let committing = async move { shared.commit(commit).await };
+        carry_out(world, *me, &self.gate, next, committing).await
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.shared.evidence.lock().unwrap().seen(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        if !self.shared.world.has(Flaw::NeverResigns) {
+            *self.shared.resigned.lock().unwrap() = Some(claim);
+            self.shared.look.notify_one();
         }
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        let stopped = || Error::new(ErrorKind::Unavailable, "the driver has stopped");
-        let read = self.gate.run(self.ask(|reply| Job::Read { query, reply })).await;
-        read.unwrap_or_else(|| Err(stopped()))
-    }
-
     fn limits(&self) -> CommitLimits {
-        CommitLimits { commands: 64, bytes: 1 << 16 }
+        LIMITS
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
@@ -72,8 +63,15 @@ impl ConsensusDriver for KeyValueDriver {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        // If the reply is dropped, it has stopped as well.
-        self.gate.run(self.ask(|reply| Job::Stop { reply })).await;
+        let stopping = async {
+            let _none_in_flight = self.shared.in_flight.write().await;
+            self.shared.stopped.store(true, Ordering::Relaxed);
+            let claim = self.shared.claim.lock().unwrap().take();
+            if let Some(claim) = claim {
+                self.shared.ask_again(Request::Revoke(claim.lease)).await;
+            }
+        };
+        self.gate.run(stopping).await;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Who leads: whoever has created the election key.
+//! Who leads: the node that has created the election key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,32 +8,39 @@ use super::{
     Claim, Shared,
     store::{Holder, Request, TTL},
 };
+use crate::reached::Reached;
 
-/// How often a contender looks who leads, and what was written of the reign.
+/// How often a contender looks who leads, and which version the state is at.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The leader looks whether it still is one so often while its lease lasts.
 const LOOKS_PER_TTL: u32 = 5;
 
+/// How long a node that has resigned leaves it to others to lead.
+const RESIGNED: Duration = Duration::from_secs(3);
+
 pub(super) struct Elector {
     shared: Arc<Shared>,
     /// A lease to stand for election with, and when it was asked for.
     lease: Option<(u64, BootTime)>,
+    /// Claims are numbered.
+    claims: u64,
+    campaigns_from: BootTime,
 }
 
 impl Elector {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, lease: None }
+        Self { shared, lease: None, claims: 0, campaigns_from: BootTime::default() }
     }
 
-    /// Takes part in the election, for as long as the node runs.
+    /// Takes part in the election until the node stops.
     pub(super) async fn run(mut self) {
         let mut answered = self.shared.clock.now().boot;
-        loop {
+        while !self.shared.is_stopped() {
             let began = self.shared.clock.now().boot;
             match self.round(began).await {
                 Some(()) => answered = began,
-                // Once the store has been silent for as long as leases last, nobody knows who leads.
+                // Once the store has been silent for as long as leases last, it is not known who leads.
                 None if began.since(answered) >= TTL => {
                     self.give_up();
                     self.shared.tell(Leadership::Unknown);
@@ -52,9 +59,17 @@ impl Elector {
 
     /// Looks who leads, and does what is to be done about it. `None` if the store did not answer.
     async fn round(&mut self, began: BootTime) -> Option<()> {
-        let found = self.shared.ask(Request::Look).await?;
-        self.shared.saw_reign(found.state.reign);
         let claim = *self.shared.claim.lock().unwrap();
+        let resigned = self.shared.resigned.lock().unwrap().take();
+        if let Some(claim) = claim
+            && resigned == Some(claim.number)
+        {
+            self.shared.world.reached(Reached::Resigned);
+            self.give_up();
+            self.campaigns_from = began + RESIGNED;
+            return self.shared.ask_again(Request::Revoke(claim.lease)).await.map(drop);
+        }
+        let found = self.shared.ask(Request::Look).await?;
         let Some(holder) = found.holder else {
             self.give_up();
             return self.campaign(began).await;
@@ -62,7 +77,7 @@ impl Elector {
         let is_ours = self.lease.is_some_and(|(lease, _)| lease == holder.lease);
         match claim {
             Some(claim) if claim.created == holder.created => {
-                // What is answered is a hint at most: whether the key is there, the next look tells.
+                // What is answered is a hint at most: the next look tells whether the key still exists.
                 self.shared.ask(Request::KeepAlive(claim.lease)).await.map(drop)
             }
             // An answer to a campaign of this node was lost.
@@ -75,6 +90,9 @@ impl Elector {
     }
 
     async fn campaign(&mut self, began: BootTime) -> Option<()> {
+        if began < self.campaigns_from || self.shared.is_stopped() {
+            return Some(());
+        }
         let lease = match self.lease {
             // One that was asked for long ago would run out soon.
             Some((lease, granted)) if began.since(granted) < TTL / 2 => lease,
@@ -92,15 +110,22 @@ impl Elector {
         }
     }
 
-    fn lead(&self, Holder { created, lease, .. }: Holder) -> Option<()> {
-        let claim = Claim { created, lease };
-        *self.shared.claim.lock().unwrap() = Some(claim);
-        self.shared.tell(Leadership::Leader { epoch: claim.epoch() });
+    fn lead(&mut self, Holder { created, lease, .. }: Holder) -> Option<()> {
+        self.claims += 1;
+        let number = self.claims;
+        *self.shared.claim.lock().unwrap() = Some(Claim { number, created, lease });
+        self.shared.tell(Leadership::Leader { claim: number });
         Some(())
     }
 
-    /// Says who leads, and now and then takes it for dead, rightly or not.
-    async fn follow(&self, holder: Holder) -> Option<()> {
+    /// Tells who leads, and now and then takes it for dead, or itself for the leader, rightly or not.
+    async fn follow(&mut self, holder: Holder) -> Option<()> {
+        if self.shared.world.believes_to_lead() {
+            self.shared.world.reached(Reached::FalseBelief);
+            self.claims += 1;
+            self.shared.tell(Leadership::Leader { claim: self.claims });
+            return Some(());
+        }
         let hint = LeaderHint { endpoint: holder.node.to_string(), epoch: None };
         self.shared.tell(Leadership::Follower { leader: Some(hint) });
         if self.shared.world.takes_the_leader_for_dead() {

@@ -1,33 +1,36 @@
 //! Nodes that keep nothing, over a key-value store that they share, as etcd is one: an election key on a
-//! lease, and transactions that compare and then write.
+//! lease, and transactions that compare the version and then write.
 
+mod commits;
 mod driver;
 mod elector;
 mod store;
-mod writer;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, RwLock, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
-use tsoracle_core::{BootTime, Clock, ConsensusDriver, Epoch, Leadership, NodeId};
+use tsoracle_core::{Clock, ConsensusDriver, Leadership, NodeId, Version};
 
 use crate::{
     clock::{NodeClock, pass},
-    flaw::Flaw,
+    evidence::Evidence,
     gate::Gate,
     herald::{self, Herald},
     world::World,
 };
 
 pub(crate) use store::Store;
-use store::{Answer, Request};
+use store::{Answer, Request, Versioned};
 
 /// How long one attempt at the store may take, and the pause before the next one.
 const ATTEMPT: Duration = Duration::from_millis(500);
@@ -42,23 +45,22 @@ struct Shared {
     clock: NodeClock,
     herald: Mutex<Herald>,
     claim: Mutex<Option<Claim>>,
-    /// The newest one.
-    seen: Mutex<Seen>,
+    evidence: Arc<Mutex<Evidence>>,
+    /// The newest version that was read or stored.
+    newest: Mutex<Version>,
     /// The election has to be looked at.
     look: Notify,
-}
-
-/// A write of the reign record, and when it was seen.
-#[derive(Default)]
-struct Seen {
-    revision: u64,
-    epoch: Epoch,
-    at: BootTime,
+    /// A claim that this node cannot serve under.
+    resigned: Mutex<Option<u64>>,
+    stopped: AtomicBool,
+    /// Read while a commit is in flight.
+    in_flight: RwLock<()>,
 }
 
 /// The election key as this node has created it, on a lease.
 #[derive(Clone, Copy)]
 struct Claim {
+    number: u64,
     created: u64,
     lease: u64,
 }
@@ -71,7 +73,7 @@ pub(crate) fn start(
     clock: &NodeClock,
     tasks: &mut JoinSet<()>,
 ) -> Arc<dyn ConsensusDriver> {
-    let (known, leadership) = tokio::sync::watch::channel(Leadership::Unknown);
+    let (known, leadership) = watch::channel(Leadership::Unknown);
     let (herald, told) = Herald::new();
     let shared = Arc::new(Shared {
         world: world.clone(),
@@ -80,31 +82,23 @@ pub(crate) fn start(
         clock: clock.clone(),
         herald: Mutex::new(herald),
         claim: Mutex::default(),
-        seen: Mutex::default(),
+        evidence: world.evidence(),
+        newest: Mutex::default(),
         look: Notify::new(),
+        resigned: Mutex::default(),
+        stopped: AtomicBool::new(false),
+        in_flight: RwLock::default(),
     });
-    let (jobs, queue) = mpsc::unbounded_channel();
-    let writer = writer::Writer::new(shared.clone());
     let elector = elector::Elector::new(shared.clone());
     let (working, telling) = (gate.clone(), gate.clone());
-    tasks.spawn(async move {
-        // The election ends with the writer, which is told to stop.
-        let work = async {
-            tokio::select! {
-                biased;
-                () = writer.run(queue) => {}
-                () = elector.run() => {}
-            }
-        };
-        working.run(work).await;
-    });
+    tasks.spawn(async move { working.run(elector.run()).await });
     let spreading = herald::spread(world.clone(), told, known);
     tasks.spawn(async move { telling.run(spreading).await });
-    Arc::new(driver::KeyValueDriver { shared, gate: gate.clone(), jobs, leadership })
+    Arc::new(driver::KeyValueDriver { shared, gate: gate.clone(), leadership })
 }
 
 impl Shared {
-    /// Asks the store once. `None` if there is no answer: whether it was done, nobody knows.
+    /// Asks the store once. `None` if there is no answer: whether it was done is not known.
     async fn ask(&self, request: Request) -> Option<Answer> {
         let (reply, mut answers) = mpsc::unbounded_channel();
         let (me, store) = (self.me, self.world.nodes.len());
@@ -119,44 +113,39 @@ impl Shared {
                 for delay in world.network.copies() {
                     pass(delay).await;
                     if !world.network.is_cut(store, me) {
-                        // Whoever asked may wait no more.
+                        // The caller may wait no more.
                         let _ = reply.send(answer.clone());
                     }
                 }
             });
         }
         drop(reply);
-        timeout(ATTEMPT, answers.recv()).await.ok().flatten()
+        let answer = timeout(ATTEMPT, answers.recv()).await.ok().flatten()?;
+        self.observed(&answer.state);
+        Some(answer)
+    }
+
+    /// Notes that the state was observed at this version.
+    fn observed(&self, state: &Versioned) {
+        let now = self.clock.now().boot;
+        self.evidence.lock().unwrap().decided(state.version, now, state.reign);
+    }
+
+    /// Notes a version that was read or stored. False if it is older than what is known.
+    fn advance(&self, version: Version) -> bool {
+        let mut newest = self.newest.lock().unwrap();
+        let is_new = version.position() >= newest.position();
+        if is_new {
+            *newest = version;
+        }
+        is_new
     }
 
     fn tell(&self, news: Leadership) {
         self.herald.lock().unwrap().tell(news);
     }
 
-    fn leads(&self, epoch: Epoch) -> Option<Claim> {
-        self.claim.lock().unwrap().filter(|claim| claim.epoch() == epoch)
-    }
-
-    /// Notes that the reign record was seen as this revision wrote it.
-    fn saw_reign(&self, (revision, epoch): (u64, Epoch)) {
-        let now = self.clock.now().boot;
-        let mut seen = self.seen.lock().unwrap();
-        if revision > seen.revision {
-            let is_first = epoch != seen.epoch || !self.world.has(Flaw::EvidenceOfAnotherWrite);
-            *seen = Seen { revision, epoch, at: if is_first { now } else { seen.at } };
-        }
-    }
-
-    /// When the write that a fence replaced was first seen.
-    fn evidence(&self, replaced: u64) -> Option<BootTime> {
-        let seen = self.seen.lock().unwrap();
-        (seen.revision == replaced && replaced > 0).then_some(seen.at)
-    }
-}
-
-impl Claim {
-    /// The revision in which the key was created: every claim creates it anew.
-    fn epoch(self) -> Epoch {
-        Epoch(u128::from(self.created) << 32)
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 }

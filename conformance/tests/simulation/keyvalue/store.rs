@@ -1,27 +1,29 @@
 //! The key-value store. It is as good as one process that never fails: what goes wrong is on the way to
-//! it, and that it sees leases as it likes.
+//! it, that it sees leases as it likes, and that some reads are answered by a copy that is behind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::time::Instant;
-use tsoracle_core::{
-    Epoch, MemoryStore, SeqStore as _,
-    state::{Effect, REIGN},
-};
+use tsoracle_core::{Epoch, MemoryStore, Outcome, SeqStore as _, Version};
 
-use crate::{flaw::Flaw, world::World};
+use crate::{disk::Commit, evidence::reign_of, flaw::Flaw, reached::Reached, world::World};
 
 /// How long a lease lasts that is not kept alive.
 pub(super) const TTL: Duration = Duration::from_secs(2);
+
+/// How many commits a copy may be behind.
+const BEHIND: usize = 16;
 
 /// What the store is asked. A request that comes twice is done twice.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
     Look,
+    /// As `Look`, from any copy of the state.
+    Read,
     Grant,
     KeepAlive(u64),
     Revoke(u64),
@@ -32,18 +34,11 @@ pub(super) enum Request {
     },
     /// Removes the election key that was created then.
     Depose(u64),
-    Commit(Arc<Commit>),
-}
-
-/// Writes that are made if the election key is the one created then, and the state is still as
-/// `modified` left it.
-#[derive(Clone, Debug)]
-pub(super) struct Commit {
-    pub(super) created: u64,
-    pub(super) modified: u64,
-    pub(super) name: String,
-    pub(super) epoch: Epoch,
-    pub(super) effect: Effect,
+    Commit {
+        commit: Arc<Commit>,
+        /// The election key must be the one that was created then.
+        created: Option<u64>,
+    },
 }
 
 /// What there was after a request.
@@ -65,14 +60,13 @@ pub(super) struct Holder {
     pub(super) node: usize,
 }
 
-/// The state, by whom it was written, and in which revisions.
+/// The state at one version.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Versioned {
     pub(super) entries: MemoryStore,
-    pub(super) modified: u64,
-    pub(super) name: String,
-    /// The last write of the reign record, and under which epoch it was made.
-    pub(super) reign: (u64, Epoch),
+    pub(super) version: Version,
+    /// Whose reign record the last commit wrote, if it wrote any.
+    pub(super) reign: Option<Epoch>,
 }
 
 #[derive(Default)]
@@ -83,8 +77,11 @@ struct Inner {
     revision: u64,
     holder: Option<Holder>,
     state: Arc<Versioned>,
+    /// The states before, the newest one last.
+    past: VecDeque<Arc<Versioned>>,
     leases: BTreeMap<u64, Instant>,
     granted: u64,
+    stored: u64,
 }
 
 impl Store {
@@ -97,9 +94,23 @@ impl Store {
     pub(super) fn answer(&self, world: &World, request: Request) -> Answer {
         let mut inner = self.0.lock().unwrap();
         inner.expire();
+        let mut reads_any = matches!(request, Request::Read)
+            && (world.reads_a_stale_copy() || world.has(Flaw::ReadsGoBack) && world.chance(50));
+        let is_commit = matches!(request, Request::Commit { .. });
         let done = inner.act(world, request);
-        let Inner { holder, ref state, granted, .. } = *inner;
-        Answer { done, holder, state: state.clone(), lease: granted }
+        reads_any |= is_commit && !done && world.has(Flaw::ConflictFromBehind);
+        let stale = match reads_any && !inner.past.is_empty() {
+            true => {
+                let last = inner.past.len() as u64 - 1;
+                inner.past.get(world.draw(|rng| rng.between(0..=last)) as usize)
+            }
+            false => None,
+        };
+        if stale.is_some() {
+            world.reached(Reached::StaleRead);
+        }
+        let state = stale.unwrap_or(&inner.state).clone();
+        Answer { done, holder: inner.holder, state, lease: inner.granted }
     }
 }
 
@@ -120,7 +131,7 @@ impl Inner {
     fn act(&mut self, world: &World, request: Request) -> bool {
         let until = Instant::now() + TTL;
         match request {
-            Request::Look => true,
+            Request::Look | Request::Read => true,
             Request::Grant => {
                 self.granted += 1;
                 self.leases.insert(self.granted, until);
@@ -149,7 +160,9 @@ impl Inner {
                 }
                 is_held
             }
-            Request::Commit(commit) => self.commit(world, &commit),
+            Request::Commit { commit, created } => {
+                created.is_none_or(|created| self.is_held(created)) && self.commit(world, &commit)
+            }
         }
     }
 
@@ -158,26 +171,42 @@ impl Inner {
     }
 
     fn commit(&mut self, world: &World, commit: &Commit) -> bool {
-        let compares_nothing = world.has(Flaw::ComparesNothing);
-        let is_held =
-            self.is_held(commit.created) || compares_nothing || world.has(Flaw::ComparesNoCreation);
-        let is_current = self.state.modified == commit.modified
-            || compares_nothing
-            || world.has(Flaw::ComparesNoVersion);
-        if !is_held || !is_current {
-            return false;
+        let current = self.state.version;
+        let admitted = commit.base.admits(commit.next, current);
+        if world.has(Flaw::IgnoresTheVersion) && current != commit.next {
+            self.store(world, commit);
+            return true;
         }
-        if !commit.effect.is_empty() {
-            self.revision += 1;
-            let state = Arc::make_mut(&mut self.state);
-            state.modified = self.revision;
-            state.name.clone_from(&commit.name);
-            if commit.effect.touches(REIGN) {
-                state.reign = (self.revision, commit.epoch);
+        match admitted {
+            Some(Outcome::Stored) if current != commit.next => {
+                self.store(world, commit);
+                true
             }
-            state.entries.commit(commit.effect.clone()).expect("memory does not fail");
-            world.took_effect(commit.epoch);
+            Some(Outcome::Stored) => {
+                world.reached(Reached::StoredBefore);
+                true
+            }
+            Some(Outcome::Conflict { .. }) => {
+                world.reached(Reached::Conflict);
+                false
+            }
+            None => {
+                world.found(format!("the store is behind the base of {:?}", commit.next));
+                false
+            }
         }
-        true
+    }
+
+    fn store(&mut self, world: &World, commit: &Commit) {
+        self.past.push_back(self.state.clone());
+        if self.past.len() > BEHIND {
+            self.past.pop_front();
+        }
+        let state = Arc::make_mut(&mut self.state);
+        state.entries.commit(commit.effect.clone()).expect("memory does not fail");
+        state.version = commit.next;
+        state.reign = reign_of(&commit.effect);
+        self.stored += 1;
+        world.stored(self.stored, commit, state.reign);
     }
 }

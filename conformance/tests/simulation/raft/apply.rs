@@ -1,20 +1,22 @@
 //! The state, and the answers that come from it.
 
-use tsoracle_core::{
-    Committed, Epoch, SeqStore,
-    state::{Answer, Command, Query, REIGN, answer, apply},
+use tsoracle_core::{Clock, Outcome, SeqStore};
+
+use super::replica::{Replica, Reply};
+use crate::{
+    disk::{Commit, Entry, Payload},
+    evidence::reign_of,
+    flaw::Flaw,
+    reached::Reached,
 };
 
-use super::replica::{Applied, Replica, Reply};
-use crate::{
-    disk::{Entry, Payload},
-    flaw::Flaw,
-};
+/// A copy of the state that is behind is renewed every so many commits.
+const BEHIND: u64 = 16;
 
 impl Replica {
     /// Applies what has been committed, and answers those who wait for it.
     pub(super) fn apply(&mut self) {
-        // A leader counts its own vote for an entry before its disk has it: nobody may learn that it is
+        // A leader counts its own vote for an entry before its disk has it: no node may learn that it is
         // committed until then.
         let upto = match self.world.has(Flaw::AppliesAheadOfItsDisk) {
             true => self.committed,
@@ -24,8 +26,7 @@ impl Replica {
             let place = self.applied.upto + 1;
             let entry = self.log[place as usize - 1].clone();
             self.applied.upto = place;
-            let waiter = self.waiters.remove(&place);
-            let reply = match waiter {
+            let reply = match self.waiters.remove(&place) {
                 Some(waiter) if waiter.term == entry.term => Some(waiter.reply),
                 Some(waiter) => {
                     waiter.reply.replaced();
@@ -33,68 +34,62 @@ impl Replica {
                 }
                 None => None,
             };
+            self.world.applied(place, &entry);
             match &*entry.payload {
-                Payload::Blank => self.world.applied(place, &entry, None),
-                Payload::Commit { epoch, commands } => {
-                    let committed = self.commit(place, &entry, *epoch, commands);
-                    if let Some(Reply::Commit(reply)) = reply {
-                        // Whoever asked may have gone.
-                        let _ = reply.send(Ok(committed));
+                Payload::Blank => {}
+                Payload::Commit(commit) => {
+                    let outcome = self.commit(place, commit);
+                    if let Some(Reply::Commit { reply, .. }) = reply {
+                        // The caller may have gone.
+                        let _ = reply.send(Ok(outcome));
                     }
                 }
-                Payload::Read(query) => {
-                    self.world.applied(place, &entry, None);
+                Payload::Read(wanted) => {
                     if let Some(Reply::Read(reply)) = reply {
-                        let _ = reply.send(answer(&self.applied.store, query));
+                        let _ = reply.send(wanted.read_from(&self.applied.store));
                     }
                 }
             }
         }
     }
 
-    fn commit(
-        &mut self,
-        place: u64,
-        entry: &Entry,
-        epoch: Epoch,
-        commands: &[Command],
-    ) -> Committed {
-        let fences = matches!(commands.first(), Some(Command::Fence { .. }));
-        let under = match self.world.has(Flaw::IgnoresTheEpoch) && !fences {
-            true => reigning(&self.applied).unwrap_or(epoch),
-            false => epoch,
+    fn commit(&mut self, place: u64, commit: &Commit) -> Outcome {
+        let current = self.applied.version;
+        let outcome = match self.world.has(Flaw::IgnoresTheVersion) {
+            true => Some(Outcome::Stored),
+            false => commit.base.admits(commit.next, current),
         };
-        let (results, effect) =
-            apply(&self.applied.store, under, commands).expect("memory does not fail");
-        let replaced_seen = if fences { self.evidence() } else { None };
-        if effect.touches(REIGN) {
-            self.applied.reign_written = place;
-            if self.applied.reign_begun.0 != epoch {
-                self.applied.reign_begun = (epoch, place);
-            }
+        match outcome {
+            Some(Outcome::Stored) if current != commit.next => self.store(place, commit),
+            Some(Outcome::Stored) => self.world.reached(Reached::StoredBefore),
+            Some(Outcome::Conflict { .. }) => self.world.reached(Reached::Conflict),
+            // Bases are versions that were read, and so applied at a lower place.
+            None => self.world.found(format!("the log is behind the base of {:?}", commit.next)),
         }
-        self.applied.store.commit(effect).expect("memory does not fail");
-        let took_effect = results.iter().any(Result::is_ok);
-        self.world.applied(place, entry, took_effect.then_some(epoch));
-        Committed { results, replaced_seen }
+        outcome.unwrap_or(Outcome::Conflict { found: current })
     }
 
-    /// When this node saw the write of the reign record that a fence replaces now.
-    fn evidence(&self) -> Option<tsoracle_core::BootTime> {
-        if self.world.has(Flaw::NoWaitForTheLease) {
-            return Some(tsoracle_core::BootTime::default());
+    fn store(&mut self, place: u64, commit: &Commit) {
+        if commit.next.number.is_multiple_of(BEHIND) {
+            self.applied.behind = (self.applied.store.clone(), self.applied.version);
         }
-        let written = match self.world.has(Flaw::EvidenceOfAnotherWrite) {
-            true => self.applied.reign_begun.1,
-            false => self.applied.reign_written,
-        };
-        self.seen.get((written as usize).checked_sub(1)?).copied()
+        let effect = commit.effect.clone();
+        self.applied.store.commit(effect).expect("memory does not fail");
+        self.applied.version = commit.next;
+        let reign = reign_of(&commit.effect);
+        let logged = self.seen.get(place as usize - 1).copied();
+        let at = logged.unwrap_or_else(|| self.clock.now().boot);
+        self.evidence.lock().unwrap().decided(commit.next, at, reign);
+        self.world.stored(place, commit, reign);
     }
 }
 
-fn reigning(applied: &Applied) -> Option<Epoch> {
-    match answer(&applied.store, &Query::Reign) {
-        Ok(Answer::Reign(record)) => record.map(|record| record.epoch),
-        _ => None,
+impl Entry {
+    /// The commit that it carries, if any.
+    pub(crate) fn commit(&self) -> Option<&Commit> {
+        match &*self.payload {
+            Payload::Commit(commit) => Some(commit),
+            _ => None,
+        }
     }
 }

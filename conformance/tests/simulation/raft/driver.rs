@@ -1,6 +1,6 @@
 //! The driver over a replica.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::{
@@ -8,18 +8,20 @@ use tokio::{
     task::JoinSet,
 };
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Membership,
-    NodeId, Result,
-    state::{Answer, Command, Query},
+    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
+    NodeId, Outcome, Reads, Result, Snapshot, Version,
 };
 
 use super::{Event, replica::Replica};
 use crate::{
     clock::NodeClock,
+    disk::Commit,
+    evidence::Evidence,
+    fate::carry_out,
     flaw::Flaw,
     gate::Gate,
     herald::{self, Herald},
-    world::{Point, World},
+    world::{LIMITS, Point, World},
 };
 
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(crate) struct RaftDriver {
     gate: Gate,
     inbox: mpsc::UnboundedSender<Event>,
     leadership: watch::Receiver<Leadership>,
+    evidence: Arc<Mutex<Evidence>>,
 }
 
 /// Starts a replica from what its disk holds, and the driver over it.
@@ -42,14 +45,15 @@ pub(crate) fn start(
     let (inbox, events) = mpsc::unbounded_channel();
     let (known, leadership) = watch::channel(Leadership::Unknown);
     let (herald, told) = Herald::new();
-    let disk = world.nodes[me].disk.clone();
-    let replica = Replica::load(world.clone(), me, clock.clone(), disk, herald);
+    let evidence = world.evidence();
+    let replica = Replica::load(world.clone(), me, clock.clone(), evidence.clone(), herald);
     let (running, telling) = (gate.clone(), gate.clone());
     tasks.spawn(async move { running.run(replica.run(events)).await });
     let spreading = herald::spread(world.clone(), told, known);
     tasks.spawn(async move { telling.run(spreading).await });
     let (world, gate) = (world.clone(), gate.clone());
-    (Arc::new(RaftDriver { world, me, gate, inbox: inbox.clone(), leadership }), inbox)
+    let driver = RaftDriver { world, me, gate, inbox: inbox.clone(), leadership, evidence };
+    (Arc::new(driver), inbox)
 }
 
 #[async_trait]
@@ -62,38 +66,45 @@ impl ConsensusDriver for RaftDriver {
         self.leadership.clone()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let committing = async {
-            let (reply, answer) = oneshot::channel();
-            self.inbox.send(Event::Commit { epoch, commands, reply }).map_err(|_| stopped())?;
-            self.world.hazard(self.me, Point::Submitted).await;
-            let lost = || Error::new(ErrorKind::Uncertain, "the replica stopped meanwhile");
-            let committed = answer.await.unwrap_or_else(|_| Err(lost()));
-            self.world.hazard(self.me, Point::Committed).await;
-            committed
-        };
-        match self.gate.run(committing).await {
-            Err(error)
-                if *error.kind() == ErrorKind::Uncertain
-                    && self.world.has(Flaw::UncertainIsRefused) =>
-            {
-                Err(Error::new(ErrorKind::Unavailable, "not committed, as it seems"))
-            }
-            committed => committed,
-        }
-    }
-
-    async fn read(&self, query: Query) -> Result<Answer> {
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        let wanted = wanted.clone();
         let reading = async {
             let (reply, answer) = oneshot::channel();
-            self.inbox.send(Event::Read { query, reply }).map_err(|_| stopped())?;
+            self.inbox.send(Event::Read { wanted, reply }).map_err(|_| stopped())?;
             answer.await.map_err(|_| stopped())?
         };
         self.gate.run(reading).await
     }
 
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let (inbox, commit) = (self.inbox.clone(), Commit::new(base, effect));
+        let next = commit.next;
+        let committing = async move {
+            let (reply, answer) = oneshot::channel();
+            inbox.send(Event::Commit { commit, reply }).map_err(|_| stopped())?;
+            let lost = || Error::new(ErrorKind::Uncertain, "the replica stopped meanwhile");
+            answer.await.unwrap_or_else(|_| Err(lost()))
+        };
+        carry_out(&self.world, self.me, &self.gate, next, committing).await
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.evidence.lock().unwrap().seen(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        if !self.world.has(Flaw::NeverResigns) {
+            let asking = async {
+                self.world.hazard(self.me, Point::Submitted).await;
+                // A replica that has stopped leads no more.
+                let _ = self.inbox.send(Event::Resign { claim });
+            };
+            self.gate.run(asking).await;
+        }
+    }
+
     fn limits(&self) -> CommitLimits {
-        CommitLimits { commands: 64, bytes: 1 << 16 }
+        LIMITS
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {

@@ -1,8 +1,8 @@
 //! Who leads, and under which claim.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tsoracle_core::{Clock, Epoch, LeaderHint, Leadership};
+use tsoracle_core::{Clock, LeaderHint, Leadership};
 
 use super::{
     Message,
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     disk::{Entry, Hard, Payload},
-    flaw::Flaw,
     network::MOST_NODES,
+    reached::Reached,
 };
 
 /// How often a leader is heard of.
@@ -20,10 +20,21 @@ pub(super) const BEAT_MS: u64 = 50;
 /// How often a candidate asks again.
 const ASK_MS: u64 = 20;
 
+/// A gap between two ticks from which on a leader judges no silence: it did not run itself.
+const ASLEEP: Duration = Duration::from_millis(300);
+
+/// Peers that were heard of so lately can be reached.
+const RECENT: Duration = Duration::from_millis(300);
+
+/// How long a node that has resigned leaves it to others to stand for election.
+const RESIGNED_MS: u64 = 3_000;
+
 impl Replica {
     pub(super) fn tick(&mut self) {
         let now = self.clock.now().boot;
-        let Role::Leader(leading) = &self.role else {
+        let slept = now.since(self.ticked_at) > ASLEEP;
+        self.ticked_at = now;
+        let Role::Leader(leading) = &mut self.role else {
             if now >= self.stand_at {
                 self.stand();
             }
@@ -32,8 +43,12 @@ impl Replica {
         if now < leading.beat_at {
             return;
         }
+        if slept {
+            leading.heard = [now; MOST_NODES];
+        }
+        let heard = leading.heard;
         let deaf = self.world.temper.deaf;
-        let recent = self.peers().filter(|&peer| now.since(leading.heard[peer]) < deaf);
+        let recent = self.peers().filter(|&peer| now.since(heard[peer]) < deaf);
         if recent.count() + 1 < self.majority() {
             return self.follow(None);
         }
@@ -47,13 +62,13 @@ impl Replica {
     pub(super) fn put_off_standing(&mut self) {
         let stand_ms = self.world.temper.stand_ms.clone();
         let wait_ms = self.world.draw(|rng| rng.between(stand_ms));
-        self.stand_at = self.after(wait_ms);
+        self.stand_at = self.after(wait_ms).max(self.stands_from);
     }
 
     fn stand(&mut self) {
         self.put_off_standing();
         let term = self.hard.term + 1;
-        self.hard = Hard { term, voted_for: Some(self.me), led: false, ..self.hard };
+        self.hard = Hard { term, voted_for: Some(self.me), led: false };
         self.store_hard();
         self.leader = None;
         let ask_at = self.clock.now().boot;
@@ -61,7 +76,7 @@ impl Replica {
         self.news.push(Leadership::Unknown);
     }
 
-    /// Asks whoever has not answered yet, from time to time.
+    /// Asks those who have not answered yet, from time to time.
     fn ask_for_votes(&mut self) {
         let (now, again, last) = (self.clock.now().boot, self.after(ASK_MS), self.last());
         if let Role::Candidate { votes, ask_at } = &mut self.role
@@ -101,10 +116,10 @@ impl Replica {
     pub(super) fn lead(&mut self) {
         self.world.elected(self.me);
         self.hard.led = true;
+        self.store_hard();
         let now = self.clock.now().boot;
         let (_, last) = self.last();
         self.role = Role::Leader(Leading {
-            epoch: Epoch::default(),
             next: [last + 1; MOST_NODES],
             matched: [0; MOST_NODES],
             heard: [now; MOST_NODES],
@@ -116,28 +131,51 @@ impl Replica {
         self.beat();
     }
 
-    /// Claims leadership under an epoch that nobody had before.
+    /// Claims leadership, as a new leader or under the claim of before.
     fn claim(&mut self) {
-        self.hard.claim += 1;
-        self.store_hard();
-        let Hard { term, claim, .. } = self.hard;
-        let epoch = Epoch::from_parts(term, (self.me as u64) << 32 | u64::from(claim));
-        if let Role::Leader(leading) = &mut self.role {
-            leading.epoch = epoch;
+        if self.needs_a_new_claim || !self.world.temper.keeps_claims {
+            self.claims += 1;
+            self.needs_a_new_claim = false;
         }
-        self.news.push(Leadership::Leader { epoch });
+        self.news.push(Leadership::Leader { claim: self.claims });
     }
 
-    pub(super) fn accepts(&self, epoch: Epoch) -> bool {
-        match &self.role {
-            Role::Leader(leading) => {
-                leading.epoch == epoch || self.world.has(Flaw::IgnoresTheEpoch)
+    /// Stands for election at once, as when a leader asks it to.
+    pub(super) fn stand_now(&mut self) {
+        if !matches!(self.role, Role::Leader(_)) {
+            self.stand();
+        }
+    }
+
+    /// Lets others lead, unless the claim is over or none of them can.
+    pub(super) fn resign(&mut self, claim: u64) {
+        let Role::Leader(leading) = &self.role else { return };
+        let now = self.clock.now().boot;
+        let others = self.peers().filter(|&peer| now.since(leading.heard[peer]) < RECENT);
+        if claim == self.claims && others.count() >= self.majority() {
+            self.world.reached(Reached::Resigned);
+            self.needs_a_new_claim = true;
+            // Also once it has followed another leader: or two nodes that cannot commit lead by turns.
+            self.stands_from = self.after(RESIGNED_MS);
+            self.follow(None);
+        }
+    }
+
+    /// Whether there is a leader that this node has no reason to replace: then it votes for no other one.
+    pub(super) fn hears_a_leader(&self) -> bool {
+        let now = self.clock.now().boot;
+        let recent = Duration::from_millis(*self.world.temper.stand_ms.start());
+        self.world.temper.is_loyal
+            && match &self.role {
+                Role::Leader(leading) => {
+                    let heard = |&peer: &usize| now.since(leading.heard[peer]) < recent;
+                    self.peers().filter(heard).count() + 1 >= self.majority()
+                }
+                _ => self.leader.is_some() && now.since(self.heard_at) < recent,
             }
-            _ => false,
-        }
     }
 
-    /// Follows a leader, or whoever will be.
+    /// Follows a leader, or the next one.
     pub(super) fn follow(&mut self, leader: Option<usize>) {
         if let Role::Leader(_) = self.role {
             // Some learn it now, others once it has turned out.
@@ -149,7 +187,7 @@ impl Replica {
                 }
             }
         }
-        // Hearing of a newer term alone is no reason to wait: whoever stands may not be electable.
+        // Hearing of a newer term alone is no reason to wait: the candidate may not be electable.
         if leader.is_some() || matches!(self.role, Role::Leader(_)) {
             self.put_off_standing();
         }

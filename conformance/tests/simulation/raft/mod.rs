@@ -1,5 +1,5 @@
 //! A small replicated log, as honest as a real one: terms and votes, entries held by a majority, and
-//! everything durable before it is answered.
+//! everything durable before it is answered. Replicas compare versions and store effects.
 
 mod apply;
 mod driver;
@@ -8,16 +8,13 @@ mod replica;
 mod replication;
 
 use tokio::sync::oneshot;
-use tsoracle_core::{
-    Committed, Epoch, Result,
-    state::{Answer, Command, Query},
-};
+use tsoracle_core::{Outcome, Reads, Result, Snapshot};
 
-use crate::disk::Entry;
+use crate::disk::{Commit, Entry};
 
 pub(crate) use driver::start;
 
-/// What a node tells another.
+/// What a node sends to another.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
     AskVote {
@@ -47,8 +44,10 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) enum Event {
     Message { from: usize, message: Message },
-    Commit { epoch: Epoch, commands: Vec<Command>, reply: oneshot::Sender<Result<Committed>> },
-    Read { query: Query, reply: oneshot::Sender<Result<Answer>> },
+    Commit { commit: Commit, reply: oneshot::Sender<Result<Outcome>> },
+    Read { wanted: Reads, reply: oneshot::Sender<Result<Snapshot>> },
+    Resign { claim: u64 },
+    Stand,
     Stop { reply: oneshot::Sender<()> },
 }
 

@@ -9,17 +9,18 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use tsoracle_core::{
-    BootTime, Clock, Committed, Epoch, Error, ErrorKind, Leadership, MemoryStore, Result,
-    state::Answer,
+    BootTime, Clock, Error, ErrorKind, Leadership, MemoryStore, Outcome, Result, Snapshot, Version,
 };
 
 use super::{Event, Message};
 use crate::{
     clock::{NodeClock, pass},
-    disk::{Disk, Entry, Hard, Payload, Write},
+    disk::{Commit, Disk, Entry, Hard, Payload, Write},
+    evidence::Evidence,
     flaw::Flaw,
     herald::Herald,
     network::MOST_NODES,
+    reached::Reached,
     world::{Point, World},
 };
 
@@ -35,10 +36,19 @@ pub(crate) struct Replica {
     pub(super) log: Vec<Entry>,
     /// When each entry was first seen here.
     pub(super) seen: Vec<BootTime>,
+    pub(super) evidence: Arc<Mutex<Evidence>>,
     pub(super) role: Role,
-    /// Whom this node follows.
+    /// Whom this node follows, and when it last heard of it.
     pub(super) leader: Option<usize>,
+    pub(super) heard_at: BootTime,
     pub(super) stand_at: BootTime,
+    /// It has resigned, and leaves elections to others until then.
+    pub(super) stands_from: BootTime,
+    pub(super) ticked_at: BootTime,
+    /// How many times this process has claimed leadership.
+    pub(super) claims: u64,
+    /// What was claimed last was resigned, or nothing was.
+    pub(super) needs_a_new_claim: bool,
     pub(super) committed: u64,
     pub(super) applied: Applied,
     pub(super) waiters: BTreeMap<u64, Waiter>,
@@ -63,7 +73,6 @@ pub(super) enum Role {
 }
 
 pub(super) struct Leading {
-    pub(super) epoch: Epoch,
     pub(super) next: [u64; MOST_NODES],
     pub(super) matched: [u64; MOST_NODES],
     pub(super) heard: [BootTime; MOST_NODES],
@@ -74,21 +83,25 @@ pub(super) struct Leading {
 #[derive(Default)]
 pub(super) struct Applied {
     pub(super) store: MemoryStore,
+    pub(super) version: Version,
     pub(super) upto: u64,
-    /// The place of the last write of the reign record, and of the first one of its epoch.
-    pub(super) reign_written: u64,
-    pub(super) reign_begun: (Epoch, u64),
+    /// A copy of before, for sabotage.
+    pub(super) behind: (MemoryStore, Version),
 }
 
-/// Whoever waits for the entry of this term at some place.
+/// The caller that waits for the entry of this term at some place.
 pub(super) struct Waiter {
     pub(super) term: u64,
     pub(super) reply: Reply,
 }
 
 pub(super) enum Reply {
-    Commit(oneshot::Sender<Result<Committed>>),
-    Read(oneshot::Sender<Result<Answer>>),
+    Commit {
+        reply: oneshot::Sender<Result<Outcome>>,
+        /// There is another copy of it in the log.
+        is_doubled: bool,
+    },
+    Read(oneshot::Sender<Result<Snapshot>>),
 }
 
 impl Replica {
@@ -96,9 +109,10 @@ impl Replica {
         world: Arc<World>,
         me: usize,
         clock: NodeClock,
-        disk: Arc<Mutex<Disk>>,
+        evidence: Arc<Mutex<Evidence>>,
         herald: Herald,
     ) -> Self {
+        let disk = world.nodes[me].disk.clone();
         let (hard, log) = disk.lock().unwrap().load();
         let now = clock.now().boot;
         let mut replica = Self {
@@ -109,9 +123,15 @@ impl Replica {
             hard,
             seen: vec![now; log.len()],
             log,
+            evidence,
             role: Role::Follower,
             leader: None,
+            heard_at: now,
             stand_at: now,
+            stands_from: now,
+            ticked_at: now,
+            claims: 0,
+            needs_a_new_claim: true,
             committed: 0,
             applied: Applied::default(),
             waiters: BTreeMap::new(),
@@ -135,7 +155,7 @@ impl Replica {
                 Role::Candidate { ask_at, .. } => self.stand_at.min(*ask_at),
                 Role::Follower => self.stand_at,
             };
-            let is_busy = sync.is_some() && !self.world.temper.early || stopped.is_some();
+            let is_busy = sync.is_some() && !self.world.temper.is_early || stopped.is_some();
             let mut next = tokio::select! {
                 biased;
                 () = ended(&mut sync), if sync.is_some() => {
@@ -148,9 +168,6 @@ impl Replica {
                 event = inbox.recv(), if !is_busy => event,
                 () = self.clock.sleep_until(due), if !is_busy => None,
             };
-            if !is_busy {
-                self.tick();
-            }
             for _ in 0..GROUP {
                 match next {
                     Some(Event::Stop { reply }) => stopped = Some(reply),
@@ -158,6 +175,9 @@ impl Replica {
                     None => break,
                 }
                 next = inbox.try_recv().ok();
+            }
+            if !is_busy {
+                self.tick();
             }
             if sync.is_none() {
                 sync = self.persist().await;
@@ -176,30 +196,53 @@ impl Replica {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Message { from, message } => self.receive(from, message),
-            Event::Commit { epoch, commands, reply } => {
-                let leader = self.leader.filter(|_| self.world.has(Flaw::IgnoresTheEpoch));
-                if self.accepts(epoch) {
-                    let payload = Payload::Commit { epoch, commands };
-                    self.propose(payload, Reply::Commit(reply));
-                } else if let Some(leader) = leader {
-                    self.world.nodes[leader].tell(Event::Commit { epoch, commands, reply });
+            Event::Commit { commit, reply } => self.asked_to_commit(commit, reply),
+            Event::Read { wanted, reply } => {
+                if self.world.has(Flaw::ReadsGoBack) && self.world.chance(50) {
+                    let _ = reply.send(wanted.read_from(&self.applied.behind.0));
+                } else if self.world.temper.reads_locally {
+                    let _ = reply.send(wanted.read_from(&self.applied.store));
+                } else if let Role::Leader(_) = self.role {
+                    self.propose(Payload::Read(wanted), Some(Reply::Read(reply)));
                 } else {
-                    // Whoever asked may have gone.
-                    let _ = reply.send(Err(not_leader()));
+                    let _ = reply.send(Err(unavailable()));
                 }
             }
-            Event::Read { query, reply } => match self.role {
-                Role::Leader(_) => self.propose(Payload::Read(query), Reply::Read(reply)),
-                _ => drop(reply.send(Err(not_leader()))),
-            },
+            Event::Resign { claim } => self.resign(claim),
+            Event::Stand => self.stand_now(),
             Event::Stop { .. } => unreachable!("the loop handles it"),
         }
     }
 
+    fn asked_to_commit(&mut self, commit: Commit, reply: oneshot::Sender<Result<Outcome>>) {
+        let leader = self.leader.filter(|_| self.world.has(Flaw::IgnoresTheVersion));
+        if let Role::Leader(_) = self.role {
+            let found = self.applied.behind.1;
+            if self.world.has(Flaw::ConflictFromBehind) && self.world.chance(10) {
+                // The caller may have gone, here and below.
+                return drop(reply.send(Ok(Outcome::Conflict { found })));
+            }
+            let is_doubled = self.world.doubles_a_commit();
+            let again = is_doubled.then(|| Payload::Commit(commit.clone()));
+            self.propose(Payload::Commit(commit), Some(Reply::Commit { reply, is_doubled }));
+            if let Some(again) = again {
+                self.propose(again, None);
+            }
+        } else if let Some(leader) = leader {
+            self.world.nodes[leader].tell(Event::Commit { commit, reply });
+        } else {
+            let _ = reply.send(Err(not_leader()));
+        }
+    }
+
     fn receive(&mut self, from: usize, message: Message) {
+        if matches!(message, Message::AskVote { .. }) && self.hears_a_leader() {
+            self.world.reached(Reached::VoteIgnored);
+            return;
+        }
         if message.term() > self.hard.term {
             let term = message.term();
-            self.hard = Hard { term, voted_for: None, led: false, ..self.hard };
+            self.hard = Hard { term, voted_for: None, led: false };
             self.store_hard();
             self.follow(None);
         }
@@ -216,7 +259,12 @@ impl Replica {
     /// Begins to sync what was written, which takes a while; if there is nothing, what is to be said is
     /// said at once.
     async fn persist(&mut self) -> Option<Sync> {
-        let (outbox, news) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.news));
+        let (outbox, mut news) = (std::mem::take(&mut self.outbox), std::mem::take(&mut self.news));
+        if self.world.temper.is_early {
+            // Who sends heartbeats before its disk answers must be known to lead before it does: only an engine
+            // that knows can resign.
+            news.drain(..).for_each(|news| self.herald.tell(news));
+        }
         let writes = self.disk.lock().unwrap().unsynced();
         if writes == 0 {
             self.speak(outbox, news).await;
@@ -251,6 +299,8 @@ impl Replica {
         let now = self.clock.now().boot;
         self.log.truncate(from as usize - 1);
         self.log.extend(entries.iter().cloned());
+        let commits = entries.iter().filter_map(Entry::commit);
+        commits.for_each(|commit| self.evidence.lock().unwrap().logged(commit.next, now));
         self.seen.truncate(from as usize - 1);
         self.seen.resize(self.log.len(), now);
         self.disk.lock().unwrap().write(Write::Log { from, entries });
@@ -290,24 +340,30 @@ async fn ended(sync: &mut Option<Sync>) {
 
 impl Reply {
     pub(super) fn uncertain(self) {
-        // Whoever asked may have gone.
+        // The caller may have gone.
         match self {
-            Self::Commit(reply) => {
+            Self::Commit { reply, .. } => {
                 let context = "leadership ended before the entry was committed";
                 let _ = reply.send(Err(Error::new(ErrorKind::Uncertain, context)));
             }
-            Self::Read(reply) => drop(reply.send(Err(not_leader()))),
+            Self::Read(reply) => drop(reply.send(Err(unavailable()))),
         }
     }
 
+    /// Another entry was committed in its place.
     pub(super) fn replaced(self) {
         match self {
-            Self::Commit(reply) => drop(reply.send(Err(not_leader()))),
-            Self::Read(reply) => drop(reply.send(Err(not_leader()))),
+            Self::Commit { is_doubled: true, .. } => self.uncertain(),
+            Self::Commit { reply, .. } => drop(reply.send(Err(not_leader()))),
+            Self::Read(reply) => drop(reply.send(Err(unavailable()))),
         }
     }
 }
 
 fn not_leader() -> Error {
-    Error::new(ErrorKind::NotLeader(None), "this node does not lead under that epoch")
+    Error::new(ErrorKind::NotLeader(None), "this node does not lead")
+}
+
+fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "this node cannot read now")
 }

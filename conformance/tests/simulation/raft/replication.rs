@@ -18,16 +18,18 @@ use crate::{
 const MOST_ENTRIES: usize = 64;
 
 impl Replica {
-    pub(super) fn propose(&mut self, payload: Payload, reply: Reply) {
+    pub(super) fn propose(&mut self, payload: Payload, reply: Option<Reply>) {
         let entry = Entry { term: self.hard.term, payload: Arc::new(payload) };
         let place = self.log.len() as u64 + 1;
-        self.waiters.insert(place, Waiter { term: self.hard.term, reply });
+        if let Some(reply) = reply {
+            self.waiters.insert(place, Waiter { term: self.hard.term, reply });
+        }
         self.store_log(place, vec![entry]);
         self.peers().for_each(|peer| self.replicate(peer));
         self.advance();
     }
 
-    /// Lets all know that this node leads, and sends again what has not been acknowledged.
+    /// Lets all peers know that this node leads, and sends again what has not been acknowledged.
     pub(super) fn beat(&mut self) {
         let beat_at = self.after(BEAT_MS);
         let Role::Leader(leading) = &mut self.role else { return };
@@ -45,7 +47,7 @@ impl Replica {
         let before = (self.term_at(next - 1), next - 1);
         let (term, committed) = (self.hard.term, self.tellable());
         let message = Message::Append { term, before, entries, committed };
-        match self.world.temper.early {
+        match self.world.temper.is_early {
             true => self.world.send(self.me, peer, message),
             false => self.outbox.push((peer, message)),
         }
@@ -53,7 +55,8 @@ impl Replica {
 
     /// Up to where others may be told that the log is committed.
     fn tellable(&self) -> u64 {
-        let leaves_at_once = self.world.temper.early && !self.world.has(Flaw::TellsAheadOfItsDisk);
+        let leaves_at_once =
+            self.world.temper.is_early && !self.world.has(Flaw::TellsAheadOfItsDisk);
         match leaves_at_once {
             true => self.committed.min(self.disk.lock().unwrap().durable()),
             false => self.committed,
@@ -73,6 +76,7 @@ impl Replica {
             return self.outbox.push((from, refused));
         }
         self.follow(Some(from));
+        self.heard_at = self.clock.now().boot;
         let (term_before, place_before) = before;
         let (_, last) = self.last();
         if place_before > last || self.term_at(place_before) != term_before {
@@ -92,8 +96,12 @@ impl Replica {
     }
 
     fn replace_from(&mut self, from: u64, entries: Vec<Entry>) {
-        for (_, waiter) in self.waiters.split_off(&from) {
-            waiter.reply.uncertain();
+        for (place, waiter) in self.waiters.split_off(&from) {
+            // Those who wait on learn for certain what was committed in that place.
+            match self.world.chance(500) {
+                true => waiter.reply.uncertain(),
+                false => drop(self.waiters.insert(place, waiter)),
+            }
         }
         if from <= self.committed {
             self.world.found(format!("node {} lost committed entries from {from} on", self.me));

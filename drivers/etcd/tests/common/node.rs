@@ -10,9 +10,9 @@ use std::{
 
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock, DriverConfig, Error, ErrorKind, Oracle, OracleOptions, Registry, RequestId, Result,
-    SeqKey, SeqRequest, Session, Surroundings, SystemClock,
-    versioned::{ConsensusDriver, Effect, Leadership, Outcome, Reads, Version},
+    Clock, ConsensusDriver, DriverConfig, Effect, Error, ErrorKind, Leadership, Oracle,
+    OracleOptions, Outcome, Reads, Registry, RequestId, Result, SeqKey, SeqRequest, Session,
+    Surroundings, SystemClock, Version,
 };
 use tsoracle_etcd::EtcdDriver;
 

@@ -20,7 +20,7 @@ use futures::future::select_all;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Epoch, Error, ErrorKind, Leadership, Registry, Result, SeqKey,
+    ConsensusDriver, DriverConfig, Error, ErrorKind, Leadership, Registry, Result, SeqKey,
     SeqRequest, Surroundings,
 };
 use tsoracle_omnipaxos as _;
@@ -186,7 +186,7 @@ impl Nodes {
     }
 
     /// Waits until one of these nodes leads.
-    pub(crate) async fn leader_among(&self, nodes: &[usize]) -> (usize, Epoch) {
+    pub(crate) async fn leader_among(&self, nodes: &[usize]) -> (usize, u64) {
         let waits = nodes.iter().filter_map(|node| {
             let mut leadership = self.driver(*node)?.leadership();
             let node = *node;
@@ -194,7 +194,7 @@ impl Nodes {
                 let leads = |now: &Leadership| matches!(now, Leadership::Leader { .. });
                 let found = leadership.wait_for(leads).await.ok().map(|now| now.clone());
                 match found {
-                    Some(Leadership::Leader { epoch }) => (node, epoch),
+                    Some(Leadership::Leader { claim }) => (node, claim),
                     _ => std::future::pending().await,
                 }
             }))
@@ -204,7 +204,7 @@ impl Nodes {
     }
 
     /// Waits until some node leads.
-    pub(crate) async fn leader(&self) -> (usize, Epoch) {
+    pub(crate) async fn leader(&self) -> (usize, u64) {
         self.leader_among(&(0..self.len()).collect::<Vec<_>>()).await
     }
 

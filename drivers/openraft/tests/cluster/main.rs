@@ -8,10 +8,7 @@ mod spy;
 mod strangers;
 mod versions;
 
-use tsoracle_core::{
-    ErrorKind, MembershipChange,
-    versioned::{ConsensusDriver, Effect, Leadership, Version},
-};
+use tsoracle_core::{ConsensusDriver, Effect, ErrorKind, Leadership, MembershipChange, Version};
 use tsoracle_openraft::{Config, open};
 use tsoracle_store::{Store, Table};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use tsoracle_core::{ErrorKind, Member, MembershipChange, versioned::ConsensusDriver};
+use tsoracle_core::{ConsensusDriver, ErrorKind, Member, MembershipChange};
 use tsoracle_openraft::Config;
 
 use crate::nodes::{Nodes, eventually, free_address};

@@ -5,9 +5,8 @@ use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, tim
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, Epoch, Error, Member, Members, MembershipChange, Oracle, OracleOptions, RequestId,
-    Result, SeqKey, SeqRequest, SystemClock,
-    versioned::{Commanded, ConsensusDriver, Leadership, Reads},
+    Clock as _, ConsensusDriver, Epoch, Error, Leadership, Member, Members, MembershipChange,
+    Oracle, OracleOptions, Reads, RequestId, Result, SeqKey, SeqRequest, SystemClock,
 };
 use tsoracle_openraft::{Config, OpenraftDriver, open};
 
@@ -91,7 +90,7 @@ impl Nodes {
     pub(crate) async fn start_as(&mut self, node: u32, config: Config) {
         // Another process may hold the port for a moment.
         let driver = eventually(async || open(config.clone()).await.ok()).await;
-        let spy = Spy::new(Commanded::over(driver.clone()));
+        let spy = Spy::new(driver.clone());
         let oracle = Oracle::start(spy.clone(), OracleOptions::default()).unwrap();
         self.running.insert(node, Node { driver, spy, oracle });
     }

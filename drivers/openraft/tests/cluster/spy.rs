@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    CommitLimits, Committed, ConsensusDriver, Epoch, Leadership, Membership, NodeId, Result,
-    state::{Answer, Command, Query, ReignRecord, Reply},
+    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, Membership, NodeId, Outcome,
+    Reads, Result, Snapshot, Version,
+    state::{REIGN, Record, ReignRecord, Stage},
 };
 
 #[derive(Debug)]
@@ -36,18 +37,30 @@ impl ConsensusDriver for Spy {
         self.driver.leadership()
     }
 
-    async fn commit(&self, epoch: Epoch, commands: Vec<Command>) -> Result<Committed> {
-        let committed = self.driver.commit(epoch, commands).await?;
-        for result in &committed.results {
-            if let Ok(Reply::Fenced { replaced, .. }) = result {
-                self.replaced.lock().unwrap().extend(replaced.clone());
-            }
+    async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let written = effect.get(REIGN).flatten().map(<[u8]>::to_vec);
+        let fences = reign(written).is_some_and(|record| record.stage == Stage::Fenced);
+        let before = match fences {
+            true => self.driver.read(&Reads::keys([REIGN])).await?.values.remove(0),
+            false => None,
+        };
+        let outcome = self.driver.commit(base, effect).await?;
+        if outcome == Outcome::Stored {
+            self.replaced.lock().unwrap().extend(reign(before));
         }
-        Ok(committed)
+        Ok(outcome)
     }
 
-    async fn read(&self, query: Query) -> Result<Answer> {
-        self.driver.read(query).await
+    async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
+        self.driver.read(wanted).await
+    }
+
+    fn seen(&self, version: &Version) -> Option<BootTime> {
+        self.driver.seen(version)
+    }
+
+    async fn resign(&self, claim: u64) {
+        self.driver.resign(claim).await;
     }
 
     fn limits(&self) -> CommitLimits {
@@ -60,5 +73,13 @@ impl ConsensusDriver for Spy {
 
     async fn shutdown(&self) -> Result<()> {
         self.driver.shutdown().await
+    }
+}
+
+/// The reign record that is stored so, if it is one.
+fn reign(stored: Option<Vec<u8>>) -> Option<ReignRecord> {
+    match Record::decode(REIGN, stored?).unwrap() {
+        Record::Reign(record) => Some(record),
+        _ => None,
     }
 }

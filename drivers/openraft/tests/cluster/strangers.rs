@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tsoracle_core::versioned::{ConsensusDriver, Effect, Leadership, Version};
+use tsoracle_core::{ConsensusDriver, Effect, Leadership, Version};
 use tsoracle_openraft::Config;
 
 use crate::nodes::{Nodes, PATIENCE, eventually};

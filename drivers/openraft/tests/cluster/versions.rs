@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tsoracle_core::versioned::{
-    ConsensusDriver, Effect, Leadership, Outcome, Reads, VERSION, Version,
-};
+use tsoracle_core::{ConsensusDriver, Effect, Leadership, Outcome, Reads, VERSION, Version};
 use tsoracle_openraft::{OpenraftDriver, open};
 
 use crate::nodes::{Nodes, eventually};

@@ -5,7 +5,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
-use tsoracle_core::{Error, ErrorKind, NodeId, Result, versioned::Effect};
+use tsoracle_core::{Effect, Error, ErrorKind, NodeId, Result};
 use tsoracle_store::{Store, Table};
 
 use super::{Sender, lock, proto::PeerId};

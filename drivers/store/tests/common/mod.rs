@@ -9,7 +9,10 @@ use std::{
 };
 
 use rand::{Rng, rngs::StdRng};
-use tsoracle_core::{Result, SeqStore};
+use tsoracle_core::{
+    ConsensusDriver, Effect, Leadership, LocalDriver, Outcome, Random, Reads, Result, SeqStore,
+    Version,
+};
 use tsoracle_store::{Options, StorageBackend, Store};
 
 /// What was done to a disk.
@@ -210,4 +213,28 @@ pub fn create(disk: &Disk) -> Result<()> {
 
 pub fn open(disk: &Disk) -> Result<Store> {
     Store::open_on(disk.clone(), "disk.redb", Options::default())
+}
+
+/// A driver over a disk, with commits that follow each other.
+pub struct Leader {
+    pub driver: Arc<LocalDriver>,
+    version: Version,
+    random: Random,
+}
+
+impl Leader {
+    pub async fn over(disk: &Disk) -> Self {
+        let driver = LocalDriver::open(open(disk).unwrap()).await.unwrap();
+        assert!(matches!(*driver.leadership().borrow(), Leadership::Leader { .. }), "not leading");
+        let version = driver.read(&Reads::default()).await.unwrap().version;
+        Self { driver, version, random: Random::default() }
+    }
+
+    pub async fn commit(&mut self, mut effect: Effect) -> Result<()> {
+        let next = self.version.next(self.random.draw())?;
+        effect.set_version(next);
+        assert_eq!(self.driver.commit(self.version, effect).await?, Outcome::Stored);
+        self.version = next;
+        Ok(())
+    }
 }

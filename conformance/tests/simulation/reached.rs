@@ -1,0 +1,89 @@
+//! What runs come to.
+
+use crate::world::System;
+
+/// What a run has to come to now and then, or it would show nothing about it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Reached {
+    /// A commit found another version.
+    Conflict,
+    /// A second copy of a commit found the first one stored.
+    StoredBefore,
+    /// A commit was stored long after its outcome was said to be unknown.
+    LateCommit,
+    /// The outcome of a commit was not known.
+    Uncertain,
+    /// An error was answered for what was stored.
+    ErrorOfStored,
+    /// A node that heard of a leader voted for no other one.
+    VoteIgnored,
+    /// A leader let others lead.
+    Resigned,
+    /// A node believed to lead while another one did.
+    FalseBelief,
+    /// A stale copy of the state was read.
+    StaleRead,
+    /// All machines slept for longer than sessions are kept.
+    Slept,
+    /// A session was closed by its client.
+    SessionClosed,
+    /// A session had expired.
+    SessionExpired,
+    /// A request was refused at a cap.
+    Capped,
+    /// A stamping lease was granted, and one was renewed.
+    LeaseGranted,
+    LeaseRenewed,
+    /// A lease that had run out, or was superseded, was refused.
+    LeaseOver,
+    /// The frontier was read.
+    Frontier,
+    /// Sequences were listed.
+    Listed,
+}
+
+impl Reached {
+    /// What some of many runs of a system have to come to.
+    pub(crate) fn of(system: System) -> &'static [Self] {
+        use Reached::*;
+        match system {
+            System::Log => &[
+                Conflict,
+                StoredBefore,
+                LateCommit,
+                Uncertain,
+                ErrorOfStored,
+                VoteIgnored,
+                Resigned,
+                Slept,
+                SessionClosed,
+                SessionExpired,
+                Capped,
+                LeaseGranted,
+                LeaseRenewed,
+                LeaseOver,
+                Frontier,
+                Listed,
+            ],
+            System::KeyValue => &[
+                Conflict,
+                StoredBefore,
+                LateCommit,
+                Uncertain,
+                ErrorOfStored,
+                FalseBelief,
+                StaleRead,
+                Resigned,
+                Slept,
+                SessionClosed,
+                SessionExpired,
+                Capped,
+                LeaseGranted,
+                LeaseRenewed,
+                LeaseOver,
+                Frontier,
+                Listed,
+            ],
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Whether what was refused may have been refused: a node that was deposed must not refuse what its
+//! successor has granted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
+
+use tsoracle_core::{LeaseId, Reject};
+
+use crate::{reached::Reached, sessions::Id, world::World};
+
+/// What callers know for certain, and since when.
+#[derive(Default)]
+pub(crate) struct Refusals(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Sessions that have got an answer.
+    sessions: BTreeMap<String, u64>,
+    /// Sessions that may be closed.
+    closed: BTreeSet<String>,
+    keys: BTreeMap<&'static str, u64>,
+    leases: BTreeMap<LeaseId, u64>,
+    /// Sessions may have expired.
+    slept: bool,
+}
+
+/// What was asked for.
+pub(crate) struct Asked<'a> {
+    pub(crate) keys: Vec<&'static str>,
+    pub(crate) id: Option<&'a Id>,
+    pub(crate) lease: Option<LeaseId>,
+}
+
+impl Refusals {
+    /// Notes a request that was answered.
+    pub(crate) fn answered(&self, end_ns: u64, keys: &[&'static str], id: Option<&Id>) {
+        let mut known = self.0.lock().unwrap();
+        for key in keys {
+            known.keys.entry(key).or_insert(end_ns);
+        }
+        if let Some(id) = id
+            && !id.close
+        {
+            known.sessions.entry(id.session.name().into()).or_insert(end_ns);
+        }
+    }
+
+    pub(crate) fn granted(&self, end_ns: u64, lease: LeaseId) {
+        self.0.lock().unwrap().leases.entry(lease).or_insert(end_ns);
+    }
+
+    /// The session is about to be closed.
+    pub(crate) fn closed(&self, session: &str) {
+        self.0.lock().unwrap().closed.insert(session.into());
+    }
+
+    /// Whether the session was answered before and is not known any more since it has expired.
+    pub(crate) fn has_expired(&self, session: &str) -> bool {
+        let known = self.0.lock().unwrap();
+        known.slept && known.sessions.contains_key(session) && !known.closed.contains(session)
+    }
+
+    /// Sessions may expire from now on.
+    pub(crate) fn slept(&self) {
+        self.0.lock().unwrap().slept = true;
+    }
+
+    /// Why a call that began at `start_ns` must not be refused so, if it must not.
+    pub(crate) fn judge(
+        &self,
+        world: &World,
+        reject: &Reject,
+        start_ns: u64,
+        asked: Asked<'_>,
+    ) -> Option<String> {
+        let known = self.0.lock().unwrap();
+        let was_known = |since: Option<&u64>| since.is_some_and(|&since| since < start_ns);
+        let session = asked.id.map(|id| id.session.name());
+        let session_is_known = session.is_some_and(|session| {
+            was_known(known.sessions.get(session)) && !known.closed.contains(session)
+        }) && !known.slept;
+        let is_wrong = match reject {
+            Reject::SessionUnknown => session_is_known,
+            Reject::TooManySessions { .. } => {
+                world.reached(Reached::Capped);
+                session_is_known
+            }
+            Reject::TooManyKeys { .. } => {
+                world.reached(Reached::Capped);
+                asked.keys.iter().all(|key| was_known(known.keys.get(key)))
+            }
+            Reject::TooManyOpenRequests { limit } => {
+                world.reached(Reached::Capped);
+                asked.id.is_none_or(|id| id.number - id.first_incomplete < *limit)
+            }
+            // Of the requests that are waited for, none is ever forgotten while the session lives.
+            Reject::Forgotten { .. } => {
+                session.is_none_or(|session| !known.closed.contains(session) && !known.slept)
+            }
+            Reject::LeaseUnknown { .. } => {
+                asked.lease.is_none_or(|lease| was_known(known.leases.get(&lease)))
+            }
+            Reject::TooManyLeases { .. } => {
+                world.reached(Reached::Capped);
+                false
+            }
+            Reject::StaleHolder { .. }
+            | Reject::LeaseOver { .. }
+            | Reject::LeaseSuperseded { .. } => {
+                world.reached(Reached::LeaseOver);
+                false
+            }
+            _ => true,
+        };
+        is_wrong.then(|| reject.to_string())
+    }
+}

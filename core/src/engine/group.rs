@@ -1,0 +1,224 @@
+//! Group commit: requests that arrive while a commit is in flight go together into the next one.
+
+use std::collections::VecDeque;
+
+use super::{
+    Shared,
+    pending::{Pending, Waiter},
+    reign::Reign,
+    settle,
+};
+use crate::{
+    CommitLimits, Effect, Error, ErrorKind, Reads, Reject, Result, Version,
+    state::{Command, Moment, Plan, REIGN, Reply, Stage, WorkingSet, Writes},
+};
+
+/// The most commands that share a commit, whatever the driver takes.
+const MOST_COMMANDS: usize = 4_096;
+
+/// How often a group is worked out again since the state has changed, before it has to wait.
+const MOST_ATTEMPTS: usize = 8;
+
+/// Commands that were worked out together on one version of the state.
+pub(crate) struct Group {
+    plan: Plan,
+    /// The engine's own commands first, then those of the callers in their order.
+    results: Vec<Result<Reply, Reject>>,
+    own: usize,
+    /// Per pending call, from the first one on, how many of its commands were worked out.
+    taken: Vec<usize>,
+}
+
+/// What is needed to answer a group once it is stored.
+pub(crate) struct Answers {
+    waiters: Vec<Waiter>,
+    results: Vec<Result<Reply, Reject>>,
+}
+
+/// The state, as an open reign knows it: what it has read and stored, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Planner<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) reign: &'a Reign,
+    pub(crate) known: WorkingSet,
+}
+
+impl Planner<'_> {
+    /// Works out `own` commands of the engine, and then as many of the pending ones as fit.
+    ///
+    /// # Errors
+    /// Those of reading what has to be known for it.
+    pub(crate) async fn group(
+        &mut self,
+        own: &[Command],
+        pending: &mut VecDeque<Pending>,
+        at: Moment,
+    ) -> Result<Group> {
+        pending.retain(|call| !call.is_abandoned());
+        let limits = self.shared.guard.driver().limits();
+        let mut attempts = 0;
+        loop {
+            // Where too much has to be read, what is known enough for goes ahead.
+            let cut = attempts >= MOST_ATTEMPTS;
+            let planned = self.plan(own, pending, at, limits, cut);
+            match (self.known.take_missing(), planned) {
+                (Some(missing), Err(_)) if !cut => self.fetch(missing, own, pending).await?,
+                (_, planned) => return planned,
+            }
+            attempts += 1;
+        }
+    }
+
+    /// Whether the state is still that of this reign, though a commit found it at `found`: only its own
+    /// commits follow its fence. What is read must not be older than that.
+    pub(crate) async fn is_ours(&mut self, found: Version) -> bool {
+        let reads = Reads::keys([REIGN]);
+        let read = self.shared.guard.read(&reads, self.shared.options.lease).await;
+        let Ok(snapshot) = read else { return false };
+        if snapshot.version.position() < found.position() {
+            return false;
+        }
+        settle::reign(snapshot)
+            .ok()
+            .flatten()
+            .is_some_and(|record| record.epoch == self.reign.epoch && record.stage == Stage::Open)
+    }
+
+    fn plan(
+        &self,
+        own: &[Command],
+        pending: &mut VecDeque<Pending>,
+        at: Moment,
+        limits: CommitLimits,
+        cut: bool,
+    ) -> Result<Group> {
+        let mut group = Group { plan: Plan::default(), results: vec![], own: 0, taken: vec![] };
+        for command in own {
+            // What does not fit any more is due again soon.
+            group.own += usize::from(group.add(self, command, limits)?);
+        }
+        for call in pending {
+            let mut taken = 0;
+            for command in call.stamped(at) {
+                let is_full = group.results.len() >= MOST_COMMANDS;
+                let added = (!is_full).then(|| group.add(self, command, limits));
+                let fits = match added.unwrap_or(Ok(false)) {
+                    Err(error) if cut && *error.kind() == ErrorKind::Unavailable => {
+                        // The first one of all has to wait for what it needs.
+                        if group.results.is_empty() {
+                            return Err(error);
+                        }
+                        false
+                    }
+                    added => added?,
+                };
+                if !fits {
+                    group.taken.push(taken);
+                    return Ok(group);
+                }
+                taken += 1;
+            }
+            group.taken.push(taken);
+        }
+        Ok(group)
+    }
+
+    /// Reads what is missing, and what all commands will most likely ask for.
+    async fn fetch(
+        &mut self,
+        missing: Reads,
+        own: &[Command],
+        pending: &VecDeque<Pending>,
+    ) -> Result<()> {
+        let mut reads = missing;
+        let commands = own.iter().chain(pending.iter().flat_map(Pending::commands));
+        // More than a commit takes would only be read in vain.
+        let most = self.shared.guard.driver().limits().writes;
+        for command in commands.take(MOST_COMMANDS) {
+            if reads.keys.len() >= most {
+                break;
+            }
+            let lacking = self.known.lacks(command.reads());
+            reads.keys.extend(lacking.keys);
+            reads.ranges.extend(lacking.ranges);
+        }
+        reads.keys.push(REIGN.into());
+        reads.keys.sort_unstable();
+        reads.keys.dedup();
+        reads.ranges.sort_unstable();
+        reads.ranges.dedup();
+        let snapshot = self.shared.guard.read(&reads, self.shared.options.lease).await?;
+        if snapshot.version != self.known.version() {
+            // Something else was stored: what is known may not be mixed with what is read now. The reign
+            // record comes along, and tells whether it is still this reign.
+            self.known = WorkingSet::at(snapshot.version);
+        }
+        self.known.learn(reads, snapshot)
+    }
+}
+
+impl Group {
+    /// Adds a command; false if it does not fit any more.
+    fn add(
+        &mut self,
+        planner: &Planner<'_>,
+        command: &Command,
+        limits: CommitLimits,
+    ) -> Result<bool> {
+        let added = self.plan.add(&planner.known, planner.reign.epoch, command, limits)?;
+        let fits = added.is_some();
+        self.results.extend(added);
+        Ok(fits)
+    }
+
+    /// Whether there is nothing to be stored.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.plan.is_empty()
+    }
+
+    pub(crate) fn commands(&self) -> usize {
+        self.results.len()
+    }
+
+    /// Whether some command was refused since the reign is over.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.results.iter().any(|result| matches!(result, Err(Reject::Fenced { .. })))
+    }
+
+    /// Takes the commands that were worked out from the pending ones: the effect that makes version
+    /// `next`, its records, and the answers that may be given once it is stored.
+    pub(crate) fn submit(
+        self,
+        pending: &mut VecDeque<Pending>,
+        next: Version,
+    ) -> (Effect, Writes, Answers) {
+        let mut waiters = Vec::with_capacity(self.taken.len());
+        for taken in self.taken {
+            let Some(call) = pending.front_mut() else { break };
+            if taken > 0 {
+                waiters.push(call.submit(taken));
+            }
+            if call.len() > 0 {
+                break;
+            }
+            pending.pop_front();
+        }
+        let (effect, writes) = self.plan.finish(next);
+        let mut results = self.results;
+        results.drain(..self.own.min(results.len()));
+        (effect, writes, Answers { waiters, results })
+    }
+}
+
+impl Answers {
+    /// Tells every caller the result.
+    pub(crate) fn reply(self, reign: &Reign) {
+        let mut results = self.results.into_iter();
+        self.waiters.into_iter().for_each(|waiter| waiter.reply(&mut results, reign.epoch));
+    }
+
+    /// Tells every caller the same error.
+    pub(crate) fn fail(self, error: &Error) {
+        self.waiters.into_iter().for_each(|waiter| waiter.fail(error));
+    }
+}

@@ -1,0 +1,36 @@
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// What the engine counts, through the `metrics` facade.
+///
+/// The handles are made once, when the oracle starts, so that counting costs an atomic addition at
+/// most. A recorder must be installed before.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    pub(crate) reigns: Counter,
+    pub(crate) lease_left: Gauge,
+    pub(crate) grants: Counter,
+    pub(crate) timestamps: Counter,
+    pub(crate) commits: Counter,
+    pub(crate) commands: Counter,
+    pub(crate) rejects: Counter,
+    pub(crate) waiting: Gauge,
+    pub(crate) clock_leaps: Counter,
+    pub(crate) resignations: Counter,
+}
+
+impl Meters {
+    pub(crate) fn new() -> Self {
+        Self {
+            reigns: counter!("tsoracle_reigns_total"),
+            lease_left: gauge!("tsoracle_lease_left_seconds"),
+            grants: counter!("tsoracle_grants_total"),
+            timestamps: counter!("tsoracle_timestamps_total"),
+            commits: counter!("tsoracle_commits_total"),
+            commands: counter!("tsoracle_commands_total"),
+            rejects: counter!("tsoracle_rejects_total"),
+            waiting: gauge!("tsoracle_waiting"),
+            clock_leaps: counter!("tsoracle_wall_clock_leaps_total"),
+            resignations: counter!("tsoracle_resignations_total"),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Leading: from a claim of leadership to an open reign, and until it ends.
+
+mod clock_guard;
+mod group;
+mod guard;
+mod handover;
+mod meters;
+mod pending;
+mod reign;
+mod resign;
+mod service;
+mod settle;
+mod takeover;
+mod window;
+
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, mpsc, watch};
+
+pub use self::window::MAX_HIGH_WATER_MS;
+use self::{
+    guard::DriverGuard,
+    meters::Meters,
+    reign::Queues,
+    resign::Resignations,
+    service::{Arrivals, Service},
+    takeover::Takeover,
+};
+pub(crate) use self::{
+    handover::Handover,
+    pending::{Outcomes, Pending, lost},
+    reign::{Denied, Reign},
+};
+use crate::{
+    Clock, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership, OracleOptions, Reads,
+    Result, Version,
+    state::{Answer, Query, REIGN, Stage, WorkingSet, answer},
+};
+
+/// What this node is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// No leader is known.
+    Electing,
+    /// Another node leads.
+    Following(Option<LeaderHint>),
+    /// This node should lead, and makes sure that its predecessor has stopped.
+    TakingOver {
+        /// Its epoch, once its fence is stored.
+        epoch: Option<Epoch>,
+        /// What keeps it from going on, if anything does.
+        trouble: Option<Arc<str>>,
+    },
+    /// This node serves, as far as its lease holds.
+    Serving {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// This node was told to stop.
+    Stopping,
+    /// This node will not serve again in this process.
+    Failed(Arc<str>),
+}
+
+/// What the engine's task and its callers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) guard: Arc<DriverGuard>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: OracleOptions,
+    pub(crate) reign: ArcSwapOption<Reign>,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Those who wait, in the order in which they began to.
+    pub(crate) waiters: Notify,
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) meters: Meters,
+    resignations: Resignations,
+    /// The furthest millisecond that is reserved in the state, as far as this node knows.
+    reserved_ms: AtomicU64,
+}
+
+/// How often a question is asked again since the state has changed between its reads.
+const MOST_ATTEMPTS: usize = 16;
+
+impl Shared {
+    pub(crate) fn new(driver: Arc<dyn ConsensusDriver>, options: OracleOptions) -> Self {
+        Self {
+            guard: Arc::new(DriverGuard::new(driver, options.clock.clone())),
+            clock: options.clock.clone(),
+            reign: ArcSwapOption::empty(),
+            phase: watch::Sender::new(Phase::Electing),
+            waiters: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            meters: Meters::new(),
+            resignations: Resignations::new(options.lease),
+            reserved_ms: AtomicU64::new(0),
+            options,
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+        self.look_again();
+    }
+
+    /// Lets those who wait look again.
+    pub(crate) fn look_again(&self) {
+        self.waiters.notify_waiters();
+    }
+
+    /// Notes that timestamps up to here are reserved in the state.
+    pub(crate) fn reserve(&self, high_water_ms: u64) {
+        self.reserved_ms.fetch_max(high_water_ms, Ordering::AcqRel);
+    }
+
+    fn reserved_ms(&self) -> u64 {
+        self.reserved_ms.load(Ordering::Acquire)
+    }
+
+    /// Answers a question from one version of the state that is of the reign of `epoch`. The caller checks
+    /// the lease afterwards.
+    ///
+    /// # Errors
+    /// Those of the driver; `NotLeader` if another epoch has taken over; `Unavailable` if the state changes
+    /// too quickly, or the driver does not answer within `limit`.
+    pub(crate) async fn ask(&self, epoch: Epoch, query: &Query, limit: Duration) -> Result<Answer> {
+        let mut known = WorkingSet::default();
+        let mut wanted = query.reads();
+        for _ in 0..MOST_ATTEMPTS {
+            wanted.keys.push(REIGN.into());
+            let snapshot = self.guard.read(&wanted, limit).await?;
+            if snapshot.version != known.version() {
+                let is_first = known.version() == Version::EMPTY;
+                known = WorkingSet::at(snapshot.version);
+                if !is_first {
+                    wanted = query.reads();
+                    continue;
+                }
+            }
+            known.learn(wanted, snapshot)?;
+            match answer(&known, &Query::Reign)? {
+                Answer::Reign(Some(record))
+                    if record.epoch == epoch && record.stage == Stage::Open => {}
+                _ => {
+                    let context = "another node has taken over";
+                    return Err(Error::new(ErrorKind::NotLeader(None), context));
+                }
+            }
+            let answered = answer(&known, query);
+            wanted = match known.take_missing() {
+                Some(missing) => missing,
+                None => return answered,
+            };
+        }
+        let context = "the state changes too quickly to be read; ask again later";
+        Err(Error::new(ErrorKind::Unavailable, context))
+    }
+}
+
+/// How a reign, or the attempt at one, ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was told to stop, and released what it held.
+    Stopped,
+    /// It released what it held, so that another node may lead.
+    HandedOver,
+    /// Another epoch has taken over, or leadership has moved on.
+    Fenced,
+    /// The driver is done for.
+    Failed(Error),
+}
+
+/// The longest pause, in leases, before a node that was fenced tries again under the same claim.
+const LONGEST_REST: u32 = 16;
+
+/// How old, in leases, the epoch may be that a follower names with its hint.
+const EPOCH_AGE: u32 = 2;
+
+/// Follows the leadership until told to stop. Where no caller will stop the driver, since this failed
+/// or the oracle was dropped, it does so: a leader that serves no more must not keep others
+/// from leading.
+pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let followed = tokio::spawn({
+        let (shared, stop) = (shared.clone(), stop.clone());
+        async move { follow(&shared, stop).await }
+    });
+    // Whatever ends it, a panic included, no caller goes on waiting for it.
+    let ended = followed.await.unwrap_or_else(|panic| {
+        Phase::Failed(format!("a panic in the engine or the driver: {panic}").into())
+    });
+    if let Phase::Failed(reason) = &ended {
+        tracing::error!(%reason, "this node serves no more");
+    }
+    shared.enter(ended);
+    let told_to = *stop.borrow();
+    if !told_to {
+        tokio::select! {
+            biased;
+            stopped = shared.guard.driver().shutdown() => {
+                if let Err(error) = stopped {
+                    tracing::warn!(%error, "the driver did not stop cleanly");
+                }
+            }
+            () = shared.clock.sleep(shared.options.shutdown_timeout) => {}
+        }
+    }
+}
+
+/// Leads whenever leadership is this node's. Returns how that ended.
+async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase {
+    let mut leadership = shared.guard.driver().leadership();
+    let mut rests = Rests::default();
+    let reason = loop {
+        let current = leadership.borrow_and_update().clone();
+        let (mut leads, mut follows) = (false, None);
+        match current {
+            Leadership::Leader { claim } => {
+                leads = true;
+                shared.enter(Phase::TakingOver { epoch: None, trouble: None });
+                let ended = tokio::select! {
+                    biased;
+                    ended = lead(shared, claim, &mut rests, stop.clone()) => ended,
+                    () = other_than(&mut leadership, claim) => Ended::Fenced,
+                    error = shared.guard.distrusted() => Ended::Failed(error),
+                };
+                tracing::info!(claim, ?ended, "the reign has ended");
+                match ended {
+                    Ended::Stopped => return Phase::Stopping,
+                    Ended::Failed(error) => break error.to_string(),
+                    Ended::Fenced | Ended::HandedOver => {
+                        shared.enter(Phase::Electing);
+                        // While the driver still shows this claim, two nodes that both believe to lead
+                        // must not fence each other for ever. A transfer takes its time as well.
+                        let pause = match ended {
+                            Ended::HandedOver => shared.options.lease * LONGEST_REST,
+                            _ => rests.next(shared, claim),
+                        };
+                        tokio::select! {
+                            biased;
+                            () = other_than(&mut leadership, claim) => {}
+                            _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
+                            error = shared.guard.distrusted() => break error.to_string(),
+                            () = shared.clock.sleep(pause) => {}
+                        }
+                    }
+                }
+            }
+            Leadership::Follower { leader } => {
+                follows = leader.clone();
+                shared.enter(Phase::Following(leader));
+            }
+            Leadership::Unknown => {
+                shared.enter(Phase::Electing);
+            }
+        }
+        if !leads {
+            tokio::select! {
+                biased;
+                changed = leadership.changed() => drop(changed),
+                _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
+                error = shared.guard.distrusted() => break error.to_string(),
+                () = name_epochs(shared, follows) => {}
+            }
+        }
+        if leadership.has_changed().is_err() {
+            break failure_reason(shared).await;
+        }
+    };
+    Phase::Failed(reason.into())
+}
+
+/// Adds to the hint that this node gives the epoch of the last fence that it knows of, now and then. Never
+/// returns.
+async fn name_epochs(shared: &Shared, hint: Option<LeaderHint>) {
+    let Some(hint) = hint.filter(|hint| hint.epoch.is_none()) else { return pending().await };
+    loop {
+        let read = shared.guard.read(&Reads::keys([REIGN]), shared.options.lease).await;
+        let record = read.and_then(settle::reign).ok().flatten();
+        let epoch = record.map(|record| record.epoch);
+        let named = Phase::Following(Some(LeaderHint { epoch, ..hint.clone() }));
+        if epoch.is_some() && *shared.phase.borrow() != named {
+            shared.enter(named);
+        }
+        shared.clock.sleep(shared.options.lease * EPOCH_AGE).await;
+    }
+}
+
+/// How often in a row this node was fenced under one claim, without having served.
+#[derive(Default)]
+struct Rests {
+    claim: Option<u64>,
+    count: u32,
+}
+
+impl Rests {
+    /// How long to wait before the next attempt under `claim`: a random pause, which doubles.
+    fn next(&mut self, shared: &Shared, claim: u64) -> Duration {
+        if self.claim != Some(claim) {
+            *self = Self { claim: Some(claim), count: 0 };
+        }
+        let longest = shared.options.lease * LONGEST_REST;
+        let pause = (shared.options.lease * 2_u32.saturating_pow(self.count)).min(longest);
+        self.count = self.count.saturating_add(1);
+        let share = shared.options.random.draw() as u32;
+        pause.mul_f64(0.5 + f64::from(share) / f64::from(u32::MAX))
+    }
+}
+
+/// Returns once leadership is anything but this claim, or its channel is closed.
+async fn other_than(leadership: &mut watch::Receiver<Leadership>, claim: u64) {
+    let claim = Leadership::Leader { claim };
+    // An error means that the channel is closed, which is not leading either.
+    let _ = leadership.wait_for(|now| *now != claim).await;
+}
+
+/// A driver whose leadership is over for good usually knows why, and answers so soon or never.
+async fn failure_reason(shared: &Shared) -> String {
+    match shared.guard.read(&Reads::default(), shared.options.lease).await {
+        Err(error) => error.to_string(),
+        Ok(_) => "the driver's leadership channel is closed".into(),
+    }
+}
+
+/// Takes over under `claim`, then serves until stopped, fenced or failed. Dropping it ends the
+/// reign at once.
+async fn lead(
+    shared: &Arc<Shared>,
+    claim: u64,
+    rests: &mut Rests,
+    mut stop: watch::Receiver<bool>,
+) -> Ended {
+    let (requests, requested) = mpsc::unbounded_channel();
+    let (handover_queue, handovers) = mpsc::unbounded_channel();
+    let queues = Queues { requests, handovers: handover_queue };
+    let arrivals = Arrivals { requests: requested, handovers };
+    let mut takeover = Takeover::new(shared, claim);
+    let fenced = tokio::select! {
+        biased;
+        fenced = takeover.fence_and_wait() => fenced,
+        _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+    };
+    let opening = async { takeover.open(fenced?, queues).await };
+    // A stop waits for an open that may take effect, so that it can be released: a successor would
+    // have to wait for as long as the lease otherwise.
+    let given_up = async {
+        // The sender is dropped with this node, which is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+        shared.clock.sleep(shared.options.lease).await;
+    };
+    let (reign, known) = tokio::select! {
+        biased;
+        opened = opening => match opened {
+            Ok((reign, known)) => (Arc::new(reign), known),
+            Err(ended) => return ended,
+        },
+        () = given_up => return Ended::Stopped,
+    };
+    let epoch = reign.epoch;
+    let _closing = Closing { shared, reign: &reign };
+    shared.reign.store(Some(reign.clone()));
+    shared.enter(Phase::Serving { epoch });
+    shared.meters.reigns.increment(1);
+    // The node that serves may come back soon, so that the others give way to it.
+    *rests = Rests::default();
+    tracing::info!(%epoch, "serving");
+    Service::new(shared, claim, &reign, known, arrivals).run(&mut stop).await
+}
+
+/// Ends the reign in memory, however its leading ends.
+struct Closing<'a> {
+    shared: &'a Shared,
+    reign: &'a Reign,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.reign.close();
+        self.shared.reign.store(None);
+        self.shared.meters.lease_left.set(0.0);
+    }
+}

@@ -1,0 +1,204 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use crate::{
+    BootTime, Epoch, OracleOptions, TimestampRange,
+    clock::Now,
+    engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
+    engine::{clock_guard::ClockGuard, handover::Handover, pending::Pending},
+};
+
+/// One reign of this node: what it may grant, and until when.
+///
+/// Its window and its deadline belong to it alone. Extensions raise them; nothing is ever taken
+/// over from an earlier reign, and a closed one never serves again.
+#[derive(Debug)]
+pub(crate) struct Reign {
+    pub(crate) epoch: Epoch,
+    /// Session time runs from here.
+    pub(crate) opened: BootTime,
+    pub(crate) queues: Queues,
+    /// Bounds the requests in the queues. What its callers have given up stays there until the commit
+    /// in flight ends, so that the number of callers alone does not bound it.
+    pub(crate) permits: Arc<Semaphore>,
+    window: Window,
+    /// On the boot clock, in nanoseconds.
+    deadline: AtomicU64,
+    closed: AtomicBool,
+    clock_guard: ClockGuard,
+    window_ahead_ms: u64,
+    /// There were requests since this was last looked at.
+    busy: AtomicBool,
+    /// Some caller cannot go on, or soon cannot, without an extension.
+    wanted: AtomicBool,
+    wanting: Notify,
+}
+
+/// What is put to a reign while it is open.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) requests: mpsc::UnboundedSender<Pending>,
+    /// One at a time.
+    pub(crate) handovers: mpsc::UnboundedSender<Handover>,
+}
+
+/// Why a reign granted nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Denied {
+    /// It is closed.
+    Closed,
+    /// The lease has run out, or the window is used up; an extension is on its way.
+    Extending,
+    /// Time would run away; it may be granted at this boot time.
+    Ahead(BootTime),
+    /// There are no more timestamps.
+    OutOfRange,
+}
+
+impl Reign {
+    pub(crate) fn new(
+        epoch: Epoch,
+        opened: BootTime,
+        window: Window,
+        clock_guard: ClockGuard,
+        options: &OracleOptions,
+        queues: Queues,
+    ) -> Self {
+        let deadline = (opened + options.lease).as_nanos();
+        Self {
+            epoch,
+            opened,
+            queues,
+            permits: Arc::new(Semaphore::new(options.max_waiting.min(Semaphore::MAX_PERMITS))),
+            window,
+            deadline: AtomicU64::new(deadline),
+            closed: AtomicBool::new(false),
+            clock_guard,
+            window_ahead_ms: options.window_ahead.as_millis() as u64,
+            busy: AtomicBool::new(true),
+            wanted: AtomicBool::new(false),
+            wanting: Notify::new(),
+        }
+    }
+
+    /// Grants `count` timestamps at `now`, which was read after the request had arrived.
+    pub(crate) fn grant(&self, now: Now, count: u32) -> Result<TimestampRange, Denied> {
+        self.touch();
+        if !self.leads_at(now.boot) {
+            return Err(self.not_leading());
+        }
+        let clock_guardd = self.clock_guard.follow(now);
+        match self.window.grant(clock_guardd.wall_ms, clock_guardd.limit_ms, count) {
+            Ok(range) => {
+                let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
+                if left_ms < self.window_ahead_ms / 2 {
+                    self.want();
+                }
+                Ok(range)
+            }
+            Err(Refused::Exhausted { needed_ms }) if needed_ms > MAX_HIGH_WATER_MS => {
+                Err(Denied::OutOfRange)
+            }
+            Err(Refused::Exhausted { .. }) => {
+                self.want();
+                Err(Denied::Extending)
+            }
+            Err(Refused::Ahead { by_ms }) => {
+                Err(Denied::Ahead(now.boot + Duration::from_millis(by_ms)))
+            }
+        }
+    }
+
+    /// Whether the lease holds at `boot`.
+    pub(crate) fn leads_at(&self, boot: BootTime) -> bool {
+        !self.closed.load(Ordering::Acquire)
+            && boot.as_nanos() < self.deadline.load(Ordering::Acquire)
+    }
+
+    /// Notes that there are requests, so that the lease is kept up.
+    pub(crate) fn touch(&self) {
+        if !self.busy.load(Ordering::Relaxed) {
+            self.busy.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there were requests since this was last asked.
+    pub(crate) fn take_busy(&self) -> bool {
+        self.busy.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the lease holds at `boot`; asks for a renewal if it has run out.
+    pub(crate) fn check(&self, boot: BootTime) -> Result<(), Denied> {
+        if self.leads_at(boot) { Ok(()) } else { Err(self.not_leading()) }
+    }
+
+    /// Whether it was ended in memory.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Returns once an extension is wanted at once.
+    pub(crate) async fn wanted(&self) {
+        self.wanting.notified().await;
+    }
+
+    /// Follows the wall clock. Returns by how much it leapt ahead, if it is not believed.
+    pub(crate) fn follow_wall(&self, now: Now) -> Option<Duration> {
+        self.clock_guard.rebase(now, self.window.reached_ms()).err()
+    }
+
+    /// The wall clock, as far as it is believed.
+    pub(crate) fn wall_ms(&self, now: Now) -> u64 {
+        self.clock_guard.follow(now).wall_ms
+    }
+
+    /// The high-water to ask for with the next extension.
+    pub(crate) fn next_high_water(&self, now: Now) -> u64 {
+        self.wanted.store(false, Ordering::Release);
+        let from_ms = self.clock_guard.follow(now).wall_ms.max(self.window.reached_ms());
+        MAX_HIGH_WATER_MS.min(from_ms.saturating_add(self.window_ahead_ms))
+    }
+
+    /// Raises the window and the deadline, after a commit that was begun at `start`.
+    pub(crate) fn extend(&self, high_water_ms: u64, start: BootTime, lease: Duration) {
+        self.window.raise(high_water_ms);
+        self.deadline.fetch_max((start + lease).as_nanos(), Ordering::AcqRel);
+    }
+
+    /// Ends the reign in memory, for good.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn high_water_ms(&self) -> u64 {
+        self.window.ceiling_ms()
+    }
+
+    pub(crate) fn lease_left(&self, boot: BootTime) -> Duration {
+        match self.leads_at(boot) {
+            true => BootTime::from_nanos(self.deadline.load(Ordering::Acquire)).since(boot),
+            false => Duration::ZERO,
+        }
+    }
+
+    fn not_leading(&self) -> Denied {
+        if self.closed.load(Ordering::Acquire) {
+            return Denied::Closed;
+        }
+        self.want();
+        Denied::Extending
+    }
+
+    fn want(&self) {
+        if !self.wanted.swap(true, Ordering::AcqRel) {
+            self.wanting.notify_one();
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! Serving: the loop of an open reign. One commit is in flight at a time; it renews the lease when
+//! that is due, and takes along every request that has arrived.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Ended, Phase, Shared,
+    group::{Answers, Group, Planner},
+    handover::Handover,
+    pending::Pending,
+    reign::Reign,
+    resign::Struggle,
+    settle::{self, Verdict},
+    takeover::BACKOFF,
+};
+use crate::{
+    BootTime, Error, ErrorKind, Result, Session, Version,
+    clock::Now,
+    state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
+};
+
+/// How often an idle leader looks at the wall clock, without writing anything.
+const CLOCK_WATCH: Duration = Duration::from_secs(10);
+
+/// How many expired sessions one command looks at.
+const EXPIRE_SESSIONS: usize = 16;
+
+/// An open reign at work.
+pub(crate) struct Service<'a> {
+    shared: &'a Arc<Shared>,
+    reign: &'a Arc<Reign>,
+    planner: Planner<'a>,
+    arrivals: Arrivals,
+    pending: VecDeque<Pending>,
+    /// Why the reign is to end, unless this node stops.
+    handover: Option<Handover>,
+    /// A renewal cannot wait for its time.
+    renew_now: bool,
+    renew_at: BootTime,
+    last_busy: BootTime,
+    expire_at: BootTime,
+    pause: Duration,
+    struggle: Struggle,
+    /// The wall clock is not believed at the moment.
+    leapt: bool,
+}
+
+/// What comes in while a reign is open.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    pub(crate) requests: mpsc::UnboundedReceiver<Pending>,
+    pub(crate) handovers: mpsc::UnboundedReceiver<Handover>,
+}
+
+impl<'a> Service<'a> {
+    pub(crate) fn new(
+        shared: &'a Arc<Shared>,
+        claim: u64,
+        reign: &'a Arc<Reign>,
+        known: WorkingSet,
+        arrivals: Arrivals,
+    ) -> Self {
+        Self {
+            shared,
+            reign,
+            planner: Planner { shared, reign, known },
+            arrivals,
+            pending: VecDeque::new(),
+            handover: None,
+            renew_now: false,
+            renew_at: reign.opened + shared.options.renewal(),
+            last_busy: reign.opened,
+            expire_at: reign.opened,
+            pause: BACKOFF.0,
+            struggle: Struggle::under(claim),
+            leapt: false,
+        }
+    }
+
+    /// Serves until stopped, fenced or failed, or until leadership is to be handed over.
+    pub(crate) async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Ended {
+        while self.next_work(stop).await {
+            if let Err(ended) = self.commit_group().await {
+                return ended;
+            }
+        }
+        self.release(stop).await
+    }
+
+    /// Waits until there is something to do; false once it is time to release.
+    async fn next_work(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
+        // An oracle that was dropped stops as well.
+        if *stop.borrow() || stop.has_changed().is_err() {
+            return false;
+        }
+        if let Ok(handover) = self.arrivals.handovers.try_recv() {
+            return !self.is_to_hand_over(handover);
+        }
+        // A renewal that failed is tried again at once: its time may be far off, and those who want
+        // it have said so already.
+        if self.renew_now || !self.pending.is_empty() {
+            self.take_arrived();
+            return true;
+        }
+        let now = self.shared.clock.now();
+        let lively = self.is_lively(now);
+        let timer = if lively { self.renew_at } else { now.boot + CLOCK_WATCH };
+        // The reign holds the senders, so the queues stay open as long as this loop runs.
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return false,
+            Some(handover) = self.arrivals.handovers.recv() => {
+                return !self.is_to_hand_over(handover);
+            }
+            () = self.reign.wanted() => self.renew_now = true,
+            Some(arrived) = self.arrivals.requests.recv() => self.pending.push_back(arrived),
+            () = self.shared.clock.sleep_until(timer) => {
+                if !lively {
+                    self.watch_clock(self.shared.clock.now());
+                }
+            }
+        }
+        self.take_arrived();
+        true
+    }
+
+    fn take_arrived(&mut self) {
+        while let Ok(arrived) = self.arrivals.requests.try_recv() {
+            self.pending.push_back(arrived);
+        }
+    }
+
+    /// Gathers what is due into one commit, and acts on its outcome.
+    async fn commit_group(&mut self) -> Result<(), Ended> {
+        let expired = self.expired_sessions().await;
+        let now = self.shared.clock.now();
+        if self.reign.take_busy() {
+            self.last_busy = now.boot;
+        }
+        let due = self.is_lively(now) && now.boot >= self.renew_at;
+        let renewal = (self.renew_now || due).then(|| (self.next_high_water(now), now));
+        if renewal.is_some() {
+            self.struggle.attempt(now.boot);
+        }
+        self.commit(renewal, expired, now).await
+    }
+
+    /// Plans and commits one group, with a renewal up to a high-water if there is one.
+    async fn commit(
+        &mut self,
+        renewal: Option<(u64, Now)>,
+        expired: Vec<Session>,
+        now: Now,
+    ) -> Result<(), Ended> {
+        let at = self.moment(now);
+        let mut own = Vec::new();
+        if let Some((high_water_ms, _)) = renewal {
+            own.push(Command::Extend { high_water_ms, elapsed_ms: at.elapsed_ms });
+        }
+        if !expired.is_empty() {
+            own.push(Command::Expire { sessions: expired });
+        }
+        let planning = self.planner.group(&own, &mut self.pending, at);
+        let group = match self.struggle.watch(self.shared, planning).await {
+            Ok(group) => group,
+            Err(error) => {
+                // Nothing of it was submitted.
+                self.pending.drain(..).for_each(|call| call.fail(&error));
+                return self.failed(renewal.is_some(), error).await;
+            }
+        };
+        if group.is_fenced() {
+            return Err(Ended::Fenced);
+        }
+        if group.commands() == 0 {
+            return Ok(());
+        }
+        if group.is_empty() && !self.reign.leads_at(self.shared.clock.now().boot) {
+            // What is answered without a commit may be out of date by now, until a renewal is stored.
+            self.renew_now = true;
+            return Ok(());
+        }
+        match self.store(group).await? {
+            Ok(()) => self.stored(renewal),
+            Err(error) => self.failed(renewal.is_some(), error).await?,
+        }
+        Ok(())
+    }
+
+    /// Stores a group, in a task of its own, so that the callers learn what became of their requests even
+    /// if this reign is over by then.
+    async fn store(&mut self, group: Group) -> Result<Result<()>, Ended> {
+        let base = self.planner.known.version();
+        let next = base.next(self.shared.options.random.draw()).map_err(Ended::Failed)?;
+        let is_empty = group.is_empty();
+        self.shared.meters.commands.increment(group.commands() as u64);
+        let (effect, writes, answers) = group.submit(&mut self.pending, next);
+        if is_empty {
+            answers.reply(self.reign);
+            return Ok(Ok(()));
+        }
+        self.shared.meters.commits.increment(1);
+        let (shared, reign) = (self.shared.clone(), self.reign.clone());
+        let task = tokio::spawn(async move {
+            let limit = shared.options.lease;
+            let is_open = || !reign.is_closed();
+            let verdict = settle::commit(&shared, base, effect, limit, is_open).await;
+            answer(answers, &verdict, &reign);
+            verdict
+        });
+        let verdict = self.struggle.watch(self.shared, task).await;
+        let verdict = verdict
+            .unwrap_or_else(|panic| Verdict::Failed(self.shared.guard.panicked_in_commit(panic)));
+        self.act_on(verdict, next, writes).await
+    }
+
+    async fn act_on(
+        &mut self,
+        verdict: Verdict,
+        next: Version,
+        writes: Writes,
+    ) -> Result<Result<()>, Ended> {
+        if matches!(verdict, Verdict::Stored) {
+            self.planner.known.advance(next, writes);
+            return Ok(Ok(()));
+        }
+        // Whatever was planned on is read again.
+        self.planner.known = WorkingSet::default();
+        match verdict {
+            Verdict::Conflict(found) if self.planner.is_ours(found).await => {
+                let context = "an earlier commit of this reign was stored late";
+                Ok(Err(Error::new(ErrorKind::Unavailable, context)))
+            }
+            Verdict::Conflict(_) | Verdict::Stored => Err(Ended::Fenced),
+            Verdict::Failed(error) => Err(Ended::Failed(error)),
+            Verdict::NotStored(error) | Verdict::Unknown(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Acts on a commit that was stored.
+    fn stored(&mut self, renewal: Option<(u64, Now)>) {
+        self.pause = BACKOFF.0;
+        let Some((high_water_ms, began)) = renewal else { return };
+        let (lease, now) = (self.shared.options.lease, self.shared.clock.now());
+        self.struggle.succeed();
+        self.shared.resignations.forget(lease);
+        self.shared.reserve(high_water_ms);
+        self.reign.extend(high_water_ms, began.boot, lease);
+        self.renew_at = began.boot + self.shared.options.renewal();
+        self.renew_now = false;
+        self.shared.meters.lease_left.set(self.reign.lease_left(now.boot).as_secs_f64());
+        // Those who wait for the extension look again.
+        self.shared.look_again();
+    }
+
+    /// Pauses after a commit that was not stored, or is not known to be.
+    async fn failed(&mut self, renewal: bool, error: Error) -> Result<(), Ended> {
+        if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
+            return Err(Ended::Failed(error));
+        }
+        tracing::warn!(epoch = %self.reign.epoch, %error, "a commit failed");
+        self.renew_now |= renewal;
+        let pausing = self.shared.clock.sleep(self.pause);
+        self.struggle.watch(self.shared, pausing).await;
+        self.pause = (self.pause * 2).min(BACKOFF.1);
+        Ok(())
+    }
+
+    fn next_high_water(&mut self, now: Now) -> u64 {
+        self.watch_clock(now);
+        self.reign.next_high_water(now)
+    }
+
+    /// Lets the reign follow the wall clock, and reports a leap that it does not follow, once.
+    fn watch_clock(&mut self, now: Now) {
+        let leap = self.reign.follow_wall(now);
+        if let Some(leap) = leap
+            && !self.leapt
+        {
+            self.shared.meters.clock_leaps.increment(1);
+            tracing::warn!(
+                ?leap,
+                "the wall clock leapt ahead and is not followed; timestamps go on at the pace of \
+                 the boot clock until it is mended or this node restarts"
+            );
+        }
+        self.leapt = leap.is_some();
+    }
+
+    /// Sessions that are due to be forgotten, looked for now and then while there are requests.
+    async fn expired_sessions(&mut self) -> Vec<Session> {
+        let now = self.shared.clock.now();
+        if now.boot < self.expire_at || !self.is_lively(now) {
+            return vec![];
+        }
+        self.expire_at = now.boot + self.shared.options.expiry();
+        // The renewal does not wait for a driver that is slow to answer, or never does.
+        let limit = self.shared.options.lease / 10;
+        let query = Query::Expired { limit: EXPIRE_SESSIONS };
+        match self.shared.ask(self.reign.epoch, &query, limit).await {
+            Ok(Answer::Expired(sessions)) => {
+                if sessions.len() == EXPIRE_SESSIONS {
+                    self.expire_at = now.boot;
+                }
+                sessions
+            }
+            // Other answers do not come through.
+            Ok(_) => vec![],
+            Err(error) => {
+                tracing::debug!(%error, "cannot look for expired sessions now");
+                vec![]
+            }
+        }
+    }
+
+    fn moment(&self, now: Now) -> Moment {
+        let elapsed_ms = millis(now.boot.since(self.reign.opened));
+        Moment { now_ms: self.reign.wall_ms(now), elapsed_ms }
+    }
+
+    fn is_lively(&self, now: Now) -> bool {
+        now.boot < self.last_busy + self.shared.options.idle_after()
+    }
+
+    /// Whether leadership is to be handed over: not if the caller is gone.
+    fn is_to_hand_over(&mut self, handover: Handover) -> bool {
+        self.handover = Some(handover).filter(|handover| !handover.is_abandoned());
+        self.handover.is_some()
+    }
+
+    /// Ends the reign gracefully: closes it in memory, commits what was accepted, and releases, so
+    /// that the successor need not wait for the lease.
+    async fn release(mut self, stop: &mut watch::Receiver<bool>) -> Ended {
+        self.reign.close();
+        self.shared.reign.store(None);
+        let handover = self.handover.take();
+        self.shared.enter(match handover {
+            Some(_) => Phase::Electing,
+            None => Phase::Stopping,
+        });
+        if let Err(ended) = self.commit_accepted().await {
+            return ended;
+        }
+        loop {
+            match self.commit_release().await {
+                Err(ended) => return ended,
+                Ok(Ok(())) => break,
+                Ok(Err(_)) if handover.is_none() => return Ended::Stopped,
+                // Without a release the successor would have to wait for the lease.
+                Ok(Err(_)) => tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
+                    () = self.shared.clock.sleep(self.pause) => {}
+                },
+            }
+            self.pause = (self.pause * 2).min(BACKOFF.1);
+        }
+        match handover {
+            Some(handover) => {
+                handover.go_on();
+                Ended::HandedOver
+            }
+            None => Ended::Stopped,
+        }
+    }
+
+    async fn commit_release(&mut self) -> Result<Result<()>, Ended> {
+        let at = self.moment(self.shared.clock.now());
+        match self.planner.group(&[Command::Release], &mut VecDeque::new(), at).await {
+            // An attempt before this one, or a later reign, has ended it.
+            Ok(group) if group.is_fenced() => Ok(Ok(())),
+            Ok(group) => self.store(group).await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Works out accepted requests. The lease may be over: where they write nothing, a renewal goes along,
+    /// so that nothing is refused or repeated without a commit. It reserves nothing, and the release follows.
+    async fn accepted_group(&mut self, at: Moment) -> Result<Group> {
+        let group = self.planner.group(&[], &mut self.pending, at).await?;
+        if !group.is_empty() || group.commands() == 0 {
+            return Ok(group);
+        }
+        let renewal = Command::Extend { high_water_ms: 0, elapsed_ms: at.elapsed_ms };
+        self.planner.group(&[renewal], &mut self.pending, at).await
+    }
+
+    /// Commits the requests that are there already, and closes the queue.
+    async fn commit_accepted(&mut self) -> Result<(), Ended> {
+        self.arrivals.requests.close();
+        while let Some(accepted) = self.arrivals.requests.recv().await {
+            self.pending.push_back(accepted);
+        }
+        let at = self.moment(self.shared.clock.now());
+        // What cannot be planned now is given back to its callers as not committed.
+        while !self.pending.is_empty()
+            && let Ok(group) = self.accepted_group(at).await
+            && group.commands() > 0
+        {
+            if group.is_fenced() {
+                return Err(Ended::Fenced);
+            }
+            if self.store(group).await?.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the callers what became of their requests.
+fn answer(answers: Answers, verdict: &Verdict, reign: &Reign) {
+    match settle::told(verdict) {
+        None => answers.reply(reign),
+        Some(error) => answers.fail(&error),
+    }
+}

@@ -1,0 +1,9 @@
+//! What stores with files share.
+
+mod directory;
+mod seal;
+
+pub use self::{
+    directory::{Directory, lock_file},
+    seal::Seal,
+};
