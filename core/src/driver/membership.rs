@@ -46,7 +46,7 @@ pub struct Members {
 /// A node of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// Names it for good: whoever lost its state joins again under another id.
+    /// Names it for good: a node that lost its state joins again under another id.
     pub id: u64,
     /// `host:port` where the other nodes reach it.
     pub peer: String,

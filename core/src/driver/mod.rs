@@ -34,8 +34,8 @@ use crate::{BootTime, LeaderHint, NodeId, Result};
 /// A system that stores a versioned state, agrees on the order of its commits, and says who should try
 /// to lead.
 ///
-/// Whoever has only a store implements [`SeqStore`](crate::SeqStore) and wraps it in a
-/// [`LocalDriver`](crate::LocalDriver) instead.
+/// For a store that one process owns, implement [`SeqStore`](crate::SeqStore) instead, and wrap it in a
+/// [`LocalDriver`](crate::LocalDriver).
 ///
 /// The state is an ordered map of bytes to bytes. One of its keys, [`VERSION`], holds its [`Version`]. The
 /// engine works out every commit on a version that it has read; a driver compares that version, and stores

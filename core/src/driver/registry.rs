@@ -47,8 +47,8 @@ inventory::collect!(Linked);
 
 /// Registers a [`DriverFactory`] at link time, to be found by [`Registry::linked`].
 ///
-/// The crate that says it must be used by the program: a linker drops a dependency that nobody
-/// names. `use my_driver as _;` is enough.
+/// The crate that says it must be used by the program: a linker drops a dependency that is
+/// not named. `use my_driver as _;` is enough.
 #[macro_export]
 macro_rules! register_driver {
     ($factory:expr) => {

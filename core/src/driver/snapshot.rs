@@ -43,7 +43,7 @@ impl Reads {
         self.keys.is_empty() && self.ranges.is_empty()
     }
 
-    /// Reads all of it from a store that nobody changes meanwhile.
+    /// Reads all of it from a store that does not change meanwhile.
     ///
     /// # Errors
     /// Those of the store, and `Corrupt` for a version that cannot be read.

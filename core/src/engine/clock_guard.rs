@@ -49,7 +49,7 @@ impl ClockGuard {
         }
     }
 
-    /// Sets the reference anew from a wall clock that is believed and from `reached_ms`, the last
+    /// Sets the reference again from a wall clock that is believed and from `reached_ms`, the last
     /// millisecond granted from. Returns by how much the wall clock leapt if it is not believed.
     pub(crate) fn rebase(&self, now: Now, reached_ms: u64) -> Result<(), Duration> {
         let reference_ms = self.reference_ms(now);

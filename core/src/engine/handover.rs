@@ -1,4 +1,4 @@
-//! Handing the lead over: the reign is released before it moves, so that nobody waits for its lease.
+//! Handing leadership over: the reign is released before it moves, so that no node waits for its lease.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(crate) struct Handover {
 }
 
 impl Handover {
-    /// A transfer made by whoever holds `alone`, and what becomes of it.
+    /// A transfer made by the holder of `alone`, and its outcome.
     pub(crate) fn new(
         membership: Arc<dyn Membership>,
         to: Option<u64>,
@@ -27,7 +27,7 @@ impl Handover {
         (Self { membership, to, reply, _alone: alone }, outcome)
     }
 
-    /// Nobody waits for it any more, so it must not be begun.
+    /// The caller is gone, so it must not be begun.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }

@@ -1,6 +1,6 @@
 //! Copying a whole state from one driver to another: out in pages, and in again.
 //!
-//! A state that is being imported has a reign record of its own kind, so that nobody can reign over it
+//! A state that is being imported has a reign record of its own kind, so that no node can reign over it
 //! before it is whole.
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{
 /// A step of an import, into a state that was never used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Import {
-    /// Begins one. Until it is finished, nobody reigns over the state. One that has brought nothing
+    /// Begins one. Until it is finished, no node reigns over the state. One that has brought nothing
     /// yet may be begun again.
     Begin,
     /// Brings some entries, in the order of [`copied`].

@@ -1,7 +1,7 @@
 //! Stamping leases, and the frontier that keeps behind the bounds of all of them.
 //!
 //! A bound never lies below the high-water, and the high-water is raised to it: so the frontier never
-//! falls, and whoever takes over grants above everything that any holder may have stamped. Bounds
+//! falls, and the next leader grants above everything that any holder may have stamped. Bounds
 //! come from the wall clock and not from each other, so that leases do not push them on. Expiry comes
 //! from session time, which no wall clock moves and which runs only while a leader serves.
 
@@ -65,7 +65,7 @@ pub(super) fn frontier(view: &dyn View, elapsed_ms: u64) -> Result<Answer> {
 }
 
 impl LeaseRecord {
-    /// The session time from which on nobody relies on the lease: its holder's clock may run slower
+    /// The session time from which on no holder relies on the lease: its holder's clock may run slower
     /// than the leader's by a tenth.
     fn expires_ms(&self) -> u64 {
         self.until_ms.saturating_add(self.ttl_ms / 10 + 1)
@@ -129,7 +129,7 @@ impl Table {
                 return Ok(Reply::Leased(self.grant(live)));
             }
         }
-        // Whoever held it may not know yet: it counts until it has expired.
+        // Its holder may not know yet: it counts until it has expired.
         if let Some(current) = current {
             self.put(&LeaseRecord { superseded: true, ..current });
         }

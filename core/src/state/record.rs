@@ -28,7 +28,7 @@ pub enum Stage {
     Open,
     /// It is over, and everything of its epoch is rejected.
     Released,
-    /// Another state is being copied here, and is not whole yet: nobody may reign over it.
+    /// Another state is being copied here, and is not whole yet: no node may reign over it.
     Importing,
 }
 
