@@ -234,13 +234,28 @@ impl Drop for Directory {
     }
 }
 
+/// How often a copy is begun again.
+const COPIES: usize = 10;
+
+/// Copies a directory whose store may be at work. A file that was listed may be gone when it is copied, since a
+/// store clears away what it does not need any more: then the copy is begun again.
 fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    for _ in 1..COPIES {
+        match try_copy(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(to)?,
+            copied => return copied,
+        }
+    }
+    try_copy(from, to)
+}
+
+fn try_copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());
         match entry.file_type()?.is_dir() {
-            true => copy_directory(&entry.path(), &to)?,
+            true => try_copy(&entry.path(), &to)?,
             false => drop(fs::copy(entry.path(), to)?),
         }
     }
