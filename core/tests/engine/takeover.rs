@@ -103,7 +103,7 @@ async fn time_since_the_replaced_write_was_seen_counts_towards_the_wait() {
 #[tokio::test]
 async fn another_version_than_the_one_that_wrote_the_record_is_no_evidence() {
     let (cluster, a, b) = two().await;
-    // A request after the last renewal, seen at once, and a renewal that was seen by nobody.
+    // A request after the last renewal, seen at once, and a renewal that no node has seen.
     b.observe();
     a.busy_for(Duration::from_millis(400)).await;
     assert_eq!(cluster.count(Step::Extend), 1);

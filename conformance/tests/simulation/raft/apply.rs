@@ -10,7 +10,7 @@ use crate::{
     reached::Reached,
 };
 
-/// A copy of the state that is behind is renewed every so many commits.
+/// A copy of the state that is behind is renewed once in a number of commits.
 const BEHIND: u64 = 16;
 
 impl Replica {
