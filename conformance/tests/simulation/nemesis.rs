@@ -94,6 +94,7 @@ impl Fault {
         ];
         match world.system {
             System::Log => faults.push(Self::DiskHangs),
+            System::Omnipaxos => faults.extend([Self::DiskHangs, Self::IsDeaf]),
             // In a log without pre-votes a deaf node stands for election all the time, and so keeps others
             // from being elected.
             System::KeyValue => faults.push(Self::IsDeaf),

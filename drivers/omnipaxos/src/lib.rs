@@ -15,7 +15,11 @@ mod node;
 #[cfg(test)]
 mod node_test;
 mod outgoing;
+mod paxos;
 mod peers;
+mod runner;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod stop;
 mod storage;
 #[cfg(test)]

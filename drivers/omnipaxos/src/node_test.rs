@@ -14,7 +14,8 @@ use crate::{
     inbound::Event,
     log::Log,
     message::{self, PeerMessage},
-    node::{self, Node},
+    node::Node,
+    paxos::paxos,
     storage::SharedLog,
     testing::{commit, config, node, now, receive, rival, version},
 };
@@ -34,14 +35,14 @@ struct Played {
 }
 
 impl Played {
-    async fn new() -> Self {
+    fn new() -> Self {
         let directories: Vec<_> = (0..=NODES).map(|_| tempfile::tempdir().unwrap()).collect();
-        let (node, waiters, leadership) = node(&cluster(directories[1].path(), 1)).await;
+        let (node, waiters, leadership) = node(&cluster(directories[1].path(), 1));
         let others = (2..=NODES).map(|other| {
             let path = directories[other as usize].path();
             let store = Store::open(path, Default::default()).unwrap();
             let log = SharedLog::new(Log::open(&store).unwrap());
-            (other, (node::paxos(&cluster(path, other), 3, log.clone()).unwrap(), log))
+            (other, (paxos(&cluster(path, other), 3, log.clone()).unwrap(), log))
         });
         let (others, states) = (others.collect(), BTreeMap::new());
         Self { node, waiters, leadership, others, states, directories }
@@ -111,12 +112,12 @@ impl Played {
 
     /// Nodes other than this one drop the entries before `first` from their logs, which are the commits
     /// of these numbers.
-    async fn trim(&mut self, nodes: &[u32], first: u64) {
+    fn trim(&mut self, nodes: &[u32], first: u64) {
         for node in nodes {
             self.others[node].1.borrow_mut().trim(first as usize);
         }
         let path = self.directories[0].path();
-        let state = state(path, first).await;
+        let state = state(path, first);
         self.states.insert(first, state);
     }
 }
@@ -126,7 +127,7 @@ fn cluster(path: &Path, node: u32) -> Cluster {
 }
 
 /// The state of a node that has applied the commits of the numbers before `applied`, sent to this one.
-async fn state(path: &Path, applied: u64) -> Received {
+fn state(path: &Path, applied: u64) -> Received {
     let store = Store::open(&path.join("source"), Default::default()).unwrap();
     let mut replica = Replica::open(store, now()).unwrap();
     for number in 0..applied {
@@ -134,7 +135,7 @@ async fn state(path: &Path, applied: u64) -> Received {
         replica.apply(entry.base(), entry.into_effect(), now()).unwrap().unwrap();
     }
     replica.set_applied(applied.to_be_bytes().into());
-    receive(path, replica.snapshot().unwrap().map(|chunk| chunk.unwrap())).await
+    receive(path, replica.snapshot().unwrap().map(|chunk| chunk.unwrap()))
 }
 
 fn stored(answers: &mut [Answer]) -> Vec<bool> {
@@ -148,10 +149,10 @@ fn stored(answers: &mut [Answer]) -> Vec<bool> {
     answers.iter_mut().map(stored).collect()
 }
 
-#[tokio::test]
-async fn decided_entries_are_applied_once_each_though_another_leader_brings_more_at_once() {
+#[test]
+fn decided_entries_are_applied_once_each_though_another_leader_brings_more_at_once() {
     for undecided in 0..3 {
-        let mut played = Played::new().await;
+        let mut played = Played::new();
         played.elect(2, &[1, 2, 3, 4]);
         played.append(2, (0..2).map(commit));
         played.exchange(&[1, 2, 3, 4]);
@@ -176,9 +177,9 @@ async fn decided_entries_are_applied_once_each_though_another_leader_brings_more
     }
 }
 
-#[tokio::test]
-async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has_dropped() {
-    let mut played = Played::new().await;
+#[test]
+fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has_dropped() {
+    let mut played = Played::new();
     played.elect(2, &[1, 2, 3]);
     played.append(2, (0..2).map(commit));
     played.exchange(&[1, 2, 3]);
@@ -187,7 +188,7 @@ async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has
     played.elect(3, &[3, 4, 5]);
     played.append(3, (2..6).map(commit));
     played.exchange(&[3, 4, 5]);
-    played.trim(&[3], 5).await;
+    played.trim(&[3], 5);
     played.append(3, [commit(6)]);
     played.exchange(&[3, 4, 5]);
     played.paxos(1).reconnected(3);
@@ -204,13 +205,13 @@ async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has
     assert_eq!((played.node.applied, played.node.replica.version()), (8, version(8)));
 }
 
-#[tokio::test]
-async fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_leads_then() {
-    let mut played = Played::new().await;
+#[test]
+fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_leads_then() {
+    let mut played = Played::new();
     played.elect(2, &[2, 3, 4]);
     played.append(2, (0..6).map(commit));
     played.exchange(&[2, 3, 4]);
-    played.trim(&[3], 4).await;
+    played.trim(&[3], 4);
     played.elect(1, &[1, 3, 5]);
     assert_eq!(played.node.replica.version(), version(4));
     played.node.update_role();
@@ -220,9 +221,9 @@ async fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_le
     assert_eq!(*played.leadership.borrow(), Leadership::Leader { claim: 1 });
 }
 
-#[tokio::test]
-async fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_decided() {
-    let mut played = Played::new().await;
+#[test]
+fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_decided() {
+    let mut played = Played::new();
     played.elect(2, &[1, 2, 3]);
     played.append(2, [commit(0)]);
     played.exchange(&[1, 2]);
