@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::pass,
+    flaw::Flaw,
     network::Quality,
     raft::Event,
     reached::Reached,
@@ -136,6 +137,7 @@ fn strike(world: &Arc<World>) {
     let (what, long) = world.draw(|rng| (rng.between(0..=99), rng.millis(50..=4_000)));
     match what {
         0..=29 if world.leads_too_early() => orphan(world, victim),
+        0..=49 if world.has(Flaw::AnswersByIndex) => depose(world, victim),
         0..=14 => world.pause(victim, long),
         15..=18 => {
             isolate(world, victim, false, false);
@@ -201,6 +203,16 @@ fn hang_disk(world: &Arc<World>, victim: usize, long: Duration) {
             }
         });
     }
+}
+
+/// A node is cut off for so long that another one leads, and is there again.
+fn depose(world: &Arc<World>, victim: usize) {
+    isolate(world, victim, false, false);
+    let world = world.clone();
+    tokio::spawn(async move {
+        pass(world.draw(|rng| rng.millis(800..=2_500))).await;
+        world.network.heal();
+    });
 }
 
 /// What is new on a node comes to as few others as make a majority with it, and not to its own disk;

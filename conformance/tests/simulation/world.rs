@@ -310,8 +310,9 @@ impl World {
             return;
         }
         let (pauses, crashes) = match point {
-            Point::Sync => (3, 6),
             // There is something to lose.
+            Point::Sync if self.sabotage() == Some(Sabotage::InstallsInTwoWrites) => (0, 100),
+            Point::Sync => (3, 6),
             Point::Voted if self.has(Flaw::VotesAreNotSynced) => (0, 400),
             Point::Voted => (0, 50),
             Point::Submitted | Point::Committed => (4, 3),

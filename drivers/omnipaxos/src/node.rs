@@ -29,7 +29,7 @@ use crate::{
     inbound::Event,
     leadership::Role,
     log::Log,
-    message::PeerMessage,
+    message::{self, PeerMessage},
     paxos::{FIRST_BALLOT, paxos},
     peers::{Outgoing, Peers},
     stop::Leaving,
@@ -335,10 +335,14 @@ impl Node {
     fn handle(
         &mut self,
         peer: u32,
-        message: Message<Entry>,
+        mut message: Message<Entry>,
         state: Option<(usize, Received)>,
         now: BootTime,
     ) -> Result<()> {
+        if !message::skip_decided(&mut message, self.log.borrow().decided) {
+            return Ok(());
+        }
+        let state = state.filter(|(index, _)| message::begins_at(&mut message, *index));
         match message {
             Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
                 self.replies.push(message);

@@ -242,3 +242,37 @@ fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_decided(
     assert_eq!(take_turn(&mut played), Leadership::Leader { claim: 1 });
     assert_eq!(played.node.replica.version(), version(1));
 }
+
+#[test]
+fn the_answer_to_an_earlier_promise_overwrites_nothing_that_is_decided() {
+    for trimmed in [0, 2, 3] {
+        let mut played = Played::new();
+        played.paxos(2).try_become_leader();
+        // The promise is on its way twice, since the leader was slow to answer.
+        assert!(played.step(&[1, 2, 3]));
+        let mut promises = Vec::new();
+        played.paxos(1).take_outgoing_messages(&mut promises);
+        promises.retain(|message| message.get_receiver() == 2);
+        let promise = |promises: &[Message<Entry>]| promises[0].clone();
+        played.deliver(promise(&promises));
+        played.exchange(&[1, 2, 3]);
+        played.append(2, (0..3).map(commit));
+        played.exchange(&[1, 2, 3]);
+        played.append(2, [commit(3)]);
+        played.exchange(&[1, 2, 3]);
+        played.node.apply_decided(now()).unwrap();
+        played.node.log.borrow_mut().trim(trimmed);
+        // The connection is made again, and this node asks for what it lacks.
+        played.paxos(1).reconnected(2);
+        assert!(played.step(&[1, 2]) && played.step(&[1, 2]));
+        played.deliver(promise(&promises));
+        assert!(played.step(&[2, 1]), "the leader answers");
+        played.append(2, [commit(4)]);
+        played.exchange(&[1, 2, 3]);
+        played.append(2, [commit(5)]);
+        played.exchange(&[1, 2, 3]);
+        played.node.apply_decided(now()).unwrap();
+        assert!(played.node.applied >= 5, "{} are applied", played.node.applied);
+        assert_eq!(played.node.replica.version(), version(played.node.applied as u64));
+    }
+}

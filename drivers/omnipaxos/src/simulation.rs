@@ -275,11 +275,11 @@ impl Stepped {
     }
 
     fn install_in_two_writes(&mut self, event: Event, now: BootTime) {
+        let node = &mut self.node;
         let Event::Message { message: PeerMessage::Paxos(message), state: Some(state), .. } = event
         else {
-            return self.heard.push(event);
+            return node.take(event, now).expect("memory does not fail");
         };
-        let node = &mut self.node;
         if let Some(state) = node.hand_in(message, Some(state)) {
             let writes = node.log.borrow_mut().take_writes();
             node.replica.write(writes).expect("memory does not fail");
