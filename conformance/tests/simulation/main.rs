@@ -47,7 +47,7 @@ const OMNIPAXOS_SHARE: u64 = 5;
 const PARTS: u64 = 4;
 
 /// Less than this would mean that a run has nothing to show.
-const LEAST_ANSWERED: usize = 200;
+const LEAST_ANSWERED: usize = 100;
 
 fn from_environment(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

@@ -41,6 +41,8 @@ pub(crate) const LIMITS: CommitLimits = CommitLimits { writes: 32, bytes: 1 << 1
 pub(crate) enum Point {
     /// Before what was written is synced.
     Sync,
+    /// After a first sync, and before the next one.
+    BetweenSyncs,
     /// After a vote was answered.
     Voted,
     /// Before a commit is submitted, or a resignation.
@@ -120,11 +122,15 @@ pub(crate) struct World {
 }
 
 impl Temper {
-    fn of_omnipaxos(self, rng: &mut Rng) -> Self {
+    fn of_omnipaxos(self, rng: &mut Rng, flaw: Option<Flaw>) -> Self {
         let millis =
             |(beat, election)| (Duration::from_millis(beat), Duration::from_millis(election));
         let beats = millis(*rng.pick(&[(100, 300), (50, 150), (30, 200)]));
-        Self { beats, keeps: *rng.pick(&[(1, 1), (8, 4), (8, 40), (1_000, 1_000)]), ..self }
+        let keeps = match flaw {
+            Some(Flaw::Within(Sabotage::InstallsInTwoWrites)) => (1, 1),
+            _ => *rng.pick(&[(1, 1), (8, 4), (8, 40), (1_000, 1_000)]),
+        };
+        Self { beats, keeps, ..self }
     }
 }
 
@@ -152,7 +158,7 @@ impl World {
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         let count = if flaw == Some(Flaw::EvidenceOfUndecided) { MOST_NODES } else { count };
         let temper = match system {
-            System::Omnipaxos => temper.of_omnipaxos(&mut rng),
+            System::Omnipaxos => temper.of_omnipaxos(&mut rng, flaw),
             System::Log | System::KeyValue => temper,
         };
         Arc::new(Self {
@@ -310,9 +316,9 @@ impl World {
             return;
         }
         let (pauses, crashes) = match point {
-            // There is something to lose.
-            Point::Sync if self.sabotage() == Some(Sabotage::InstallsInTwoWrites) => (0, 100),
             Point::Sync => (3, 6),
+            Point::BetweenSyncs => (3, 100),
+            // There is something to lose.
             Point::Voted if self.has(Flaw::VotesAreNotSynced) => (0, 400),
             Point::Voted => (0, 50),
             Point::Submitted | Point::Committed => (4, 3),

@@ -21,7 +21,8 @@ use tsoracle_store::Store;
 use crate::{
     entry::Commit,
     inbound::{self, Event, Inbound},
-    node::{Job, Node},
+    jobs::Job,
+    node::Node,
     peers::Peers,
     runner::Runner,
 };

@@ -6,6 +6,7 @@ mod apply;
 mod driver;
 mod entry;
 mod inbound;
+mod jobs;
 mod leadership;
 mod log;
 #[cfg(test)]

@@ -16,8 +16,7 @@ use omnipaxos::{
         sequence_paxos::{PaxosMessage, PaxosMsg},
     },
 };
-use tokio::sync::oneshot;
-use tsoracle_core::{BootTime, Error, ErrorKind, Reads, Result, Snapshot};
+use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Latch, Replica, Waiters, handover::Passing, transfer::Received,
     transport::note,
@@ -25,8 +24,9 @@ use tsoracle_replica::{
 
 use crate::{
     apply::Keep,
-    entry::{Commit, Entry},
+    entry::Entry,
     inbound::Event,
+    jobs::Job,
     leadership::Role,
     log::Log,
     message::{self, PeerMessage},
@@ -35,20 +35,6 @@ use crate::{
     stop::Leaving,
     storage::SharedLog,
 };
-
-/// What a caller asks for.
-pub(crate) enum Job {
-    /// It waits among the [`Waiters`].
-    Commit(Commit),
-    Read {
-        wanted: Reads,
-        reply: oneshot::Sender<Result<Snapshot>>,
-    },
-    Resign {
-        claim: u64,
-    },
-    Stop,
-}
 
 /// For how long a peer is not asked again for what a state that was sent to it has answered.
 pub(crate) const ANSWERED: Duration = Duration::from_secs(2);
@@ -247,50 +233,6 @@ impl Node {
         if let Some(leaving) = &mut self.leaving {
             leaving.has_ended = true;
         }
-    }
-
-    pub(crate) fn refuse(&mut self, job: Job, error: &Error) {
-        match job {
-            Job::Commit(commit) => self.waiters.refuse(&commit.next(), error.duplicate()),
-            // The caller may have gone.
-            Job::Read { reply, .. } => drop(reply.send(Err(error.duplicate()))),
-            Job::Resign { .. } => {}
-            Job::Stop => self.leaving = Some(Leaving::at_once()),
-        }
-    }
-
-    fn submit(&mut self, job: Job, now: BootTime) -> Result<()> {
-        match job {
-            Job::Commit(commit) => match self.admit(now) {
-                Ok(()) => self.append(commit, now),
-                Err(error) => {
-                    self.waiters.refuse(&commit.next(), error);
-                    Ok(())
-                }
-            },
-            Job::Read { wanted, reply } => {
-                // The caller may have gone.
-                let _ = reply.send(Ok(self.replica.read(&wanted)?));
-                Ok(())
-            }
-            Job::Resign { claim } => {
-                self.resign(claim, now);
-                Ok(())
-            }
-            Job::Stop => {
-                self.leaving.get_or_insert_with(|| Leaving::begin(now));
-                Ok(())
-            }
-        }
-    }
-
-    /// Appends to the log of the leader, which this node is.
-    fn append(&mut self, commit: Commit, now: BootTime) -> Result<()> {
-        self.waiters.begun(&commit.next());
-        self.replica.evidence().logged(commit.next(), now);
-        self.paxos.append(Entry::Commit(commit)).map_err(|refused| {
-            Error::new(ErrorKind::Fatal, format!("OmniPaxos refused an entry: {refused:?}"))
-        })
     }
 
     /// Takes what has come.

@@ -11,7 +11,8 @@ use tsoracle_replica::{snapshot::Chunks, transfer, transport::Transport};
 
 use crate::{
     inbound::Event,
-    node::{Job, MOST, Node},
+    jobs::Job,
+    node::{MOST, Node},
     peers::Outgoing,
 };
 

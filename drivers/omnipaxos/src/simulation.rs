@@ -16,9 +16,10 @@ use crate::{
     driver::{OmnipaxosDriver, QUEUE, check, connect},
     entry::Commit,
     inbound::{Event, Inbound, check_state},
+    jobs::Job,
     leadership::Role,
     message::PeerMessage,
-    node::{Job, MOST, Node},
+    node::{MOST, Node},
     peers,
 };
 

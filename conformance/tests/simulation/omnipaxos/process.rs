@@ -91,7 +91,10 @@ impl Process {
         let syncs = self.disk.syncs();
         if syncs > 0 {
             self.world.hazard(self.me, Point::Sync).await;
-            for _ in 0..syncs {
+            for number in 0..syncs {
+                if number > 0 {
+                    self.world.hazard(self.me, Point::BetweenSyncs).await;
+                }
                 pass(self.world.sync_time()).await;
             }
             self.world.nodes[self.me].disk_answers().await;
