@@ -181,7 +181,7 @@ proptest! {
         let mut state = State::open();
         let near = u64::MAX - u64::from(count) + 1;
         let stored = Record::Next(near).encode();
-        state.store = with(state.store, keys::sequence(&key("a")), stored);
+        state.store = with(state.store, keys::sequence(&key("a")).to_vec(), stored);
         let meta = Record::Meta(Meta { keys: 1, ..Meta::default() });
         state.store = with(state.store, keys::META.into(), meta.encode());
         let refused = state.advance(&[("b", 1), ("a", count)], None);
