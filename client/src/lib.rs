@@ -11,6 +11,7 @@ mod history;
 mod leader;
 mod lease;
 mod line;
+mod oracles;
 mod pool;
 mod ride;
 mod route;
