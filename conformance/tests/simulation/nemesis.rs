@@ -63,8 +63,15 @@ pub(crate) fn leave_a_minority_broken(world: &Arc<World>) -> Vec<(usize, Fault)>
         world.wake(node);
         world.start(node);
     }
-    let broken = victims.into_iter().map(|victim| (victim, Fault::strike(world, victim)));
-    broken.collect()
+    // Several with the same fault may keep leadership among themselves.
+    let same = world.system == System::Omnipaxos && world.chance(300);
+    let same = same.then(|| Fault::draw(world));
+    let strike = |victim| {
+        let fault = same.unwrap_or_else(|| Fault::draw(world));
+        fault.strike(world, victim);
+        (victim, fault)
+    };
+    victims.into_iter().map(strike).collect()
 }
 
 /// What may be wrong with a node for good.
@@ -84,7 +91,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    fn strike(world: &Arc<World>, victim: usize) -> Self {
+    fn draw(world: &World) -> Self {
         let mut faults = vec![
             Self::Crashed,
             Self::Paused,
@@ -100,9 +107,12 @@ impl Fault {
             // from being elected.
             System::KeyValue => faults.push(Self::IsDeaf),
         }
-        let fault = world.draw(|rng| *rng.pick(&faults));
+        world.draw(|rng| *rng.pick(&faults))
+    }
+
+    fn strike(self, world: &Arc<World>, victim: usize) {
         let until = Some(Instant::now() + FOR_GOOD);
-        match fault {
+        match self {
             Self::Crashed => world.crash(victim, FOR_GOOD),
             Self::Paused => world.pause(victim, FOR_GOOD),
             Self::DiskHangs => world.nodes[victim].hang_disk(until),
@@ -111,7 +121,6 @@ impl Fault {
             Self::IsDeaf => isolate(world, victim, false, true),
             Self::IsMute => isolate(world, victim, true, false),
         }
-        fault
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) announcer: Option<Announcer>,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) handover: Option<Passing>,
+    /// Peers that have led, and handed over to this one or were handed over to, and when.
+    pub(crate) led: BTreeMap<u32, BootTime>,
     pub(crate) keep: Keep,
     tick: Duration,
     tick_at: BootTime,
@@ -129,6 +131,7 @@ impl Node {
             announcer: Some(announcer),
             leaving: None,
             handover: None,
+            led: BTreeMap::new(),
             keep: Keep::new(cluster),
             tick: cluster.heartbeat,
             tick_at: now,
@@ -246,7 +249,7 @@ impl Node {
                 self.peers.heard(peer, now);
                 match message {
                     PeerMessage::Hello => self.paxos.reconnected(peer.into()),
-                    PeerMessage::TakeOver => self.campaign(peer),
+                    PeerMessage::TakeOver => self.campaign(peer, now),
                     PeerMessage::Paxos(message) => self.handle(peer, message, state, now)?,
                 }
             }

@@ -1,21 +1,27 @@
 //! A node among others that the test steps by hand: what it applies is what was decided, once and in order.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use omnipaxos::{OmniPaxos, messages::Message};
+use omnipaxos::{
+    OmniPaxos,
+    ballot_leader_election::Ballot,
+    messages::{Message, ballot_leader_election::HeartbeatReply},
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tsoracle_core::{Leadership, Outcome};
+use tsoracle_core::{BootTime, Leadership, Outcome};
 use tsoracle_replica::{Answer, Cluster, Replica, Waiters, transfer::Received};
 use tsoracle_store::Store;
 
 use crate::{
     entry::{Commit, Entry},
     inbound::Event,
+    leadership::Role,
     log::Log,
     message::{self, PeerMessage},
     node::Node,
     paxos::paxos,
+    peers::Outgoing,
     storage::SharedLog,
     testing::{commit, config, node, now, receive, rival, version},
 };
@@ -97,6 +103,29 @@ impl Played {
         self.paxos(node).try_become_leader();
         self.exchange(by);
         assert_eq!(self.paxos(node).get_current_leader(), Some((node.into(), true)));
+    }
+
+    /// The leader, node 1, gives up. Returns which node is to campaign.
+    fn gives_up(&mut self, now: BootTime) -> Option<u32> {
+        self.node.update_role();
+        self.node.apply_decided(now).unwrap();
+        self.node.announce(now);
+        let Role::Leader { claim, .. } = self.node.role else { panic!("it does not lead") };
+        let promise = self.node.paxos.get_promise();
+        let reply = |pid| {
+            let ballot = Ballot { pid, ..promise };
+            HeartbeatReply { round: 1, ballot, leader: promise, happy: true }
+        };
+        self.node.neighbours = (2..=NODES.into()).map(reply).collect();
+        self.node.resign(claim, now);
+        drop(self.node.peers.take_outgoing());
+        self.node.leave(now).unwrap();
+        // No node is elected in time, and this one leads on.
+        self.node.handover = None;
+        self.node.peers.take_outgoing().into_iter().find_map(|outgoing| match outgoing {
+            Outgoing::Part { peer, .. } => Some(peer),
+            _ => None,
+        })
     }
 
     fn append(&mut self, leader: u32, commits: impl IntoIterator<Item = Commit>) {
@@ -274,5 +303,22 @@ fn the_answer_to_an_earlier_promise_overwrites_nothing_that_is_decided() {
         played.node.apply_decided(now()).unwrap();
         assert!(played.node.applied >= 5, "{} are applied", played.node.applied);
         assert_eq!(played.node.replica.version(), version(played.node.applied as u64));
+    }
+}
+
+#[test]
+fn a_leader_that_gives_up_hands_over_to_none_that_has_led_just_before() {
+    let all = [1, 2, 3, 4, 5];
+    let mut played = Played::new();
+    let hands_over = || Event::Message { peer: 5, message: PeerMessage::TakeOver, state: None };
+    let later = now() + Duration::from_secs(60);
+    for (asked, expected) in [(now(), [4, 3, 2]), (later, [5, 4, 3])] {
+        played.elect(5, &all);
+        played.node.update_role();
+        played.node.take(hands_over(), now()).unwrap();
+        played.exchange(&all);
+        for expected in expected {
+            assert_eq!(played.gives_up(asked), Some(expected));
+        }
     }
 }

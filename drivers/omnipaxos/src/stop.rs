@@ -13,6 +13,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long another node may take to be elected. Without one, this node stops all the same.
 const HAND_OVER: Duration = Duration::from_millis(600);
 
+/// For how long a leader that gives up leaves those alone that have led just before: several that cannot
+/// commit would hand over to each other for ever.
+const AVOIDED: Duration = Duration::from_secs(30);
+
 /// How far a node is with stopping.
 #[derive(Debug)]
 pub(crate) struct Leaving {
@@ -70,11 +74,12 @@ impl Node {
 
     fn hand_over(&mut self, now: BootTime) -> Result<()> {
         let Some(mut passing) = self.handover.take() else { return Ok(()) };
-        let (progress, end) = self.successors();
+        let (progress, end) = self.successors(now);
         match passing.step(&progress, end, self.successor(), now) {
             Ok(Step::Passed(_)) => return Ok(()),
             Ok(Step::Campaign(peer)) => {
                 self.peers.take_over(peer)?;
+                self.led.insert(peer, now);
                 self.step_down();
             }
             Ok(Step::Wait) => {}
@@ -87,12 +92,17 @@ impl Node {
         Ok(())
     }
 
-    /// How much of the log, up to where, the others hold.
-    fn successors(&self) -> (BTreeMap<u32, u64>, u64) {
+    /// How much of the log, up to where, the others hold that may lead next.
+    fn successors(&self, now: BootTime) -> (BTreeMap<u32, u64>, u64) {
         let accepted = self.paxos.get_ui_states().cluster_state.accepted_indexes;
         let near = self.neighbours.iter().filter_map(|reply| u32::try_from(reply.ballot.pid).ok());
         let held = |peer: u32| accepted.get(peer as usize).copied().unwrap_or_default() as u64;
-        (near.map(|peer| (peer, held(peer))).collect(), self.log.borrow().end() as u64)
+        let mut near: BTreeMap<_, _> = near.map(|peer| (peer, held(peer))).collect();
+        let has_led = |peer: &u32| self.led.get(peer).is_some_and(|at| now.since(*at) < AVOIDED);
+        if self.leaving.is_none() && !near.keys().all(has_led) {
+            near.retain(|peer, _| !has_led(peer));
+        }
+        (near, self.log.borrow().end() as u64)
     }
 
     /// The other node that leads by now.
@@ -103,8 +113,9 @@ impl Node {
     }
 
     /// Campaigns, as the leader has asked for.
-    pub(crate) fn campaign(&mut self, leader: u32) {
+    pub(crate) fn campaign(&mut self, leader: u32, now: BootTime) {
         if self.promise.pid == u64::from(leader) && self.leaving.is_none() {
+            self.led.insert(leader, now);
             tracing::info!(leader, "the leader hands over; campaigning");
             self.paxos.try_become_leader();
         }
