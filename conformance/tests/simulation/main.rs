@@ -1,5 +1,5 @@
-//! The engine in a simulated world: real oracles over a replicated log or a key-value store, with a network, disks
-//! and clocks that are not, and everything going wrong. What callers saw is checked exactly, and so is that the
+//! The engine in a simulated world: real oracles over a replicated log, a key-value store, or the code of the omnipaxos
+//! driver, with a network, disks and clocks that are not, and everything going wrong. What callers saw is checked exactly, and so is that the
 //! service serves with a minority of nodes broken for good, and once all is mended.
 //!
 //! Nothing here depends on real time or on chance: a run is a function of its seed. `TSORACLE_SEED=17` runs only that
