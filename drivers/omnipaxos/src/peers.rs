@@ -25,7 +25,7 @@ pub(crate) enum Outgoing {
     Part { peer: u32, body: Vec<u8> },
     /// A state, in place of the one that was on its way to that peer. How it went is told by
     /// [`Event::Transferred`](crate::inbound::Event).
-    State { peer: u32, transfer: u64, chunks: Chunks },
+    State { peer: u32, transfer: u64, chunks: Box<Chunks> },
     /// The state on its way to that peer is of no use any more.
     Abandon { peer: u32 },
 }
@@ -139,7 +139,7 @@ impl Peers {
         replica: &mut Replica,
     ) -> Result<()> {
         tracing::info!(peer, "the peer lacks more than the log has; it gets the state");
-        let chunks = replica.snapshot()?;
+        let chunks = Box::new(replica.snapshot()?);
         self.outgoing.push(Outgoing::State { peer, transfer: number, chunks });
         if let Some(link) = self.links.get_mut(&peer) {
             link.transfer = Some(Transfer { number, held: vec![message] });

@@ -88,7 +88,7 @@ impl Runner {
         match outgoing {
             Outgoing::Part { peer, body } => self.transport.send(peer, body),
             Outgoing::State { peer, transfer, chunks } => {
-                let sending = tokio::spawn(self.send_state(peer, transfer, chunks));
+                let sending = tokio::spawn(self.send_state(peer, transfer, *chunks));
                 if let Some(before) = self.transfers.insert(peer, sending) {
                     before.abort();
                 }
