@@ -205,7 +205,7 @@ async fn record(driver: &dyn ConsensusDriver) -> ReignRecord {
     let snapshot = driver.read(&Reads::keys([REIGN])).await.unwrap();
     let stored = snapshot.values.into_iter().next().unwrap().unwrap();
     match Record::decode(REIGN, stored).unwrap() {
-        Record::Reign(record) => record,
+        Record::Reign(record) => *record,
         other => panic!("{other:?}"),
     }
 }
