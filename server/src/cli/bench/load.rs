@@ -41,6 +41,51 @@ pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) last_error: Option<String>,
+    /// The longest time, in whole milliseconds, in which no call at all was answered.
+    pub(crate) longest_pause: Duration,
+}
+
+/// In which milliseconds something was answered, a bit each: callers set them without meeting at one
+/// counter.
+#[derive(Clone, Default, Debug)]
+struct Answered(Vec<u64>);
+
+impl Answered {
+    fn note(&mut self, since: Duration) {
+        let millis = since.as_millis() as usize;
+        if self.0.len() <= millis / 64 {
+            self.0.resize(millis / 64 + 1, 0);
+        }
+        self.0[millis / 64] |= 1 << (millis % 64);
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        for (ours, theirs) in self.0.iter_mut().zip(&other.0) {
+            *ours |= theirs;
+        }
+    }
+
+    /// The longest time without an answer from the first one on, up to the end of `length`.
+    fn longest_pause(&self, length: Duration) -> Duration {
+        let end = length.as_millis() as usize;
+        let has = |millis: usize| {
+            self.0.get(millis / 64).is_some_and(|bits| bits >> (millis % 64) & 1 == 1)
+        };
+        let (mut last, mut longest) = (None, 0);
+        for millis in (0..end).filter(|millis| has(*millis)).chain([end]) {
+            longest = longest.max(last.map_or(0, |last| millis - last - 1));
+            last = Some(millis);
+        }
+        Duration::from_millis(longest as u64)
+    }
+}
+
+/// What some of the callers have counted.
+#[derive(Default, Debug)]
+struct Shard {
+    measured: Measured,
+    answered: Answered,
 }
 
 /// Latencies beyond this count as this much.
@@ -68,6 +113,7 @@ impl Default for Measured {
             elapsed: Duration::ZERO,
             errors: BTreeMap::new(),
             last_error: None,
+            longest_pause: Duration::ZERO,
         }
     }
 }
@@ -96,6 +142,7 @@ impl Measured {
     pub(crate) fn append(&mut self, later: &Self) {
         self.join(later);
         self.elapsed += later.elapsed;
+        self.longest_pause = self.longest_pause.max(later.longest_pause);
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -126,7 +173,7 @@ impl Measured {
 
 /// Runs all callers at once, in a closed loop: none has more than one call under way.
 pub(crate) async fn run<C: Caller>(callers: Vec<C>, window: Window, progress: bool) -> Measured {
-    let shards: Arc<[Mutex<Measured>]> = (0..SHARDS).map(|_| Mutex::default()).collect();
+    let shards: Arc<[Mutex<Shard>]> = (0..SHARDS).map(|_| Mutex::default()).collect();
     let started = now();
     let from = started + window.warm_up;
     let until = from + window.length;
@@ -145,9 +192,13 @@ pub(crate) async fn run<C: Caller>(callers: Vec<C>, window: Window, progress: bo
     });
     let late = end.await.is_err();
     let mut measured = Measured { elapsed: window.length, ..Measured::default() };
+    let mut all = Answered::default();
     for shard in &*shards {
-        measured.join(&lock(shard));
+        let shard = lock(shard);
+        measured.join(&shard.measured);
+        all.join(&shard.answered);
     }
+    measured.longest_pause = all.longest_pause(window.length);
     if late {
         let unanswered = u64::try_from(running.len()).unwrap_or(u64::MAX);
         measured.errors.insert("unanswered".into(), unanswered);
@@ -158,7 +209,7 @@ pub(crate) async fn run<C: Caller>(callers: Vec<C>, window: Window, progress: bo
     measured
 }
 
-async fn repeat<C: Caller>(mut caller: C, shard: &Mutex<Measured>, from: Instant, until: Instant) {
+async fn repeat<C: Caller>(mut caller: C, shard: &Mutex<Shard>, from: Instant, until: Instant) {
     let mut sent = now();
     while sent < until {
         let outcome = caller.call().await;
@@ -167,13 +218,15 @@ async fn repeat<C: Caller>(mut caller: C, shard: &Mutex<Measured>, from: Instant
         match outcome {
             Ok(()) => {
                 if counts {
-                    lock(shard).record(answered - sent);
+                    let mut shard = lock(shard);
+                    shard.measured.record(answered - sent);
+                    shard.answered.note(answered - from);
                 }
                 sent = answered;
             }
             Err(refusal) => {
                 if counts {
-                    lock(shard).refused(refusal);
+                    lock(shard).measured.refused(refusal);
                 }
                 SystemClock.sleep(PAUSE).await;
                 sent = now();
@@ -183,13 +236,13 @@ async fn repeat<C: Caller>(mut caller: C, shard: &Mutex<Measured>, from: Instant
 }
 
 /// Shows how it goes, in one line that the next one overwrites.
-fn show(shards: &[Mutex<Measured>], from: Instant) {
+fn show(shards: &[Mutex<Shard>], from: Instant) {
     let elapsed = now().saturating_duration_since(from).as_secs_f64();
     let (mut calls, mut failed) = (0, 0);
     for shard in shards {
         let shard = lock(shard);
-        calls += shard.calls();
-        failed += shard.errors.values().sum::<u64>();
+        calls += shard.measured.calls();
+        failed += shard.measured.errors.values().sum::<u64>();
     }
     let line = match elapsed {
         0.0 => "warming up".into(),
@@ -208,7 +261,7 @@ pub(crate) fn is_watched() -> bool {
     stderr().is_terminal()
 }
 
-fn lock(shard: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     // Counts are whole between any two statements, so a panic elsewhere cannot spoil them.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -257,6 +310,24 @@ mod tests {
         assert_eq!((sum.calls(), sum.calls_per_second()), (2, 1.0));
         assert!((sum.quantile_us(0.5) / 1_000.0 - 1.0).abs() < 0.02);
         assert!((sum.quantile_us(1.0) / 3_000.0 - 1.0).abs() < 0.02);
+    }
+
+    #[test]
+    fn a_pause_is_one_of_all_callers() {
+        let (length, millis) = (Duration::from_millis(1_000), Duration::from_millis);
+        let mut answered = [Answered::default(), Answered::default()];
+        assert_eq!(answered[0].longest_pause(length), millis(0), "nothing was answered at all");
+        // Before the first answer there may be nothing yet.
+        for (caller, at) in [(0, 200), (1, 263), (0, 264), (0, 500), (1, 400), (1, 700), (0, 900)] {
+            answered[caller].note(millis(at));
+        }
+        let [mut all, other] = answered;
+        all.join(&other);
+        assert_eq!(all.longest_pause(length), millis(199));
+        all.note(millis(800));
+        assert_eq!(all.longest_pause(length), millis(199), "from 500 to 700");
+        all.note(millis(600));
+        assert_eq!(all.longest_pause(millis(1_200)), millis(299), "and to the end");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Measures a server, and beside it what the machine could do at best.
 
+mod against;
 mod baseline;
 mod disk;
 pub(crate) mod echo;
@@ -51,6 +52,17 @@ Examples:
   tsoracle bench suite
   tsoracle bench suite --dir /var/lib --write docs/PERFORMANCE.md";
 
+const AGAINST_EXAMPLES: &str = "\
+Each build asks its own server, with its own client, in turns with the other one. It is slower where the
+median of the ratios lies below --least, and none of them reaches 1: what the spread explains is no
+difference.
+
+Examples:
+  tsoracle bench against ./tsoracle-before
+  make bench-against REV=v0.1.0                 builds that one, and measures
+
+Exit codes: 0 no slower, 1 slower, or not measured, 2 wrong arguments.";
+
 /// Options of `tsoracle bench`.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -67,6 +79,9 @@ enum Other {
     /// Measure everything that docs/PERFORMANCE.md promises, and write its table
     #[command(after_help = SUITE_EXAMPLES)]
     Suite(suite::Arguments),
+    /// Measure this build beside another one, and fail if it is slower
+    #[command(after_help = AGAINST_EXAMPLES)]
+    Against(against::Arguments),
 }
 
 /// What callers ask for.
@@ -143,6 +158,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let measured = async {
         match arguments.other {
             Some(Other::Suite(arguments)) => suite::run(arguments).await,
+            Some(Other::Against(arguments)) => against::run(arguments).await,
             None => arguments.load.run().await,
         }
     };

@@ -24,6 +24,7 @@ pub(crate) struct Report {
     calls_per_second: f64,
     values_per_second: f64,
     latency_us: Latencies,
+    longest_pause_ms: f64,
     errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
@@ -113,6 +114,7 @@ impl Report {
             calls_per_second: rounded(calls_per_second, 10.0),
             values_per_second: rounded(calls_per_second * f64::from(load.batch), 10.0),
             latency_us: Latencies::of(measured),
+            longest_pause_ms: measured.longest_pause.as_secs_f64() * 1e3,
             errors: measured.errors.clone(),
             last_error: measured.last_error.clone(),
             baseline: baseline.map(|baseline| Compared::of(measured, baseline)),
@@ -135,7 +137,8 @@ impl Report {
             text,
             ": {callers} caller{}, {connections} connection{}, {through}, {} a call\n\
              calls     {} in {:.1} s: {} calls/s, {} values/s\n\
-             latency   {}\nerrors    {}",
+             latency   {}\n\
+             pause     {} without any answer, at the longest\nerrors    {}",
             plural(callers.into()),
             plural(connections as u64),
             self.batch,
@@ -144,6 +147,7 @@ impl Report {
             thousands(self.calls_per_second),
             thousands(self.values_per_second),
             self.latency_us.text(),
+            micros(self.longest_pause_ms * 1e3),
             self.errors_text(),
         );
         if let Some(Compared { echo, fdatasync, ratios }) = &self.baseline {
@@ -201,7 +205,7 @@ impl Compared {
 }
 
 /// Digits beyond what was measured only hide it.
-fn rounded(figure: f64, parts: f64) -> f64 {
+pub(crate) fn rounded(figure: f64, parts: f64) -> f64 {
     (figure * parts).round() / parts
 }
 
