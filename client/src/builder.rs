@@ -126,7 +126,8 @@ impl ClientBuilder {
         if addresses.is_empty() {
             return Err(config("there is no endpoint: name at least one, as host:port".into()));
         }
-        let cluster = Cluster::new(Pool::new(dialer, &addresses), self.attempt_timeout, self.unary);
+        let pool = Pool::new(dialer, &addresses);
+        let cluster = Cluster::new(pool, self.attempt_timeout, self.unary, self.clock.clone());
         Ok(Client::new(cluster, self.clock, self.timeout))
     }
 

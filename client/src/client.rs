@@ -15,7 +15,6 @@ use crate::rpc::{
     AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
     ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
 };
-use crate::session::{OpenRequest, Sessions};
 
 /// Closing is a courtesy to the server, not worth more of the caller's time than this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,7 +41,6 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     cluster: Cluster,
-    sessions: Sessions,
     clock: Arc<dyn Clock>,
 }
 
@@ -89,8 +87,7 @@ impl Client {
     }
 
     pub(crate) fn new(cluster: Cluster, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
-        let sessions = Sessions::new(clock.clone());
-        Self { shared: Arc::new(Shared { cluster, sessions, clock }), timeout }
+        Self { shared: Arc::new(Shared { cluster, clock }), timeout }
     }
 
     /// The same client, whose calls may take as long as `timeout`. Connections stay shared.
@@ -119,10 +116,7 @@ impl Client {
     /// `Invalid` if `count` is out of range; `Unavailable` or `Timeout` if no leader served in
     /// time.
     pub async fn get_ts_batch(&self, count: u32) -> Result<TimestampRange> {
-        if !(1..=MAX_TS_COUNT).contains(&count) {
-            let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
-            return Err(Error::new(ErrorKind::Invalid, context));
-        }
+        check_ts_count(count)?;
         self.shared.cluster.timestamps(count, self.timeout).await
     }
 
@@ -138,9 +132,7 @@ impl Client {
     /// been carried out.
     pub async fn get_seq(&self, key: impl AsRef<str>, count: u32) -> Result<SeqBlock> {
         let key = checked(key.as_ref(), count)?;
-        let limit = self.limit();
-        let request = self.begin(limit).await?;
-        self.call(&GetSeq { key, count, request, named: false }, limit).await
+        self.shared.cluster.sequence(key, count, self.limit()).await
     }
 
     /// Gets a block for each of 1 to 128 distinct keys, all or none of them, exactly once. The
@@ -154,7 +146,7 @@ impl Client {
     ) -> Result<Vec<SeqBlock>> {
         let entries = checked_batch(requests)?;
         let limit = self.limit();
-        let request = self.begin(limit).await?;
+        let request = self.shared.cluster.sessions.begin_within(limit).await?;
         self.call(&GetSeqBatch { entries, request }, limit).await
     }
 
@@ -179,7 +171,7 @@ impl Client {
             let context = "the request id is empty: choose one that nobody else uses";
             return Err(Error::new(ErrorKind::Invalid, context));
         }
-        let request = self.shared.sessions.named(request_id);
+        let request = self.shared.cluster.sessions.named(request_id);
         self.call(&GetSeq { key, count, request, named: true }, self.limit()).await
     }
 
@@ -280,34 +272,32 @@ impl Client {
     /// Tells the server that this client's answers need not be kept any longer. A courtesy: what
     /// is not closed runs out by itself. Call it when no request is under way; clones stay usable.
     pub async fn close(self) {
-        if let Some(id) = self.shared.sessions.close() {
+        if let Some(id) = self.shared.cluster.sessions.close() {
             let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
             // If it fails the server forgets the session in its own time.
             let _ = self.call(&CloseSession { id }, limit).await;
         }
     }
 
-    async fn begin(&self, limit: Limit) -> Result<OpenRequest> {
-        self.shared.sessions.begin(limit.deadline).await.ok_or_else(|| {
-            let context = format!(
-                "too many sequence requests are in flight: none ended within {:?}",
-                limit.timeout
-            );
-            Error::new(ErrorKind::Timeout, context)
-        })
-    }
-
     async fn call<R: Rpc>(&self, rpc: &R, limit: Limit) -> Result<R::Output> {
         self.shared.cluster.call(rpc, limit).await
     }
 
-    fn boot_time(&self) -> BootTime {
+    pub(crate) fn boot_time(&self) -> BootTime {
         self.shared.clock.now().boot
     }
 
     fn limit(&self) -> Limit {
         Limit::starting_now(self.timeout)
     }
+}
+
+fn check_ts_count(count: u32) -> Result<()> {
+    if (1..=MAX_TS_COUNT).contains(&count) {
+        return Ok(());
+    }
+    let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
+    Err(Error::new(ErrorKind::Invalid, context))
 }
 
 fn invalid(error: tsoracle_core::Error) -> Error {

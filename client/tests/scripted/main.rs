@@ -9,6 +9,7 @@ mod shared;
 mod state;
 mod step;
 mod streams;
+mod threads;
 mod tls;
 
 use std::net::SocketAddr;
