@@ -15,6 +15,7 @@ use crate::rpc::{
     AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
     ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
 };
+use crate::stream::TimestampStream;
 
 /// Closing is a courtesy to the server, not worth more of the caller's time than this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -118,6 +119,16 @@ impl Client {
     pub async fn get_ts_batch(&self, count: u32) -> Result<TimestampRange> {
         check_ts_count(count)?;
         self.shared.cluster.timestamps(count, self.timeout).await
+    }
+
+    /// Timestamps one by one out of ranges of `size`, 1 to 262,144, for those who need them unique and
+    /// rising, but **not** greater than all that were answered before: see [`TimestampStream`].
+    ///
+    /// # Errors
+    /// `Invalid` if `size` is out of range. Nothing is requested yet.
+    pub fn timestamp_stream(&self, size: u32) -> Result<TimestampStream> {
+        check_ts_count(size)?;
+        Ok(TimestampStream::new(self.clone(), size))
     }
 
     /// Gets the next `count` values of `key`, exactly once: if an answer is lost, the same block is

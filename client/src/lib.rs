@@ -16,6 +16,7 @@ mod pool;
 mod route;
 mod rpc;
 mod session;
+mod stream;
 mod suspicion;
 mod tls;
 mod verdict;
@@ -24,6 +25,7 @@ pub use builder::ClientBuilder;
 pub use client::{Client, MaxSafe, SeqPage};
 pub use error::{Error, ErrorKind, Result};
 pub use lease::{Lease, SafeFrontier};
+pub use stream::TimestampStream;
 pub use tls::TlsOptions;
 pub use tsoracle_core::{
     BootTime, Epoch, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampIter, TimestampRange,

@@ -4,6 +4,7 @@
 
 mod discovery;
 mod node;
+mod ranges;
 mod sequences;
 mod shared;
 mod state;
