@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{join_all, try_join_all};
 use tsoracle_core::{
     BootTime, Clock, Epoch, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
 };
@@ -10,7 +11,9 @@ use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
 use crate::builder::ClientBuilder;
 use crate::cluster::{Cluster, Limit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::joined::TimestampCall;
 use crate::lease::{Lease, SafeFrontier};
+use crate::oracles::Oracles;
 use crate::rpc::{
     AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
     ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
@@ -37,11 +40,13 @@ const PAGE: u32 = 1_000;
 pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
+    /// How long the first attempt at a call for timestamps may take, of that time.
+    first_attempt_ms: u64,
 }
 
 #[derive(Debug)]
 struct Shared {
-    cluster: Cluster,
+    oracles: Oracles,
     clock: Arc<dyn Clock>,
 }
 
@@ -87,19 +92,25 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) fn new(cluster: Cluster, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
-        Self { shared: Arc::new(Shared { cluster, clock }), timeout }
+    pub(crate) fn new(oracles: Oracles, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        Self::over(Arc::new(Shared { oracles, clock }), timeout)
+    }
+
+    fn over(shared: Arc<Shared>, timeout: Duration) -> Self {
+        let first_attempt = shared.oracles.main.time_of_attempt(timeout);
+        let first_attempt_ms = u64::try_from(first_attempt.as_millis()).unwrap_or(u64::MAX);
+        Self { shared, timeout, first_attempt_ms }
     }
 
     /// The same client, whose calls may take as long as `timeout`. Connections stay shared.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { shared: self.shared.clone(), timeout }
+        Self::over(self.shared.clone(), timeout)
     }
 
     /// Waits until a connection to any endpoint stands.
     pub(crate) async fn wait_for_connection(&self) -> Result<()> {
-        self.shared.cluster.connect(self.limit()).await
+        self.main().connect(self.limit()).await
     }
 
     /// Gets one timestamp, greater than every timestamp of any call, of any client, that was
@@ -108,7 +119,8 @@ impl Client {
     /// # Errors
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn get_ts(&self) -> Result<Timestamp> {
-        Ok(self.shared.cluster.timestamps(1, self.timeout).await?.first())
+        let call = self.main().timestamps(1, self.timeout, self.first_attempt_ms);
+        Ok(call.await?.first())
     }
 
     /// Gets `count` contiguous timestamps, 1 to 262,144, ordered as in [`get_ts`](Self::get_ts).
@@ -116,9 +128,11 @@ impl Client {
     /// # Errors
     /// `Invalid` if `count` is out of range; `Unavailable` or `Timeout` if no leader served in
     /// time.
-    pub async fn get_ts_batch(&self, count: u32) -> Result<TimestampRange> {
-        check_ts_count(count)?;
-        self.shared.cluster.timestamps(count, self.timeout).await
+    pub fn get_ts_batch(&self, count: u32) -> impl Future<Output = Result<TimestampRange>> + Send {
+        match check_ts_count(count) {
+            Ok(()) => self.main().timestamps(count, self.timeout, self.first_attempt_ms),
+            Err(error) => TimestampCall::refused(self.main(), error),
+        }
     }
 
     /// Timestamps one by one out of ranges of `size`, 1 to 262,144, for those who need them unique and
@@ -143,22 +157,23 @@ impl Client {
     /// been carried out.
     pub async fn get_seq(&self, key: impl AsRef<str>, count: u32) -> Result<SeqBlock> {
         let key = checked(key.as_ref(), count)?;
-        self.shared.cluster.sequence(key, count, self.limit()).await
+        self.shared.oracles.of(&key).sequence(key, count, self.limit()).await
     }
 
     /// Gets a block for each of 1 to 128 distinct keys, all or none of them, exactly once. The
     /// blocks come in the order of `requests`.
     ///
     /// # Errors
-    /// As of [`get_seq`](Self::get_seq); `Invalid` also for a key that comes twice.
+    /// As of [`get_seq`](Self::get_seq); `Invalid` also for a key that comes twice, and for keys that
+    /// are [routed](ClientBuilder::route) to different oracles.
     pub async fn get_seq_batch<K: AsRef<str>>(
         &self,
         requests: &[(K, u32)],
     ) -> Result<Vec<SeqBlock>> {
         let entries = checked_batch(requests)?;
-        let limit = self.limit();
-        let request = self.shared.cluster.sessions.begin_within(limit).await?;
-        self.call(&GetSeqBatch { entries, request }, limit).await
+        let (oracle, limit) = (self.shared.oracles.of_all(&entries)?, self.limit());
+        let request = oracle.sessions.begin_within(limit).await?;
+        oracle.call(&GetSeqBatch { entries, request }, limit).await
     }
 
     /// Gets the block that `request_id` stands for: the same id, key and count give the same block
@@ -182,8 +197,9 @@ impl Client {
             let context = "the request id is empty: choose one that nobody else uses";
             return Err(Error::new(ErrorKind::Invalid, context));
         }
-        let request = self.shared.cluster.sessions.named(request_id);
-        self.call(&GetSeq { key, count, request, named: true }, self.limit()).await
+        let oracle = self.shared.oracles.of(&key);
+        let request = oracle.sessions.named(request_id);
+        oracle.call(&GetSeq { key, count, request, named: true }, self.limit()).await
     }
 
     /// Reads the value that the next block of `key` starts with. Grants nothing.
@@ -193,13 +209,15 @@ impl Client {
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn read_seq(&self, key: impl AsRef<str>) -> Result<u64> {
         let key = checked(key.as_ref(), 1)?;
-        self.call(&ReadSeq { key }, self.limit()).await
+        self.shared.oracles.of(&key).call(&ReadSeq { key }, self.limit()).await
     }
 
     /// Lists sequences whose keys begin with `prefix`, in byte order, a page at a time: those after
     /// the key `after`, the last one of the page before, or from the first one on if it is empty.
     ///
     /// Each page is as of one moment. Whatever is used or seeded between two pages, none comes twice.
+    /// With [routes](ClientBuilder::route), each oracle is asked for the keys that are its own, each as
+    /// of a moment of its own, and all of them must answer.
     ///
     /// # Errors
     /// `Invalid` if a text is longer than any key; otherwise as [`read_seq`](Self::read_seq).
@@ -208,8 +226,19 @@ impl Client {
         prefix: impl Into<String>,
         after: impl Into<String>,
     ) -> Result<SeqPage> {
-        let (prefix, after) = (prefix.into(), after.into());
-        self.call(&ListSeqs { prefix, after, page_size: PAGE }, self.limit()).await
+        let (prefix, mut after, limit) = (prefix.into(), after.into(), self.limit());
+        let oracles = &self.shared.oracles;
+        loop {
+            let listing = oracles.parts(&prefix).into_iter().map(|part| {
+                let (prefix, after) = (part.prefix.into(), after.clone());
+                let rpc = ListSeqs { prefix, after, page_size: PAGE };
+                async move { part.oracle.call(&rpc, limit).await.map(|page| (part, page)) }
+            });
+            match oracles.merge(try_join_all(listing).await?) {
+                Ok(page) => return Ok(page),
+                Err(behind) => after = behind.into(),
+            }
+        }
     }
 
     /// Lets the first block of a key that was never used start at `start`.
@@ -220,7 +249,7 @@ impl Client {
     /// [`get_seq`](Self::get_seq).
     pub async fn seed_seq(&self, key: impl AsRef<str>, start: u64) -> Result<()> {
         let key = checked(key.as_ref(), 1)?;
-        self.call(&SeedSeq { key, start }, self.limit()).await
+        self.shared.oracles.of(&key).call(&SeedSeq { key, start }, self.limit()).await
     }
 
     /// Acquires a stamping lease: for `ttl`, the holder may stamp events by itself, up to the
@@ -283,15 +312,23 @@ impl Client {
     /// Tells the server that this client's answers need not be kept any longer. A courtesy: what
     /// is not closed runs out by itself. Call it when no request is under way; clones stay usable.
     pub async fn close(self) {
-        if let Some(id) = self.shared.cluster.sessions.close() {
-            let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
-            // If it fails the server forgets the session in its own time.
-            let _ = self.call(&CloseSession { id }, limit).await;
-        }
+        let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
+        let closing = self.shared.oracles.iter().map(async |oracle| {
+            if let Some(id) = oracle.sessions.close() {
+                // If it fails the server forgets the session in its own time.
+                let _ = oracle.call(&CloseSession { id }, limit).await;
+            }
+        });
+        join_all(closing).await;
     }
 
+    /// A call to the main oracle.
     async fn call<R: Rpc>(&self, rpc: &R, limit: Limit) -> Result<R::Output> {
-        self.shared.cluster.call(rpc, limit).await
+        self.main().call(rpc, limit).await
+    }
+
+    fn main(&self) -> &Cluster {
+        &self.shared.oracles.main
     }
 
     pub(crate) fn boot_time(&self) -> BootTime {

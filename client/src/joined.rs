@@ -1,9 +1,9 @@
 //! Calls that go together over the streams of [`batched`](crate::batched), as attempts at a call.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,7 +16,7 @@ use crate::batched::sequences::{Entry, Opener, Refusal, Refused};
 use crate::batched::timestamps::{Call, Unanswered};
 use crate::batched::{CallError, Lost, MAX_WAITING};
 use crate::cluster::{Cluster, Limit};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Peer;
 use crate::rpc::{GetSeq, GetTs, Idempotency, Unacceptable, granted, status};
 use crate::session::OpenRequest;
@@ -54,7 +54,7 @@ impl Future for TimestampCall<'_> {
         loop {
             match &mut this.stage {
                 Stage::AtOnce(call) => {
-                    let failed = match ready!(Pin::new(&mut *call).poll(context)) {
+                    let failed = match task::ready!(Pin::new(&mut *call).poll(context)) {
                         Ok(first) => match TimestampRange::new(first, this.count) {
                             Ok(range) => return Poll::Ready(Ok(range)),
                             // A part of a range that was checked is one.
@@ -74,10 +74,24 @@ impl Future for TimestampCall<'_> {
     }
 }
 
+impl<'a> TimestampCall<'a> {
+    /// A call that is not made.
+    pub(crate) fn refused(cluster: &'a Cluster, error: Error) -> Self {
+        let stage = Stage::Whole(Box::pin(ready(Err(error))));
+        Self { cluster, count: 0, timeout: Duration::ZERO, stage }
+    }
+}
+
 impl Cluster {
-    pub(crate) fn timestamps(&self, count: u32, timeout: Duration) -> TimestampCall<'_> {
+    /// `first_attempt_ms` is the [time of an attempt](Self::time_of_attempt) for `timeout`, which callers know.
+    pub(crate) fn timestamps(
+        &self,
+        count: u32,
+        timeout: Duration,
+        first_attempt_ms: u64,
+    ) -> TimestampCall<'_> {
         let stage = match self.pool.queues().serving() {
-            Some(queue) => Stage::AtOnce(Call::new(queue, count, self.time_of_attempt(timeout))),
+            Some(queue) => Stage::AtOnce(Call::new(queue, count, first_attempt_ms)),
             None => Stage::Whole(Box::pin(self.timestamps_after(count, timeout, None, None))),
         };
         TimestampCall { cluster: self, count, timeout, stage }

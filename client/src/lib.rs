@@ -12,6 +12,7 @@ mod history;
 mod joined;
 mod leader;
 mod lease;
+mod oracles;
 mod pool;
 mod route;
 mod rpc;

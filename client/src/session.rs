@@ -295,11 +295,16 @@ impl OpenRequest {
 
     /// The id to send. `resend`: an earlier attempt may have been executed.
     pub(crate) fn id(&self, resend: bool) -> v1::RequestId {
-        let first_incomplete = self.session.numbers().first_incomplete();
+        let is_confirmed = self.session.confirmed.load(Ordering::Relaxed);
+        let first_incomplete = match is_confirmed {
+            true => self.session.numbers().first_incomplete(),
+            // Above 1 it would say that the session was known, and be refused where it is not.
+            false => 1,
+        };
         if resend {
             self.session.resent.store(true, Ordering::Relaxed);
         }
-        let retry = resend && self.session.confirmed.load(Ordering::Relaxed);
+        let retry = resend && is_confirmed;
         self.session.request_id(self.number, first_incomplete, retry, false)
     }
 

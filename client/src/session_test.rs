@@ -23,6 +23,8 @@ async fn numbers_rise_within_a_session() {
     assert_eq!((a.number, a.first_incomplete, a.retry, a.close), (1, 1, false, false));
     assert_eq!((b.number, b.first_incomplete), (2, 1));
     drop(first);
+    assert_eq!(second.id(false).first_incomplete, 1, "a server may not know the session yet");
+    second.confirm();
     assert_eq!(second.id(false).first_incomplete, 2, "a dropped request is not awaited");
 }
 

@@ -184,17 +184,16 @@ impl Queue {
         &self,
         shard: usize,
         count: u32,
-        within: Duration,
+        within_ms: u64,
         waker: &Waker,
     ) -> Option<Result<Joined, CallError>> {
         let mut queued = self.shards[shard].lock();
         if !queued.is_open {
             return None;
         }
-        if queued.len() + self.in_flight.load(Ordering::Relaxed) >= MAX_WAITING {
+        if queued.is_full(MAX_WAITING.saturating_sub(self.in_flight.load(Ordering::Relaxed))) {
             return Some(Err(CallError::Full));
         }
-        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let place = queued.join(count, within_ms, waker);
         drop(queued);
         // Whoever became hungry before has seen this caller, or is seen by it: both have held the lock of

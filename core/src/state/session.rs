@@ -1,13 +1,16 @@
 //! Exactly once: a session's answers are kept until the client says that it has them.
 
-use std::time::Duration;
+use std::{hash::Hasher as _, time::Duration};
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::{
-    Advance, Record, Reject, Reply, View, Writes, keys,
+    Advance, Record, Reject, Reply, View, Writes,
+    answers::{AnswerPage, AnswerRecord, Digest},
+    keys,
     plan::Planned,
-    record::{AnswerPage, AnswerRecord, Meta, SessionRecord, load},
+    record::{Meta, SessionRecord, load},
     reign,
 };
 use crate::{Epoch, RequestId, Result, SeqBlock, SeqKey, Session};
@@ -42,8 +45,8 @@ pub(super) enum Admission {
     Refused(Reject),
     /// It was executed before, and got these blocks.
     Answered(Vec<SeqBlock>),
-    /// It is new.
-    Fresh,
+    /// It is new. So it will be told from others of its number.
+    Fresh(Digest),
 }
 
 /// What the state knows of a request's session.
@@ -78,20 +81,23 @@ pub(super) fn admit(
     }
     let number = id.number.get();
     let limit = advance.limits.open_requests.min(MOST_OPEN_REQUESTS);
-    let fresh = |first_incomplete: u64| {
+    let fresh = |first_incomplete: u64, digest| {
         let open = number.saturating_sub(first_incomplete.max(id.first_incomplete.get()));
         match open >= limit {
             true => Admission::Refused(Reject::TooManyOpenRequests { limit }),
-            false => Admission::Fresh,
+            false => Admission::Fresh(digest),
         }
     };
     let Some(session) = &known.record else {
-        return Ok(if id.retry {
+        // A client waits from 1 on until it has had an answer. Beyond that its session was known once, and
+        // this may be a copy, long on its way, of a request that has been executed.
+        let was_known = id.first_incomplete.get() > 1;
+        return Ok(if id.retry || was_known {
             Admission::Refused(Reject::SessionUnknown)
         } else if meta.sessions >= advance.limits.sessions {
             Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })
         } else {
-            fresh(0)
+            fresh(0, Digest::Keyed)
         });
     };
     let first_incomplete = session.first_incomplete;
@@ -99,22 +105,29 @@ pub(super) fn admit(
         return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
     }
     let key = keys::answers_of(id.session, number);
-    if let Some(page) = load::<AnswerPage>(view, &key)?
+    let page = load::<AnswerPage>(view, &key)?;
+    let as_digest = AnswerPage::digest(page);
+    if let Some(page) = page
         && let Some(answer) = page.find(&key, number)?
     {
-        return Ok(if answer.digest == digest(&advance.entries) {
+        return Ok(if answer.digest == digest(as_digest, id.session, &advance.entries) {
             Admission::Answered(blocks(&advance.entries, &answer.starts))
         } else {
             Admission::Refused(Reject::IdReused { number })
         });
     }
-    Ok(fresh(first_incomplete))
+    Ok(fresh(first_incomplete, as_digest))
 }
 
 /// What is kept of a request that was executed.
-pub(super) fn answer(advance: &Advance, blocks: &[SeqBlock]) -> AnswerRecord {
+pub(super) fn answer(
+    id: &RequestId,
+    advance: &Advance,
+    as_digest: Digest,
+    blocks: &[SeqBlock],
+) -> AnswerRecord {
     AnswerRecord {
-        digest: digest(&advance.entries),
+        digest: digest(as_digest, id.session, &advance.entries),
         starts: blocks.iter().map(|block| block.start).collect(),
     }
 }
@@ -166,9 +179,7 @@ pub(super) fn settle(
     }
     if let Some(answer) = answer {
         let number = id.number.get();
-        let key = keys::answers_of(id.session, number);
-        let page = AnswerPage::with(load(view, &key)?, number, &answer);
-        writes.put(key, page);
+        writes.answer(keys::answers_of(id.session, number), number, answer);
     }
     Ok(())
 }
@@ -242,14 +253,30 @@ fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
 }
 
 /// Tells requests apart; lengths are hashed along, so that no two requests look alike.
-fn digest(entries: &[(SeqKey, u32)]) -> [u8; 16] {
-    let mut hasher = Sha256::new();
-    for (key, count) in entries {
-        hasher.update([key.as_str().len() as u8]);
-        hasher.update(key.as_str());
-        hasher.update(count.to_be_bytes());
+///
+/// Whoever finds two requests of one hash can only mislead itself: it is given the answer to its own
+/// earlier request. So what the keyed hash owes is that this does not happen by chance.
+fn digest(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
+    match digest {
+        Digest::Keyed => {
+            let mut hasher = SipHasher13::new_with_key(&session.0);
+            each_part(entries, |part| hasher.write(part));
+            hasher.finish128().as_bytes()
+        }
+        Digest::Sha256 => {
+            let mut hasher = Sha256::new();
+            each_part(entries, |part| hasher.update(part));
+            let mut digest = [0; 16];
+            digest.copy_from_slice(&hasher.finalize()[..16]);
+            digest
+        }
     }
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hasher.finalize()[..16]);
-    digest
+}
+
+fn each_part(entries: &[(SeqKey, u32)], mut hash: impl FnMut(&[u8])) {
+    for (key, count) in entries {
+        hash(&[key.as_str().len() as u8]);
+        hash(key.as_str().as_bytes());
+        hash(&count.to_be_bytes());
+    }
 }

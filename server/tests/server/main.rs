@@ -6,6 +6,7 @@ mod common;
 mod deadlines;
 mod embedding;
 mod health;
+mod routing;
 mod rpcs;
 mod shutdown;
 mod stamping;

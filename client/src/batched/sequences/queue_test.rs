@@ -102,7 +102,7 @@ fn a_batch_is_a_run_of_numbers_and_each_caller_gets_its_own_block() {
         (&b"abba"[..], &[1, 2, 1][..], &[1][..])
     );
     fixture.answer_run(&[Some(5), Some(0), Some(6)]).unwrap();
-    assert_eq!(places.each_ref().map(|place| start(place)), [Some(5), Some(0), Some(6)]);
+    assert_eq!(places.each_ref().map(start), [Some(5), Some(0), Some(6)]);
 
     // Answered ones are awaited no more, whether or not their callers have looked.
     fixture.new_request("a");
@@ -129,7 +129,7 @@ fn a_server_without_runs_is_sent_each_request_by_itself() {
     };
     let outcomes = sent.requests.iter().map(outcome).collect();
     fixture.queue.answer(StreamSeqResponse { outcomes, run: None }).result.unwrap();
-    assert_eq!(places.each_ref().map(|place| start(place)), [Some(10), Some(20)]);
+    assert_eq!(places.each_ref().map(start), [Some(10), Some(20)]);
     assert_eq!(start(&again), Some(40));
 }
 

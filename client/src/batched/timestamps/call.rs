@@ -1,7 +1,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tsoracle_core::Timestamp;
@@ -14,7 +13,7 @@ use crate::batched::CallError;
 pub(crate) struct Call<'a> {
     queue: &'a Queue,
     count: u32,
-    within: Duration,
+    within_ms: u64,
     stage: Stage,
 }
 
@@ -34,9 +33,9 @@ pub(crate) enum Unanswered {
 }
 
 impl<'a> Call<'a> {
-    /// Asks for so many timestamps, and waits `within` for the answer, from its first poll on.
-    pub(crate) fn new(queue: &'a Queue, count: u32, within: Duration) -> Self {
-        Self { queue, count, within, stage: Stage::New }
+    /// Asks for so many timestamps, and waits so long for the answer, from its first poll on.
+    pub(crate) fn new(queue: &'a Queue, count: u32, within_ms: u64) -> Self {
+        Self { queue, count, within_ms, stage: Stage::New }
     }
 
     pub(crate) fn queue(&self) -> &'a Queue {
@@ -51,8 +50,8 @@ impl Future for Call<'_> {
         let this = &mut *self;
         let (outcome, began) = match &this.stage {
             Stage::New => {
-                let (count, within) = (this.count, this.within);
-                match this.queue.join(this.queue.shard(), count, within, context.waker()) {
+                let (count, within_ms) = (this.count, this.within_ms);
+                match this.queue.join(this.queue.shard(), count, within_ms, context.waker()) {
                     Some(Ok(joined)) => {
                         this.stage = Stage::Joined(joined);
                         return Poll::Pending;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::pool::Learner;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: u64 = 60_000;
 
 fn queue(shards: usize) -> Queue {
     let queue = Queue::with_shards(shards);
@@ -207,12 +207,12 @@ fn a_transport_that_has_sent_enough_is_woken_by_an_answer() {
 fn time_counts_from_the_look_after_joining_and_is_each_callers_own() {
     let queue = queue(1);
     let woken = [(); 3].map(|()| Arc::<Woken>::default());
-    let within = [30, 60, 30].map(Duration::from_millis);
+    let within = [30, 60, 30];
     let wait = |of: usize| {
         let waker = woken[of].clone().into();
         queue.join(0, 1, within[of], &waker).unwrap().unwrap()
     };
-    let start = queue.base + MINUTE;
+    let start = queue.base + Duration::from_millis(MINUTE);
     let (short, long) = (wait(0), wait(1));
     queue.expire(start);
     seal(&queue, 1);

@@ -81,7 +81,8 @@ impl Lane {
                 self.task.start(queue.clone(), run, channel.clone(), peer.learner().clone());
             }
             let within = until.saturating_duration_since(Instant::now());
-            match Call::new(queue, count, within).await {
+            let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            match Call::new(queue, count, within_ms).await {
                 Ok(first) => return Some(Ok(first)),
                 Err(Unanswered::Failed { error, .. }) => return Some(Err(error)),
                 Err(Unanswered::Closed) if within == Duration::ZERO => {

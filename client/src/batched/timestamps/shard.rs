@@ -92,6 +92,12 @@ impl Queued {
         self.joined.join(count, within_ms, waker)
     }
 
+    /// Whether so many wait.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        // Nearly always this is all.
+        (self.joined.slots.len() >= most || !self.full.is_empty()) && self.len() >= most
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         let full = self.full.iter().map(Part::live).sum::<usize>();

@@ -1,5 +1,6 @@
 use std::{future::Future, sync::Arc};
 
+use futures::FutureExt as _;
 use tonic::{Code, Status, transport::Channel};
 use tsoracle_client::Client;
 use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoServiceClient};
@@ -190,7 +191,7 @@ struct ClientTs {
 impl Caller for ClientTs {
     fn call(&mut self) -> impl Future<Output = Result<(), Refusal>> + Send {
         let answer = self.client.get_ts_batch(self.count);
-        async move { answer.await.map(drop).map_err(failed) }
+        answer.map(|answer| answer.map(drop).map_err(failed))
     }
 }
 
