@@ -61,7 +61,11 @@ pub const OPTIONS: &[DriverOption] = &[
     option("join", "false", "waits to be added by a running cluster instead of forming one"),
     option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
     option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
-    option("journal_mb", "16", "how many MiB of journal there are before log and state are written"),
+    option(
+        "journal_mb",
+        "16",
+        "how many MiB of journal there are before log and state are written",
+    ),
 ];
 
 const fn option(name: &'static str, default: &'static str, help: &'static str) -> DriverOption {

@@ -165,7 +165,7 @@ fn large_store(results: &Results, arguments: &Arguments) -> Vec<Figure> {
             1.0,
             " s",
         ),
-        single(results, "memory", format!("{keys} keys: resident memory"), 100.0, " MB"),
+        single(results, "memory", format!("{keys} keys: resident memory"), 250.0, " MB"),
     ]
 }
 
