@@ -409,8 +409,8 @@ fn damage_that_happens_while_the_store_is_open() {
 #[test]
 fn damage_while_the_state_is_written_behind() {
     let disk = made();
-    disk.hold("snapshot.new");
     let mut store = Store::open_on(disk.clone(), "disk", OPTIONS).unwrap();
+    let hanging = disk.hold("snapshot.new");
     for commit in 0..3_u8 {
         let mut effect = Effect::default();
         effect.put([commit], vec![commit; 9_000]);
@@ -420,7 +420,7 @@ fn damage_while_the_state_is_written_behind() {
     store.commit(Effect::default()).unwrap();
     let held = contents(&store).unwrap();
     let during = disk.image();
-    disk.release();
+    drop(hanging);
     drop(store);
     let mut random = StdRng::seed_from_u64(4);
     for image in [during, disk.image()] {

@@ -167,8 +167,8 @@ fn a_disk_that_is_full_when_the_next_segment_begins_loses_nothing() {
 #[test]
 fn a_state_that_hangs_while_it_is_written_behind_holds_up_no_commit() {
     let disk = made();
-    disk.hold("snapshot.new");
     let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+    let hanging = disk.hold("snapshot.new");
     for number in 0..9 {
         store.commit(put(&format!("{number:0>100}"), number)).unwrap();
     }
@@ -180,7 +180,7 @@ fn a_state_that_hangs_while_it_is_written_behind_holds_up_no_commit() {
     let held = contents(&store).unwrap();
     // What a process leaves that is killed now, or a machine whose power goes.
     assert_eq!(contents(&open(&Disk::holding(disk.image())).unwrap()).unwrap(), held);
-    disk.release();
+    drop(hanging);
     drop(store);
     assert_eq!(contents(&open(&disk).unwrap()).unwrap(), held);
 }
@@ -216,14 +216,14 @@ fn no_reader_sees_what_is_not_durable() {
     let store = open(&disk).unwrap();
     let state = Table::new("state");
     store.write([(state, put("orders", 1))]).unwrap();
-    disk.hold("journal-");
     thread::scope(|scope| {
+        let hanging = disk.hold("journal-");
         let writer = scope.spawn(|| store.write([(state, put("orders", 2))]));
         disk.wait_until_held();
         assert_eq!(store.read(state, b"orders").unwrap(), Some(1_u64.to_be_bytes().to_vec()));
         let view = store.view().unwrap().entries(&[], &[u8::MAX], 9).unwrap();
         assert_eq!(view, [(b"orders".to_vec(), 1_u64.to_be_bytes().to_vec())]);
-        disk.release();
+        drop(hanging);
         writer.join().unwrap().unwrap();
     });
     assert_eq!(store.read(state, b"orders").unwrap(), Some(2_u64.to_be_bytes().to_vec()));

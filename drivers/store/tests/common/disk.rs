@@ -8,6 +8,9 @@ use std::{
 use rand::{Rng, rngs::StdRng};
 use tsoracle_store::{Files, OpenFile};
 
+/// For how long something is waited for, which a sound store does at once.
+const LONG: Duration = Duration::from_secs(20);
+
 /// What was done to a disk. A file is a number; its names come and go.
 #[derive(Clone, Debug)]
 pub enum Operation {
@@ -140,20 +143,16 @@ impl Disk {
         self.state().since_fault
     }
 
-    /// Has no sync end of files whose names begin so.
-    pub fn hold(&self, name: &'static str) {
+    /// Has no sync end of files whose names begin so, until what it returns is dropped.
+    pub fn hold(&self, name: &'static str) -> Held {
         self.state().held = Some(name);
+        Held(self.clone())
     }
 
     /// Waits until a sync is held.
     pub fn wait_until_held(&self) {
-        drop(self.0.1.wait_while(self.state(), |state| !state.holds).unwrap());
-    }
-
-    pub fn release(&self) {
-        let mut state = self.state();
-        (state.held, state.holds) = (None, false);
-        self.0.1.notify_all();
+        let held = self.0.1.wait_timeout_while(self.state(), LONG, |state| !state.holds).unwrap();
+        assert!(held.0.holds, "nothing is synced that could be held");
     }
 
     /// Makes each write to files whose names begin so take a moment.
@@ -216,6 +215,17 @@ impl Disk {
 
     fn handle(&self, name: &str, file: usize) -> Box<dyn OpenFile> {
         Box::new(Handle { disk: self.clone(), name: name.into(), file })
+    }
+}
+
+/// Syncs are held for as long as this is there.
+pub struct Held(Disk);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.held, state.holds) = (None, false);
+        self.0.0.1.notify_all();
     }
 }
 
