@@ -163,11 +163,27 @@ impl OpenSession {
     /// Whether so many requests may begin in it; if so, this is a use of it.
     fn is_good_at(&self, now: BootTime, count: u64) -> bool {
         let mut last_use = self.last_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = self.numbers();
+        let span = match self.confirmed.load(Ordering::Relaxed) {
+            true => numbers.span(),
+            // A server that may not know it is asked to keep all answers.
+            false => numbers.last,
+        };
+        drop(numbers);
         let is_good = !self.lost.load(Ordering::Relaxed)
             && now.since(*last_use) <= RESEND_WITHIN
-            && self.numbers().span() + count <= MAX_SPAN;
+            && span + count <= MAX_SPAN;
         *last_use = now;
         is_good
+    }
+
+    /// Whether it is confirmed, and the first number whose answer must be kept.
+    fn state(&self) -> (bool, u64) {
+        match self.confirmed.load(Ordering::Relaxed) {
+            true => (true, self.numbers().first_incomplete()),
+            // Above 1 it would say that the session was known, and be refused where it is not.
+            false => (false, 1),
+        }
     }
 
     fn request_id(&self, number: u64, first: u64, retry: bool, close: bool) -> v1::RequestId {
@@ -234,7 +250,7 @@ pub(crate) struct OpenRun {
 impl OpenRun {
     /// The id to send at this position.
     pub(crate) fn id(&self, position: u32) -> v1::RequestId {
-        let first_incomplete = self.session.numbers().first_incomplete();
+        let (_, first_incomplete) = self.session.state();
         let number = self.first + u64::from(position);
         self.session.request_id(number, first_incomplete, false, false)
     }
@@ -295,12 +311,7 @@ impl OpenRequest {
 
     /// The id to send. `resend`: an earlier attempt may have been executed.
     pub(crate) fn id(&self, resend: bool) -> v1::RequestId {
-        let is_confirmed = self.session.confirmed.load(Ordering::Relaxed);
-        let first_incomplete = match is_confirmed {
-            true => self.session.numbers().first_incomplete(),
-            // Above 1 it would say that the session was known, and be refused where it is not.
-            false => 1,
-        };
+        let (is_confirmed, first_incomplete) = self.session.state();
         if resend {
             self.session.resent.store(true, Ordering::Relaxed);
         }

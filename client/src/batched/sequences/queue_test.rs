@@ -187,7 +187,12 @@ fn a_session_is_not_taken_for_known_while_nothing_was_granted_in_it() {
     fixture.sealed();
     fixture.answer_run(&[None]).unwrap_or_default();
     let (_, request) = place.outcome.get().unwrap().of(place.index).unwrap_err();
-    assert!(!request.unwrap().id(true).retry, "the server would refuse it");
+    let request = request.unwrap();
+    assert!(!request.id(true).retry, "the server would refuse it");
+    drop((place, request));
+    fixture.new_request("a");
+    let run = fixture.sealed().run.unwrap();
+    assert_eq!((run.first_number, run.first_incomplete), (2, 1), "it would refuse that as well");
 }
 
 #[test]
