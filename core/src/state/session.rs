@@ -98,7 +98,10 @@ pub(super) fn admit(
         }
     };
     let Some(session) = &known.record else {
-        return Ok(if id.retry {
+        // A client waits from 1 on until it has had an answer. Beyond that its session was known once, and
+        // this may be a copy, long on its way, of a request that has been executed.
+        let was_known = id.first_incomplete.get() > 1;
+        return Ok(if id.retry || was_known {
             Admission::Refused(Reject::SessionUnknown)
         } else if meta.sessions >= advance.limits.sessions {
             Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })

@@ -44,6 +44,16 @@ fn an_id_used_for_another_request_is_refused() {
     assert_eq!(starts(state.advance(&[("a", 1)], None).unwrap()), [5]);
 }
 
+/// A copy of a request may come when its session has expired: 3 waits for nothing below, so that 1 and 2
+/// were answered once.
+#[test]
+fn a_request_of_a_session_that_was_known_once_is_not_executed_in_one_of_its_name() {
+    let mut state = State::open();
+    let refused = state.advance(&[("a", 5)], Some(id(1, 3, 3)));
+    assert_eq!(refused, Err(Reject::SessionUnknown));
+    assert_eq!(starts(state.advance(&[("a", 5)], Some(id(1, 3, 1))).unwrap()), [0]);
+}
+
 #[test]
 fn what_the_client_has_done_with_is_forgotten_and_refused() {
     let mut state = State::open();
@@ -243,6 +253,7 @@ fn a_sessions_first_request_counts_what_is_open_as_any_other() {
 #[test]
 fn a_batch_of_requests_that_jump_ahead_deletes_no_more_than_there_is() {
     let mut state = State::open();
+    state.advance(&[("a", 1)], Some(id(1, 1, 1))).unwrap();
     let command = |state: &State, number| {
         state.advance_command(&[("a", 1)], Some(id(1, number, number)), Limits::default())
     };

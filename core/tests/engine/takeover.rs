@@ -398,6 +398,30 @@ async fn an_oracle_that_is_dropped_releases_and_stops_its_driver() {
 }
 
 #[tokio::test]
+async fn an_oracle_that_is_dropped_while_a_renewal_is_tried_again_ends_and_commits_no_more() {
+    let (cluster, node) = Cluster::serving().await;
+    let faults = 1_000;
+    (0..faults).for_each(|_| node.fault(Step::Extend, Fault::Refuse(ErrorKind::Unavailable)));
+    node.busy_for(LEASE).await;
+    let Node { driver, oracle, clock } = node;
+    let refused = || faults - driver.faults.lock().unwrap().len();
+    assert!(refused() > 1, "it was tried again");
+    drop(oracle);
+    let later = async || {
+        for _ in 0..100 {
+            clock.advance(Duration::from_millis(100));
+            settle().await;
+        }
+    };
+    later().await;
+    assert!(!driver.leads(), "its task has ended");
+    assert!(cluster.record().released);
+    let (tried, stored) = (refused(), cluster.log().len());
+    later().await;
+    assert_eq!((refused(), cluster.log().len()), (tried, stored));
+}
+
+#[tokio::test]
 async fn a_leadership_that_ends_for_good_is_told_even_if_the_driver_does_not_say_why() {
     let (_, node) = Cluster::serving().await;
     node.read_badly(BadRead::Hang);
