@@ -142,7 +142,7 @@ proptest! {
         let (mut begun, mut highest) = (0, 0);
         for (begins, which) in steps {
             if begins || awaited.is_empty() {
-                let number = numbers.begin();
+                let number = numbers.begin(1);
                 prop_assert_eq!(number, begun + 1, "numbers rise by one");
                 begun = number;
                 awaited.push(number);

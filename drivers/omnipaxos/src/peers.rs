@@ -1,13 +1,13 @@
 //! The ways to the other nodes: messages, and states that go ahead of them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use omnipaxos::messages::{
     Message,
     sequence_paxos::{PaxosMessage, PaxosMsg},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
@@ -23,9 +23,6 @@ use crate::{
 /// session begins again.
 const MOST_HELD: usize = 1 << 17;
 
-/// States that are read at the same time, at most: one for each peer, and those that were just given up.
-const STATES: u32 = 4_096;
-
 /// All peers.
 pub(crate) struct Peers {
     transport: Transport,
@@ -34,8 +31,6 @@ pub(crate) struct Peers {
     links: BTreeMap<u32, Link>,
     /// Rises with every session and transfer, and with every start.
     counter: u64,
-    /// One for each state that is read, which keeps the store open.
-    states: Arc<Semaphore>,
 }
 
 /// One peer.
@@ -71,7 +66,6 @@ impl Peers {
             events,
             links: others.map(|node| (*node, Link::default())).collect(),
             counter: identity.starts() << 32,
-            states: Arc::new(Semaphore::new(STATES as usize)),
         }
     }
 
@@ -161,8 +155,7 @@ impl Peers {
         replica: &mut Replica,
     ) -> Result<()> {
         tracing::info!(peer, "the peer lacks more than the log has; it gets the state");
-        let Ok(permit) = self.states.clone().try_acquire_owned() else { return Ok(()) };
-        let chunks = replica.snapshot()?.holding(permit);
+        let chunks = replica.snapshot()?;
         let (transport, events) = (self.transport.clone(), self.events.clone());
         let task = tokio::spawn(async move {
             let outcome = transfer::send(&transport, peer, number, chunks).await;
@@ -219,11 +212,10 @@ impl Peers {
         }
     }
 
-    /// Stops speaking and listening. On return no task reads the store.
+    /// Stops speaking and listening.
     pub(crate) async fn close(mut self) {
         self.stop_transfers();
         self.transport.shutdown().await;
-        let _ = self.states.acquire_many(STATES).await;
     }
 
     fn next_number(&mut self) -> u64 {

@@ -6,7 +6,6 @@ use std::{
     path::Path,
 };
 
-use tokio::sync::OwnedSemaphorePermit;
 use tsoracle_core::{Entry, Error, ErrorKind, Result};
 use tsoracle_store::StateView;
 
@@ -31,25 +30,17 @@ pub struct Chunks {
     /// Where the next chunk begins; nothing after the last one.
     next: Option<Vec<u8>>,
     entries: u64,
-    /// Keeps the store open, where its owner is told to close it meanwhile.
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Chunks {
     /// The chunks of the state behind `view`.
     pub(crate) fn new(view: StateView, header: &[u8]) -> Self {
-        Self { view, header: Some(header.into()), next: Some(vec![]), entries: 0, permit: None }
+        Self { view, header: Some(header.into()), next: Some(vec![]), entries: 0 }
     }
 
     /// How far the state has applied the log, in the terms of the driver.
     pub fn applied(&self) -> &[u8] {
         self.header.as_deref().unwrap_or_default()
-    }
-
-    /// Keeps `permit` until the store is not read any more: an owner that closes the store waits for it.
-    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
-        self
     }
 
     fn make(&mut self, from: Vec<u8>) -> Result<Vec<u8>> {

@@ -16,6 +16,8 @@ pub(crate) struct Report {
     unary: bool,
     callers: u32,
     connections: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    runtimes: u32,
     batch: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<u64>,
@@ -65,6 +67,10 @@ struct Ratios {
     p50_over_echo_and_two_fdatasyncs: f64,
 }
 
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 impl Latencies {
     fn of(measured: &Measured) -> Self {
         let quantile = |share| rounded(measured.quantile_us(share), 10.0);
@@ -107,10 +113,11 @@ impl Report {
             unary: load.unary,
             callers: load.callers,
             connections,
+            runtimes: load.runtimes,
             batch: load.batch,
             keys: (load.op == Op::Seq).then_some(question.keys),
             seconds: measured.elapsed.as_secs_f64(),
-            calls: measured.calls(),
+            calls: measured.calls,
             calls_per_second: rounded(calls_per_second, 10.0),
             values_per_second: rounded(calls_per_second * f64::from(load.batch), 10.0),
             latency_us: Latencies::of(measured),
