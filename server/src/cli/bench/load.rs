@@ -69,16 +69,16 @@ impl Answered {
         }
     }
 
-    /// The longest time without an answer from the first one on, up to the end of `length`.
+    /// The longest time without an answer within `length`.
     fn longest_pause(&self, length: Duration) -> Duration {
         let end = length.as_millis() as usize;
         let has = |millis: usize| {
             self.0.get(millis / 64).is_some_and(|bits| bits >> (millis % 64) & 1 == 1)
         };
-        let (mut last, mut longest) = (None, 0);
+        let (mut from, mut longest) = (0, 0);
         for millis in (0..end).filter(|millis| has(*millis)).chain([end]) {
-            longest = longest.max(last.map_or(0, |last| millis - last - 1));
-            last = Some(millis);
+            longest = longest.max(millis - from);
+            from = millis + 1;
         }
         Duration::from_millis(longest as u64)
     }
@@ -349,16 +349,16 @@ mod tests {
     fn a_pause_is_one_of_all_callers() {
         let (length, millis) = (Duration::from_millis(1_000), Duration::from_millis);
         let mut answered = [Answered::default(), Answered::default()];
-        assert_eq!(answered[0].longest_pause(length), millis(0), "nothing was answered at all");
-        // Before the first answer there may be nothing yet.
-        for (caller, at) in [(0, 200), (1, 263), (0, 264), (0, 500), (1, 400), (1, 700), (0, 900)] {
+        assert_eq!(answered[0].longest_pause(length), length, "nothing was answered at all");
+        for (caller, at) in [(0, 250), (1, 263), (0, 264), (0, 500), (1, 400), (1, 700), (0, 900)] {
             answered[caller].note(millis(at));
         }
         let [mut all, other] = answered;
         all.join(&other);
-        assert_eq!(all.longest_pause(length), millis(199));
-        all.note(millis(800));
+        assert_eq!(all.longest_pause(length), millis(250), "before the first answer");
+        all.note(millis(100));
         assert_eq!(all.longest_pause(length), millis(199), "from 500 to 700");
+        all.note(millis(800));
         all.note(millis(600));
         assert_eq!(all.longest_pause(millis(1_200)), millis(299), "and to the end");
     }

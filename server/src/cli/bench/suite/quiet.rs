@@ -37,7 +37,6 @@ impl Noise {
             let taken = look.taken()?;
             let waited = now() - started;
             if taken <= QUIET || waited + LOOK > most {
-                let waited = if waited < LOOK * 2 { Duration::ZERO } else { waited };
                 return Ok(Self { waited, before: Some(taken), during: vec![] });
             }
             say(&format!("others take {:.0} % of the machine; waiting", taken * 100.0));
@@ -56,9 +55,9 @@ impl Noise {
         let mut text = String::new();
         if let Some(before) = self.before.filter(|before| *before > QUIET) {
             text = format!(
-                "**The machine was not quiet**: after {:.0} s of waiting, others took {} % of it. ",
-                self.waited.as_secs_f64(),
-                percent(before)
+                "**The machine was not quiet**: others took {} % of it, even after {:.0} s. ",
+                percent(before),
+                self.waited.as_secs_f64()
             );
         }
         let least = self.during.iter().copied().fold(f64::INFINITY, f64::min);
