@@ -8,9 +8,8 @@ use crate::address::Address;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oracles::{Oracle, Oracles};
+use crate::oracles::Oracles;
 use crate::pool::{Dialer, Pool};
-use crate::session::Sessions;
 use crate::tls::TlsOptions;
 
 /// Options of a [`Client`].
@@ -157,7 +156,7 @@ impl ClientBuilder {
     }
 
     /// The oracle with these nodes.
-    fn oracle(&self, endpoints: &[String]) -> Result<Oracle> {
+    fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
         let config = |context: String| Error::new(ErrorKind::Config, context);
         let dialer = Dialer::new(self.tls.clone(), self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
@@ -173,8 +172,8 @@ impl ClientBuilder {
         if addresses.is_empty() {
             return Err(config("there is no endpoint: name at least one, as host:port".into()));
         }
-        let cluster = Cluster::new(Pool::new(dialer, &addresses), self.attempt_timeout, self.unary);
-        Ok(Oracle { cluster, sessions: Sessions::new(self.clock.clone()) })
+        let pool = Pool::new(dialer, &addresses);
+        Ok(Cluster::new(pool, self.attempt_timeout, self.unary, self.clock.clone()))
     }
 
     /// Makes a client and waits until a connection to any of the endpoints stands. Those of routes are

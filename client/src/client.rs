@@ -9,15 +9,16 @@ use tsoracle_core::{
 use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
 
 use crate::builder::ClientBuilder;
-use crate::cluster::Limit;
+use crate::cluster::{Cluster, Limit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::joined::TimestampCall;
 use crate::lease::{Lease, SafeFrontier};
-use crate::oracles::{Oracle, Oracles};
+use crate::oracles::Oracles;
 use crate::rpc::{
     AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
     ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
 };
-use crate::session::OpenRequest;
+use crate::stream::TimestampStream;
 
 /// Closing is a courtesy to the server, not worth more of the caller's time than this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ const PAGE: u32 = 1_000;
 pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
+    /// How long the first attempt at a call for timestamps may take, of that time.
+    first_attempt_ms: u64,
 }
 
 #[derive(Debug)]
@@ -90,18 +93,24 @@ impl Client {
     }
 
     pub(crate) fn new(oracles: Oracles, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
-        Self { shared: Arc::new(Shared { oracles, clock }), timeout }
+        Self::over(Arc::new(Shared { oracles, clock }), timeout)
+    }
+
+    fn over(shared: Arc<Shared>, timeout: Duration) -> Self {
+        let first_attempt = shared.oracles.main.time_of_attempt(timeout);
+        let first_attempt_ms = u64::try_from(first_attempt.as_millis()).unwrap_or(u64::MAX);
+        Self { shared, timeout, first_attempt_ms }
     }
 
     /// The same client, whose calls may take as long as `timeout`. Connections stay shared.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { shared: self.shared.clone(), timeout }
+        Self::over(self.shared.clone(), timeout)
     }
 
     /// Waits until a connection to any endpoint stands.
     pub(crate) async fn wait_for_connection(&self) -> Result<()> {
-        self.main().cluster.connect(self.limit()).await
+        self.main().connect(self.limit()).await
     }
 
     /// Gets one timestamp, greater than every timestamp of any call, of any client, that was
@@ -110,7 +119,8 @@ impl Client {
     /// # Errors
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn get_ts(&self) -> Result<Timestamp> {
-        Ok(self.main().cluster.timestamps(1, self.timeout).await?.first())
+        let call = self.main().timestamps(1, self.timeout, self.first_attempt_ms);
+        Ok(call.await?.first())
     }
 
     /// Gets `count` contiguous timestamps, 1 to 262,144, ordered as in [`get_ts`](Self::get_ts).
@@ -118,12 +128,21 @@ impl Client {
     /// # Errors
     /// `Invalid` if `count` is out of range; `Unavailable` or `Timeout` if no leader served in
     /// time.
-    pub async fn get_ts_batch(&self, count: u32) -> Result<TimestampRange> {
-        if !(1..=MAX_TS_COUNT).contains(&count) {
-            let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
-            return Err(Error::new(ErrorKind::Invalid, context));
+    pub fn get_ts_batch(&self, count: u32) -> impl Future<Output = Result<TimestampRange>> + Send {
+        match check_ts_count(count) {
+            Ok(()) => self.main().timestamps(count, self.timeout, self.first_attempt_ms),
+            Err(error) => TimestampCall::refused(self.main(), error),
         }
-        self.main().cluster.timestamps(count, self.timeout).await
+    }
+
+    /// Timestamps one by one out of ranges of `size`, 1 to 262,144, for those who need them unique and
+    /// rising, but **not** greater than all that were answered before: see [`TimestampStream`].
+    ///
+    /// # Errors
+    /// `Invalid` if `size` is out of range. Nothing is requested yet.
+    pub fn timestamp_stream(&self, size: u32) -> Result<TimestampStream> {
+        check_ts_count(size)?;
+        Ok(TimestampStream::new(self.clone(), size))
     }
 
     /// Gets the next `count` values of `key`, exactly once: if an answer is lost, the same block is
@@ -138,9 +157,7 @@ impl Client {
     /// been carried out.
     pub async fn get_seq(&self, key: impl AsRef<str>, count: u32) -> Result<SeqBlock> {
         let key = checked(key.as_ref(), count)?;
-        let (oracle, limit) = (self.shared.oracles.of(&key), self.limit());
-        let request = begin(oracle, limit).await?;
-        oracle.cluster.call(&GetSeq { key, count, request, named: false }, limit).await
+        self.shared.oracles.of(&key).sequence(key, count, self.limit()).await
     }
 
     /// Gets a block for each of 1 to 128 distinct keys, all or none of them, exactly once. The
@@ -155,8 +172,8 @@ impl Client {
     ) -> Result<Vec<SeqBlock>> {
         let entries = checked_batch(requests)?;
         let (oracle, limit) = (self.shared.oracles.of_all(&entries)?, self.limit());
-        let request = begin(oracle, limit).await?;
-        oracle.cluster.call(&GetSeqBatch { entries, request }, limit).await
+        let request = oracle.sessions.begin_within(limit).await?;
+        oracle.call(&GetSeqBatch { entries, request }, limit).await
     }
 
     /// Gets the block that `request_id` stands for: the same id, key and count give the same block
@@ -182,7 +199,7 @@ impl Client {
         }
         let oracle = self.shared.oracles.of(&key);
         let request = oracle.sessions.named(request_id);
-        oracle.cluster.call(&GetSeq { key, count, request, named: true }, self.limit()).await
+        oracle.call(&GetSeq { key, count, request, named: true }, self.limit()).await
     }
 
     /// Reads the value that the next block of `key` starts with. Grants nothing.
@@ -192,7 +209,7 @@ impl Client {
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn read_seq(&self, key: impl AsRef<str>) -> Result<u64> {
         let key = checked(key.as_ref(), 1)?;
-        self.shared.oracles.of(&key).cluster.call(&ReadSeq { key }, self.limit()).await
+        self.shared.oracles.of(&key).call(&ReadSeq { key }, self.limit()).await
     }
 
     /// Lists sequences whose keys begin with `prefix`, in byte order, a page at a time: those after
@@ -215,7 +232,7 @@ impl Client {
             let listing = oracles.parts(&prefix).into_iter().map(|part| {
                 let (prefix, after) = (part.prefix.into(), after.clone());
                 let rpc = ListSeqs { prefix, after, page_size: PAGE };
-                async move { part.oracle.cluster.call(&rpc, limit).await.map(|page| (part, page)) }
+                async move { part.oracle.call(&rpc, limit).await.map(|page| (part, page)) }
             });
             match oracles.merge(try_join_all(listing).await?) {
                 Ok(page) => return Ok(page),
@@ -232,7 +249,7 @@ impl Client {
     /// [`get_seq`](Self::get_seq).
     pub async fn seed_seq(&self, key: impl AsRef<str>, start: u64) -> Result<()> {
         let key = checked(key.as_ref(), 1)?;
-        self.shared.oracles.of(&key).cluster.call(&SeedSeq { key, start }, self.limit()).await
+        self.shared.oracles.of(&key).call(&SeedSeq { key, start }, self.limit()).await
     }
 
     /// Acquires a stamping lease: for `ttl`, the holder may stamp events by itself, up to the
@@ -299,7 +316,7 @@ impl Client {
         let closing = self.shared.oracles.iter().map(async |oracle| {
             if let Some(id) = oracle.sessions.close() {
                 // If it fails the server forgets the session in its own time.
-                let _ = oracle.cluster.call(&CloseSession { id }, limit).await;
+                let _ = oracle.call(&CloseSession { id }, limit).await;
             }
         });
         join_all(closing).await;
@@ -307,14 +324,14 @@ impl Client {
 
     /// A call to the main oracle.
     async fn call<R: Rpc>(&self, rpc: &R, limit: Limit) -> Result<R::Output> {
-        self.main().cluster.call(rpc, limit).await
+        self.main().call(rpc, limit).await
     }
 
-    fn main(&self) -> &Oracle {
+    fn main(&self) -> &Cluster {
         &self.shared.oracles.main
     }
 
-    fn boot_time(&self) -> BootTime {
+    pub(crate) fn boot_time(&self) -> BootTime {
         self.shared.clock.now().boot
     }
 
@@ -323,15 +340,12 @@ impl Client {
     }
 }
 
-/// Numbers a request to `oracle`.
-async fn begin(oracle: &Oracle, limit: Limit) -> Result<OpenRequest> {
-    oracle.sessions.begin(limit.deadline).await.ok_or_else(|| {
-        let context = format!(
-            "too many sequence requests are in flight: none ended within {:?}",
-            limit.timeout
-        );
-        Error::new(ErrorKind::Timeout, context)
-    })
+fn check_ts_count(count: u32) -> Result<()> {
+    if (1..=MAX_TS_COUNT).contains(&count) {
+        return Ok(());
+    }
+    let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
+    Err(Error::new(ErrorKind::Invalid, context))
 }
 
 fn invalid(error: tsoracle_core::Error) -> Error {

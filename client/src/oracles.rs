@@ -7,42 +7,34 @@ use tsoracle_core::SeqKey;
 use crate::client::SeqPage;
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind, Result};
-use crate::session::Sessions;
-
-/// The nodes of one oracle, and the sessions in which requests to it are numbered.
-#[derive(Debug)]
-pub(crate) struct Oracle {
-    pub(crate) cluster: Cluster,
-    pub(crate) sessions: Sessions,
-}
 
 /// The main oracle, and those that have the sequences whose keys begin with a prefix.
 #[derive(Debug)]
 pub(crate) struct Oracles {
-    pub(crate) main: Oracle,
+    pub(crate) main: Cluster,
     /// The longest prefixes first, so that the first one that fits is the one that counts.
-    routes: Vec<(String, Oracle)>,
+    routes: Vec<(String, Cluster)>,
 }
 
 /// What an oracle is asked to list: its place among the routes, and the prefix of the keys.
 pub(crate) struct Part<'a> {
     route: Option<usize>,
-    pub(crate) oracle: &'a Oracle,
+    pub(crate) oracle: &'a Cluster,
     pub(crate) prefix: &'a str,
 }
 
 impl Oracles {
-    pub(crate) fn new(main: Oracle, mut routes: Vec<(String, Oracle)>) -> Self {
+    pub(crate) fn new(main: Cluster, mut routes: Vec<(String, Cluster)>) -> Self {
         routes.sort_by_key(|(prefix, _)| Reverse(prefix.len()));
         Self { main, routes }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Oracle> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Cluster> {
         std::iter::once(&self.main).chain(self.routes.iter().map(|(_, oracle)| oracle))
     }
 
     /// The one that has this sequence.
-    pub(crate) fn of(&self, key: &SeqKey) -> &Oracle {
+    pub(crate) fn of(&self, key: &SeqKey) -> &Cluster {
         self.at(self.route_of(key.as_str()))
     }
 
@@ -50,7 +42,7 @@ impl Oracles {
     ///
     /// # Errors
     /// `Invalid` if no single one does: nothing could make all blocks be handed out or none.
-    pub(crate) fn of_all(&self, entries: &[(SeqKey, u32)]) -> Result<&Oracle> {
+    pub(crate) fn of_all(&self, entries: &[(SeqKey, u32)]) -> Result<&Cluster> {
         let mut keys = entries.iter().map(|(key, _)| (key, self.route_of(key.as_str())));
         let Some((first, route)) = keys.next() else { return Ok(&self.main) };
         match keys.find(|(_, other)| *other != route) {
@@ -102,7 +94,7 @@ impl Oracles {
         }
     }
 
-    fn at(&self, route: Option<usize>) -> &Oracle {
+    fn at(&self, route: Option<usize>) -> &Cluster {
         route.map_or(&self.main, |route| &self.routes[route].1)
     }
 

@@ -87,8 +87,8 @@ impl Processes {
         }
     }
 
-    /// Names the file, anywhere below a node's directory, that a node syncs before it acknowledges
-    /// anything. With that, the disks of nodes can be made to hang.
+    /// Tells what the name of the file begins with, anywhere below a node's directory, that a node syncs
+    /// before it acknowledges anything. With that, the disks of nodes can be made to hang.
     #[must_use]
     pub fn with_state_file(mut self, name: &str) -> Self {
         self.state_file = Some(name.into());

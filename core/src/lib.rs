@@ -39,7 +39,7 @@ pub use oracle::{Granted, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, S
 pub use random::Random;
 pub use seq::{MAX_BATCH, MAX_KEY_BYTES, RequestId, SeqBlock, SeqKey, SeqRequest, Session};
 pub use state::Reject;
-pub use storage::{Directory, Seal, lock_file};
+pub use storage::{Directory, Seal, lock_file, sync_directory};
 pub use timestamp::{
     LOGICAL_BITS, MAX_PHYSICAL_MS, TIMESTAMPS_PER_MS, Timestamp, TimestampIter, TimestampRange,
 };

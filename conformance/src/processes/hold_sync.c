@@ -1,6 +1,7 @@
 // Runs a program whose disk can be made to hang: hold-sync CONTROL DIRECTORY FILE PROGRAM ARGUMENTS...
 //
-// While there is a file CONTROL/hang, the program's syncs do not end. The first one of FILE still does,
+// While there is a file CONTROL/hang, the program's syncs do not end. The first one of a file whose name
+// begins with FILE still does,
 // and DIRECTORY is copied to CONTROL/synced with what that sync makes durable, which is what a power loss
 // would leave from then on; CONTROL/hangs says that it is there.
 
@@ -61,7 +62,7 @@ static int is_of(const struct seccomp_notif *sync, const char *file) {
     if (length < 0) return 0;
     path[length] = 0;
     const char *name = strrchr(path, '/');
-    return name && strcmp(name + 1, file) == 0;
+    return name && strncmp(name + 1, file, strlen(file)) == 0;
 }
 
 static void copy(const char *directory) {

@@ -56,7 +56,8 @@ impl Planner<'_> {
     ) -> Result<Group> {
         pending.retain(|call| !call.is_abandoned());
         let limits = self.shared.guard.driver().limits();
-        let mut group = Group::default();
+        let commands = pending.iter().map(Pending::len).sum::<usize>() + own.len();
+        let mut group = Group::with_capacity(commands.min(MOST_COMMANDS));
         let mut attempts = 0;
         loop {
             // Where too much has to be read, what is known enough for goes ahead.
@@ -158,6 +159,11 @@ impl Planner<'_> {
 }
 
 impl Group {
+    fn with_capacity(commands: usize) -> Self {
+        let (plan, results) = (Plan::with_capacity(commands), Vec::with_capacity(commands));
+        Self { plan, results, own: (0, 0) }
+    }
+
     /// Adds a command; false if it does not fit any more.
     fn add(
         &mut self,

@@ -7,7 +7,7 @@ use super::{
     keys,
     record::{FORMAT, corrupt},
 };
-use crate::{Result, varint};
+use crate::{MAX_BATCH, Result, varint};
 
 /// The first byte of a page of answers whose requests are told apart by a keyed hash. Those of the first
 /// format are told apart by SHA-256.
@@ -55,6 +55,10 @@ pub struct AnswerPage {
 impl AnswerPage {
     /// How many bytes a page without an answer has.
     pub(super) const EMPTY_BYTES: usize = 1;
+
+    /// The most bytes that a page has.
+    pub(super) const MOST_BYTES: usize =
+        1 + keys::PAGE as usize * (10 + 2 + 16 + 2 + 10 * MAX_BATCH);
 
     /// Reads what is stored under `key`.
     pub(super) fn decode(key: &[u8], bytes: Vec<u8>) -> Result<Self> {

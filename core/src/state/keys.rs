@@ -5,7 +5,9 @@ use smallvec::SmallVec;
 use crate::{LeaseHolder, LeaseId, SeqKey, Session};
 
 /// A key as plans and the working set hold it: in place, unless it is a long one.
-pub(super) type Key = SmallVec<[u8; 32]>;
+pub(super) type Key = SmallVec<[u8; IN_PLACE]>;
+
+const IN_PLACE: usize = 32;
 
 /// The [`ReignRecord`](super::ReignRecord).
 pub const REIGN: &[u8] = b"r";
@@ -153,9 +155,18 @@ pub(super) fn kind(kind: u8) -> ([u8; 1], [u8; 1]) {
     ([kind], [kind + 1])
 }
 
+#[inline]
 fn join(kind: u8, parts: &[&[u8]]) -> Key {
-    let mut key = Key::new();
-    key.push(kind);
-    parts.iter().for_each(|part| key.extend_from_slice(part));
-    key
+    let mut bytes = [0; IN_PLACE];
+    let len = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
+    if len > IN_PLACE {
+        return Key::from_vec([&[&[kind][..]], parts].concat().concat());
+    }
+    bytes[0] = kind;
+    let mut at = 1;
+    for part in parts {
+        bytes[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    Key::from_buf_and_len(bytes, len)
 }

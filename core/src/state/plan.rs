@@ -42,10 +42,13 @@ pub struct Plan {
     written: Written,
 }
 
-/// Room for the version that each commit writes.
-const VERSION_BYTES: usize = 64;
-
 impl Plan {
+    /// Nothing yet, with room for about so many commands.
+    pub fn with_capacity(commands: usize) -> Self {
+        // Each writes a record of its own, and some share others.
+        Self { written: Written::with_capacity(commands + commands / 8) }
+    }
+
     /// Adds a command. `None` if what it writes does not fit into the commit any more, and nothing is
     /// added then. The first command of a commit always fits.
     ///
@@ -63,10 +66,7 @@ impl Plan {
             Ok(planned) => planned,
             Err(reject) => return Ok(Some(Err(reject))),
         };
-        let (more, bytes) = self.written.growth(known, &writes)?;
-        let fits = self.written.len() + more < limits.writes
-            && self.written.bytes() + bytes + VERSION_BYTES <= limits.bytes;
-        if !fits && !self.written.is_empty() {
+        if !self.written.is_empty() && !self.written.has_room(known, &writes, limits)? {
             return Ok(None);
         }
         self.written.merge(known, writes)?;

@@ -26,11 +26,11 @@ pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Resul
     let (blocks, mut writes, answer) = match session::admit(view, advance, id, &known, &meta)? {
         Admission::Refused(reject) => return Ok(Err(reject)),
         Admission::Answered(blocks) => (blocks, Writes::default(), None),
-        Admission::Fresh(digest) => match take(view, advance, &mut meta)? {
+        Admission::Fresh(page) => match take(view, advance, &mut meta)? {
             Ok((blocks, writes)) => {
                 // A release that cannot read such an answer must not lead.
                 meta.rules = meta.rules.max(ANSWER_RULES);
-                let answer = session::answer(id, advance, digest, &blocks);
+                let answer = session::answer(id, advance, page, &blocks);
                 (blocks, writes, Some(answer))
             }
             Err(reject) => return Ok(Err(reject)),
@@ -67,7 +67,8 @@ fn take(
     advance: &Advance,
     meta: &mut Meta,
 ) -> Result<Result<(Vec<SeqBlock>, Writes), Reject>> {
-    let mut writes = Writes::default();
+    // One more for the answer, and one for the session.
+    let mut writes = Writes::with_capacity(advance.entries.len() + 2);
     let mut blocks = Vec::with_capacity(advance.entries.len());
     for (key, count) in &advance.entries {
         let stored = keys::sequence(key);
@@ -84,7 +85,7 @@ fn take(
         let Some(next) = start.checked_add(u64::from(*count)) else {
             return Ok(Err(Reject::Overflow { key: key.clone(), next: start }));
         };
-        writes.put(stored, next);
+        writes.set(stored, next);
         blocks.push(SeqBlock { key: key.clone(), start, count: *count });
     }
     Ok(Ok((blocks, writes)))

@@ -1,14 +1,15 @@
 //! Exactly once: a session's answers are kept until the client says that it has them.
 
-use std::{hash::Hasher as _, time::Duration};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use siphasher::sip128::SipHasher13;
+use smallvec::SmallVec;
 
 use super::{
     Advance, Record, Reject, Reply, View, Writes,
     answers::{AnswerPage, AnswerRecord, Digest},
-    keys,
+    keys::{self, Key},
     plan::Planned,
     record::{Meta, SessionRecord, load},
     reign,
@@ -45,8 +46,15 @@ pub(super) enum Admission {
     Refused(Reject),
     /// It was executed before, and got these blocks.
     Answered(Vec<SeqBlock>),
-    /// It is new. So it will be told from others of its number.
-    Fresh(Digest),
+    /// It is new.
+    Fresh(Page),
+}
+
+/// Where the answer to a request goes.
+pub(super) struct Page {
+    key: Key,
+    /// How requests are told apart there.
+    digest: Digest,
 }
 
 /// What the state knows of a request's session.
@@ -81,11 +89,12 @@ pub(super) fn admit(
     }
     let number = id.number.get();
     let limit = advance.limits.open_requests.min(MOST_OPEN_REQUESTS);
-    let fresh = |first_incomplete: u64, digest| {
+    let key = keys::answers_of(id.session, number);
+    let fresh = |first_incomplete: u64, page| {
         let open = number.saturating_sub(first_incomplete.max(id.first_incomplete.get()));
         match open >= limit {
             true => Admission::Refused(Reject::TooManyOpenRequests { limit }),
-            false => Admission::Fresh(digest),
+            false => Admission::Fresh(page),
         }
     };
     let Some(session) = &known.record else {
@@ -97,39 +106,37 @@ pub(super) fn admit(
         } else if meta.sessions >= advance.limits.sessions {
             Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })
         } else {
-            fresh(0, Digest::Keyed)
+            fresh(0, Page { key, digest: Digest::Keyed })
         });
     };
     let first_incomplete = session.first_incomplete;
     if number < first_incomplete || first_incomplete == CLOSED {
         return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
     }
-    let key = keys::answers_of(id.session, number);
     let page = load::<AnswerPage>(view, &key)?;
-    let as_digest = AnswerPage::digest(page);
+    let digest = AnswerPage::digest(page);
     if let Some(page) = page
         && let Some(answer) = page.find(&key, number)?
     {
-        return Ok(if answer.digest == digest(as_digest, id.session, &advance.entries) {
+        return Ok(if answer.digest == hash(digest, id.session, &advance.entries) {
             Admission::Answered(blocks(&advance.entries, &answer.starts))
         } else {
             Admission::Refused(Reject::IdReused { number })
         });
     }
-    Ok(fresh(first_incomplete, as_digest))
+    Ok(fresh(first_incomplete, Page { key, digest }))
 }
 
-/// What is kept of a request that was executed.
+/// What is kept of a request that was executed, and where.
 pub(super) fn answer(
     id: &RequestId,
     advance: &Advance,
-    as_digest: Digest,
+    page: Page,
     blocks: &[SeqBlock],
-) -> AnswerRecord {
-    AnswerRecord {
-        digest: digest(as_digest, id.session, &advance.entries),
-        starts: blocks.iter().map(|block| block.start).collect(),
-    }
+) -> (Key, AnswerRecord) {
+    let digest = hash(page.digest, id.session, &advance.entries);
+    let starts = blocks.iter().map(|block| block.start).collect();
+    (page.key, AnswerRecord { digest, starts })
 }
 
 /// Records a request's answer and brings its session up to date, or closes it.
@@ -137,7 +144,7 @@ pub(super) fn settle(
     view: &dyn View,
     id: &RequestId,
     known: Known,
-    answer: Option<AnswerRecord>,
+    answer: Option<(Key, AnswerRecord)>,
     meta: &mut Meta,
     writes: &mut Writes,
 ) -> Result<()> {
@@ -177,9 +184,8 @@ pub(super) fn settle(
     if known.record.as_ref() != Some(&updated) {
         store(id.session, known.record.as_ref(), &updated, writes);
     }
-    if let Some(answer) = answer {
-        let number = id.number.get();
-        writes.answer(keys::answers_of(id.session, number), number, answer);
+    if let Some((page, answer)) = answer {
+        writes.answer(page, id.number.get(), answer);
     }
     Ok(())
 }
@@ -240,7 +246,7 @@ fn store(session: Session, old: Option<&SessionRecord>, new: &SessionRecord, wri
         }
         writes.put(keys::last_use(new.last_used_ms, session), Record::Mark);
     }
-    writes.put(keys::session(session), new.clone());
+    writes.set(keys::session(session), new.clone());
 }
 
 fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
@@ -256,27 +262,19 @@ fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
 ///
 /// Whoever finds two requests of one hash can only mislead itself: it is given the answer to its own
 /// earlier request. So what the keyed hash owes is that this does not happen by chance.
-fn digest(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
-    match digest {
-        Digest::Keyed => {
-            let mut hasher = SipHasher13::new_with_key(&session.0);
-            each_part(entries, |part| hasher.write(part));
-            hasher.finish128().as_bytes()
-        }
-        Digest::Sha256 => {
-            let mut hasher = Sha256::new();
-            each_part(entries, |part| hasher.update(part));
-            let mut digest = [0; 16];
-            digest.copy_from_slice(&hasher.finalize()[..16]);
-            digest
-        }
-    }
-}
-
-fn each_part(entries: &[(SeqKey, u32)], mut hash: impl FnMut(&[u8])) {
+fn hash(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
+    let mut bytes = SmallVec::<[u8; 64]>::new();
     for (key, count) in entries {
-        hash(&[key.as_str().len() as u8]);
-        hash(key.as_str().as_bytes());
-        hash(&count.to_be_bytes());
+        bytes.push(key.as_str().len() as u8);
+        bytes.extend_from_slice(key.as_str().as_bytes());
+        bytes.extend_from_slice(&count.to_be_bytes());
+    }
+    match digest {
+        Digest::Keyed => SipHasher13::new_with_key(&session.0).hash(&bytes).as_bytes(),
+        Digest::Sha256 => {
+            let mut half = [0; 16];
+            half.copy_from_slice(&Sha256::digest(&bytes)[..16]);
+            half
+        }
     }
 }

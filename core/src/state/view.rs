@@ -32,9 +32,19 @@ pub(super) enum Write {
 }
 
 impl Writes {
+    /// None yet, with room for so many.
+    pub(super) fn with_capacity(writes: usize) -> Self {
+        Self(Vec::with_capacity(writes))
+    }
+
     /// Writes a record under `key`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, record: impl Into<Record>) {
         self.0.push((Key::from_slice(key.as_ref()), Write::Put(record.into())));
+    }
+
+    /// As [`put`](Self::put), with a key that was made for it.
+    pub(super) fn set(&mut self, key: Key, record: impl Into<Record>) {
+        self.0.push((key, Write::Put(record.into())));
     }
 
     /// Deletes `key`; that it does not exist is no error.

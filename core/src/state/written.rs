@@ -1,9 +1,7 @@
-use std::{
-    collections::{BTreeSet, hash_map::Entry},
-    ops::Bound,
-};
+use std::{collections::BTreeSet, ops::Bound};
 
-use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use indexmap::{IndexMap, map::Entry};
 
 use super::{
     Record, View, Writes,
@@ -12,12 +10,21 @@ use super::{
     record::load,
     view::Write,
 };
-use crate::{Result, driver::Effect};
+use crate::{
+    Result,
+    driver::{CommitLimits, Effect},
+};
+
+/// Room for the version that each commit writes.
+const VERSION_BYTES: usize = 64;
 
 /// What the commands of one commit write, together: one record per key, or `None` to delete it.
 #[derive(Default, Debug)]
 pub(super) struct Written {
-    records: HashMap<Key, Option<Record>>,
+    /// In the order in which they were first written.
+    records: IndexMap<Key, Option<Record>, RandomState>,
+    /// How many of them have a key of one byte.
+    singles: usize,
     /// Those keys that rules look for in ranges, in order.
     ordered: BTreeSet<Key>,
     /// No less than what the effect takes.
@@ -25,6 +32,12 @@ pub(super) struct Written {
 }
 
 impl Written {
+    /// Nothing yet, with room for so many records.
+    pub(super) fn with_capacity(records: usize) -> Self {
+        let records = IndexMap::with_capacity_and_hasher(records, RandomState::default());
+        Self { records, ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }
@@ -33,11 +46,11 @@ impl Written {
         self.records.is_empty()
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Record>> {
+        // Every command looks at keys of one byte, and few write them.
+        if key.len() == 1 && self.singles == 0 {
+            return None;
+        }
         self.records.get(key).map(Option::as_ref)
     }
 
@@ -61,34 +74,49 @@ impl Written {
         within
     }
 
-    /// The most writes and bytes that `writes` would add.
+    /// Whether there is room for `writes` as well.
     ///
     /// # Errors
     /// Those of `known`, of which the command that writes this has read what is asked for here.
-    pub(super) fn growth(&self, known: &dyn View, writes: &Writes) -> Result<(usize, usize)> {
-        let mut bytes = 0;
+    pub(super) fn has_room(
+        &self,
+        known: &dyn View,
+        writes: &Writes,
+        limits: CommitLimits,
+    ) -> Result<bool> {
+        let mut bytes = self.bytes + VERSION_BYTES;
+        let mut pages = 0;
         for (key, write) in writes.iter() {
             bytes += match write {
                 Write::Put(record) => size_of(key, Some(record)),
                 Write::Delete => size_of(key, None),
                 Write::Answer(number, answer) => {
-                    let page = match self.get(key) {
-                        Some(Some(_)) => 0,
-                        Some(None) => AnswerPage::EMPTY_BYTES,
-                        None => load::<AnswerPage>(known, key)?
-                            .map_or(AnswerPage::EMPTY_BYTES, |page| page.as_bytes().len()),
-                    };
-                    size_of(key, None) + page + answer.size(*number)
+                    pages += 1;
+                    size_of(key, None) + answer.size(*number)
                 }
             };
         }
-        Ok((writes.len(), bytes))
+        // One more for the version.
+        if self.len() + writes.len() + 1 > limits.writes {
+            return Ok(false);
+        }
+        // Nearly always the pages need no look.
+        if bytes + pages * AnswerPage::MOST_BYTES <= limits.bytes {
+            return Ok(true);
+        }
+        for (key, write) in writes.iter() {
+            if matches!(write, Write::Answer(..)) && !matches!(self.get(key), Some(Some(_))) {
+                let page = load::<AnswerPage>(known, key)?.map(|page| page.as_bytes().len());
+                bytes += page.unwrap_or(AnswerPage::EMPTY_BYTES);
+            }
+        }
+        Ok(bytes <= limits.bytes)
     }
 
     /// Adds the writes of one more command, which win.
     ///
     /// # Errors
-    /// As [`growth`](Self::growth).
+    /// As [`has_room`](Self::has_room).
     pub(super) fn merge(&mut self, known: &dyn View, writes: Writes) -> Result<()> {
         for (key, write) in writes.into_parts() {
             match write {
@@ -120,6 +148,7 @@ impl Written {
             }
             Entry::Vacant(new) => {
                 self.bytes += size;
+                self.singles += usize::from(new.key().len() == 1);
                 if keys::is_ordered(new.key()) {
                     self.ordered.insert(new.key().clone());
                 }
@@ -128,20 +157,33 @@ impl Written {
         }
     }
 
-    /// The effect that makes these writes, and the writes themselves, both in the order of keys.
+    /// The effect that makes these writes, and the writes themselves.
     pub(super) fn finish(self) -> (Effect, Writes) {
+        let mut order: Vec<_> =
+            self.records.keys().enumerate().map(|(at, key)| (first_bytes(key), at)).collect();
+        let key = |at: usize| self.records.get_index(at).map(|(key, _)| key);
+        order.sort_unstable_by(|(one, one_at), (other, other_at)| {
+            one.cmp(other).then_with(|| key(*one_at).cmp(&key(*other_at)))
+        });
         // One more for the version.
-        let mut effect = Effect::with_capacity(self.records.len() + 1, self.bytes);
-        let mut records: Vec<_> = self.records.into_iter().collect();
-        records.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for (key, record) in &records {
-            match record {
-                Some(record) => effect.put_with(key, |bytes| record.encode_to(bytes)),
-                None => effect.delete(key),
+        let mut effect = Effect::with_capacity(self.records.len() + 1, self.bytes + VERSION_BYTES);
+        for (_, at) in order {
+            match self.records.get_index(at) {
+                Some((key, Some(record))) => effect.put_with(key, |bytes| record.encode_to(bytes)),
+                Some((key, None)) => effect.delete(key),
+                None => {}
             }
         }
-        (effect, records.into_iter().collect())
+        (effect, self.records.into_iter().collect())
     }
+}
+
+/// What keys are compared by first, which is quicker than to compare all of them.
+fn first_bytes(key: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let len = key.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(bytes)
 }
 
 fn size_of(key: &[u8], record: Option<&Record>) -> usize {

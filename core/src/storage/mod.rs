@@ -4,6 +4,6 @@ mod directory;
 mod seal;
 
 pub use self::{
-    directory::{Directory, lock_file},
+    directory::{Directory, lock_file, sync_directory},
     seal::Seal,
 };

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use tsoracle_core::{ErrorKind, LeaseHolder, ManualClock, RequestId, SeqKey, SeqRequest, Session};
+use tsoracle_core::{
+    CommitLimits, ErrorKind, LeaseHolder, ManualClock, RequestId, SeqKey, SeqRequest, Session,
+};
 
 use crate::rig::{Cluster, Fault, Gate, LEASE, NOON_MS, Step, settle};
 
@@ -49,6 +51,18 @@ async fn requests_of_one_call_are_split_over_commits_where_a_driver_needs_it() {
         }
     }
     assert_eq!((cluster.next("1000"), cluster.next("1001")), (1, 2));
+}
+
+#[tokio::test]
+async fn a_commit_has_a_bounded_number_of_requests_however_little_they_write() {
+    let (cluster, node) = Cluster::serving().await;
+    let request = |_| SeqRequest::single(SeqKey::new("a").unwrap(), 1);
+    let before = cluster.log().len();
+    let granted = node.oracle.get_seqs((0..5_000).map(request)).await;
+    assert_eq!(cluster.log().len(), before + 2);
+    for (start, granted) in (0..).zip(granted) {
+        assert_eq!(granted.unwrap().blocks[0].start, start);
+    }
 }
 
 #[tokio::test]
@@ -228,6 +242,8 @@ async fn sequences_survive_a_change_of_leader_without_a_gap() {
     assert_eq!(b.seq("a", 10).await.unwrap(), 30);
     let refused = a.ask("a", 10);
     settle().await;
+    // Or it would fence the other one again, which may or may not renew its lease before.
+    a.follow();
     a.clock.advance(LEASE);
     assert!(refused.await.unwrap().is_err());
     let key = SeqKey::new("a").unwrap();
@@ -319,7 +335,8 @@ async fn more_leases_than_one_commit_ends_expire_at_once() {
         tokio::spawn(async move { oracle.acquire_lease(holder, 1, ttl).await })
     };
     // So many that one look at the state does not read all that a group of requests goes over, nor do
-    // as many looks as a group waits for.
+    // as many looks as a group waits for; and no commit is too small for them.
+    *node.driver.limits.lock().unwrap() = CommitLimits { writes: 1 << 20, bytes: 1 << 26 };
     let acquired: Vec<_> = (0..8_000).map(|holder| lease(format!("short {holder}"), 5)).collect();
     for acquired in acquired {
         node.until(acquired).await.unwrap();

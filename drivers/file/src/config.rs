@@ -10,8 +10,8 @@ use tsoracle_store::Options;
 pub struct Config {
     /// The directory that holds the state.
     pub path: PathBuf,
-    /// How many MiB of the state are kept in memory, at most.
-    pub cache_mb: u16,
+    /// How many MiB of the journal there are at least, before the state is written.
+    pub journal_mb: u16,
 }
 
 pub(crate) const OPTIONS: &[DriverOption] = &[
@@ -21,21 +21,21 @@ pub(crate) const OPTIONS: &[DriverOption] = &[
         help: "the directory that holds the state; made if it is missing",
     },
     DriverOption {
-        name: "cache_mb",
-        default: "4",
-        help: "how many MiB of the state are kept in memory, at most",
+        name: "journal_mb",
+        default: "16",
+        help: "how many MiB of journal there are at least, before the state is written",
     },
 ];
 
 impl Default for Config {
     fn default() -> Self {
-        Self { path: "./tsoracle-data".into(), cache_mb: 4 }
+        Self { path: "./tsoracle-data".into(), journal_mb: 16 }
     }
 }
 
 impl Config {
     pub(crate) fn options(&self) -> Options {
-        Options { cache_bytes: usize::from(self.cache_mb) << 20 }
+        Options { journal_bytes: u64::from(self.journal_mb) << 20 }
     }
 }
 
@@ -49,9 +49,9 @@ mod tests {
     fn a_string_and_a_table_make_the_same_options() {
         let parse = |text| DriverConfig::parse(text).unwrap().options::<Config>();
         assert_eq!(parse("file").unwrap(), Config::default());
-        let given = Config { path: "/var/lib/tso".into(), cache_mb: 64 };
-        assert_eq!(parse("file:/var/lib/tso?cache_mb=64").unwrap(), given);
-        let table = "driver = 'file'\npath = '/var/lib/tso'\ncache_mb = 64".parse().unwrap();
+        let given = Config { path: "/var/lib/tso".into(), journal_mb: 64 };
+        assert_eq!(parse("file:/var/lib/tso?journal_mb=64").unwrap(), given);
+        let table = "driver = 'file'\npath = '/var/lib/tso'\njournal_mb = 64".parse().unwrap();
         assert_eq!(DriverConfig::from_table(table).unwrap().options::<Config>().unwrap(), given);
     }
 

@@ -13,7 +13,7 @@ pub use config::Config;
 
 register_driver!(DriverFactory {
     name: "file",
-    summary: "a single node over one crash-safe file; the default",
+    summary: "a single node: state in memory, behind a crash-safe journal; the default",
     options: config::OPTIONS,
     open: |config, _| Box::pin(open_config(config)),
 });

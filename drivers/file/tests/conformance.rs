@@ -12,11 +12,13 @@ fn main() -> ExitCode {
         .with_damage(flip_bits))
 }
 
-/// Damages the middle of the state.
+/// Damages everything in the state.
 fn flip_bits(directory: &Path) -> io::Result<()> {
-    let file = directory.join("state.redb");
-    let mut bytes = fs::read(&file)?;
-    let middle = bytes.len() / 2;
-    bytes[4_096..middle].iter_mut().for_each(|byte| *byte ^= 0x10);
-    fs::write(file, bytes)
+    for entry in fs::read_dir(directory.join("state.journal"))? {
+        let file = entry?.path();
+        let mut bytes = fs::read(&file)?;
+        bytes.iter_mut().skip(64).for_each(|byte| *byte ^= 0x10);
+        fs::write(file, bytes)?;
+    }
+    Ok(())
 }

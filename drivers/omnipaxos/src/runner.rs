@@ -1,9 +1,9 @@
 //! The node's thread: it waits for what comes, has the node work, and carries out what that returns.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{JoinHandle, yield_now},
 };
 use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock};
@@ -20,9 +20,6 @@ use crate::{
 /// passes through two of them on its way out.
 const TURNS: usize = 3;
 
-/// States that are read at the same time, at most: one for each peer, and those that were just given up.
-const STATES: u32 = 4_096;
-
 /// See the module.
 pub(crate) struct Runner {
     node: Node,
@@ -30,14 +27,11 @@ pub(crate) struct Runner {
     events: mpsc::Sender<Event>,
     /// The states on their way to peers.
     transfers: BTreeMap<u32, JoinHandle<()>>,
-    /// One for each state that is read, which keeps the store open.
-    states: Arc<Semaphore>,
 }
 
 impl Runner {
     pub(crate) fn new(node: Node, transport: Transport, events: mpsc::Sender<Event>) -> Self {
-        let (transfers, states) = (BTreeMap::new(), Arc::new(Semaphore::new(STATES as usize)));
-        Self { node, transport, events, transfers, states }
+        Self { node, transport, events, transfers: BTreeMap::new() }
     }
 
     /// Works until told to stop, or until no caller is left.
@@ -108,15 +102,8 @@ impl Runner {
         chunks: Chunks,
     ) -> impl Future<Output = ()> + use<> {
         let (transport, events) = (self.transport.clone(), self.events.clone());
-        let permit = self.states.clone().try_acquire_owned();
         async move {
-            let outcome = match permit {
-                Ok(permit) => {
-                    let chunks = chunks.holding(permit);
-                    transfer::send(&transport, peer, transfer, chunks).await
-                }
-                Err(_) => Err(Error::new(ErrorKind::Unavailable, "too many states are read")),
-            };
+            let outcome = transfer::send(&transport, peer, transfer, chunks).await;
             // The node may have ended.
             let _ = events.send(Event::Transferred { peer, transfer, outcome }).await;
         }
@@ -124,12 +111,11 @@ impl Runner {
 
     /// Releases everything. On return the directory and the address can be used again.
     async fn end(self) -> Result<()> {
-        let Self { mut node, transport, transfers, states, events: _ } = self;
+        let Self { mut node, transport, transfers, events: _ } = self;
         let ended = node.end();
-        // Stops speaking and listening; then no task reads the store.
+        // Stops speaking and listening.
         transfers.into_values().for_each(|sending| sending.abort());
         transport.shutdown().await;
-        let _ = states.acquire_many(STATES).await;
         drop(node);
         ended
     }

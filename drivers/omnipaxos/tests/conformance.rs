@@ -187,11 +187,12 @@ impl Place for ThreeNodes {
     async fn damage(&mut self) -> Result<()> {
         let cluster = self.lock().await;
         for opened in cluster.opened.iter().filter(|opened| !opened.is_running()) {
-            let file = cluster.nodes.directory(opened.node).join("state.redb");
-            let mut bytes = fs::read(&file)?;
-            let middle = bytes.len() / 2;
-            bytes[4_096..middle].iter_mut().for_each(|byte| *byte ^= 0x10);
-            fs::write(file, bytes)?;
+            for entry in fs::read_dir(cluster.nodes.directory(opened.node).join("state.journal"))? {
+                let file = entry?.path();
+                let mut bytes = fs::read(&file)?;
+                bytes.iter_mut().skip(64).for_each(|byte| *byte ^= 0x10);
+                fs::write(file, bytes)?;
+            }
         }
         Ok(())
     }

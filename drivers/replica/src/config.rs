@@ -41,8 +41,8 @@ pub struct Config {
     pub snapshot_every: u64,
     /// How many log entries before the last snapshot are kept, for nodes that are a little behind.
     pub log_keep: u64,
-    /// How many MiB of log and state are kept in memory, at most.
-    pub cache_mb: u16,
+    /// How many MiB of the store's journal there are at least, before log and state are written.
+    pub journal_mb: u16,
 }
 
 /// The help texts of [`Config`].
@@ -61,7 +61,11 @@ pub const OPTIONS: &[DriverOption] = &[
     option("join", "false", "waits to be added by a running cluster instead of forming one"),
     option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
     option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
-    option("cache_mb", "16", "how many MiB of log and state are kept in memory, at most"),
+    option(
+        "journal_mb",
+        "16",
+        "how many MiB of journal there are before log and state are written",
+    ),
 ];
 
 const fn option(name: &'static str, default: &'static str, help: &'static str) -> DriverOption {
@@ -85,7 +89,7 @@ impl Default for Config {
             join: false,
             snapshot_every: 10_000,
             log_keep: 1_000,
-            cache_mb: 16,
+            journal_mb: 16,
         }
     }
 }
@@ -164,7 +168,7 @@ impl Config {
             node: self.node,
             listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
             tls: PeerTls::read(&self)?,
-            store: Options { cache_bytes: usize::from(self.cache_mb) << 20 },
+            store: Options { journal_bytes: u64::from(self.journal_mb) << 20 },
             path: self.path,
             members,
             name: self.cluster,

@@ -206,8 +206,7 @@ impl Replica {
         }
     }
 
-    /// The state as of now, with [`applied`](Self::applied) in its header. As long as it is kept, the
-    /// store cannot be opened again.
+    /// The state as of now, with [`applied`](Self::applied) in its header.
     ///
     /// # Errors
     /// Those of the store.

@@ -6,7 +6,6 @@ use std::{
     path::Path,
 };
 
-use tokio::sync::OwnedSemaphorePermit;
 use tsoracle_core::{Entry, Error, ErrorKind, Result};
 use tsoracle_store::StateView;
 
@@ -31,25 +30,17 @@ pub struct Chunks {
     /// Where the next chunk begins; nothing after the last one.
     next: Option<Vec<u8>>,
     entries: u64,
-    /// Keeps the store open, where its owner is told to close it meanwhile.
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Chunks {
     /// The chunks of the state behind `view`.
     pub(crate) fn new(view: StateView, header: &[u8]) -> Self {
-        Self { view, header: Some(header.into()), next: Some(vec![]), entries: 0, permit: None }
+        Self { view, header: Some(header.into()), next: Some(vec![]), entries: 0 }
     }
 
     /// How far the state has applied the log, in the terms of the driver.
     pub fn applied(&self) -> &[u8] {
         self.header.as_deref().unwrap_or_default()
-    }
-
-    /// Keeps `permit` until the store is not read any more: an owner that closes the store waits for it.
-    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
-        self
     }
 
     fn make(&mut self, from: Vec<u8>) -> Result<Vec<u8>> {
@@ -291,11 +282,29 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_that_is_too_long_is_neither_written_nor_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("snapshot");
+        let (longest, longer) = (vec![7; MAX_CHUNK_BYTES], vec![7; MAX_CHUNK_BYTES + 1]);
+        let mut written = File::create(&file).unwrap();
+        write_chunk(&mut written, &longest).unwrap();
+        write_chunk(&mut written, &longer).unwrap_err();
+        written.write_all(&(longer.len() as u32).to_le_bytes()).unwrap();
+        written.write_all(&longer).unwrap();
+        let mut chunks = load(&file).unwrap();
+        assert_eq!(chunks.next().unwrap().unwrap(), longest);
+        assert_eq!(*chunks.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
     fn a_snapshot_that_is_not_whole_changes_nothing() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut source = filled(from.path(), 2_500, b"12");
         let chunks: Vec<_> = source.snapshot().unwrap().map(|chunk| chunk.unwrap()).collect();
         assert!(chunks.len() > 4, "{}", chunks.len());
+        // An entry may go beyond the bound, and what belongs to each is not counted.
+        let longest = chunks.iter().map(Vec::len).max().unwrap();
+        assert!(longest < CHUNK_BYTES + CHUNK_BYTES / 16, "{longest}");
         let mut target = filled(to.path(), 3, b"1");
         let version = target.version();
         let mut refused = |chunks: &[Vec<u8>]| {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tsoracle_core::{
     BootTime, Clock as _, Effect, Error, ErrorKind, Reads, Result, Snapshot, SystemClock, Version,
 };
@@ -21,9 +21,6 @@ use crate::{Evidence, Latch, Replica, snapshot::Chunks};
 
 /// Jobs that are done before those among them that wait for a sync get it.
 const SHARE: usize = 256;
-
-/// Snapshots that may be read at the same time.
-const SNAPSHOTS: u32 = 64;
 
 /// Speaks to the thread that owns a [`Replica`]. Cheap to clone.
 ///
@@ -37,8 +34,6 @@ struct Inner {
     jobs: mpsc::Sender<Job>,
     thread: Mutex<Option<JoinHandle<()>>>,
     evidence: Evidence,
-    /// One for each snapshot that is read, which keeps the store's file open.
-    snapshots: Arc<Semaphore>,
     status: Arc<Status>,
 }
 
@@ -108,9 +103,8 @@ impl StoreThread {
             .map_err(|source| fatal("cannot start the store's thread").with_source(source))?;
         let (evidence, found) =
             opening.await.map_err(|_| fatal("the store panicked while it was opened"))??;
-        let snapshots = Arc::new(Semaphore::new(SNAPSHOTS as usize));
         let thread = Mutex::new(Some(thread));
-        Ok((Self(Arc::new(Inner { jobs, thread, evidence, snapshots, status })), found))
+        Ok((Self(Arc::new(Inner { jobs, thread, evidence, status })), found))
     }
 
     /// When commits were first observed.
@@ -165,9 +159,7 @@ impl StoreThread {
     /// # Errors
     /// Those of the store.
     pub async fn snapshot(&self) -> Result<Chunks> {
-        let permit = self.0.snapshots.clone().acquire_owned().await.map_err(|_| stopped())?;
-        let chunks = self.run(After::Anytime, Replica::snapshot).await?;
-        Ok(chunks.holding(permit))
+        self.run(After::Anytime, Replica::snapshot).await
     }
 
     /// For how long the disk has not answered.
@@ -183,14 +175,11 @@ impl StoreThread {
         self.0.status.failed.subscribe()
     }
 
-    /// Ends the thread, after what was submitted before and all snapshots that are read, and closes the
-    /// store.
+    /// Ends the thread, after what was submitted before, and closes the store. Snapshots may be read on.
     ///
     /// # Errors
     /// `Fatal` if the thread panicked.
     pub async fn stop(&self) -> Result<()> {
-        let _ = self.0.snapshots.acquire_many(SNAPSHOTS).await;
-        self.0.snapshots.close();
         self.send(Job::Stop);
         let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return Ok(()) };

@@ -1,9 +1,17 @@
 #![doc = include_str!("../README.md")]
 
+mod checkpoint;
 mod directory;
+mod earlier;
+mod files;
+mod header;
+mod journal;
 mod record;
+mod recovery;
+mod segment;
+mod snapshot;
 mod store;
-mod verified;
+mod tables;
 
-pub use redb::StorageBackend;
+pub use files::{Files, OpenFile};
 pub use store::{Options, StateView, Store, Table};

@@ -7,16 +7,22 @@ mod common;
 use std::{process::ExitCode, sync::Arc};
 
 use async_trait::async_trait;
-use common::{Disk, Fault, at_every_operation, create, open, survivor};
+use common::{Disk, Fault, Image, WRITE_BEHIND, at_every_operation, made, survivor};
 use rand::{SeedableRng, rngs::StdRng};
 use tsoracle_conformance::{Ability, Harness, Place, run};
 use tsoracle_core::{ConsensusDriver, LocalDriver, Result, SeqStore};
+use tsoracle_store::Store;
 
 fn main() -> ExitCode {
     run(Disks)
 }
 
 struct Disks;
+
+/// Writes its state behind all the time.
+fn open(disk: &Disk) -> Result<Store> {
+    Store::open_on(disk.clone(), "disk", WRITE_BEHIND)
+}
 
 #[async_trait]
 impl Harness for Disks {
@@ -35,20 +41,18 @@ impl Harness for Disks {
     }
 
     async fn place(&self) -> Result<Box<dyn Place>> {
-        let disk = Disk::default();
-        create(&disk)?;
-        Ok(Box::new(OneDisk::holding(disk.image())))
+        Ok(Box::new(OneDisk::holding(made().image())))
     }
 }
 
 struct OneDisk {
     disk: Disk,
-    began: Vec<u8>,
+    began: Image,
     losses: u64,
 }
 
 impl OneDisk {
-    fn holding(image: Vec<u8>) -> Self {
+    fn holding(image: Image) -> Self {
         Self { disk: Disk::holding(image.clone()), began: image, losses: 0 }
     }
 }
@@ -67,7 +71,7 @@ impl Place for OneDisk {
     async fn lose_power(&mut self) -> Result<()> {
         let (journal, losses) = (self.disk.journal(), self.losses + 1);
         let mut random = StdRng::seed_from_u64(losses);
-        let mut left = vec![];
+        let mut left = Image::default();
         at_every_operation(self.began.clone(), &journal, |position, synced, unsynced| {
             if position == journal.len() {
                 left = survivor(synced, unsynced, &mut random);
@@ -83,8 +87,11 @@ impl Place for OneDisk {
     }
 
     async fn damage(&mut self) -> Result<()> {
-        let middle = self.disk.image().len() / 2;
-        (4_096..middle).for_each(|byte| self.disk.flip(byte, 3));
+        self.disk.change(|image| {
+            for name in Vec::from_iter(image.names.keys().cloned()) {
+                image.file(&name).iter_mut().skip(64).for_each(|byte| *byte ^= 8);
+            }
+        });
         Ok(())
     }
 

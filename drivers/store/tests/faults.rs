@@ -1,33 +1,23 @@
-//! A disk that fails once is never trusted again by the process that saw it fail.
+//! A disk that fails once is never trusted again by the process that saw it fail. One that hangs or is
+//! slow while the state is written behind the journal holds up nothing that is durable.
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
 mod common;
 
-use std::io;
+use std::{io, thread};
 
-use common::{Contents, Disk, Fault, Leader, contents, create, open};
+use common::{Contents, Disk, Fault, Leader, WRITE_BEHIND, contents, create, made, open, put};
 use tsoracle_core::{
     ConsensusDriver, Effect, ErrorKind, LocalDriver, Oracle, OracleOptions, Phase, Reads, SeqKey,
-    SeqRequest,
+    SeqRequest, SeqStore,
 };
+use tsoracle_store::{Store, Table};
 
 async fn lead(disk: &Disk) -> Leader {
     let mut leader = Leader::over(disk).await;
     leader.commit(put("leader", 1)).await.unwrap();
     leader
-}
-
-fn put(key: &str, value: u64) -> Effect {
-    let mut effect = Effect::default();
-    effect.put(key, value.to_be_bytes());
-    effect
-}
-
-fn made() -> Disk {
-    let disk = Disk::default();
-    create(&disk).unwrap();
-    disk
 }
 
 /// After its first error, a driver refuses everything for good, and touches the disk no more.
@@ -38,7 +28,7 @@ async fn is_latched(leader: &mut Leader, disk: &Disk) {
         assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
         let error = leader.driver.read(&Reads::keys(["orders"])).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
-        assert!(error.to_string().contains("disk.redb"), "{error}");
+        assert!(error.to_string().contains("disk/journal-0"), "{error}");
     }
     assert!(leader.driver.leadership().has_changed().is_err(), "leadership has to end");
     leader.driver.shutdown().await.unwrap();
@@ -63,6 +53,30 @@ async fn a_failed_sync_is_final() {
     // The next process finds all that was acknowledged, and the uncertain commit whole or not.
     let leader = lead(&disk).await;
     assert!([10, 15].contains(&value(&leader, "orders").await));
+}
+
+/// Without a driver that latches, as the other drivers use it.
+#[test]
+fn a_store_latches_by_itself() {
+    let disk = made();
+    let mut store = open(&disk).unwrap();
+    store.commit(put("orders", 10)).unwrap();
+    disk.fail(Fault::SyncOnce(io::ErrorKind::Other));
+    let first = store.commit(put("orders", 15)).unwrap_err();
+    assert_eq!(*first.kind(), ErrorKind::Fatal, "{first}");
+    for error in [
+        store.get(b"orders").unwrap_err(),
+        store.scan(&[], &[u8::MAX], 1).unwrap_err(),
+        store.last(Table::new("other")).unwrap_err(),
+        store.commit(put("orders", 16)).unwrap_err(),
+        store.write_unsynced([]).unwrap_err(),
+        store.replace_state([], []).unwrap_err(),
+        store.view().unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), first.to_string());
+    }
+    drop(store);
+    assert_eq!(disk.tried_since_fault(), Some(0), "the disk was used again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -96,6 +110,123 @@ async fn a_full_disk_is_final() {
         let last = value(&leader, &format!("{acknowledged} {:0>100}", 0)).await;
         assert_eq!(value(&leader, &format!("{acknowledged} {:0>100}", 1_999)).await, last);
     }
+}
+
+/// Commits until that fails, which has to be for good. Returns what was acknowledged.
+fn commit_until_failure(store: &mut Store) -> (u64, String) {
+    for number in 1.. {
+        let mut effect = put("last", number);
+        effect.merge(put(&format!("{:0>100}", number % 50), number));
+        if let Err(error) = store.commit(effect) {
+            assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
+            assert_eq!(*store.get(b"last").unwrap_err().kind(), ErrorKind::Fatal);
+            return (number - 1, error.to_string());
+        }
+    }
+    unreachable!()
+}
+
+/// What fails behind the journal is final as well, and loses nothing that the journal holds.
+#[test]
+fn a_state_that_cannot_be_written_behind_is_final_and_loses_nothing() {
+    for fault in [
+        Fault::Write(io::ErrorKind::StorageFull),
+        Fault::Growth(io::ErrorKind::StorageFull),
+        Fault::SyncOnce(io::ErrorKind::Other),
+    ] {
+        let disk = made();
+        disk.fail_in("snapshot.new", fault);
+        let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+        let (acknowledged, error) = commit_until_failure(&mut store);
+        assert!(error.contains("disk/snapshot.new"), "{error}");
+        disk.heal();
+        store.commit(put("last", 0)).unwrap_err();
+        drop(store);
+
+        let store = open(&disk).unwrap();
+        let last = store.get(b"last").unwrap().unwrap();
+        let last = u64::from_be_bytes(last.try_into().unwrap());
+        assert!(last == acknowledged || last == acknowledged + 1, "{last}, {acknowledged}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_when_the_next_segment_begins_loses_nothing() {
+    let disk = made();
+    disk.fail_in("journal.new", Fault::Growth(io::ErrorKind::StorageFull));
+    let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+    let (acknowledged, error) = commit_until_failure(&mut store);
+    assert!(error.contains("disk/journal.new"), "{error}");
+    disk.heal();
+    drop(store);
+    let last = open(&disk).unwrap().get(b"last").unwrap().unwrap();
+    assert!(u64::from_be_bytes(last.try_into().unwrap()) >= acknowledged);
+}
+
+/// Its syncs do not end, and the journal's do: commits go on until the next segment is full as well.
+#[test]
+fn a_state_that_hangs_while_it_is_written_behind_holds_up_no_commit() {
+    let disk = made();
+    let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+    let hanging = disk.hold("snapshot.new");
+    for number in 0..9 {
+        store.commit(put(&format!("{number:0>100}"), number)).unwrap();
+    }
+    disk.wait_until_held();
+    for number in 10..14 {
+        store.commit(put("last", number)).unwrap();
+        assert_eq!(store.get(b"last").unwrap(), Some(number.to_be_bytes().to_vec()));
+    }
+    let held = contents(&store).unwrap();
+    // What a process leaves that is killed now, or a machine whose power goes.
+    assert_eq!(contents(&open(&Disk::holding(disk.image())).unwrap()).unwrap(), held);
+    drop(hanging);
+    drop(store);
+    assert_eq!(contents(&open(&disk).unwrap()).unwrap(), held);
+}
+
+/// Commits wait for a disk that does not keep up, rather than fill it.
+#[test]
+fn the_disk_is_bounded_by_the_state() {
+    let disk = made();
+    disk.slow("snapshot.new");
+    let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+    let mut state = 0;
+    for round in 0..1_500_u64 {
+        let mut effect = Effect::default();
+        let key = format!("{:0>40}", round * 7_919 % 300);
+        effect.put(key, vec![7; 300]);
+        store.commit(effect).unwrap();
+        if round % 100 == 0 {
+            state =
+                contents(&store).unwrap().iter().map(|(key, value)| key.len() + value.len()).sum();
+        }
+    }
+    assert!(state > 80_000, "{state}");
+    // Files grow by 4 KiB, and the most that a commit goes beyond is itself.
+    let (peak, most) = (disk.peak(), 3 * state + 6 * 4_096);
+    assert!(peak <= most, "{peak} bytes for a state of {state}");
+    assert!(peak > state * 2, "the state was not written behind");
+}
+
+/// A commit is seen once it is on the disk, and not before.
+#[test]
+fn no_reader_sees_what_is_not_durable() {
+    let disk = made();
+    let store = open(&disk).unwrap();
+    let state = Table::new("state");
+    store.write([(state, put("orders", 1))]).unwrap();
+    thread::scope(|scope| {
+        let hanging = disk.hold("journal-");
+        let writer = scope.spawn(|| store.write([(state, put("orders", 2))]));
+        disk.wait_until_held();
+        assert_eq!(store.read(state, b"orders").unwrap(), Some(1_u64.to_be_bytes().to_vec()));
+        let view = store.view().unwrap().entries(&[], &[u8::MAX], 9).unwrap();
+        assert_eq!(view, [(b"orders".to_vec(), 1_u64.to_be_bytes().to_vec())]);
+        drop(hanging);
+        writer.join().unwrap().unwrap();
+    });
+    assert_eq!(store.read(state, b"orders").unwrap(), Some(2_u64.to_be_bytes().to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,14 +268,28 @@ async fn an_oracle_whose_disk_failed_serves_no_more() {
 
 #[test]
 fn a_start_on_a_failing_disk_is_refused_and_changes_nothing() {
+    // The last commit was never finished, so that the start has something to cut off.
     let disk = made();
-    let held = contents(&open(&disk).unwrap()).unwrap();
+    let began = disk.image();
+    let store = open(&disk).unwrap();
+    store.write([(Table::new("state"), put("orders", 1))]).unwrap();
+    let held = contents(&store).unwrap();
+    store.write_unsynced([(Table::new("state"), put("orders", 2))]).unwrap();
+    let lost = disk.position() - 1;
+    store.write_unsynced([(Table::new("state"), put("orders", 3))]).unwrap();
+    let mut image = began;
+    for (at, operation) in disk.journal().iter().enumerate() {
+        if at != lost {
+            image.apply(operation);
+        }
+    }
+    drop(store);
     for fault in [Fault::SyncOnce(io::ErrorKind::Other), Fault::Write(io::ErrorKind::StorageFull)] {
-        let disk = Disk::holding(disk.image());
+        let disk = Disk::holding(image.clone());
         disk.fail(fault);
         let error = open(&disk).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
-        assert!(error.to_string().contains("disk.redb"), "{error}");
+        assert!(error.to_string().contains("disk"), "{error}");
         disk.heal();
         assert_eq!(contents(&open(&disk).unwrap()).unwrap(), held);
     }

@@ -75,7 +75,7 @@ fn what_is_unknown_lists_what_is_valid() {
     assert!(line.contains("\"flie\"") && line.contains("file, memory"), "{line}");
 
     let line = refused(&["serve", "file:./d?speed=1", "--listen", "127.0.0.1:0"]);
-    assert!(line.contains("`speed`") && line.contains("`cache_mb`"), "{line}");
+    assert!(line.contains("`speed`") && line.contains("`journal_mb`"), "{line}");
 
     fs::write(directory.path().join("c.toml"), "log = 'info'\nlesae = '1s'").unwrap();
     let line = refused(&["serve", "--config", "c.toml"]);
@@ -83,7 +83,7 @@ fn what_is_unknown_lists_what_is_valid() {
 
     fs::write(directory.path().join("c.toml"), "[driver]\ndriver = 'file'\nspeed = 1").unwrap();
     let line = refused(&["serve", "--config", "c.toml", "--listen", "127.0.0.1:0"]);
-    assert!(line.contains("`speed`") && line.contains("`cache_mb`"), "{line}");
+    assert!(line.contains("`speed`") && line.contains("`journal_mb`"), "{line}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn replicated(driver: &'static str) -> Processes {
              &insecure_peers=true"
         )
     })
-    .with_state_file("state.redb")
+    .with_state_file("journal-")
 }
 
 /// Nodes that keep nothing, beside an etcd.

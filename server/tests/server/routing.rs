@@ -21,15 +21,15 @@ fn builder([main, invoices, europe]: [&Running; 3]) -> ClientBuilder {
 }
 
 async fn connect(servers: &[Running; 3]) -> Client {
-    builder(servers.each_ref()).connect().await.unwrap()
+    builder(servers.each_ref()).connect().await.expect("the main server listens")
 }
 
 /// Where a sequence stands, in each of the servers.
 async fn stands(servers: &[Running; 3], key: &str) -> [Option<u64>; 3] {
-    let key = SeqKey::new(key).unwrap();
+    let key = SeqKey::new(key).expect("a valid key");
     let mut found = [None; 3];
     for (server, found) in servers.iter().zip(&mut found) {
-        *found = server.oracle.read_seq(key.clone()).await.unwrap();
+        *found = server.oracle.read_seq(key.clone()).await.expect("it serves");
     }
     found
 }
@@ -109,7 +109,7 @@ async fn a_batch_goes_to_one_oracle_or_is_refused_with_what_to_do() {
 async fn listed(client: &Client, prefix: &str) -> Vec<String> {
     let (mut keys, mut after) = (vec![], String::new());
     loop {
-        let page = client.list_seqs(prefix, &after).await.unwrap();
+        let page = client.list_seqs(prefix, &after).await.expect("all of them serve");
         keys.extend(page.entries.iter().map(|(key, _)| key.to_string()));
         if !page.more {
             return keys;

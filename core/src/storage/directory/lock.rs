@@ -13,7 +13,9 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
-    preamble: String,
+    /// What the state is called, and what an earlier release called it.
+    state: String,
+    earlier: Option<String>,
 }
 
 /// What a [`Lock`]'s file says.
@@ -32,11 +34,12 @@ impl Lock {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(TryLockError::Error)?;
         lock_file(&file)?;
-        let preamble = format!(
-            "This directory holds the state of a tsoracle node, in {state}. Keep this file beside \
-             it:\nit locks the directory, and remembers the last acknowledged commit.\n"
-        );
-        Ok(Self { file, preamble })
+        Ok(Self { file, state: state.into(), earlier: None })
+    }
+
+    /// Takes the notes of an earlier release, which called the state otherwise, for good.
+    pub(crate) fn accept(&mut self, earlier: &str) {
+        self.earlier = Some(earlier.into());
     }
 
     pub(crate) fn note(&mut self) -> io::Result<Note> {
@@ -50,23 +53,30 @@ impl Lock {
             let (_, commit) = text.trim_end().rsplit_once("\ncommit ")?;
             commit.split(' ').next()?.parse().ok()
         });
-        Ok(Note::Used(commit.filter(|commit| bytes == self.text(*commit).as_bytes())))
+        let names = [Some(&self.state), self.earlier.as_ref()].into_iter().flatten();
+        let mut names = names.map(String::as_str);
+        Ok(Note::Used(commit.filter(|&at| names.any(|name| bytes == text(name, at).as_bytes()))))
     }
 
     pub(crate) fn acknowledge(&mut self, commit: u64) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(self.text(commit).as_bytes())
+        self.file.write_all(text(&self.state, commit).as_bytes())
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
+}
 
-    /// Always of the same length, so that a note replaces the one before in place.
-    fn text(&self, commit: u64) -> String {
-        let line = format!("commit {commit:020}");
-        format!("{}{line} {:08x}\n", self.preamble, crc32c::crc32c(line.as_bytes()))
-    }
+/// Always of the same length for one name, so that a note replaces the one before in place.
+fn text(state: &str, commit: u64) -> String {
+    let line = format!("commit {commit:020}");
+    format!(
+        "This directory holds the state of a tsoracle node, in {state}. Keep this file beside it:\n\
+         it locks the directory, and remembers the last acknowledged commit.\n\
+         {line} {:08x}\n",
+        crc32c::crc32c(line.as_bytes())
+    )
 }
 
 /// How often a lock that somebody holds is tried again, and after how long.
@@ -144,5 +154,20 @@ mod tests {
         }
         std::fs::write(&path, "x").unwrap();
         assert_eq!(lock.note().unwrap(), Note::Used(None));
+    }
+
+    #[test]
+    fn a_note_of_an_earlier_release_is_read_where_that_is_accepted_and_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let mut earlier = Lock::acquire(&path, "state.old").unwrap();
+        earlier.acknowledge(7).unwrap();
+        drop(earlier);
+        let mut lock = Lock::acquire(&path, "state.newer").unwrap();
+        assert_eq!(lock.note().unwrap(), Note::Used(None));
+        lock.accept("state.old");
+        assert_eq!(lock.note().unwrap(), Note::Used(Some(7)));
+        lock.acknowledge(8).unwrap();
+        assert_eq!(lock.note().unwrap(), Note::Used(Some(8)));
     }
 }

@@ -26,6 +26,8 @@ const LOCK: &str = "LOCK";
 pub struct Directory {
     path: PathBuf,
     state: PathBuf,
+    /// Where an earlier release kept the state.
+    earlier: Option<PathBuf>,
     lock: Lock,
 }
 
@@ -38,7 +40,82 @@ impl Directory {
     pub fn lock(path: &Path, state: &str) -> Result<Self> {
         fs::create_dir_all(path).map_err(|source| unusable(path, source))?;
         let lock = Lock::acquire(&path.join(LOCK), state).map_err(|error| in_use(path, error))?;
-        Ok(Self { path: path.into(), state: path.join(state), lock })
+        Ok(Self { path: path.into(), state: path.join(state), earlier: None, lock })
+    }
+
+    /// Takes over a state that an earlier release has kept under the name `earlier`, if that is all there
+    /// is. `convert` makes one of its own of it, as [`state`](Self::state)'s `create` does, and returns
+    /// how many commits it holds. The earlier one stays until [`remove_earlier`](Self::remove_earlier).
+    ///
+    /// # Errors
+    /// `Corrupt` if it lacks a commit that was acknowledged; those of `convert`; and those of
+    /// [`lock`](Self::lock).
+    pub fn take_over(
+        &mut self,
+        earlier: &str,
+        convert: impl FnOnce(&Path, &Path) -> Result<u64>,
+    ) -> Result<()> {
+        self.lock.accept(earlier);
+        let earlier = self.path.join(earlier);
+        if !self.exists(&earlier)? {
+            return Ok(());
+        }
+        if !self.exists(&self.state)? {
+            let unfinished = self.unfinished()?;
+            let commits = convert(&earlier, &unfinished)?;
+            self.check(&earlier, commits)?;
+            self.finish(&unfinished)?;
+        }
+        self.earlier = Some(earlier);
+        Ok(())
+    }
+
+    /// Removes what [`take_over`](Self::take_over) has converted, now or in a start that was cut short.
+    /// `commits_of` tells how many commits a state of the earlier release holds.
+    ///
+    /// # Errors
+    /// `Config` if that are others than the opened state's `commits`; those of `commits_of`; `Fatal` if
+    /// the disk fails.
+    pub fn remove_earlier(
+        &mut self,
+        commits: u64,
+        commits_of: impl FnOnce(&Path) -> Result<u64>,
+    ) -> Result<()> {
+        let Some(earlier) = self.earlier.take() else { return Ok(()) };
+        let found = commits_of(&earlier)?;
+        let (state, name) = (self.state.display(), earlier.display());
+        if found != commits {
+            let context = format!(
+                "there are two states, {name} at commit {found} and {state} at {commits}; move away \
+                 the one that is not to be used"
+            );
+            return Err(Error::new(ErrorKind::Config, context));
+        }
+        tracing::info!("{name} was converted to {state}, and is removed");
+        fs::remove_file(&earlier).map_err(|source| unusable(&self.path, source))?;
+        sync_names(&self.path).map_err(|source| unusable(&self.path, source))
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        match fs::symlink_metadata(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == Io::NotFound => Ok(false),
+            Err(error) => Err(unusable(&self.path, error)),
+        }
+    }
+
+    /// The name under which a state is made, of which no file is there.
+    fn unfinished(&self) -> Result<PathBuf> {
+        let mut unfinished = self.state.clone().into_os_string();
+        unfinished.push(".new");
+        let unfinished = PathBuf::from(unfinished);
+        remove(&unfinished).map_err(|source| unusable(&self.path, source))?;
+        Ok(unfinished)
+    }
+
+    fn finish(&self, unfinished: &Path) -> Result<()> {
+        fs::rename(unfinished, &self.state).map_err(|source| unusable(&self.path, source))?;
+        sync_names(&self.path).map_err(|source| unusable(&self.path, source))
     }
 
     /// Where the state is. If there never was any, `create` makes it, under another name which
@@ -48,29 +125,22 @@ impl Directory {
     /// `Corrupt` if the state was there once and is missing; those of `create`; and those of
     /// [`lock`](Self::lock).
     pub fn state(&mut self, create: impl FnOnce(&Path) -> Result<()>) -> Result<&Path> {
-        let note = self.lock.note().map_err(|source| unusable(&self.path, source))?;
-        match fs::symlink_metadata(&self.state) {
-            Ok(_) => {}
-            Err(error) if error.kind() == Io::NotFound && note == Note::New => {
-                let mut unfinished = self.state.clone().into_os_string();
-                unfinished.push(".new");
-                let unfinished = PathBuf::from(unfinished);
-                remove(&unfinished).map_err(|source| unusable(&self.path, source))?;
-                create(&unfinished)?;
-                fs::rename(&unfinished, &self.state)
-                    .map_err(|source| unusable(&self.path, source))?;
-            }
-            Err(error) if error.kind() == Io::NotFound => {
-                let context = format!(
-                    "{} is missing, though it was there; restore it, or remove {LOCK} too to \
-                     begin anew from 0",
-                    self.state.display()
-                );
-                return Err(Error::new(ErrorKind::Corrupt, context));
-            }
-            Err(error) => return Err(unusable(&self.path, error)),
+        if self.exists(&self.state)? {
+            sync_names(&self.path).map_err(|source| unusable(&self.path, source))?;
+            return Ok(&self.state);
         }
-        sync_names(&self.path).map_err(|source| unusable(&self.path, source))?;
+        let note = self.lock.note().map_err(|source| unusable(&self.path, source))?;
+        if note != Note::New {
+            let context = format!(
+                "{} is missing, though it was there; restore it, or remove {LOCK} too to begin anew \
+                 from 0",
+                self.state.display()
+            );
+            return Err(Error::new(ErrorKind::Corrupt, context));
+        }
+        let unfinished = self.unfinished()?;
+        create(&unfinished)?;
+        self.finish(&unfinished)?;
         Ok(&self.state)
     }
 
@@ -79,7 +149,14 @@ impl Directory {
     /// # Errors
     /// `Corrupt` if the state lacks a commit that was acknowledged; `Fatal` if the disk fails.
     pub fn verify(&mut self, commit: u64) -> Result<()> {
-        let name = self.state.display();
+        self.check(&self.state.clone(), commit)?;
+        self.acknowledge(commit)?;
+        self.lock.sync().map_err(|source| unusable(&self.path, source))
+    }
+
+    /// Compares the last commit of a state with the last one acknowledged.
+    fn check(&mut self, state: &Path, commit: u64) -> Result<()> {
+        let name = state.display();
         match self.lock.note().map_err(|source| unusable(&self.path, source))? {
             Note::Used(Some(acknowledged)) if acknowledged > commit => {
                 let context = format!(
@@ -95,8 +172,7 @@ impl Directory {
             ),
             _ => {}
         }
-        self.acknowledge(commit)?;
-        self.lock.sync().map_err(|source| unusable(&self.path, source))
+        Ok(())
     }
 
     /// Remembers that this commit, which is durable, is about to be acknowledged.
@@ -132,7 +208,11 @@ fn sync_names(directory: &Path) -> io::Result<()> {
     directory.ancestors().skip(1).flat_map(File::open).try_for_each(|above| sync_directory(&above))
 }
 
-fn sync_directory(directory: &File) -> io::Result<()> {
+/// Makes durable which names there are in a directory.
+///
+/// # Errors
+/// Those of the file system; none if there is nothing to sync.
+pub fn sync_directory(directory: &File) -> io::Result<()> {
     match directory.sync_all() {
         // So says a file system on which there is nothing to sync.
         Err(error) if matches!(error.kind(), Io::InvalidInput | Io::Unsupported) => Ok(()),

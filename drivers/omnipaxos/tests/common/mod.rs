@@ -253,21 +253,26 @@ fn copy_standing(from: &Path, to: &Path) -> io::Result<()> {
     loop {
         let first = read_all(from)?;
         if first == read_all(from)? {
-            fs::create_dir_all(to)?;
+            fs::create_dir_all(to.join(STATE))?;
             return first.iter().try_for_each(|(name, bytes)| fs::write(to.join(name), bytes));
         }
         std::thread::yield_now();
     }
 }
 
+/// Where a node keeps its state.
+const STATE: &str = "state.journal";
+
 /// The files, but for states that were on their way to the node: these are of no use to another process.
 fn read_all(directory: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_file() {
-            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-            files.insert(name, fs::read(&path)?);
+    for within in ["", STATE] {
+        for entry in fs::read_dir(directory.join(within))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let name = Path::new(within).join(entry.file_name());
+                files.insert(name, fs::read(entry.path())?);
+            }
         }
     }
     Ok(files)
