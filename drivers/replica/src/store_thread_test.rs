@@ -53,7 +53,12 @@ async fn after_everything_is_after_what_is_not_in_the_log_as_well() {
     let directory = tempfile::tempdir().unwrap();
     let thread = start(directory.path()).await;
     let (go_on, stands_still) = mpsc::channel();
-    write(&thread, 0, move |_| stands_still.recv().unwrap());
+    let (stands, has_come) = mpsc::channel();
+    write(&thread, 0, move |_| {
+        stands.send(()).unwrap();
+        stands_still.recv().unwrap();
+    });
+    has_come.recv().unwrap();
     let is_durable = Arc::new(AtomicBool::new(false));
     let written = is_durable.clone();
     let done = Box::new(move |_| written.store(true, Ordering::Release));
