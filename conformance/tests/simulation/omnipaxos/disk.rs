@@ -1,23 +1,31 @@
 //! A disk that holds a node's store. What is written is lost in a crash, or not, until a sync has ended.
 
 use std::{
+    collections::BTreeMap,
     io, mem,
     sync::{Arc, Mutex, OnceLock},
 };
 
 use tsoracle_core::Result;
-use tsoracle_store::{Options, StorageBackend, Store};
+use tsoracle_store::{Files, OpenFile, Options, Store};
 
 use crate::rng::Rng;
 
 /// The disk of a machine.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    image: Vec<u8>,
+    image: Image,
     /// How often a process has begun to use it.
     starts: u64,
     /// As the process that runs sees it.
     mounted: Option<Mounted>,
+}
+
+/// What is on a disk.
+#[derive(Clone, Default, Debug)]
+struct Image {
+    names: BTreeMap<String, usize>,
+    files: Vec<Vec<u8>>,
 }
 
 /// A disk as a process sees it: all that it has written is there.
@@ -26,23 +34,33 @@ pub(crate) struct Mounted(Arc<Mutex<State>>);
 
 #[derive(Default, Debug)]
 struct State {
-    image: Vec<u8>,
-    durable: Vec<u8>,
+    image: Image,
+    durable: Image,
     /// What was done since, the syncs that have not ended among it.
     pending: Vec<Operation>,
     syncs_lie: bool,
 }
 
+/// A sync is one of everything before it: what a store owes to each of its files its own tests show.
 #[derive(Clone, Debug)]
 enum Operation {
-    Write { offset: usize, data: Vec<u8> },
-    SetLen(usize),
+    Write { file: usize, offset: usize, data: Vec<u8> },
+    Create(String),
+    Rename(String, String),
+    Remove(String),
     Sync,
+}
+
+/// A file of it.
+#[derive(Debug)]
+struct Open {
+    on: Mounted,
+    file: usize,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        static EMPTY: OnceLock<Vec<u8>> = OnceLock::new();
+        static EMPTY: OnceLock<Image> = OnceLock::new();
         let made = || {
             let mounted = Mounted::default();
             Store::create_on(mounted.clone(), "new", OPTIONS).expect("memory does not fail");
@@ -52,7 +70,8 @@ impl Default for Disk {
     }
 }
 
-const OPTIONS: Options = Options { cache_bytes: 1 << 20 };
+/// More than a run writes: a thread would write a snapshot at a time of its own.
+const OPTIONS: Options = Options { journal_bytes: 8 << 20 };
 
 impl Disk {
     /// The store on it for a new process, and how many processes there were, this one included. If its
@@ -88,7 +107,7 @@ impl Disk {
 }
 
 impl Mounted {
-    fn image(&self) -> Vec<u8> {
+    fn image(&self) -> Image {
         self.0.lock().unwrap().image.clone()
     }
 
@@ -113,7 +132,7 @@ impl Mounted {
 
     /// What is found after the power went. Of the syncs that had not ended some are done; of what was
     /// written after them, anything may be there.
-    fn survivor(&self, rng: &mut Rng) -> Vec<u8> {
+    fn survivor(&self, rng: &mut Rng) -> Image {
         let ended = rng.between(0..=self.syncs() as u64);
         let mut state = self.0.lock().unwrap();
         let mut image = mem::take(&mut state.durable);
@@ -121,14 +140,19 @@ impl Mounted {
             return image;
         }
         let (kept_permille, mut syncs) = (*rng.pick(&[0, 500, 1_000]), 0);
+        // No name is changed of which an earlier change is lost.
+        let mut names_change = true;
         for operation in mem::take(&mut state.pending) {
+            let kept = syncs < ended || rng.chance(kept_permille);
             match operation {
                 Operation::Sync if syncs == ended => break,
                 Operation::Sync => syncs += 1,
-                operation if syncs < ended || rng.chance(kept_permille) => {
-                    operation.apply(&mut image);
+                Operation::Write { .. } if kept => operation.apply(&mut image),
+                Operation::Write { .. } => {}
+                Operation::Create(_) | Operation::Rename(..) | Operation::Remove(_) => {
+                    names_change &= kept;
+                    operation.apply_named(&mut image, names_change);
                 }
-                _ => {}
             }
         }
         image
@@ -143,43 +167,86 @@ impl Mounted {
 }
 
 impl Operation {
-    fn apply(self, image: &mut Vec<u8>) {
+    fn apply(self, image: &mut Image) {
+        self.apply_named(image, true);
+    }
+
+    /// A file that was created is there, if only without its name.
+    fn apply_named(self, image: &mut Image, names_change: bool) {
         match self {
-            Self::Write { offset, data } => {
+            Self::Write { file, offset, data } => {
+                let bytes = &mut image.files[file];
                 let end = offset + data.len();
-                if image.len() < end {
-                    image.resize(end, 0);
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
                 }
-                image[offset..end].copy_from_slice(&data);
+                bytes[offset..end].copy_from_slice(&data);
             }
-            Self::SetLen(len) => image.resize(len, 0),
-            Self::Sync => {}
+            Self::Create(name) => {
+                image.files.push(vec![]);
+                if names_change {
+                    image.names.insert(name, image.files.len() - 1);
+                }
+            }
+            Self::Rename(from, to) if names_change => {
+                if let Some(file) = image.names.remove(&from) {
+                    image.names.insert(to, file);
+                }
+            }
+            Self::Remove(name) if names_change => drop(image.names.remove(&name)),
+            Self::Rename(..) | Self::Remove(_) | Self::Sync => {}
         }
     }
 }
 
-impl StorageBackend for Mounted {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().image.len() as u64)
+impl Files for Mounted {
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.lock().unwrap().image.names.keys().cloned().collect())
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let offset = offset as usize;
-        let state = self.0.lock().unwrap();
-        let stored = state.image.get(offset..offset + out.len());
-        out.copy_from_slice(stored.ok_or(io::ErrorKind::UnexpectedEof)?);
+    fn create(&self, name: &str) -> io::Result<Box<dyn OpenFile>> {
+        self.perform(Operation::Create(name.into()))?;
+        self.open(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn OpenFile>> {
+        let file = self.0.lock().unwrap().image.names.get(name).copied();
+        Ok(Box::new(Open { on: self.clone(), file: file.ok_or(io::ErrorKind::NotFound)? }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.perform(Operation::Rename(from.into(), to.into()))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.perform(Operation::Remove(name.into()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.perform(Operation::Sync)
+    }
+}
+
+impl OpenFile for Open {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.on.0.lock().unwrap().image.files[self.file].len() as u64)
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let (offset, state) = (offset as usize, self.on.0.lock().unwrap());
+        let stored = state.image.files[self.file].get(offset..offset + bytes.len());
+        bytes.copy_from_slice(stored.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.perform(Operation::SetLen(len as usize))
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, offset) = (self.file, offset as usize);
+        self.on.perform(Operation::Write { file, offset, data: bytes.into() })
     }
 
-    fn sync_data(&self) -> io::Result<()> {
-        self.perform(Operation::Sync)
+    fn sync(&self) -> io::Result<()> {
+        self.on.perform(Operation::Sync)
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.perform(Operation::Write { offset: offset as usize, data: data.into() })
-    }
+    fn forget_cached(&self) {}
 }
