@@ -380,7 +380,7 @@ fn damage_that_happens_while_the_store_is_open() {
     let held = contents(&store).unwrap();
     drop(store);
     let image = disk.image();
-    let last = image.names.keys().filter(|name| name.starts_with("journal-")).next_back().unwrap();
+    let last = image.names.keys().rfind(|name| name.starts_with("journal-")).unwrap();
     let mut random = StdRng::seed_from_u64(3);
     let mut noticed = 0;
     for name in ["snapshot", last] {
