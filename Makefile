@@ -4,9 +4,9 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tsoracle/targe
 
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: test packages fmt lint docs features unit stranger bench failover
+.PHONY: test packages fmt lint docs features unit stranger instructions bench bench-public bench-against failover
 
-test: packages fmt lint docs features unit stranger
+test: packages fmt lint docs features unit stranger instructions
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
 # with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd.
@@ -57,12 +57,30 @@ stranger:
 	cd conformance/examples/sqlite && cargo test
 	cd conformance/examples/sqlite && cargo run --quiet -- drivers | grep -A1 '^sqlite$$'
 
+# Counts instructions under valgrind, and compares them with those on record; without valgrind, or on another
+# processor or compiler, it says that it does not.
+instructions:
+	cargo bench --manifest-path core/Cargo.toml --bench instructions
+
 # Measures everything on an otherwise quiet machine, in some minutes, and writes the table in
-# docs/PERFORMANCE.md from that one run.
-bench:
+# docs/PERFORMANCE.md from that one run. Some of it needs etcd, redis-server and redis-benchmark, and is left
+# out without them.
+BENCH_OPTIONS ?=
+bench: bench-public
 	cargo test --release --manifest-path core/Cargo.toml --test allocations
-	cargo build --release
-	cargo run --release -- bench suite --write docs/PERFORMANCE.md
+	cargo build --release --features etcd
+	cargo run --release --features etcd -- bench suite --write docs/PERFORMANCE.md \
+		--public $(CARGO_TARGET_DIR)/release/tsoracle-public $(BENCH_OPTIONS)
+
+# The public client and server, to be measured beside ours. A crate of its own, so that nothing here depends on
+# them.
+bench-public:
+	cargo build --release --manifest-path server/examples/public/Cargo.toml
+
+# Builds the revision REV beside this one, and measures both in turns. Fails if this one is slower.
+bench-against:
+	@test -n "$(REV)" || { echo "which revision? make bench-against REV=…" >&2; exit 2; }
+	.ci/bench-against "$(REV)" $(BENCH_OPTIONS)
 
 # Measures how long a client waits while a node of three is killed, paused, cut off or restarted, each so
 # many times in a row, and prints a table. Takes about a minute a driver for each time.

@@ -59,9 +59,9 @@ impl Cluster {
         }
         if !self.unary
             && peer.may_have_streams()
-            && let Some(ridden) = rpc.ride(self, peer, &channel, until, resend).await
+            && let Some(joined) = rpc.join(self, peer, &channel, until, resend).await
         {
-            return ridden.and_then(|response| self.accept(rpc, peer, response));
+            return joined.and_then(|response| self.accept(rpc, peer, response));
         }
         let attempt = Attempt { timeout: until - Instant::now(), resend };
         let answer = timeout_at(until, rpc.send(channel, attempt));

@@ -1,12 +1,14 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tsoracle_core::{Clock, SystemClock, on_one_line};
+use tsoracle_core::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
 
 use crate::address::Address;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind, Result};
+use crate::oracles::Oracles;
 use crate::pool::{Dialer, Pool};
 use crate::tls::TlsOptions;
 
@@ -14,6 +16,8 @@ use crate::tls::TlsOptions;
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     endpoints: Vec<String>,
+    /// By prefix, the endpoints of another oracle.
+    routes: BTreeMap<String, Vec<String>>,
     tls: Option<TlsOptions>,
     timeout: Duration,
     connect_timeout: Duration,
@@ -26,6 +30,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
             endpoints: Vec::new(),
+            routes: BTreeMap::new(),
             tls: None,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
@@ -46,6 +51,26 @@ impl ClientBuilder {
         I::Item: Into<String>,
     {
         self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sends requests for sequences whose keys begin with `prefix` to another oracle, a cluster or a
+    /// single server of its own, with these nodes. The longest prefix that fits decides; called again
+    /// with the same one, this adds nodes.
+    ///
+    /// Timestamps, stamping leases, and sequences without a route stay with
+    /// [`endpoints`](Self::endpoints). The oracles know nothing of each other: no order holds between
+    /// them, no batch goes over two of them, and each fails alone. All clients that use a sequence
+    /// must have the same routes, or two oracles hand out the same values: the operations guide
+    /// says how to move a prefix.
+    #[must_use]
+    pub fn route<I>(mut self, prefix: impl Into<String>, endpoints: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let route = self.routes.entry(prefix.into()).or_default();
+        route.extend(endpoints.into_iter().map(Into::into));
         self
     }
 
@@ -112,9 +137,30 @@ impl ClientBuilder {
         if let Some(tls) = &self.tls {
             tls.check().map_err(config)?;
         }
-        let dialer = Dialer::new(self.tls, self.connect_timeout);
-        let mut addresses = Vec::with_capacity(self.endpoints.len());
-        for text in &self.endpoints {
+        let main = self.oracle(&self.endpoints)?;
+        let mut routes = Vec::with_capacity(self.routes.len());
+        for (prefix, endpoints) in &self.routes {
+            if prefix.is_empty() || prefix.len() > MAX_KEY_BYTES {
+                let context = format!(
+                    "a route for keys that begin with {prefix:?}: name 1 to {MAX_KEY_BYTES} bytes \
+                     that keys begin with"
+                );
+                return Err(config(context));
+            }
+            let oracle = self.oracle(endpoints).map_err(|error| {
+                Error::new(error.kind(), format!("the route {prefix:?}: {error}"))
+            })?;
+            routes.push((prefix.clone(), oracle));
+        }
+        Ok(Client::new(Oracles::new(main, routes), self.clock, self.timeout))
+    }
+
+    /// The oracle with these nodes.
+    fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
+        let config = |context: String| Error::new(ErrorKind::Config, context);
+        let dialer = Dialer::new(self.tls.clone(), self.connect_timeout);
+        let mut addresses = Vec::with_capacity(endpoints.len());
+        for text in endpoints {
             let address = Address::parse(text, dialer.scheme()).map_err(config)?;
             dialer.endpoint(&address).map_err(|error| {
                 config(format!("endpoint {text:?} cannot be used: {}", on_one_line(&error)))
@@ -126,11 +172,12 @@ impl ClientBuilder {
         if addresses.is_empty() {
             return Err(config("there is no endpoint: name at least one, as host:port".into()));
         }
-        let cluster = Cluster::new(Pool::new(dialer, &addresses), self.attempt_timeout, self.unary);
-        Ok(Client::new(cluster, self.clock, self.timeout))
+        let pool = Pool::new(dialer, &addresses);
+        Ok(Cluster::new(pool, self.attempt_timeout, self.unary, self.clock.clone()))
     }
 
-    /// Makes a client and waits until a connection to any of the endpoints stands.
+    /// Makes a client and waits until a connection to any of the endpoints stands. Those of routes are
+    /// connected to at the first call, so that one oracle that is down keeps no client from starting.
     ///
     /// # Errors
     /// As of [`build`](Self::build); `Unavailable` or `Timeout` if no endpoint can be reached within

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{join_all, try_join_all};
 use tsoracle_core::{
     BootTime, Clock, Epoch, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
 };
@@ -10,12 +11,14 @@ use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
 use crate::builder::ClientBuilder;
 use crate::cluster::{Cluster, Limit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::joined::TimestampCall;
 use crate::lease::{Lease, SafeFrontier};
+use crate::oracles::Oracles;
 use crate::rpc::{
     AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
     ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
 };
-use crate::session::{OpenRequest, Sessions};
+use crate::stream::TimestampStream;
 
 /// Closing is a courtesy to the server, not worth more of the caller's time than this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,12 +40,13 @@ const PAGE: u32 = 1_000;
 pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
+    /// How long the first attempt at a call for timestamps may take, of that time.
+    first_attempt_ms: u64,
 }
 
 #[derive(Debug)]
 struct Shared {
-    cluster: Cluster,
-    sessions: Sessions,
+    oracles: Oracles,
     clock: Arc<dyn Clock>,
 }
 
@@ -88,20 +92,25 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) fn new(cluster: Cluster, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
-        let sessions = Sessions::new(clock.clone());
-        Self { shared: Arc::new(Shared { cluster, sessions, clock }), timeout }
+    pub(crate) fn new(oracles: Oracles, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        Self::over(Arc::new(Shared { oracles, clock }), timeout)
+    }
+
+    fn over(shared: Arc<Shared>, timeout: Duration) -> Self {
+        let first_attempt = shared.oracles.main.time_of_attempt(timeout);
+        let first_attempt_ms = u64::try_from(first_attempt.as_millis()).unwrap_or(u64::MAX);
+        Self { shared, timeout, first_attempt_ms }
     }
 
     /// The same client, whose calls may take as long as `timeout`. Connections stay shared.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { shared: self.shared.clone(), timeout }
+        Self::over(self.shared.clone(), timeout)
     }
 
     /// Waits until a connection to any endpoint stands.
     pub(crate) async fn wait_for_connection(&self) -> Result<()> {
-        self.shared.cluster.connect(self.limit()).await
+        self.main().connect(self.limit()).await
     }
 
     /// Gets one timestamp, greater than every timestamp of any call, of any client, that was
@@ -110,7 +119,8 @@ impl Client {
     /// # Errors
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn get_ts(&self) -> Result<Timestamp> {
-        Ok(self.shared.cluster.timestamps(1, self.timeout).await?.first())
+        let call = self.main().timestamps(1, self.timeout, self.first_attempt_ms);
+        Ok(call.await?.first())
     }
 
     /// Gets `count` contiguous timestamps, 1 to 262,144, ordered as in [`get_ts`](Self::get_ts).
@@ -118,12 +128,21 @@ impl Client {
     /// # Errors
     /// `Invalid` if `count` is out of range; `Unavailable` or `Timeout` if no leader served in
     /// time.
-    pub async fn get_ts_batch(&self, count: u32) -> Result<TimestampRange> {
-        if !(1..=MAX_TS_COUNT).contains(&count) {
-            let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
-            return Err(Error::new(ErrorKind::Invalid, context));
+    pub fn get_ts_batch(&self, count: u32) -> impl Future<Output = Result<TimestampRange>> + Send {
+        match check_ts_count(count) {
+            Ok(()) => self.main().timestamps(count, self.timeout, self.first_attempt_ms),
+            Err(error) => TimestampCall::refused(self.main(), error),
         }
-        self.shared.cluster.timestamps(count, self.timeout).await
+    }
+
+    /// Timestamps one by one out of ranges of `size`, 1 to 262,144, for those who need them unique and
+    /// rising, but **not** greater than all that were answered before: see [`TimestampStream`].
+    ///
+    /// # Errors
+    /// `Invalid` if `size` is out of range. Nothing is requested yet.
+    pub fn timestamp_stream(&self, size: u32) -> Result<TimestampStream> {
+        check_ts_count(size)?;
+        Ok(TimestampStream::new(self.clone(), size))
     }
 
     /// Gets the next `count` values of `key`, exactly once: if an answer is lost, the same block is
@@ -138,24 +157,23 @@ impl Client {
     /// been carried out.
     pub async fn get_seq(&self, key: impl AsRef<str>, count: u32) -> Result<SeqBlock> {
         let key = checked(key.as_ref(), count)?;
-        let limit = self.limit();
-        let request = self.begin(limit).await?;
-        self.call(&GetSeq { key, count, request, named: false }, limit).await
+        self.shared.oracles.of(&key).sequence(key, count, self.limit()).await
     }
 
     /// Gets a block for each of 1 to 128 distinct keys, all or none of them, exactly once. The
     /// blocks come in the order of `requests`.
     ///
     /// # Errors
-    /// As of [`get_seq`](Self::get_seq); `Invalid` also for a key that comes twice.
+    /// As of [`get_seq`](Self::get_seq); `Invalid` also for a key that comes twice, and for keys that
+    /// are [routed](ClientBuilder::route) to different oracles.
     pub async fn get_seq_batch<K: AsRef<str>>(
         &self,
         requests: &[(K, u32)],
     ) -> Result<Vec<SeqBlock>> {
         let entries = checked_batch(requests)?;
-        let limit = self.limit();
-        let request = self.begin(limit).await?;
-        self.call(&GetSeqBatch { entries, request }, limit).await
+        let (oracle, limit) = (self.shared.oracles.of_all(&entries)?, self.limit());
+        let request = oracle.sessions.begin_within(limit).await?;
+        oracle.call(&GetSeqBatch { entries, request }, limit).await
     }
 
     /// Gets the block that `request_id` stands for: the same id, key and count give the same block
@@ -179,8 +197,9 @@ impl Client {
             let context = "the request id is empty: choose one that nobody else uses";
             return Err(Error::new(ErrorKind::Invalid, context));
         }
-        let request = self.shared.sessions.named(request_id);
-        self.call(&GetSeq { key, count, request, named: true }, self.limit()).await
+        let oracle = self.shared.oracles.of(&key);
+        let request = oracle.sessions.named(request_id);
+        oracle.call(&GetSeq { key, count, request, named: true }, self.limit()).await
     }
 
     /// Reads the value that the next block of `key` starts with. Grants nothing.
@@ -190,13 +209,15 @@ impl Client {
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn read_seq(&self, key: impl AsRef<str>) -> Result<u64> {
         let key = checked(key.as_ref(), 1)?;
-        self.call(&ReadSeq { key }, self.limit()).await
+        self.shared.oracles.of(&key).call(&ReadSeq { key }, self.limit()).await
     }
 
     /// Lists sequences whose keys begin with `prefix`, in byte order, a page at a time: those after
     /// the key `after`, the last one of the page before, or from the first one on if it is empty.
     ///
     /// Each page is as of one moment. Whatever is used or seeded between two pages, none comes twice.
+    /// With [routes](ClientBuilder::route), each oracle is asked for the keys that are its own, each as
+    /// of a moment of its own, and all of them must answer.
     ///
     /// # Errors
     /// `Invalid` if a text is longer than any key; otherwise as [`read_seq`](Self::read_seq).
@@ -205,8 +226,19 @@ impl Client {
         prefix: impl Into<String>,
         after: impl Into<String>,
     ) -> Result<SeqPage> {
-        let (prefix, after) = (prefix.into(), after.into());
-        self.call(&ListSeqs { prefix, after, page_size: PAGE }, self.limit()).await
+        let (prefix, mut after, limit) = (prefix.into(), after.into(), self.limit());
+        let oracles = &self.shared.oracles;
+        loop {
+            let listing = oracles.parts(&prefix).into_iter().map(|part| {
+                let (prefix, after) = (part.prefix.into(), after.clone());
+                let rpc = ListSeqs { prefix, after, page_size: PAGE };
+                async move { part.oracle.call(&rpc, limit).await.map(|page| (part, page)) }
+            });
+            match oracles.merge(try_join_all(listing).await?) {
+                Ok(page) => return Ok(page),
+                Err(behind) => after = behind.into(),
+            }
+        }
     }
 
     /// Lets the first block of a key that was never used start at `start`.
@@ -217,7 +249,7 @@ impl Client {
     /// [`get_seq`](Self::get_seq).
     pub async fn seed_seq(&self, key: impl AsRef<str>, start: u64) -> Result<()> {
         let key = checked(key.as_ref(), 1)?;
-        self.call(&SeedSeq { key, start }, self.limit()).await
+        self.shared.oracles.of(&key).call(&SeedSeq { key, start }, self.limit()).await
     }
 
     /// Acquires a stamping lease: for `ttl`, the holder may stamp events by itself, up to the
@@ -280,34 +312,40 @@ impl Client {
     /// Tells the server that this client's answers need not be kept any longer. A courtesy: what
     /// is not closed runs out by itself. Call it when no request is under way; clones stay usable.
     pub async fn close(self) {
-        if let Some(id) = self.shared.sessions.close() {
-            let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
-            // If it fails the server forgets the session in its own time.
-            let _ = self.call(&CloseSession { id }, limit).await;
-        }
+        let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
+        let closing = self.shared.oracles.iter().map(async |oracle| {
+            if let Some(id) = oracle.sessions.close() {
+                // If it fails the server forgets the session in its own time.
+                let _ = oracle.call(&CloseSession { id }, limit).await;
+            }
+        });
+        join_all(closing).await;
     }
 
-    async fn begin(&self, limit: Limit) -> Result<OpenRequest> {
-        self.shared.sessions.begin(limit.deadline).await.ok_or_else(|| {
-            let context = format!(
-                "too many sequence requests are in flight: none ended within {:?}",
-                limit.timeout
-            );
-            Error::new(ErrorKind::Timeout, context)
-        })
-    }
-
+    /// A call to the main oracle.
     async fn call<R: Rpc>(&self, rpc: &R, limit: Limit) -> Result<R::Output> {
-        self.shared.cluster.call(rpc, limit).await
+        self.main().call(rpc, limit).await
     }
 
-    fn boot_time(&self) -> BootTime {
+    fn main(&self) -> &Cluster {
+        &self.shared.oracles.main
+    }
+
+    pub(crate) fn boot_time(&self) -> BootTime {
         self.shared.clock.now().boot
     }
 
     fn limit(&self) -> Limit {
         Limit::starting_now(self.timeout)
     }
+}
+
+fn check_ts_count(count: u32) -> Result<()> {
+    if (1..=MAX_TS_COUNT).contains(&count) {
+        return Ok(());
+    }
+    let context = format!("{count} timestamps: ask for 1 to {MAX_TS_COUNT} at a time");
+    Err(Error::new(ErrorKind::Invalid, context))
 }
 
 fn invalid(error: tsoracle_core::Error) -> Error {

@@ -5,7 +5,7 @@ use arc_swap::ArcSwapOption;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tsoracle_core::Epoch;
+use tsoracle_core::{Clock, Epoch};
 use tsoracle_proto::v1::LeaderHint;
 
 use crate::address::Address;
@@ -17,6 +17,7 @@ use crate::leader::Leader;
 use crate::pool::{Peer, Pool};
 use crate::route::{Endpoints, Route};
 use crate::rpc::{Idempotency, Rpc};
+use crate::session::Sessions;
 use crate::verdict::Verdict;
 
 /// An attempt is given at least this long, or what is left: less would be over before a healthy
@@ -33,10 +34,11 @@ pub(crate) struct Cluster {
     pub(crate) pool: Arc<Pool>,
     pub(crate) endpoints: Endpoints,
     pub(crate) leader: Arc<Leader>,
+    pub(crate) sessions: Arc<Sessions>,
     attempt_timeout: Duration,
     /// Calls do not go together, each is one of its own.
     pub(crate) unary: bool,
-    /// Who served timestamps on a stream last: asked without any further ado.
+    /// Who served on a stream last: asked without looking for the leader.
     pub(crate) serving: ArcSwapOption<Peer>,
 }
 
@@ -51,18 +53,26 @@ pub(crate) struct Limit {
 
 impl Limit {
     pub(crate) fn starting_now(timeout: Duration) -> Self {
-        let began = Instant::now();
+        Self::starting_at(Instant::now(), timeout)
+    }
+
+    pub(crate) fn starting_at(began: Instant, timeout: Duration) -> Self {
         Self { began, deadline: began + timeout, timeout }
     }
 }
 
 impl Cluster {
-    pub(crate) fn new(pool: Arc<Pool>, attempt_timeout: Duration, unary: bool) -> Self {
+    pub(crate) fn new(
+        pool: Arc<Pool>,
+        attempt_timeout: Duration,
+        unary: bool,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let endpoints = Endpoints::new(pool.configured().to_vec());
         let attempt_timeout = attempt_timeout.min(LONGEST_ATTEMPT);
         let leader = pool.leader().clone();
-        let serving = ArcSwapOption::empty();
-        Self { pool, endpoints, leader, attempt_timeout, unary, serving }
+        let (sessions, serving) = (Arc::new(Sessions::new(clock)), ArcSwapOption::empty());
+        Self { pool, endpoints, leader, sessions, attempt_timeout, unary, serving }
     }
 
     /// Makes a call: asks one address after the other until one serves, one refuses for good, or
@@ -155,8 +165,12 @@ impl Cluster {
 
     pub(crate) fn end_of_attempt_at(&self, now: Instant, deadline: Instant) -> Option<Instant> {
         let left = deadline.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        let share = (left / 2).max(SHORTEST_ATTEMPT).min(self.attempt_timeout);
-        Some(now + share.min(left))
+        Some(now + self.time_of_attempt(left))
+    }
+
+    /// How long an attempt may take that begins when so much time is left.
+    pub(crate) fn time_of_attempt(&self, left: Duration) -> Duration {
+        (left / 2).max(SHORTEST_ATTEMPT).min(self.attempt_timeout).min(left)
     }
 
     /// Takes a failed attempt into account. Who leads, if the peer said so and can be believed, or

@@ -3,19 +3,21 @@
 mod address;
 mod attempt;
 mod backoff;
+mod batched;
 mod builder;
 mod client;
 mod cluster;
 mod error;
 mod history;
+mod joined;
 mod leader;
 mod lease;
-mod line;
+mod oracles;
 mod pool;
-mod ride;
 mod route;
 mod rpc;
 mod session;
+mod stream;
 mod suspicion;
 mod tls;
 mod verdict;
@@ -24,6 +26,7 @@ pub use builder::ClientBuilder;
 pub use client::{Client, MaxSafe, SeqPage};
 pub use error::{Error, ErrorKind, Result};
 pub use lease::{Lease, SafeFrontier};
+pub use stream::TimestampStream;
 pub use tls::TlsOptions;
 pub use tsoracle_core::{
     BootTime, Epoch, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampIter, TimestampRange,

@@ -14,8 +14,8 @@ use tsoracle_core::{Epoch, on_one_line};
 use tsoracle_proto::metadata::{self, SESSIONS};
 
 use crate::address::{Address, Scheme};
+use crate::batched::{sequences, timestamps};
 use crate::leader::Leader;
-use crate::line::{Line, Sequences, Timestamps};
 use crate::suspicion::look_around;
 use crate::tls::TlsOptions;
 
@@ -37,6 +37,8 @@ pub(crate) struct Pool {
     configured: Vec<Address>,
     /// Who leads, to be told by those who answer on streams.
     leader: Arc<Leader>,
+    /// The callers of timestamps.
+    queues: Arc<timestamps::Queues>,
     peers: Mutex<Peers>,
     /// This pool itself, for its peers.
     itself: Weak<Self>,
@@ -57,9 +59,15 @@ struct Entry {
 
 impl Pool {
     pub(crate) fn new(dialer: Dialer, configured: &[Address]) -> Arc<Self> {
-        let (leader, peers) = (Arc::default(), Mutex::default());
         let configured = configured.to_vec();
-        Arc::new_cyclic(|itself| Self { dialer, configured, leader, peers, itself: itself.clone() })
+        Arc::new_cyclic(|itself| Self {
+            dialer,
+            configured,
+            leader: Arc::default(),
+            queues: Arc::default(),
+            peers: Mutex::default(),
+            itself: itself.clone(),
+        })
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -68,6 +76,10 @@ impl Pool {
 
     pub(crate) fn leader(&self) -> &Arc<Leader> {
         &self.leader
+    }
+
+    pub(crate) fn queues(&self) -> &timestamps::Queues {
+        &self.queues
     }
 
     pub(crate) fn configured(&self) -> &[Address] {
@@ -86,7 +98,8 @@ impl Pool {
         if !self.configured.contains(address) {
             self.make_room(&mut peers);
         }
-        let peer = Arc::new(self.dialer.dial(address, self.learner(address)));
+        let queues = self.queues.clone();
+        let peer = Arc::new(self.dialer.dial(address, self.learner(address), queues));
         let entry = Entry { peer: peer.clone(), last_use: now };
         peers.by_address.insert(address.clone(), entry);
         peer
@@ -131,8 +144,8 @@ pub(crate) struct Peer {
     address: Address,
     channel: Shared<BoxFuture<'static, Result<Channel, DialError>>>,
     learner: Learner,
-    pub(crate) timestamps: Line<Timestamps>,
-    pub(crate) sequences: Line<Sequences>,
+    pub(crate) timestamps: timestamps::Lane,
+    pub(crate) sequences: sequences::Lane,
 }
 
 /// What a peer has told of itself, for whoever hears it.
@@ -156,6 +169,13 @@ struct Facts {
 }
 
 impl Learner {
+    /// For tests that look at no peer.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        let address = Address::parse("nobody:1", Scheme::Plaintext).unwrap();
+        Self { address, leader: Arc::default(), pool: Weak::new(), facts: Arc::default() }
+    }
+
     /// An answer, or a failure, came with these headers.
     pub(crate) fn heard(&self, headers: &MetadataMap) {
         if metadata::has_flag(headers, SESSIONS) {
@@ -307,7 +327,7 @@ impl Dialer {
     }
 
     /// Dials in a task of its own: a caller that gives up leaves the connection to the next one.
-    fn dial(&self, address: &Address, learner: Learner) -> Peer {
+    fn dial(&self, address: &Address, learner: Learner, queues: Arc<timestamps::Queues>) -> Peer {
         let endpoint = self.endpoint(address);
         let timeout = self.timeout;
         let dial = async move {
@@ -326,8 +346,8 @@ impl Dialer {
             address: address.clone(),
             channel: channel.boxed().shared(),
             learner,
-            timestamps: Line::new(),
-            sequences: Line::new(),
+            timestamps: timestamps::Lane::new(queues),
+            sequences: sequences::Lane::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ mod state;
 mod timestamps;
 
 pub(crate) use leases::{AcquireLease, GetSafeFrontier, ReleaseLease, RenewLease};
-pub(crate) use sequences::{CloseSession, GetSeq, GetSeqBatch};
+pub(crate) use sequences::{CloseSession, GetSeq, GetSeqBatch, granted, status};
 pub(crate) use state::{ListSeqs, ReadSeq, SeedSeq};
 pub(crate) use timestamps::{GetCurrentMaxSafe, GetTs};
 
@@ -58,7 +58,7 @@ pub(crate) trait Rpc: Sync {
 
     /// Sends it along with others' until `until`. Nothing if it does not go that way, or the server
     /// does not serve streams: then it was not sent.
-    fn ride(
+    fn join(
         &self,
         _cluster: &Cluster,
         _peer: &Arc<Peer>,

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,9 @@ use tokio::time::Instant;
 use tsoracle_core::state::RETENTION;
 use tsoracle_core::{BootTime, Clock, Session};
 use tsoracle_proto::v1;
+
+use crate::cluster::Limit;
+use crate::error::{Error, ErrorKind, Result};
 
 /// How long after its beginning a request may be sent again.
 ///
@@ -67,19 +70,47 @@ impl Sessions {
         let turn = self.in_flight.clone().acquire_owned();
         let permit = tokio::time::timeout_at(deadline, turn).await.ok()?.ok()?;
         let now = self.clock.now().boot;
+        Some(OpenRequest::new(self.session_for(1, now), self.clock.clone(), now, Some(permit)))
+    }
+
+    /// As [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// `Timeout` once the limit has passed.
+    pub(crate) async fn begin_within(&self, limit: Limit) -> Result<OpenRequest> {
+        self.begin(limit.deadline).await.ok_or_else(|| {
+            let timeout = limit.timeout;
+            let context =
+                format!("too many sequence requests are in flight: none ended within {timeout:?}");
+            Error::new(ErrorKind::Timeout, context)
+        })
+    }
+
+    /// Numbers new requests in a row. Not bounded here: the batches in flight are few.
+    pub(crate) fn begin_run(&self, count: u32) -> OpenRun {
+        let began = self.clock.now().boot;
+        let session = self.session_for(u64::from(count), began);
+        let first = session.numbers().begin(count);
+        let (clock, requests) = (self.clock.clone(), Mutex::default());
+        OpenRun { session, first, count, began, clock, requests }
+    }
+
+    /// A session in which so many requests may begin.
+    fn session_for(&self, count: u64, now: BootTime) -> Arc<OpenSession> {
         let mut current = self.lock();
-        let session = match current.take().filter(|session| session.is_good_at(now)) {
+        let session = match current.take().filter(|session| session.is_good_at(now, count)) {
             Some(session) => session,
             None => Arc::new(OpenSession::new(Session(rand::rng().random()), now)),
         };
         *current = Some(session.clone());
-        Some(OpenRequest::new(session, self.clock.clone(), Some(permit)))
+        session
     }
 
     /// The request that `text` stands for: number 1 of a session of its own, every time.
     pub(crate) fn named(&self, text: &str) -> OpenRequest {
-        let session = OpenSession::new(Session::from_text(text), self.clock.now().boot);
-        OpenRequest::new(Arc::new(session), self.clock.clone(), None)
+        let now = self.clock.now().boot;
+        let session = OpenSession::new(Session::from_text(text), now);
+        OpenRequest::new(Arc::new(session), self.clock.clone(), now, None)
     }
 
     /// Gives up the current session. The id to close it with, unless no server knows it, an answer
@@ -90,11 +121,11 @@ impl Sessions {
         let mut numbers = session.numbers();
         if !session.confirmed.load(Ordering::Relaxed)
             || session.resent.load(Ordering::Relaxed)
-            || !numbers.open.is_empty()
+            || numbers.span() > 0
         {
             return None;
         }
-        let number = numbers.begin();
+        let number = numbers.begin(1);
         Some(session.request_id(number, number, false, true))
     }
 
@@ -129,14 +160,30 @@ impl OpenSession {
         }
     }
 
-    /// Whether a request may begin in it; if so, this is a use of it.
-    fn is_good_at(&self, now: BootTime) -> bool {
+    /// Whether so many requests may begin in it; if so, this is a use of it.
+    fn is_good_at(&self, now: BootTime, count: u64) -> bool {
         let mut last_use = self.last_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = self.numbers();
+        let span = match self.confirmed.load(Ordering::Relaxed) {
+            true => numbers.span(),
+            // A server that may not know it is asked to keep all answers.
+            false => numbers.last,
+        };
+        drop(numbers);
         let is_good = !self.lost.load(Ordering::Relaxed)
             && now.since(*last_use) <= RESEND_WITHIN
-            && self.numbers().span() < MAX_SPAN;
+            && span + count <= MAX_SPAN;
         *last_use = now;
         is_good
+    }
+
+    /// Whether it is confirmed, and the first number whose answer must be kept.
+    fn state(&self) -> (bool, u64) {
+        match self.confirmed.load(Ordering::Relaxed) {
+            true => (true, self.numbers().first_incomplete()),
+            // Above 1 it would say that the session was known, and be refused where it is not.
+            false => (false, 1),
+        }
     }
 
     fn request_id(&self, number: u64, first: u64, retry: bool, close: bool) -> v1::RequestId {
@@ -153,28 +200,90 @@ impl OpenSession {
 #[derive(Debug, Default)]
 struct Numbers {
     last: u64,
-    open: BTreeSet<u64>,
+    /// Which of the last numbers have ended, from the lowest one on that has not.
+    ended: VecDeque<bool>,
 }
 
 impl Numbers {
-    fn begin(&mut self) -> u64 {
-        self.last += 1;
-        self.open.insert(self.last);
-        self.last
+    /// Begins so many requests, and returns the number of the first one.
+    fn begin(&mut self, count: u32) -> u64 {
+        let first = self.last + 1;
+        self.last += u64::from(count);
+        self.ended.extend(std::iter::repeat_n(false, count as usize));
+        first
     }
 
     fn end(&mut self, number: u64) {
-        self.open.remove(&number);
+        let Some(place) = number.checked_sub(self.first_incomplete()) else { return };
+        if let Some(ended) = self.ended.get_mut(place as usize) {
+            *ended = true;
+        }
+        while self.ended.front() == Some(&true) {
+            self.ended.pop_front();
+        }
     }
 
     /// The lowest number that is awaited, or else the next one.
     fn first_incomplete(&self) -> u64 {
-        self.open.first().copied().unwrap_or(self.last + 1)
+        self.last + 1 - self.span()
     }
 
     /// How many numbers the server keeps answers for.
     fn span(&self) -> u64 {
-        self.last + 1 - self.first_incomplete()
+        self.ended.len() as u64
+    }
+}
+
+/// Requests with numbers in a row. They are awaited until this is dropped, or those that were taken out to
+/// be sent again until they are.
+#[derive(Debug)]
+pub(crate) struct OpenRun {
+    session: Arc<OpenSession>,
+    first: u64,
+    count: u32,
+    began: BootTime,
+    clock: Arc<dyn Clock>,
+    /// Which were taken out.
+    requests: Mutex<Vec<u32>>,
+}
+
+impl OpenRun {
+    /// The id to send at this position.
+    pub(crate) fn id(&self, position: u32) -> v1::RequestId {
+        let (_, first_incomplete) = self.session.state();
+        let number = self.first + u64::from(position);
+        self.session.request_id(number, first_incomplete, false, false)
+    }
+
+    /// A server that honours request ids has carried one of them out: it knows the session.
+    pub(crate) fn confirm(&self) {
+        self.session.confirmed.store(true, Ordering::Relaxed);
+    }
+
+    /// The request at this position, which may be sent again. Taken out once at most.
+    pub(crate) fn request(&self, position: u32) -> OpenRequest {
+        self.requests().push(position);
+        OpenRequest {
+            session: self.session.clone(),
+            number: self.first + u64::from(position),
+            began: self.began,
+            clock: self.clock.clone(),
+            _permit: None,
+        }
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenRun {
+    fn drop(&mut self) {
+        let requests = self.requests();
+        let mut numbers = self.session.numbers();
+        for position in (0..self.count).filter(|position| !requests.contains(position)) {
+            numbers.end(self.first + u64::from(position));
+        }
     }
 }
 
@@ -193,20 +302,20 @@ impl OpenRequest {
     fn new(
         session: Arc<OpenSession>,
         clock: Arc<dyn Clock>,
+        began: BootTime,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        let number = session.numbers().begin();
-        let began = clock.now().boot;
+        let number = session.numbers().begin(1);
         Self { session, number, began, clock, _permit: permit }
     }
 
     /// The id to send. `resend`: an earlier attempt may have been executed.
     pub(crate) fn id(&self, resend: bool) -> v1::RequestId {
-        let first_incomplete = self.session.numbers().first_incomplete();
+        let (is_confirmed, first_incomplete) = self.session.state();
         if resend {
             self.session.resent.store(true, Ordering::Relaxed);
         }
-        let retry = resend && self.session.confirmed.load(Ordering::Relaxed);
+        let retry = resend && is_confirmed;
         self.session.request_id(self.number, first_incomplete, retry, false)
     }
 

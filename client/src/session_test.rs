@@ -23,6 +23,8 @@ async fn numbers_rise_within_a_session() {
     assert_eq!((a.number, a.first_incomplete, a.retry, a.close), (1, 1, false, false));
     assert_eq!((b.number, b.first_incomplete), (2, 1));
     drop(first);
+    assert_eq!(second.id(false).first_incomplete, 1, "a server may not know the session yet");
+    second.confirm();
     assert_eq!(second.id(false).first_incomplete, 2, "a dropped request is not awaited");
 }
 
@@ -56,6 +58,7 @@ async fn a_stuck_request_does_not_hold_up_the_rest() {
     let (sessions, _clock) = sessions();
     let stuck = begin(&sessions).await.id(false);
     let stuck_request = begin(&sessions).await;
+    stuck_request.confirm();
     let mut widest = 0;
     while begin(&sessions).await.id(false).session == stuck.session {
         widest += 1;
@@ -63,6 +66,22 @@ async fn a_stuck_request_does_not_hold_up_the_rest() {
     }
     assert_eq!(widest, MAX_SPAN - 1);
     assert_eq!(stuck_request.id(false).session, stuck.session, "it keeps its own session");
+}
+
+#[tokio::test]
+async fn a_session_that_no_server_has_answered_in_is_replaced_before_its_answers_are_too_many() {
+    let (sessions, _clock) = sessions();
+    let first = begin(&sessions).await.id(false);
+    let mut last = first.clone();
+    for _ in 0..2 * MAX_SPAN {
+        let next = begin(&sessions).await.id(false);
+        if next.session != first.session {
+            assert_eq!((last.number, last.first_incomplete), (MAX_SPAN, 1));
+            return;
+        }
+        last = next;
+    }
+    panic!("the server would refuse it: it takes up to 4,096 numbers above the first one");
 }
 
 #[tokio::test]
@@ -140,7 +159,7 @@ proptest! {
         let (mut begun, mut highest) = (0, 0);
         for (begins, which) in steps {
             if begins || awaited.is_empty() {
-                let number = numbers.begin();
+                let number = numbers.begin(1);
                 prop_assert_eq!(number, begun + 1, "numbers rise by one");
                 begun = number;
                 awaited.push(number);

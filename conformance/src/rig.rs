@@ -160,6 +160,7 @@ impl Leader {
         match self.done(fence(now_ms)).await? {
             Reply::Fenced { epoch, floor_ms, high_water_ms, replaced } => {
                 *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
+                let replaced = replaced.map(|record| *record);
                 Ok(Fenced { epoch, floor_ms, high_water_ms, replaced })
             }
             other => bail!("a fence was answered {other:?}"),

@@ -1,55 +1,13 @@
 //! What the rules cost, over a state of which all is known.
 
+mod common;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tsoracle_core::{
-    CommitLimits, Epoch, KeyRange, MemoryStore, NodeId, Reads, RequestId, SeqKey, Session, Version,
-    state::{Advance, Command, Limits, Plan, WorkingSet, plan},
-};
+use tsoracle_core::state::{Command, plan};
 
-const EPOCH: Epoch = Epoch(1);
-const ROOM: CommitLimits = CommitLimits { writes: usize::MAX, bytes: usize::MAX };
-
-/// A state that is open under [`EPOCH`], of which all is known.
-fn open_state() -> WorkingSet {
-    let all = KeyRange { from: vec![], to: vec![255], limit: usize::MAX };
-    let reads = Reads { keys: vec![], ranges: vec![all] };
-    let snapshot = reads.read_from(&MemoryStore::default()).expect("memory");
-    let mut known = WorkingSet::at(Version::EMPTY);
-    known.learn(reads, snapshot).expect("nothing cannot be damaged");
-    let base = known.version();
-    let fence = Command::Fence { base, now_ms: 1_000, headroom_ms: 10, lease_ms: 1_000 };
-    let open = Command::Open { node: NodeId(1), lease_ms: 1_000 };
-    commit(&mut known, &[fence, open]);
-    known
-}
-
-fn planned(known: &WorkingSet, commands: &[Command]) -> Plan {
-    let mut plan = Plan::default();
-    for command in commands {
-        let added = plan.add(known, EPOCH, command, ROOM).expect("all is known");
-        added.expect("there is room").expect("no command is refused");
-    }
-    plan
-}
-
-fn commit(known: &mut WorkingSet, commands: &[Command]) {
-    let next = known.version().next(7).expect("there are numbers left");
-    let (_, writes) = planned(known, commands).finish(next);
-    known.advance(next, writes);
-}
-
-/// Asks for one value of one of 64 keys; with `number`, exactly once.
-fn advance(key: u64, number: Option<u64>) -> Command {
-    let key = SeqKey::new(format!("orders-{}", key % 64)).expect("a valid key");
-    let id = number.map(|number| {
-        RequestId::new(Session([7; 16]), number, number.saturating_sub(63).max(1))
-            .expect("a valid id")
-    });
-    let limits = Limits::default();
-    Command::Advance(Advance { entries: vec![(key, 1)], id, elapsed_ms: 0, limits })
-}
+use common::{EPOCH, advance, commit, open_state, planned};
 
 fn plans(criterion: &mut Criterion) {
     let mut known = open_state();

@@ -15,6 +15,7 @@ mod seq;
 pub mod state;
 mod storage;
 mod timestamp;
+mod varint;
 
 #[doc(hidden)]
 pub use inventory;

@@ -115,7 +115,7 @@ impl Migration {
         }
         self.check_source().await?;
         self.check_copy(&**target, digest).await?;
-        let (entries, record) = (migrated.entries, self.record.clone());
+        let (entries, record) = (migrated.entries, Box::new(self.record.clone()));
         // Epochs of the copy begin above all of the source.
         let era = |base: Version| base.era.max(self.version.era).saturating_add(1);
         self.step(target, Import::Finish { entries, record }, era).await?;
@@ -214,7 +214,7 @@ async fn reign(
     Ok((
         snapshot.version,
         match record {
-            Some(Record::Reign(record)) => Some(record),
+            Some(Record::Reign(record)) => Some(*record),
             _ => None,
         },
     ))

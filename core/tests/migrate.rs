@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,11 @@ struct Wrapped {
     loses_answers: bool,
     /// The last entry of what there is.
     loses_entries: bool,
+    /// What it takes in a commit.
+    limits: CommitLimits,
+    /// The most writes, and the most bytes, that a commit had.
+    fullest: AtomicUsize,
+    largest: AtomicUsize,
 }
 
 #[async_trait]
@@ -58,6 +63,13 @@ impl ConsensusDriver for Wrapped {
     }
 
     async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
+        let (limits, writes, bytes) = (self.limits(), effect.len(), effect.size());
+        if writes > limits.writes || bytes > limits.bytes {
+            let context = format!("{writes} writes of {bytes} bytes go beyond {limits:?}");
+            return Err(Error::new(ErrorKind::Fatal, context));
+        }
+        self.fullest.fetch_max(writes, Ordering::Relaxed);
+        self.largest.fetch_max(bytes, Ordering::Relaxed);
         let committed = self.inner.commit(base, effect).await;
         let number = self.commits.fetch_add(1, Ordering::Relaxed);
         match self.loses_answers && number.is_multiple_of(2) {
@@ -75,8 +87,7 @@ impl ConsensusDriver for Wrapped {
     }
 
     fn limits(&self) -> CommitLimits {
-        // So little that a page takes several commits.
-        CommitLimits { writes: 8, bytes: 2_000 }
+        self.limits
     }
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
@@ -115,8 +126,20 @@ async fn target(
     loses_answers: bool,
     loses_entries: bool,
 ) -> Arc<dyn ConsensusDriver> {
+    // So little that a page takes several commits.
+    let limits = CommitLimits { writes: 8, bytes: 2_000 };
+    Arc::new(wrapped(store, limits, loses_answers, loses_entries).await)
+}
+
+async fn wrapped(
+    store: &Shared,
+    limits: CommitLimits,
+    loses_answers: bool,
+    loses_entries: bool,
+) -> Wrapped {
     let inner = LocalDriver::open(store.clone()).await.unwrap();
-    Arc::new(Wrapped { inner, commits: AtomicU64::new(0), loses_answers, loses_entries })
+    let (fullest, largest, commits) = Default::default();
+    Wrapped { inner, commits, loses_answers, loses_entries, limits, fullest, largest }
 }
 
 fn request(session: &str, number: u64) -> SeqRequest {
@@ -182,7 +205,7 @@ async fn record(driver: &dyn ConsensusDriver) -> ReignRecord {
     let snapshot = driver.read(&Reads::keys([REIGN])).await.unwrap();
     let stored = snapshot.values.into_iter().next().unwrap().unwrap();
     match Record::decode(REIGN, stored).unwrap() {
-        Record::Reign(record) => record,
+        Record::Reign(record) => *record,
         other => panic!("{other:?}"),
     }
 }
@@ -241,6 +264,24 @@ async fn what_was_handed_out_is_remembered_though_answers_are_lost() {
     assert_eq!(frontier.physical_ms, old.high_water_ms);
     assert!(frontier.epoch > old.epoch);
     oracle.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_page_goes_in_parts_that_the_target_takes() {
+    let migration = migration(used().await).await;
+    // Cut by the number of writes, and by their bytes; each part is as full as it may be.
+    for (writes, bytes) in [(3, 1 << 20), (8, 1 << 20), (100, 1_500), (1_000, 4_000)] {
+        let (store, limits) = (Shared::default(), CommitLimits { writes, bytes });
+        let wrapped = Arc::new(wrapped(&store, limits, false, false).await);
+        let target: Arc<dyn ConsensusDriver> = wrapped.clone();
+        migrate(&migration, &target, |_| ()).await.unwrap();
+        let fullest = wrapped.fullest.load(Ordering::Relaxed);
+        let largest = wrapped.largest.load(Ordering::Relaxed);
+        match bytes {
+            0..10_000 => assert!(largest > bytes / 4, "{largest} of {bytes} bytes"),
+            _ => assert_eq!(fullest, writes),
+        }
+    }
 }
 
 #[tokio::test]

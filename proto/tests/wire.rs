@@ -69,7 +69,7 @@ fn sequences() {
 #[test]
 fn streamed_sequences() {
     let request = GetSeqRequest { key: "k".into(), count: 2, request_id: None };
-    assert_wire(StreamSeqRequest { requests: vec![request] }, "0a 05 0a 01 6b 10 02");
+    assert_wire(StreamSeqRequest { requests: vec![request], run: None }, "0a 05 0a 01 6b 10 02");
     let granted = GetSeqResponse { key: "k".into(), start: 1, count: 2, epoch: None };
     let granted = SeqOutcome { outcome: Some(seq_outcome::Outcome::Granted(granted)) };
     let failure = SeqFailure {
@@ -81,11 +81,34 @@ fn streamed_sequences() {
     };
     assert_wire(failure.clone(), "08 09 12 01 6d 18 01 22 00 28 01");
     let failed = SeqOutcome { outcome: Some(seq_outcome::Outcome::Failed(failure)) };
-    let response = StreamSeqResponse { outcomes: vec![granted, failed] };
+    let response = StreamSeqResponse { outcomes: vec![granted, failed], run: None };
     assert_wire(
         response,
         "0a 09 0a 07 0a 01 6b 10 01 18 02 0a 0d 12 0b 08 09 12 01 6d 18 01 22 00 28 01",
     );
+}
+
+#[test]
+fn runs_of_streamed_sequences() {
+    let run = SeqRun {
+        session: b"s".to_vec().into(),
+        first_number: 2,
+        first_incomplete: 1,
+        keys: b"kll".to_vec().into(),
+        key_bytes: vec![1, 2],
+        counts: vec![3],
+    };
+    let run_bytes = "0a 01 73 10 02 18 01 22 03 6b 6c 6c 2a 02 01 02 32 01 03";
+    assert_wire(run.clone(), run_bytes);
+    let request = StreamSeqRequest { requests: vec![], run: Some(run) };
+    assert_wire(request, &format!("a2 06 13 {run_bytes}"));
+    let failure = SeqFailure { code: 9, ..SeqFailure::default() };
+    let failures = vec![SeqRunFailure { index: 1, failure: Some(failure) }];
+    let outcome = SeqRunOutcome { starts: vec![7, 0], epoch: epoch(), failures };
+    let outcome_bytes = "0a 02 07 00 12 04 08 01 10 02 1a 06 08 01 12 02 08 09";
+    assert_wire(outcome.clone(), outcome_bytes);
+    let response = StreamSeqResponse { outcomes: vec![], run: Some(outcome) };
+    assert_wire(response, &format!("a2 06 12 {outcome_bytes}"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tsoracle_proto::{metadata, v1};
 
 use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, epoch_of, malformed};
 use crate::attempt::Failure;
+use crate::batched::sequences::{Entry, Grant, Opener};
 use crate::cluster::Cluster;
 use crate::pool::Peer;
 use crate::session::OpenRequest;
@@ -41,7 +42,7 @@ impl Rpc for GetSeq {
         format!("GetSeq(key {key:?}, count {count}, {request})")
     }
 
-    async fn ride(
+    async fn join(
         &self,
         cluster: &Cluster,
         peer: &Arc<Peer>,
@@ -49,12 +50,18 @@ impl Rpc for GetSeq {
         until: Instant,
         resend: bool,
     ) -> Option<Result<Self::Response, Failure>> {
-        let entry = self.request(resend);
-        let (way, now) = ((channel, peer.learner()), Instant::now());
-        match peer.sequences.ride(way, entry, now, until).await {
-            Ok(Ok(granted)) => Some(Ok(granted)),
-            Ok(Err(failed)) => Some(Err(cluster.failed(peer, status(failed), self.idempotency()))),
-            Err(missed) => cluster.missed(peer, missed, self.idempotency()).map(Err),
+        let entry = Entry::Numbered(self.request(resend));
+        let opener = Opener { channel, learner: peer.learner(), sessions: &cluster.sessions };
+        match peer.sequences.call(opener, entry, Instant::now(), until).await {
+            Ok(Grant::Whole(granted)) => {
+                cluster.serves_on_stream(peer);
+                Some(Ok(*granted))
+            }
+            Ok(Grant::Start(start)) => {
+                let (key, count) = (self.key.as_str().to_owned(), self.count);
+                Some(Ok(v1::GetSeqResponse { key, start, count, epoch: None }))
+            }
+            Err(refused) => cluster.refused(peer, refused.refusal, self.idempotency()).map(Err),
         }
     }
 
@@ -85,8 +92,20 @@ impl GetSeq {
     }
 }
 
+/// The block of a grant that came over a stream, if it is what was asked for.
+pub(crate) fn granted(key: &SeqKey, count: u32, grant: Grant) -> Result<SeqBlock, Unacceptable> {
+    match grant {
+        Grant::Start(start) => block_at(key, count, start),
+        Grant::Whole(granted) => {
+            let v1::GetSeqResponse { key: granted_key, start, count: granted_count, .. } = *granted;
+            let grant = v1::SeqGrantEntry { key: granted_key, start, count: granted_count };
+            block(key, count, &grant)
+        }
+    }
+}
+
 /// The status with which a call of its own would have failed.
-fn status(failed: v1::SeqFailure) -> Status {
+pub(crate) fn status(failed: v1::SeqFailure) -> Status {
     let v1::SeqFailure { code, message, uncommitted, hint, session_unknown } = failed;
     let mut trailers = MetadataMap::new();
     if uncommitted {
@@ -154,10 +173,14 @@ fn block(key: &SeqKey, count: u32, grant: &v1::SeqGrantEntry) -> Result<SeqBlock
         let (other, granted) = (&grant.key, grant.count);
         return malformed(format!("{granted} of {other:?} instead of {count} of {key:?}"));
     }
-    if grant.start.checked_add(u64::from(count)).is_none() {
-        return malformed(format!("{count} values from {} on exceed 64 bits", grant.start));
+    block_at(key, count, grant.start)
+}
+
+fn block_at(key: &SeqKey, count: u32, start: u64) -> Result<SeqBlock, Unacceptable> {
+    if start.checked_add(u64::from(count)).is_none() {
+        return malformed(format!("{count} values from {start} on exceed 64 bits"));
     }
-    Ok(SeqBlock { key: key.clone(), start: grant.start, count })
+    Ok(SeqBlock { key: key.clone(), start, count })
 }
 
 /// `GetSeqBatch` without entries: closes a session.

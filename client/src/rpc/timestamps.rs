@@ -27,7 +27,7 @@ impl Rpc for GetTs {
         format!("GetTs(count {})", self.count)
     }
 
-    async fn ride(
+    async fn join(
         &self,
         cluster: &Cluster,
         peer: &Arc<Peer>,
@@ -35,20 +35,18 @@ impl Rpc for GetTs {
         until: Instant,
         _resend: bool,
     ) -> Option<Result<Self::Response, Failure>> {
-        let (way, now) = ((channel, peer.learner()), Instant::now());
-        let ridden = peer.timestamps.ride(way, self.count, now, until).await;
-        match ridden {
-            Ok((first, epoch)) => {
+        match peer.timestamps.call(peer, channel, self.count, until).await? {
+            Ok(first) => {
                 cluster.serves_on_stream(peer);
+                // In which epoch it served is told by the stream's task, for all at once.
                 Some(Ok(v1::GetTsResponse {
                     physical_ms: first.physical_ms(),
                     logical_start: first.logical(),
                     count: self.count,
-                    epoch_hi: epoch.hi(),
-                    epoch_lo: epoch.lo(),
+                    ..v1::GetTsResponse::default()
                 }))
             }
-            Err(missed) => cluster.missed(peer, missed, Idempotency::Repeatable).map(Err),
+            Err(error) => cluster.unanswered(peer, error, Idempotency::Repeatable).map(Err),
         }
     }
 

@@ -4,11 +4,13 @@
 
 mod discovery;
 mod node;
+mod ranges;
 mod sequences;
 mod shared;
 mod state;
 mod step;
 mod streams;
+mod threads;
 mod tls;
 
 use std::net::SocketAddr;

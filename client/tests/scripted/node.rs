@@ -16,7 +16,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
-use tsoracle_proto::metadata::{self, SESSION_UNKNOWN, SESSIONS, UNCOMMITTED};
+use tsoracle_proto::metadata::{self, SEQ_RUNS, SESSION_UNKNOWN, SESSIONS, UNCOMMITTED};
 use tsoracle_proto::v1::sequence_service_server::{SequenceService, SequenceServiceServer};
 use tsoracle_proto::v1::tso_service_server::{TsoService, TsoServiceServer};
 use tsoracle_proto::v1::*;
@@ -41,6 +41,7 @@ struct Served {
     epoch: u128,
     honours_request_ids: bool,
     has_streams: bool,
+    takes_runs: bool,
 }
 
 /// How to start a node.
@@ -61,6 +62,7 @@ impl Node {
                 epoch: 1,
                 honours_request_ids: true,
                 has_streams: true,
+                takes_runs: true,
             },
             tls: None,
         }
@@ -97,6 +99,22 @@ impl Node {
     }
 }
 
+/// The requests of a run, as if each stood by itself.
+fn requests_of(run: SeqRun) -> Vec<GetSeqRequest> {
+    let SeqRun { session, first_number, first_incomplete, keys, key_bytes, counts } = run;
+    let (mut keys, mut requests) = (&keys[..], Vec::new());
+    for (place, bytes) in key_bytes.into_iter().enumerate() {
+        let (key, rest) = keys.split_at(bytes as usize);
+        keys = rest;
+        let key = String::from_utf8(key.to_vec()).unwrap();
+        let count = *counts.get(place).unwrap_or(&counts[0]);
+        let (session, number) = (session.clone(), first_number + place as u64);
+        let id = RequestId { session, number, first_incomplete, retry: false, close: false };
+        requests.push(GetSeqRequest { key, count, request_id: Some(id) });
+    }
+    requests
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         self.task.abort();
@@ -128,6 +146,12 @@ impl NodeBuilder {
 
     pub(crate) fn without_streams(mut self) -> Self {
         self.served.has_streams = false;
+        self
+    }
+
+    /// Makes it like a server that was made before runs were.
+    pub(crate) fn without_runs(mut self) -> Self {
+        self.served.takes_runs = false;
         self
     }
 
@@ -232,23 +256,60 @@ impl Served {
     }
 
     async fn outcomes(self, message: StreamSeqRequest) -> Result<StreamSeqResponse, Status> {
-        self.seen(|seen| seen.messages.push(message.requests.len()));
+        let StreamSeqRequest { requests, run } = message;
+        // A server that does not know runs does not see them.
+        let run = run.filter(|_| self.takes_runs).map(requests_of).unwrap_or_default();
+        let total = requests.len() + run.len();
+        self.seen(|seen| {
+            seen.messages.push(total);
+            seen.in_runs += run.len();
+        });
+        if total == 0 {
+            return Err(Status::invalid_argument("no requests"));
+        }
         let mut outcomes = Vec::new();
-        for request in message.requests {
-            let outcome = match self.get_seq(Request::new(request)).await {
-                Ok(granted) => seq_outcome::Outcome::Granted(granted.into_inner()),
-                Err(status) if status.message() == BROKEN => return Err(status),
-                Err(status) => seq_outcome::Outcome::Failed(SeqFailure {
-                    code: status.code() as u32,
-                    message: status.message().into(),
-                    uncommitted: metadata::has_flag(status.metadata(), UNCOMMITTED),
-                    hint: metadata::leader_hint(status.metadata()),
-                    session_unknown: metadata::has_flag(status.metadata(), SESSION_UNKNOWN),
-                }),
+        for request in requests {
+            let outcome = match self.outcome(request).await? {
+                Ok(granted) => seq_outcome::Outcome::Granted(granted),
+                Err(failed) => seq_outcome::Outcome::Failed(failed),
             };
             outcomes.push(SeqOutcome { outcome: Some(outcome) });
         }
-        Ok(StreamSeqResponse { outcomes })
+        let mut of_run = SeqRunOutcome::default();
+        for (index, request) in (0..).zip(run) {
+            let (start, failure) = match self.outcome(request).await? {
+                Ok(granted) => {
+                    of_run.epoch = granted.epoch;
+                    (granted.start, None)
+                }
+                Err(failure) => (0, Some(failure)),
+            };
+            of_run.starts.push(start);
+            of_run.failures.extend(failure.map(|failure| {
+                let failure = Some(failure);
+                SeqRunFailure { index, failure }
+            }));
+        }
+        let run = (!of_run.starts.is_empty()).then_some(of_run);
+        Ok(StreamSeqResponse { outcomes, run })
+    }
+
+    /// What becomes of a request, unless it breaks the stream.
+    async fn outcome(
+        &self,
+        request: GetSeqRequest,
+    ) -> Result<Result<GetSeqResponse, SeqFailure>, Status> {
+        match self.get_seq(Request::new(request)).await {
+            Ok(granted) => Ok(Ok(granted.into_inner())),
+            Err(status) if status.message() == BROKEN => Err(status),
+            Err(status) => Ok(Err(SeqFailure {
+                code: status.code() as u32,
+                message: status.message().into(),
+                uncommitted: metadata::has_flag(status.metadata(), UNCOMMITTED),
+                hint: metadata::leader_hint(status.metadata()),
+                session_unknown: metadata::has_flag(status.metadata(), SESSION_UNKNOWN),
+            })),
+        }
     }
 
     fn with_header<T>(&self, reply: Result<T, Status>) -> Reply<T> {
@@ -386,7 +447,11 @@ impl TsoService for Served {
         &self,
         requests: Request<Streaming<StreamSeqRequest>>,
     ) -> Reply<Self::StreamSeqStream> {
-        self.stream(requests.into_inner(), Self::outcomes)
+        let mut reply = self.stream(requests.into_inner(), Self::outcomes);
+        if let (true, Ok(response)) = (self.takes_runs, &mut reply) {
+            metadata::insert_flag(response.metadata_mut(), SEQ_RUNS);
+        }
+        reply
     }
 }
 

@@ -77,4 +77,6 @@ pub(crate) struct Seen {
     pub(crate) counts: Vec<u32>,
     /// How many requests came with each message of a stream.
     pub(crate) messages: Vec<usize>,
+    /// How many requests came in runs.
+    pub(crate) in_runs: usize,
 }

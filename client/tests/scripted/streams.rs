@@ -183,9 +183,41 @@ async fn a_stream_that_breaks_is_asked_again() {
     assert!(node.seen().streams >= 3, "it was broken twice");
 }
 
+/// A server of now, and one that was made before runs were.
+async fn with_and_without_runs() -> [Node; 2] {
+    [Node::serving().await, Node::builder().without_runs().start().await]
+}
+
+#[tokio::test]
+async fn new_requests_go_as_a_run_to_a_server_that_takes_runs() {
+    for (node, takes_runs) in with_and_without_runs().await.into_iter().zip([true, false]) {
+        let client = client([node.address()]);
+        client.get_seq("orders", 3).await.unwrap();
+        let (one, other) = tokio::join!(client.get_seq("orders", 3), client.get_seq("ordérs", 2));
+        assert_eq!((one.unwrap().range(), other.unwrap().range()), (3..6, 0..2));
+        let mut starts = all((0..100).map(|_| ask_seq(&client))).await;
+        starts.sort_unstable();
+        assert_eq!(starts, (2..102).map(|n| n * 3).collect::<Vec<_>>());
+        let seen = node.seen();
+        assert_eq!(seen.in_runs, if takes_runs { 102 } else { 0 });
+        let mut numbers: Vec<_> = seen.sequences.iter().map(|id| id.number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=103).collect::<Vec<_>>());
+        assert!(
+            seen.sequences.last().unwrap().first_incomplete > 1,
+            "answers are not kept for ever"
+        );
+    }
+}
+
 #[tokio::test]
 async fn sequences_are_exactly_once_over_streams_that_break() {
-    let node = Node::serving().await;
+    for node in with_and_without_runs().await {
+        exactly_once_over_streams_that_break(&node).await;
+    }
+}
+
+async fn exactly_once_over_streams_that_break(node: &Node) {
     let client = client([node.address()]);
     for _ in 0..20 {
         node.script([Step::Serve, Step::ServeThenBreak, Step::Serve, Step::Serve, Step::Break]);
@@ -206,6 +238,8 @@ async fn what_breaks_with_its_stream_is_uncertain_only_if_it_was_sent() {
     node.script([Step::ServeThenBreak, denied()]);
     let error = client.get_seq("orders", 3).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Uncertain, "{error}");
+    let id = node.seen().sequences.last().unwrap().clone();
+    assert!(id.retry && id.number == 2, "it was sent again under its number: {id:?}");
 
     let client = patient(&node);
     client.get_seq("orders", 3).await.unwrap();
@@ -231,7 +265,12 @@ async fn what_breaks_with_its_stream_is_uncertain_only_if_it_was_sent() {
 
 #[tokio::test]
 async fn a_leader_change_takes_everyone_along() {
-    let first = Node::serving().await;
+    for first in with_and_without_runs().await {
+        leader_change_takes_everyone_along(first).await;
+    }
+}
+
+async fn leader_change_takes_everyone_along(first: Node) {
     let second = Node::builder().beside(&first).epoch(2).start().await;
     let client = client([first.address(), second.address()]);
     client.get_ts().await.unwrap();

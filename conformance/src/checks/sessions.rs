@@ -134,8 +134,9 @@ async fn a_number_below_the_first_incomplete_is_refused(mut rig: Rig) -> Result<
 
 async fn the_first_incomplete_number_never_falls(mut rig: Rig) -> Result<()> {
     let leader = rig.reign().await?;
-    same(&leader, id("s", 5, 5), 0).await?;
-    same(&leader, id("s", 6, 1), 5).await?;
+    same(&leader, id("s", 1, 1), 0).await?;
+    same(&leader, id("s", 5, 5), 5).await?;
+    same(&leader, id("s", 6, 1), 10).await?;
     is_forgotten(&leader, 4, 5).await
 }
 

@@ -137,7 +137,7 @@ impl Liar {
         };
         let outcomes =
             outcomes.into_iter().map(|one| v1::SeqOutcome { outcome: Some(outcome(one)) });
-        Ok(v1::StreamSeqResponse { outcomes: outcomes.collect() })
+        Ok(v1::StreamSeqResponse { outcomes: outcomes.collect(), run: None })
     }
 }
 

@@ -135,7 +135,7 @@ impl State {
         if id.session.len() != 16 && !self.lies(Lie::AnySession) {
             return refuse(Code::InvalidArgument);
         }
-        if id.retry
+        if (id.retry || id.first_incomplete > 1)
             && !self.sessions.contains_key(&*id.session)
             && !self.lies(Lie::NewSessionOnRetry)
         {

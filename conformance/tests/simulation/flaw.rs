@@ -1,5 +1,7 @@
 //! What a driver, or a clock, can do wrong here.
 
+use tsoracle_omnipaxos::simulation::Sabotage;
+
 /// A way in which a run is sabotaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flaw {
@@ -37,6 +39,12 @@ pub(crate) enum Flaw {
     LeadsOnAfterARestart,
     /// A leader that is asked to let others lead goes on leading.
     NeverResigns,
+    /// A caller is told that its commit is stored once something is at the index at which it was put into the log.
+    AnswersByIndex,
+    /// What is synced is lost in a crash all the same.
+    SyncsLie,
+    /// Something within the omnipaxos driver.
+    Within(Sabotage),
 }
 
 impl Flaw {

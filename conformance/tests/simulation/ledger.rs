@@ -1,6 +1,6 @@
 //! What was committed, as seen from outside: checked whatever callers see.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tsoracle_core::{Epoch, Version};
 
@@ -16,6 +16,8 @@ pub(crate) struct Ledger {
     /// The place of the last commit that was stored, and the version that it made.
     stored: (u64, Version),
     epoch: Epoch,
+    /// By how many entries were applied, where that is all that is seen of a log, what they have made.
+    states: BTreeMap<u64, (Version, Epoch)>,
 }
 
 impl World {
@@ -28,6 +30,31 @@ impl World {
             }
             Some(_) => {}
             None => ledger.entries.push(entry.clone()),
+        }
+    }
+
+    /// Notes what a node has made of the first entries of its log: it must be what all others make of them, and
+    /// neither version nor epoch ever falls.
+    pub(crate) fn has_applied(&self, entries: u64, version: Version, epoch: Option<Epoch>) {
+        let mut ledger = self.ledger.lock().unwrap();
+        let state = (version, epoch.unwrap_or_default());
+        let known = *ledger.states.entry(entries).or_insert(state);
+        if known != state {
+            let found = format!("{entries} entries have made {known:?}, and {state:?}");
+            self.found(format!("two entries were committed: {found}"));
+        }
+        let is_before = |one: &(Version, Epoch), other: &(Version, Epoch)| {
+            let (before, after) = (one.0.position(), other.0.position());
+            before < after && one.1 <= other.1 || one == other
+        };
+        let before = ledger.states.range(..entries).next_back().map(|(_, state)| *state);
+        let after = ledger.states.range(entries + 1..).next().map(|(_, state)| *state);
+        for (one, other) in [(before, Some(state)), (Some(state), after)] {
+            if let (Some(one), Some(other)) = (one, other)
+                && !is_before(&one, &other)
+            {
+                self.found(format!("G5 fenced: {one:?} was followed by {other:?}"));
+            }
         }
     }
 

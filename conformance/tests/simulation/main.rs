@@ -1,5 +1,5 @@
-//! The engine in a simulated world: real oracles over a replicated log or a key-value store, with a network, disks
-//! and clocks that are not, and everything going wrong. What callers saw is checked exactly, and so is that the
+//! The engine in a simulated world: real oracles over a replicated log, a key-value store, or the code of the omnipaxos
+//! driver, with a network, disks and clocks that are not, and everything going wrong. What callers saw is checked exactly, and so is that the
 //! service serves with a minority of nodes broken for good, and once all is mended.
 //!
 //! Nothing here depends on real time or on chance: a run is a function of its seed. `TSORACLE_SEED=17` runs only that
@@ -20,6 +20,7 @@ mod ledger;
 mod nemesis;
 mod network;
 mod node;
+mod omnipaxos;
 mod raft;
 mod reached;
 mod refusals;
@@ -39,11 +40,14 @@ use world::System;
 /// How many seeds are run unless another number is given.
 const SEEDS: u64 = 1_000;
 
+/// One of so many seeds is run with the code of the omnipaxos driver besides, which takes longer.
+const OMNIPAXOS_SHARE: u64 = 5;
+
 /// The seeds are shared out, so that tests run in parallel.
 const PARTS: u64 = 4;
 
 /// Less than this would mean that a run has nothing to show.
-const LEAST_ANSWERED: usize = 200;
+const LEAST_ANSWERED: usize = 100;
 
 fn from_environment(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -56,18 +60,27 @@ fn system(seed: u64) -> System {
 }
 
 fn seeds_keep_the_promises(part: u64) {
+    keep_the_promises(system(part), SEEDS, |seed| seed % PARTS == part);
+}
+
+fn omnipaxos_keeps_the_promises(part: u64) {
+    let is_ours = |seed| seed % OMNIPAXOS_SHARE == 0 && seed / OMNIPAXOS_SHARE % 2 == part;
+    keep_the_promises(System::Omnipaxos, SEEDS, is_ours);
+}
+
+fn keep_the_promises(system: System, least: u64, is_ours: impl Fn(u64) -> bool) {
     let chosen = from_environment("TSORACLE_SEED");
     let seeds = match chosen {
         Some(seed) => seed..seed + 1,
         None => 0..from_environment("TSORACLE_SEEDS").unwrap_or(SEEDS),
     };
     let (mut reached, mut slowest) = (BTreeMap::<Reached, u64>::new(), Duration::ZERO);
-    for seed in seeds.filter(|seed| seed % PARTS == part) {
-        let outcome = run(system(seed), seed, None);
+    for seed in seeds.filter(|seed| is_ours(*seed)) {
+        let outcome = run(system, seed, None);
         assert!(
             outcome.broken.is_empty(),
-            "seed {seed}, which is run again by\n  TSORACLE_SEED={seed} cargo test --manifest-path \
-             conformance/Cargo.toml --no-default-features --test simulation seeds\n{}",
+            "seed {seed} of {system:?}, which is run again by\n  TSORACLE_SEED={seed} cargo test --manifest-path \
+             conformance/Cargo.toml --no-default-features --test simulation promises\n{}",
             outcome.broken.join("\n")
         );
         let (answered, epochs) = (outcome.answered(), outcome.epochs());
@@ -80,8 +93,8 @@ fn seeds_keep_the_promises(part: u64) {
             .for_each(|(what, count)| *reached.entry(what).or_default() += count);
     }
     println!("the slowest recovery took {slowest:?}; reached: {reached:?}");
-    if chosen.is_none() && from_environment("TSORACLE_SEEDS").is_none_or(|seeds| seeds >= SEEDS) {
-        let missed = Reached::of(system(part)).iter().filter(|what| !reached.contains_key(what));
+    if chosen.is_none() && from_environment("TSORACLE_SEEDS").is_none_or(|seeds| seeds >= least) {
+        let missed = Reached::of(system).iter().filter(|what| !reached.contains_key(what));
         let missed: Vec<_> = missed.collect();
         assert!(missed.is_empty(), "no seed has come to {missed:?}");
     }
@@ -108,9 +121,25 @@ fn seeds_3_7_11_keep_the_promises() {
 }
 
 #[test]
+fn omnipaxos_seeds_0_10_20_keep_the_promises() {
+    omnipaxos_keeps_the_promises(0);
+}
+
+#[test]
+fn omnipaxos_seeds_5_15_25_keep_the_promises() {
+    omnipaxos_keeps_the_promises(1);
+}
+
+#[test]
 fn a_run_is_a_function_of_its_seed() {
-    let history = |seed| run(system(seed), seed, None).history;
-    for seed in 0..12 {
+    for system in [System::Log, System::KeyValue, System::Omnipaxos] {
+        is_a_function_of_its_seed(system);
+    }
+}
+
+fn is_a_function_of_its_seed(system: System) {
+    let history = |seed| run(system, seed, None).history;
+    for seed in 0..6 {
         let (first, second) = (history(seed), history(seed));
         let differs = first.iter().zip(&second).position(|(one, other)| one != other);
         if let Some(at) = differs {
@@ -121,5 +150,5 @@ fn a_run_is_a_function_of_its_seed() {
         }
         assert_eq!(first.len(), second.len(), "seed {seed} ended differently the second time");
     }
-    assert!(history(0) != history(2));
+    assert!(history(0) != history(1));
 }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::pass,
+    flaw::Flaw,
     network::Quality,
     raft::Event,
     reached::Reached,
@@ -62,8 +63,15 @@ pub(crate) fn leave_a_minority_broken(world: &Arc<World>) -> Vec<(usize, Fault)>
         world.wake(node);
         world.start(node);
     }
-    let broken = victims.into_iter().map(|victim| (victim, Fault::strike(world, victim)));
-    broken.collect()
+    // Several with the same fault may keep leadership among themselves.
+    let same = world.system == System::Omnipaxos && world.chance(300);
+    let same = same.then(|| Fault::draw(world));
+    let strike = |victim| {
+        let fault = same.unwrap_or_else(|| Fault::draw(world));
+        fault.strike(world, victim);
+        (victim, fault)
+    };
+    victims.into_iter().map(strike).collect()
 }
 
 /// What may be wrong with a node for good.
@@ -83,7 +91,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    fn strike(world: &Arc<World>, victim: usize) -> Self {
+    fn draw(world: &World) -> Self {
         let mut faults = vec![
             Self::Crashed,
             Self::Paused,
@@ -94,13 +102,17 @@ impl Fault {
         ];
         match world.system {
             System::Log => faults.push(Self::DiskHangs),
+            System::Omnipaxos => faults.extend([Self::DiskHangs, Self::IsDeaf]),
             // In a log without pre-votes a deaf node stands for election all the time, and so keeps others
             // from being elected.
             System::KeyValue => faults.push(Self::IsDeaf),
         }
-        let fault = world.draw(|rng| *rng.pick(&faults));
+        world.draw(|rng| *rng.pick(&faults))
+    }
+
+    fn strike(self, world: &Arc<World>, victim: usize) {
         let until = Some(Instant::now() + FOR_GOOD);
-        match fault {
+        match self {
             Self::Crashed => world.crash(victim, FOR_GOOD),
             Self::Paused => world.pause(victim, FOR_GOOD),
             Self::DiskHangs => world.nodes[victim].hang_disk(until),
@@ -109,7 +121,6 @@ impl Fault {
             Self::IsDeaf => isolate(world, victim, false, true),
             Self::IsMute => isolate(world, victim, true, false),
         }
-        fault
     }
 }
 
@@ -135,6 +146,7 @@ fn strike(world: &Arc<World>) {
     let (what, long) = world.draw(|rng| (rng.between(0..=99), rng.millis(50..=4_000)));
     match what {
         0..=29 if world.leads_too_early() => orphan(world, victim),
+        0..=49 if world.has(Flaw::AnswersByIndex) => depose(world, victim),
         0..=14 => world.pause(victim, long),
         15..=18 => {
             isolate(world, victim, false, false);
@@ -200,6 +212,16 @@ fn hang_disk(world: &Arc<World>, victim: usize, long: Duration) {
             }
         });
     }
+}
+
+/// A node is cut off for so long that another one leads, and is there again.
+fn depose(world: &Arc<World>, victim: usize) {
+    isolate(world, victim, false, false);
+    let world = world.clone();
+    tokio::spawn(async move {
+        pass(world.draw(|rng| rng.millis(800..=2_500))).await;
+        world.network.heal();
+    });
 }
 
 /// What is new on a node comes to as few others as make a majority with it, and not to its own disk;

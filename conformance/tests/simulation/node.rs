@@ -17,7 +17,7 @@ use crate::{
     disk::Disk,
     flaw::Flaw,
     gate::Gate,
-    keyvalue,
+    keyvalue, omnipaxos,
     raft::{self, Event},
     rng::Rng,
     world::{System, World},
@@ -26,6 +26,10 @@ use crate::{
 /// A machine.
 pub(crate) struct Node {
     pub(crate) disk: Arc<Mutex<Disk>>,
+    /// The disk of a node whose store is a real one.
+    pub(crate) store: Mutex<omnipaxos::Disk>,
+    /// For a sabotage.
+    pub(crate) places: Mutex<omnipaxos::Places>,
     rate_ppm: u64,
     wall_error_ms: Arc<AtomicI64>,
     /// What the boot clock shows when the first process starts.
@@ -42,11 +46,18 @@ pub(crate) struct Node {
 struct Process {
     gate: Gate,
     clock: NodeClock,
-    /// Of its replica, if it has one.
-    inbox: Option<mpsc::UnboundedSender<Event>>,
+    inbox: Inbox,
     oracle: Oracle,
     /// Whatever runs in it, but for the engine's own tasks: those stop at the gate.
     tasks: JoinSet<()>,
+}
+
+/// Where a node hears of the others.
+enum Inbox {
+    /// Nowhere.
+    None,
+    Log(mpsc::UnboundedSender<Event>),
+    Omnipaxos(mpsc::UnboundedSender<omnipaxos::Input>),
 }
 
 impl Node {
@@ -58,6 +69,8 @@ impl Node {
         let wall_error_ms = *rng.pick(&[0, 0, 0, 40, -40, 5_000, -5_000, hour, -hour]);
         Self {
             disk: Arc::new(Mutex::new(Disk::new(flaw))),
+            store: Mutex::default(),
+            places: Mutex::default(),
             rate_ppm,
             wall_error_ms: Arc::new(AtomicI64::new(wall_error_ms)),
             boot: BootTime::from_nanos(rng.between(1..=1 << 50)),
@@ -70,9 +83,18 @@ impl Node {
 
     /// Passes something on to the node's replica, if it runs.
     pub(crate) fn tell(&self, event: Event) {
-        if let Some(Process { inbox: Some(inbox), .. }) = &*self.running.lock().unwrap() {
+        if let Some(Process { inbox: Inbox::Log(inbox), .. }) = &*self.running.lock().unwrap() {
             // A replica that has stopped hears nothing.
             let _ = inbox.send(event);
+        }
+    }
+
+    /// As [`tell`](Self::tell), where nodes keep connections.
+    pub(crate) fn hear(&self, input: omnipaxos::Input) {
+        if let Some(Process { inbox: Inbox::Omnipaxos(inbox), .. }) = &*self.running.lock().unwrap()
+        {
+            // One that has stopped hears nothing.
+            let _ = inbox.send(input);
         }
     }
 
@@ -195,12 +217,10 @@ impl World {
         let clock = NodeClock::new(gate.clone(), self.start, node.rate_ppm, boot, wall_error_ms);
         *node.last_clock.lock().unwrap() = Some(clock.clone());
         let mut tasks = JoinSet::new();
-        let (driver, inbox): (Arc<dyn ConsensusDriver>, _) = match self.system {
-            System::Log => {
-                let (driver, inbox) = raft::start(self, me, &gate, &clock, &mut tasks);
-                (driver, Some(inbox))
-            }
-            System::KeyValue => (keyvalue::start(self, me, &gate, &clock, &mut tasks), None),
+        let started = self.start_driver(me, &gate, &clock, &mut tasks);
+        let (driver, inbox) = match started {
+            Ok(started) => started,
+            Err(error) => return self.found(format!("node {me} does not start: {error}")),
         };
         let lease = self.draw(|rng| *rng.pick(&[300, 1_000, 1_000, 1_500]));
         let lease = if self.sees_the_undecided() { 1_500 } else { lease };
@@ -228,12 +248,34 @@ impl World {
         *node.running.lock().unwrap() = Some(Process { gate, clock, inbox, oracle, tasks });
     }
 
+    fn start_driver(
+        self: &Arc<Self>,
+        me: usize,
+        gate: &Gate,
+        clock: &NodeClock,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(Arc<dyn ConsensusDriver>, Inbox)> {
+        Ok(match self.system {
+            System::Log => {
+                let (driver, inbox) = raft::start(self, me, gate, clock, tasks);
+                (driver, Inbox::Log(inbox))
+            }
+            System::KeyValue => (keyvalue::start(self, me, gate, clock, tasks), Inbox::None),
+            System::Omnipaxos => {
+                let (driver, inbox) = omnipaxos::start(self, me, gate, clock, tasks)?;
+                (driver, Inbox::Omnipaxos(inbox))
+            }
+        })
+    }
+
     /// Ends the process on a node as a power loss would, and starts another one later.
     pub(crate) fn crash(self: &Arc<Self>, me: usize, down: Duration) {
         let Some(mut process) = self.nodes[me].running.lock().unwrap().take() else { return };
         reap(&mut process.tasks);
         process.gate.kill();
         self.draw(|rng| self.nodes[me].disk.lock().unwrap().crash(rng));
+        self.draw(|rng| self.nodes[me].store.lock().unwrap().crash(rng));
+        self.disconnect(me);
         drop(process);
         self.start_later(me, down);
     }
@@ -250,6 +292,8 @@ impl World {
             }
             // A process that ends takes nothing with it that it has written.
             world.nodes[me].disk.lock().unwrap().sync_all();
+            world.nodes[me].store.lock().unwrap().sync_all();
+            world.disconnect(me);
             world.start_later(me, down);
         });
     }

@@ -40,6 +40,8 @@ pub(crate) enum Reached {
     Frontier,
     /// Sequences were listed.
     Listed,
+    /// A node has sent its state in the place of entries that it had dropped from its log.
+    StateSent,
 }
 
 impl Reached {
@@ -55,6 +57,24 @@ impl Reached {
                 ErrorOfStored,
                 VoteIgnored,
                 Resigned,
+                Slept,
+                SessionClosed,
+                SessionExpired,
+                Capped,
+                LeaseGranted,
+                LeaseRenewed,
+                LeaseOver,
+                Frontier,
+                Listed,
+            ],
+            System::Omnipaxos => &[
+                Conflict,
+                StoredBefore,
+                LateCommit,
+                Uncertain,
+                ErrorOfStored,
+                Resigned,
+                StateSent,
                 Slept,
                 SessionClosed,
                 SessionExpired,

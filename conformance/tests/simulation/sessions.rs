@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::task::JoinSet;
@@ -30,6 +33,8 @@ pub(crate) struct Open {
     /// The numbers whose answers are waited for.
     incomplete: Mutex<BTreeSet<u64>>,
     highest: Mutex<u64>,
+    /// It was answered, so that some state knows it.
+    is_known: AtomicBool,
 }
 
 /// The id of one copy of a request. While any copy exists, so does its share in the session.
@@ -44,7 +49,12 @@ pub(crate) struct Id {
 
 impl Open {
     fn new(name: String) -> Arc<Self> {
-        Arc::new(Self { name, incomplete: Mutex::default(), highest: Mutex::default() })
+        Arc::new(Self {
+            name,
+            incomplete: Mutex::default(),
+            highest: Mutex::default(),
+            is_known: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -58,9 +68,12 @@ impl Open {
         *highest
     }
 
+    /// All answers are waited for until there is one, as the protocol asks for.
     fn id(self: &Arc<Self>, number: u64, retry: bool) -> Id {
-        let first_incomplete = self.incomplete.lock().unwrap().first().copied();
-        let first_incomplete = first_incomplete.unwrap_or(number).min(number);
+        let first_incomplete = match self.is_known.load(Ordering::Relaxed) {
+            true => self.incomplete.lock().unwrap().first().copied().unwrap_or(number).min(number),
+            false => 1,
+        };
         Id { session: self.clone(), number, first_incomplete, retry, close: false }
     }
 }
@@ -148,9 +161,12 @@ impl Caller {
             };
             request.id = None;
             for answer in [answer].into_iter().chain(other) {
-                let Err(error) = answer else { return true };
+                let Err(error) = answer else {
+                    session.is_known.store(true, Ordering::Relaxed);
+                    return true;
+                };
                 match error.kind() {
-                    ErrorKind::Rejected(Reject::SessionUnknown) if may_be_done => {
+                    ErrorKind::Rejected(Reject::SessionUnknown) => {
                         if self.world().refusals.has_expired(session.name()) {
                             self.world().reached(Reached::SessionExpired);
                         }

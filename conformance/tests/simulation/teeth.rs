@@ -1,9 +1,11 @@
 //! That the simulation would notice: a run is sabotaged, and a promise is seen broken.
 
+use tsoracle_omnipaxos::simulation::Sabotage;
+
 use crate::{
     flaw::Flaw,
     run::run,
-    world::System::{self, KeyValue, Log},
+    world::System::{self, KeyValue, Log, Omnipaxos},
 };
 
 /// How many seeds a flaw may hide from.
@@ -146,4 +148,62 @@ fn reads_of_a_copy_that_is_behind_end_the_serving() {
 #[test]
 fn a_holder_of_the_key_that_cannot_commit_and_never_resigns_stays_for_ever() {
     is_caught(KeyValue, Flaw::NeverResigns, "G6 live");
+}
+
+#[test]
+fn not_waiting_for_the_replaced_lease_breaks_the_order_over_omnipaxos_as_well() {
+    is_caught(Omnipaxos, Flaw::NoWaitForTheLease, "G1 order");
+}
+
+#[test]
+fn what_omnipaxos_does_not_know_and_is_called_refused_breaks_gaplessness() {
+    is_caught(Omnipaxos, Flaw::UncertainIsRefused, "G3 ");
+}
+
+#[test]
+fn a_leader_of_omnipaxos_that_cannot_commit_and_never_resigns_stays_for_ever() {
+    is_caught(Omnipaxos, Flaw::NeverResigns, "G6 live");
+}
+
+#[test]
+fn promises_and_entries_of_omnipaxos_that_are_not_synced_lose_what_was_committed() {
+    is_caught(Omnipaxos, Flaw::SyncsLie, "two entries were committed");
+}
+
+#[test]
+fn a_caller_that_is_answered_by_the_index_of_its_commit_is_told_of_another_one() {
+    is_caught(Omnipaxos, Flaw::AnswersByIndex, "G3 ");
+}
+
+#[test]
+fn entries_that_are_applied_before_they_are_decided_may_be_others() {
+    is_caught(Omnipaxos, Flaw::Within(Sabotage::AppliesTheUndecided), "two entries were committed");
+}
+
+#[test]
+fn a_nodes_own_entries_are_not_those_that_a_new_leader_says_are_decided() {
+    is_caught(
+        Omnipaxos,
+        Flaw::Within(Sabotage::AppliesItsOwnEntries),
+        "two entries were committed",
+    );
+}
+
+#[test]
+fn a_log_that_is_shortened_before_its_state_is_written_leaves_a_gap() {
+    is_caught(Omnipaxos, Flaw::Within(Sabotage::ShortensBeforeTheState), "does not start");
+}
+
+#[test]
+fn a_state_that_is_installed_in_two_writes_leaves_a_gap() {
+    is_caught(Omnipaxos, Flaw::Within(Sabotage::InstallsInTwoWrites), "does not start");
+}
+
+/// The first fence of such a reign may conflict, and is tried again: it costs time.
+#[test]
+fn a_leader_that_announces_itself_at_once_breaks_nothing() {
+    for seed in 0..20 {
+        let flaw = Flaw::Within(Sabotage::AnnouncesAtOnce);
+        assert_eq!(run(Omnipaxos, seed, Some(flaw)).broken, [""; 0]);
+    }
 }

@@ -11,9 +11,11 @@ use std::{
     time::Duration,
 };
 
+use tempfile::TempDir;
 use tokio::{sync::Notify, task::yield_now, time::Instant};
 use tsoracle_conformance::history::Operation;
 use tsoracle_core::{CommitLimits, state::Limits};
+use tsoracle_omnipaxos::simulation::Sabotage;
 
 use crate::{
     clock::pass,
@@ -23,6 +25,7 @@ use crate::{
     ledger::Ledger,
     network::{MOST_NODES, Network},
     node::Node,
+    omnipaxos::Links,
     raft::{Event, Message},
     reached::Reached,
     refusals::Refusals,
@@ -38,6 +41,8 @@ pub(crate) const LIMITS: CommitLimits = CommitLimits { writes: 32, bytes: 1 << 1
 pub(crate) enum Point {
     /// Before what was written is synced.
     Sync,
+    /// After a first sync, and before the next one.
+    BetweenSyncs,
     /// After a vote was answered.
     Voted,
     /// Before a commit is submitted, or a resignation.
@@ -55,6 +60,8 @@ pub(crate) enum System {
     Log,
     /// A key-value store that they share, as etcd is one.
     KeyValue,
+    /// A log that they replicate with the code of the omnipaxos driver.
+    Omnipaxos,
 }
 
 /// How the nodes of a run elect their leaders, and how they read and remember.
@@ -78,6 +85,10 @@ pub(crate) struct Temper {
     pub(crate) memory: usize,
     /// All machines sleep in the middle of the run.
     pub(crate) sleeps: bool,
+    /// How often nodes show that they are there, and how long without a leader before an election.
+    pub(crate) beats: (Duration, Duration),
+    /// How much longer than what is kept of it a log gets before it is shortened, and how much is kept.
+    pub(crate) keeps: (u64, u64),
 }
 
 pub(crate) struct World {
@@ -87,6 +98,10 @@ pub(crate) struct World {
     pub(crate) temper: Temper,
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
+    /// Connections between nodes that keep some.
+    pub(crate) links: Links,
+    /// For what nodes keep in files while they run.
+    pub(crate) directory: TempDir,
     pub(crate) start: Instant,
     flaw: Option<Flaw>,
     rng: Mutex<Rng>,
@@ -106,6 +121,19 @@ pub(crate) struct World {
     pub(crate) stamping: Stamping,
 }
 
+impl Temper {
+    fn of_omnipaxos(self, rng: &mut Rng, flaw: Option<Flaw>) -> Self {
+        let millis =
+            |(beat, election)| (Duration::from_millis(beat), Duration::from_millis(election));
+        let beats = millis(*rng.pick(&[(100, 300), (50, 150), (30, 200)]));
+        let keeps = match flaw {
+            Some(Flaw::Within(Sabotage::InstallsInTwoWrites)) => (1, 1),
+            _ => *rng.pick(&[(1, 1), (8, 4), (8, 40), (1_000, 1_000)]),
+        };
+        Self { beats, keeps, ..self }
+    }
+}
+
 impl World {
     pub(crate) fn new(system: System, seed: u64, flaw: Option<Flaw>) -> Arc<Self> {
         let mut rng = Rng::new(seed);
@@ -123,16 +151,24 @@ impl World {
             keeps_claims: rng.chance(200) || flaw == Some(Flaw::EvidenceOfUndecided),
             memory: if is_sabotaged || rng.chance(500) { 1 << 16 } else { 4 },
             sleeps: rng.chance(200),
+            beats: (Duration::default(), Duration::default()),
+            keeps: (0, 0),
         };
         let caps = Limits { keys: 5, sessions: 12, open_requests: 4, leases: 4 };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         let count = if flaw == Some(Flaw::EvidenceOfUndecided) { MOST_NODES } else { count };
+        let temper = match system {
+            System::Omnipaxos => temper.of_omnipaxos(&mut rng, flaw),
+            System::Log | System::KeyValue => temper,
+        };
         Arc::new(Self {
             system,
             store: keyvalue::Store::default(),
             temper,
             nodes: (0..count).map(|_| Node::new(&mut rng, flaw)).collect(),
             network: Network::new(rng.fork()),
+            links: Links::default(),
+            directory: tempfile::tempdir().unwrap(),
             start: Instant::now(),
             flaw,
             rng: Mutex::new(rng),
@@ -254,6 +290,14 @@ impl World {
         std::mem::take(&mut *self.findings.lock().unwrap())
     }
 
+    /// What is done wrong within the omnipaxos driver, if anything is.
+    pub(crate) fn sabotage(&self) -> Option<Sabotage> {
+        match self.flaw {
+            Some(Flaw::Within(sabotage)) => Some(sabotage),
+            _ => None,
+        }
+    }
+
     pub(crate) fn send(self: &Arc<Self>, from: usize, to: usize, message: Message) {
         for delay in self.network.copies() {
             let (world, message) = (self.clone(), message.clone());
@@ -273,6 +317,7 @@ impl World {
         }
         let (pauses, crashes) = match point {
             Point::Sync => (3, 6),
+            Point::BetweenSyncs => (3, 100),
             // There is something to lose.
             Point::Voted if self.has(Flaw::VotesAreNotSynced) => (0, 400),
             Point::Voted => (0, 50),

@@ -9,7 +9,7 @@ use super::{
     settle,
 };
 use crate::{
-    CommitLimits, Effect, Error, ErrorKind, Reads, Reject, Result, Version,
+    CommitLimits, Effect, Error, Reads, Reject, Result, Version,
     state::{Command, Moment, Plan, REIGN, Reply, Stage, WorkingSet, Writes},
 };
 
@@ -20,13 +20,13 @@ const MOST_COMMANDS: usize = 4_096;
 const MOST_ATTEMPTS: usize = 8;
 
 /// Commands that were worked out together on one version of the state.
+#[derive(Default)]
 pub(crate) struct Group {
     plan: Plan,
     /// The engine's own commands first, then those of the callers in their order.
     results: Vec<Result<Reply, Reject>>,
-    own: usize,
-    /// Per pending call, from the first one on, how many of its commands were worked out.
-    taken: Vec<usize>,
+    /// How many of the engine's own commands were looked at, and how many of them worked out.
+    own: (usize, usize),
 }
 
 /// What is needed to answer a group once it is stored.
@@ -56,14 +56,26 @@ impl Planner<'_> {
     ) -> Result<Group> {
         pending.retain(|call| !call.is_abandoned());
         let limits = self.shared.guard.driver().limits();
+        let commands = pending.iter().map(Pending::len).sum::<usize>() + own.len();
+        let mut group = Group::with_capacity(commands.min(MOST_COMMANDS));
         let mut attempts = 0;
         loop {
             // Where too much has to be read, what is known enough for goes ahead.
             let cut = attempts >= MOST_ATTEMPTS;
-            let planned = self.plan(own, pending, at, limits, cut);
+            let planned = self.plan(&mut group, own, pending, at, limits);
             match (self.known.take_missing(), planned) {
-                (Some(missing), Err(_)) if !cut => self.fetch(missing, own, pending).await?,
-                (_, planned) => return planned,
+                (Some(missing), Err(_)) if !cut => {
+                    let version = self.known.version();
+                    self.fetch(missing, &group, own, pending).await?;
+                    if self.known.version() != version {
+                        // What was worked out rests on a state that is gone.
+                        group = Group::default();
+                    }
+                }
+                // The first one of all has to wait for what it needs.
+                (Some(_), Err(error)) if group.results.is_empty() => return Err(error),
+                (Some(_), Err(_)) => return Ok(group),
+                (_, planned) => return planned.map(|()| group),
             }
             attempts += 1;
         }
@@ -84,63 +96,52 @@ impl Planner<'_> {
             .is_some_and(|record| record.epoch == self.reign.epoch && record.stage == Stage::Open)
     }
 
+    /// Goes on with a group, up to the first command that does not fit, or for which something has to be
+    /// read first.
     fn plan(
         &self,
+        group: &mut Group,
         own: &[Command],
         pending: &mut VecDeque<Pending>,
         at: Moment,
         limits: CommitLimits,
-        cut: bool,
-    ) -> Result<Group> {
-        let mut group = Group { plan: Plan::default(), results: vec![], own: 0, taken: vec![] };
-        for command in own {
+    ) -> Result<()> {
+        for command in &own[group.own.0..] {
             // What does not fit any more is due again soon.
-            group.own += usize::from(group.add(self, command, limits)?);
+            group.own.1 += usize::from(group.add(self, command, limits)?);
+            group.own.0 += 1;
         }
+        let mut done = group.of_callers();
         for call in pending {
-            let mut taken = 0;
-            for command in call.stamped(at) {
-                let is_full = group.results.len() >= MOST_COMMANDS;
-                let added = (!is_full).then(|| group.add(self, command, limits));
-                let fits = match added.unwrap_or(Ok(false)) {
-                    Err(error) if cut && *error.kind() == ErrorKind::Unavailable => {
-                        // The first one of all has to wait for what it needs.
-                        if group.results.is_empty() {
-                            return Err(error);
-                        }
-                        false
-                    }
-                    added => added?,
-                };
-                if !fits {
-                    group.taken.push(taken);
-                    return Ok(group);
+            let skipped = done.min(call.len());
+            done -= skipped;
+            for command in call.stamped(at).skip(skipped) {
+                if group.results.len() >= MOST_COMMANDS || !group.add(self, command, limits)? {
+                    return Ok(());
                 }
-                taken += 1;
             }
-            group.taken.push(taken);
         }
-        Ok(group)
+        Ok(())
     }
 
-    /// Reads what is missing, and what all commands will most likely ask for.
+    /// Reads what is missing, and what the commands to come will most likely ask for.
     async fn fetch(
         &mut self,
         missing: Reads,
+        group: &Group,
         own: &[Command],
         pending: &VecDeque<Pending>,
     ) -> Result<()> {
         let mut reads = missing;
-        let commands = own.iter().chain(pending.iter().flat_map(Pending::commands));
+        let calls = pending.iter().flat_map(Pending::commands).skip(group.of_callers());
+        let commands = own[group.own.0..].iter().chain(calls);
         // More than a commit takes would only be read in vain.
         let most = self.shared.guard.driver().limits().writes;
         for command in commands.take(MOST_COMMANDS) {
             if reads.keys.len() >= most {
                 break;
             }
-            let lacking = self.known.lacks(command.reads());
-            reads.keys.extend(lacking.keys);
-            reads.ranges.extend(lacking.ranges);
+            command.add_unknown(&self.known, &mut reads);
         }
         reads.keys.push(REIGN.into());
         reads.keys.sort_unstable();
@@ -158,6 +159,11 @@ impl Planner<'_> {
 }
 
 impl Group {
+    fn with_capacity(commands: usize) -> Self {
+        let (plan, results) = (Plan::with_capacity(commands), Vec::with_capacity(commands));
+        Self { plan, results, own: (0, 0) }
+    }
+
     /// Adds a command; false if it does not fit any more.
     fn add(
         &mut self,
@@ -169,6 +175,11 @@ impl Group {
         let fits = added.is_some();
         self.results.extend(added);
         Ok(fits)
+    }
+
+    /// How many commands of callers were worked out.
+    fn of_callers(&self) -> usize {
+        self.results.len() - self.own.1
     }
 
     /// Whether there is nothing to be stored.
@@ -192,20 +203,21 @@ impl Group {
         pending: &mut VecDeque<Pending>,
         next: Version,
     ) -> (Effect, Writes, Answers) {
-        let mut waiters = Vec::with_capacity(self.taken.len());
-        for taken in self.taken {
-            let Some(call) = pending.front_mut() else { break };
-            if taken > 0 {
-                waiters.push(call.submit(taken));
+        let mut waiters = Vec::with_capacity(pending.len());
+        let mut left = self.of_callers();
+        while left > 0
+            && let Some(call) = pending.front_mut()
+        {
+            let taken = left.min(call.len());
+            waiters.push(call.submit(taken));
+            left -= taken;
+            if call.len() == 0 {
+                pending.pop_front();
             }
-            if call.len() > 0 {
-                break;
-            }
-            pending.pop_front();
         }
         let (effect, writes) = self.plan.finish(next);
         let mut results = self.results;
-        results.drain(..self.own.min(results.len()));
+        results.drain(..self.own.1);
         (effect, writes, Answers { waiters, results })
     }
 }

@@ -6,11 +6,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    task::{JoinError, JoinSet},
-};
+use tokio::sync::watch;
 
+use super::lasting::{Lasting, Panic, caught};
 use crate::{
     Clock, ConsensusDriver, Effect, Error, ErrorKind, Outcome, Reads, Result, Snapshot, Version,
 };
@@ -47,12 +45,10 @@ impl DriverGuard {
     /// answer that the contract does not allow, which also ends this node's serving.
     pub(crate) async fn read(&self, wanted: &Reads, limit: Duration) -> Result<Snapshot> {
         let newest = self.newest();
-        // Reading changes nothing: the task ends with the caller.
-        let (driver, asked, mut task) = (self.driver.clone(), wanted.clone(), JoinSet::new());
-        task.spawn(async move { driver.read(&asked).await });
+        // Reading changes nothing: it ends with the caller.
         let read = tokio::select! {
             biased;
-            Some(read) = task.join_next() => read,
+            read = caught(self.driver.read(wanted)) => read,
             () = self.clock.sleep(limit) => {
                 let context = format!("the driver did not answer a read within {limit:?}");
                 return Err(Error::new(ErrorKind::Unavailable, context));
@@ -70,20 +66,23 @@ impl DriverGuard {
         checked.map_err(|error| self.misbehaving(error))
     }
 
-    /// Commits, in a task of its own, so that it is carried out even if the caller is gone.
+    /// Commits, which is carried out even if the caller is gone.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) async fn commit(self: &Arc<Self>, base: Version, effect: Effect) -> Result<Outcome> {
         let guard = self.clone();
-        let task = tokio::spawn(async move { guard.commit_here(base, effect).await });
-        task.await.unwrap_or_else(|panic| Err(self.panicked_in_commit(panic)))
+        let committing = Lasting::new(async move {
+            let committed = caught(guard.commit_here(base, effect)).await;
+            committed.unwrap_or_else(|panic| Err(guard.panicked_in_commit(panic)))
+        });
+        committing.await
     }
 
-    /// As [`commit`](Self::commit), for a caller that is a task of its own.
+    /// As [`commit`](Self::commit), for a caller that goes on to the end.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit). A panic of the driver is the caller's, whose task reports it to
+    /// As [`commit`](Self::commit). A panic of the driver is the caller's, which reports it to
     /// [`panicked_in_commit`](Self::panicked_in_commit).
     pub(crate) async fn commit_here(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let next = effect.version()?;
@@ -102,8 +101,8 @@ impl DriverGuard {
         checked.map_err(|error| self.misbehaving(error))
     }
 
-    /// The error of a task that ended in a panic while it committed.
-    pub(crate) fn panicked_in_commit(&self, panic: JoinError) -> Error {
+    /// The error of a commit that ended in a panic.
+    pub(crate) fn panicked_in_commit(&self, panic: Panic) -> Error {
         self.misbehaving(panicked("a commit", panic))
     }
 
@@ -187,7 +186,7 @@ fn nonsense(asked: &str, answered: &impl std::fmt::Debug) -> Error {
     Error::new(ErrorKind::Fatal, context)
 }
 
-fn panicked(asked: &str, panic: JoinError) -> Error {
+fn panicked(asked: &str, panic: Panic) -> Error {
     Error::new(ErrorKind::Fatal, format!("the driver panicked in {asked}")).with_source(panic)
 }
 

@@ -4,6 +4,7 @@ mod clock_guard;
 mod group;
 mod guard;
 mod handover;
+mod lasting;
 mod meters;
 mod pending;
 mod reign;

@@ -9,6 +9,7 @@ use super::{
     Ended, Phase, Shared,
     group::{Answers, Group, Planner},
     handover::Handover,
+    lasting::{Lasting, caught},
     pending::Pending,
     reign::Reign,
     resign::Struggle,
@@ -189,8 +190,8 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    /// Stores a group, in a task of its own, so that the callers learn what became of their requests even
-    /// if this reign is over by then.
+    /// Stores a group, to the end, so that the callers learn what became of their requests even if this
+    /// reign is over by then.
     async fn store(&mut self, group: Group) -> Result<Result<()>, Ended> {
         let base = self.planner.known.version();
         let next = base.next(self.shared.options.random.draw()).map_err(Ended::Failed)?;
@@ -203,16 +204,20 @@ impl<'a> Service<'a> {
         }
         self.shared.meters.commits.increment(1);
         let (shared, reign) = (self.shared.clone(), self.reign.clone());
-        let task = tokio::spawn(async move {
+        let storing = Lasting::new(async move {
             let limit = shared.options.lease;
             let is_open = || !reign.is_closed();
-            let verdict = settle::commit(&shared, base, effect, limit, is_open).await;
-            answer(answers, &verdict, &reign);
-            verdict
+            let committing = settle::commit(&shared, base, effect, limit, is_open);
+            match caught(committing).await {
+                Ok(verdict) => {
+                    answer(answers, &verdict, &reign);
+                    verdict
+                }
+                // The callers are told that the outcome is uncertain, since their answers are dropped.
+                Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
+            }
         });
-        let verdict = self.struggle.watch(self.shared, task).await;
-        let verdict = verdict
-            .unwrap_or_else(|panic| Verdict::Failed(self.shared.guard.panicked_in_commit(panic)));
+        let verdict = self.struggle.watch(self.shared, storing).await;
         self.act_on(verdict, next, writes).await
     }
 

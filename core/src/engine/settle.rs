@@ -154,7 +154,7 @@ fn tell(
 pub(super) fn reign(snapshot: Snapshot) -> Result<Option<ReignRecord>> {
     let bytes = snapshot.values.into_iter().next().flatten();
     match bytes.map(|bytes| Record::decode(REIGN, bytes)).transpose()? {
-        Some(Record::Reign(record)) => Ok(Some(record)),
+        Some(Record::Reign(record)) => Ok(Some(*record)),
         _ => Ok(None),
     }
 }

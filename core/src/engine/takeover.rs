@@ -89,7 +89,7 @@ impl<'a> Takeover<'a> {
         shared.reserve(high_water_ms);
         shared.enter(Phase::TakingOver { epoch: Some(epoch), trouble: None });
         let driver = shared.guard.driver();
-        let replaced = replaced.as_ref();
+        let replaced = replaced.as_deref();
         // A record of before there were versions was written by a commit that has no name.
         let named = replaced.map(|old| &old.version).filter(|version| **version != Version::EMPTY);
         // An observation cannot lie ahead; a driver that says so gains nothing by it.

@@ -33,8 +33,9 @@ impl Oracle {
         &self,
         requests: impl IntoIterator<Item = Result<SeqRequest>>,
     ) -> Vec<Result<SeqGrant>> {
-        let mut advances = Vec::new();
-        let checked = requests.into_iter().map(|request| {
+        let requests = requests.into_iter();
+        let mut advances = Vec::with_capacity(requests.size_hint().0);
+        let checked = requests.map(|request| {
             advances.push(self.advance(request?)?);
             Ok(())
         });
@@ -68,7 +69,10 @@ impl Oracle {
     pub(super) async fn submit(&self, commands: Vec<Command>) -> Result<Outcomes> {
         let asked = commands.len();
         let waiting = Waiting::enter(&self.shared, asked)?;
-        let reign = self.wait(|| self.reign()).await?;
+        let reign = match self.reign() {
+            Ok(reign) => reign,
+            Err(_) => self.wait(|| self.reign()).await?,
+        };
         reign.touch();
         let permits = u32::try_from(asked).ok();
         let permits =

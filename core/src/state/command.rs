@@ -1,6 +1,12 @@
 use std::time::Duration;
 
-use super::{Import, keys, lease, record::ReignRecord, session};
+use super::{
+    Import, WorkingSet,
+    keys::{self, Key},
+    lease,
+    record::ReignRecord,
+    session,
+};
 use crate::{
     Epoch, LeaseHolder, LeaseId, NodeId, RequestId, SeqBlock, SeqKey, Session,
     driver::{KeyRange, Reads, Version},
@@ -164,7 +170,7 @@ pub enum Reply {
         /// The last one, until extended.
         high_water_ms: u64,
         /// The record the fence replaced, if there was any.
-        replaced: Option<ReignRecord>,
+        replaced: Option<Box<ReignRecord>>,
     },
     /// The reign is open.
     Opened,
@@ -227,34 +233,54 @@ impl Command {
     /// What [`plan`](super::plan) most likely reads for this command, so that it can be read at once. Of
     /// a session all answers, so that nothing of it has to be read again.
     pub fn reads(&self) -> Reads {
-        let mut reads = Reads::keys([keys::REIGN, keys::META]);
+        let mut reads = Reads::default();
+        self.each_read(|read| read.add_to(&mut reads));
+        reads
+    }
+
+    /// Adds to `reads` what of [`reads`](Self::reads) is not known.
+    pub(crate) fn add_unknown(&self, known: &WorkingSet, reads: &mut Reads) {
+        self.each_read(|read| {
+            let is_known = match &read {
+                Read::Key(key) => known.knows(key),
+                Read::Range((from, to), _) => known.knows_range(from, to),
+            };
+            if !is_known {
+                read.add_to(reads);
+            }
+        });
+    }
+
+    fn each_read(&self, mut read: impl FnMut(Read)) {
+        read(Read::Key(Key::from_slice(keys::REIGN)));
+        read(Read::Key(Key::from_slice(keys::META)));
         match self {
             Self::Advance(advance) => {
-                reads.keys.extend(advance.entries.iter().map(|(key, _)| keys::sequence(key)));
+                advance.entries.iter().for_each(|(key, _)| read(Read::Key(keys::sequence(key))));
                 if let Some(id) = &advance.id {
-                    reads.keys.push(keys::session(id.session));
-                    reads.ranges.push(range(keys::answers(id.session), session::MOST_PAGES));
+                    read(Read::Key(keys::session(id.session)));
+                    read(Read::Range(keys::answers(id.session), session::MOST_PAGES));
                 }
             }
             Self::Expire { sessions } => {
                 for &session in sessions {
-                    reads.keys.push(keys::session(session));
-                    reads.ranges.push(range(keys::answers(session), session::CLEARED_PAGES));
+                    read(Read::Key(keys::session(session)));
+                    read(Read::Range(keys::answers(session), session::CLEARED_PAGES));
                 }
             }
-            Self::Seed(seed) => reads.keys.push(keys::sequence(&seed.key)),
+            Self::Seed(seed) => read(Read::Key(keys::sequence(&seed.key))),
             Self::Lease { ask, .. } => {
-                reads.keys.push(keys::LEASES.into());
+                read(Read::Key(Key::from_slice(keys::LEASES)));
                 match ask {
-                    LeaseAsk::Acquire { holder, .. } => reads.keys.push(keys::lease_of(holder)),
+                    LeaseAsk::Acquire { holder, .. } => read(Read::Key(keys::lease_of(holder))),
                     LeaseAsk::Renew { id } | LeaseAsk::Release { id } => {
-                        reads.keys.push(keys::lease(*id));
+                        read(Read::Key(keys::lease(*id)));
                     }
                     LeaseAsk::Expire => {}
                 }
-                reads.ranges.push(range(keys::lease_ends(), lease::EXPIRE_LEASES));
+                read(Read::Range(keys::lease_ends(), lease::EXPIRE_LEASES));
             }
-            Self::Import(_) => reads.keys.push(keys::IMPORT.into()),
+            Self::Import(_) => read(Read::Key(Key::from_slice(keys::IMPORT))),
             Self::Fence { .. }
             | Self::Open { .. }
             | Self::Extend { .. }
@@ -262,12 +288,24 @@ impl Command {
             | Self::Init { .. }
             | Self::Adopt { .. } => {}
         }
-        reads
     }
 }
 
-fn range((from, to): (Vec<u8>, Vec<u8>), limit: usize) -> KeyRange {
-    KeyRange { from, to, limit }
+/// Something that a command reads: a key, or so many records of a range at most.
+enum Read {
+    Key(Key),
+    Range((Key, Key), usize),
+}
+
+impl Read {
+    fn add_to(self, reads: &mut Reads) {
+        match self {
+            Self::Key(key) => reads.keys.push(key.to_vec()),
+            Self::Range((from, to), limit) => {
+                reads.ranges.push(KeyRange { from: from.to_vec(), to: to.to_vec(), limit });
+            }
+        }
+    }
 }
 
 /// A duration in whole milliseconds, as commands carry it.

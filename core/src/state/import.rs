@@ -32,7 +32,7 @@ pub enum Import {
         /// How many entries there are in all.
         entries: u64,
         /// The reign record of the state that was copied.
-        record: ReignRecord,
+        record: Box<ReignRecord>,
     },
 }
 
@@ -125,7 +125,7 @@ fn page(progress: &Progress, before: u64, entries: &[Entry]) -> Planned {
     }
     let mut writes = Writes::default();
     for (key, value) in entries {
-        writes.put(key.as_slice(), Record::Raw(value.clone()));
+        writes.put(key, Record::Raw(value.clone()));
     }
     writes.put(keys::IMPORT, Progress { entries: after, last: last.clone() });
     Ok((Reply::Imported { entries: after }, writes))

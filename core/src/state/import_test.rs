@@ -116,7 +116,7 @@ fn imported(source: &State, limit: usize) -> State {
         assert_eq!(apply(&mut target, step.clone()), Ok(entries));
         assert_eq!(apply(&mut target, step), Ok(entries), "again, its answer being lost");
     }
-    let finish = Import::Finish { entries, record: source.record() };
+    let finish = Import::Finish { entries, record: Box::new(source.record()) };
     assert_eq!(apply(&mut target, finish.clone()), Ok(entries));
     assert_eq!(apply(&mut target, finish), Ok(entries), "again, its answer being lost");
     target
@@ -169,7 +169,7 @@ fn a_state_in_use_is_not_imported_into() {
     let before = state.store.clone();
     let begin = Import::Begin;
     let page = Import::Page { before: 0, entries: vec![(b"sx".to_vec(), vec![1, 0])] };
-    let finish = Import::Finish { entries: 0, record: state.record() };
+    let finish = Import::Finish { entries: 0, record: Box::new(state.record()) };
     for step in [begin, page, finish] {
         assert_eq!(apply(&mut state, step), Err(Reject::NotEmpty));
     }
@@ -198,7 +198,7 @@ fn a_copy_that_is_not_whole_accepts_nothing_else() {
     assert_eq!(target.apply(&[init]), [Err(Reject::NotEmpty)]);
     let begin = Import::Begin;
     assert_eq!(apply(&mut target, begin), Err(Reject::Importing));
-    let finish = Import::Finish { entries: 9, record: source.record() };
+    let finish = Import::Finish { entries: 9, record: Box::new(source.record()) };
     assert_eq!(apply(&mut target, finish), Err(Reject::ImportBroken { entries: 2 }));
 }
 

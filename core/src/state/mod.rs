@@ -5,6 +5,7 @@
 //! The leader plans on a version of the state; what it has worked out is stored only if the state is
 //! still at that version.
 
+mod answers;
 mod command;
 mod import;
 mod keys;
@@ -18,6 +19,7 @@ mod sequence;
 mod session;
 mod view;
 mod working_set;
+mod written;
 
 pub(crate) use command::millis;
 pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reply, Seed};

@@ -1,6 +1,6 @@
 use super::{
     Command, Reject, Reply, View, WorkingSet, Writes, import, lease, reign, sequence, session,
-    view::Overlay,
+    view::Overlay, written::Written,
 };
 use crate::{
     Epoch, Result,
@@ -39,14 +39,16 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
 /// succeeds or is refused on its own.
 #[derive(Default, Debug)]
 pub struct Plan {
-    writes: Writes,
-    bytes: usize,
+    written: Written,
 }
 
-/// Room for the version that each commit writes.
-const VERSION_BYTES: usize = 64;
-
 impl Plan {
+    /// Nothing yet, with room for about so many commands.
+    pub fn with_capacity(commands: usize) -> Self {
+        // Each writes a record of its own, and some share others.
+        Self { written: Written::with_capacity(commands + commands / 8) }
+    }
+
     /// Adds a command. `None` if what it writes does not fit into the commit any more, and nothing is
     /// added then. The first command of a commit always fits.
     ///
@@ -59,35 +61,31 @@ impl Plan {
         command: &Command,
         limits: CommitLimits,
     ) -> Result<Option<Result<Reply, Reject>>> {
-        let overlay = Overlay { below: known, writes: &self.writes };
+        let overlay = Overlay { below: known, writes: &self.written };
         let (reply, writes) = match plan(&overlay, epoch, command)? {
             Ok(planned) => planned,
             Err(reject) => return Ok(Some(Err(reject))),
         };
-        let (more, bytes) = self.writes.growth(&writes);
-        let fits = self.writes.len() + more < limits.writes
-            && self.bytes + bytes + VERSION_BYTES <= limits.bytes;
-        if !fits && !self.writes.is_empty() {
+        if !self.written.is_empty() && !self.written.has_room(known, &writes, limits)? {
             return Ok(None);
         }
-        self.writes.merge(writes);
-        self.bytes += bytes;
+        self.written.merge(known, writes)?;
         Ok(Some(Ok(reply)))
     }
 
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.written.is_empty()
     }
 
     /// The effect of the commit that makes version `next`, and the same records decoded.
     pub fn finish(mut self, next: Version) -> (Effect, Writes) {
         // Each write of the reign record notes the version that made it.
-        if let Some(Record::Reign(record)) = self.writes.get_mut(REIGN) {
+        if let Some(Record::Reign(record)) = self.written.get_mut(REIGN) {
             record.version = next;
         }
-        let mut effect = self.writes.encode();
+        let (mut effect, writes) = self.written.finish();
         effect.set_version(next);
-        (effect, self.writes)
+        (effect, writes)
     }
 }

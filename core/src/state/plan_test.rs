@@ -85,6 +85,8 @@ impl Model {
         }
         if let Some(id) = advance.id {
             assert_eq!(before, None, "request {id:?} was executed twice");
+            let is_late = id.retry || id.first_incomplete.get() > 1;
+            assert!(!is_late || self.knows(id.session), "{id:?} began a session");
         }
         for block in &blocks {
             let next = self.next.entry(block.key.clone()).or_default();
@@ -102,10 +104,14 @@ impl Model {
         let known = |id: RequestId| self.executed.contains_key(&(id.session, id.number.get()));
         match reject {
             Reject::IdReused { .. } => assert!(advance.id.is_some_and(known)),
-            Reject::SessionUnknown => assert!(advance.id.is_some_and(|id| id.retry)),
+            Reject::SessionUnknown => assert!(advance.id.is_some_and(|id| !self.knows(id.session))),
             Reject::Forgotten { number, first_incomplete } => assert!(number < first_incomplete),
             other => panic!("nothing asked for could be refused as {other:?}"),
         }
+    }
+
+    fn knows(&self, session: Session) -> bool {
+        self.executed.keys().any(|(other, _)| *other == session)
     }
 
     fn close(&mut self, id: Option<RequestId>) {
@@ -175,7 +181,7 @@ proptest! {
         let mut state = State::open();
         let near = u64::MAX - u64::from(count) + 1;
         let stored = Record::Next(near).encode();
-        state.store = with(state.store, keys::sequence(&key("a")), stored);
+        state.store = with(state.store, keys::sequence(&key("a")).to_vec(), stored);
         let meta = Record::Meta(Meta { keys: 1, ..Meta::default() });
         state.store = with(state.store, keys::META.into(), meta.encode());
         let refused = state.advance(&[("b", 1), ("a", count)], None);

@@ -1,5 +1,7 @@
 use super::{
-    ReignRecord, View, keys, lease,
+    ReignRecord, View,
+    keys::{self, Key},
+    lease,
     record::{cast, load},
     session,
 };
@@ -57,12 +59,12 @@ impl Query {
     /// What [`answer`] most likely reads, so that it can be read at once.
     pub fn reads(&self) -> Reads {
         let mut reads = Reads::default();
-        let mut range = |(from, to): (Vec<u8>, Vec<u8>), limit| {
-            reads.ranges.push(KeyRange { from, to, limit });
+        let mut range = |(from, to): (Key, Key), limit| {
+            reads.ranges.push(KeyRange { from: from.to_vec(), to: to.to_vec(), limit });
         };
         match self {
             Self::Reign | Self::Expired { .. } => {}
-            Self::Sequence(key) => reads.keys.push(keys::sequence(key)),
+            Self::Sequence(key) => reads.keys.push(keys::sequence(key).to_vec()),
             Self::Sequences { prefix, after, limit } => {
                 range(keys::sequences(prefix, after), *limit);
             }

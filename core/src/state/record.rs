@@ -1,7 +1,9 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{View, keys};
-use crate::{Epoch, Error, ErrorKind, LeaseHolder, LeaseId, NodeId, Result, driver::Version};
+use super::{View, answers::AnswerPage, keys};
+use crate::{
+    Epoch, Error, ErrorKind, LeaseHolder, LeaseId, NodeId, Result, driver::Version, varint,
+};
 
 /// The version of the rules that a new state is under.
 pub(super) const FIRST_RULES: u32 = 1;
@@ -10,11 +12,14 @@ pub(super) const FIRST_RULES: u32 = 1;
 /// release which knows nothing of leases refuses the state instead of breaking them.
 pub(super) const LEASE_RULES: u32 = 2;
 
+/// The version from which on answers may be kept in pages of the present format.
+pub(super) const ANSWER_RULES: u32 = 3;
+
 /// The highest version of the rules that this release knows.
-pub(super) const RULES: u32 = LEASE_RULES;
+pub(super) const RULES: u32 = ANSWER_RULES;
 
 /// The first byte of every stored value: how the rest is encoded.
-const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 
 /// The first byte of a reign record that notes versions. Without them it has the first format.
 const REIGN_FORMAT: u8 = 2;
@@ -93,7 +98,7 @@ impl From<UnversionedReign> for ReignRecord {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Record {
     /// Under [`REIGN`](super::REIGN).
-    Reign(ReignRecord),
+    Reign(Box<ReignRecord>),
     /// Counts of keys and sessions.
     Meta(Meta),
     /// How far an import has come.
@@ -107,7 +112,7 @@ pub enum Record {
     /// Counts of stamping leases.
     Leases(Leases),
     /// A stamping lease.
-    Lease(LeaseRecord),
+    Lease(Box<LeaseRecord>),
     /// An entry of an index, whose key says everything.
     Mark,
     /// What is copied without a look into it, or belongs to a driver.
@@ -170,43 +175,6 @@ pub struct LeaseRecord {
     pub(super) superseded: bool,
 }
 
-/// What a request was answered.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct AnswerRecord {
-    /// Tells this request from another of the same number.
-    pub(super) digest: [u8; 16],
-    /// The first value of each block, in the order asked for.
-    pub(super) starts: Vec<u64>,
-}
-
-/// The answers to some neighbouring requests: each one's number, then its encoded
-/// [`AnswerRecord`]. To add one the others need not be decoded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AnswerPage(Vec<u8>);
-
-impl AnswerPage {
-    pub(super) fn find(&self, key: &[u8], number: u64) -> Result<Option<AnswerRecord>> {
-        let damaged = |source| corrupt(key, "a stored value is damaged").with_source(source);
-        let mut rest = &self.0[1..];
-        while !rest.is_empty() {
-            let ((found, answer), behind): ((u64, &[u8]), _) =
-                postcard::take_from_bytes(rest).map_err(damaged)?;
-            if found == number {
-                return postcard::from_bytes(answer).map(Some).map_err(damaged);
-            }
-            rest = behind;
-        }
-        Ok(None)
-    }
-
-    /// The page with the answer to a request that has none yet. No page is an empty one.
-    pub(super) fn with(page: Option<&Self>, number: u64, answer: &AnswerRecord) -> Self {
-        let answer = postcard::to_stdvec(answer).expect(ENCODABLE);
-        let bytes = page.map_or_else(|| vec![FORMAT], |page| page.0.clone());
-        Self(postcard::to_extend(&(number, answer), bytes).expect(ENCODABLE))
-    }
-}
-
 const ENCODABLE: &str = "records have no part that cannot be encoded";
 
 impl Record {
@@ -217,40 +185,49 @@ impl Record {
     pub fn decode(key: &[u8], bytes: Vec<u8>) -> Result<Self> {
         Ok(match key.first() {
             Some(b'r') if bytes.first() == Some(&FORMAT) => {
-                Self::Reign(decode::<UnversionedReign>(key, &bytes, FORMAT)?.into())
+                let record: UnversionedReign = decode(key, &bytes, FORMAT)?;
+                Self::Reign(Box::new(record.into()))
             }
-            Some(b'r') => Self::Reign(decode(key, &bytes, REIGN_FORMAT)?),
+            Some(b'r') => Self::Reign(Box::new(decode(key, &bytes, REIGN_FORMAT)?)),
             Some(b'm') => Self::Meta(decode(key, &bytes, FORMAT)?),
             Some(b'i') => Self::Progress(decode(key, &bytes, FORMAT)?),
             Some(b's') => Self::Next(decode(key, &bytes, FORMAT)?),
             Some(b'u') => Self::Session(decode(key, &bytes, FORMAT)?),
             Some(b'k') => Self::Leases(decode(key, &bytes, FORMAT)?),
-            Some(b'l' | b'h' | b'e') => Self::Lease(decode(key, &bytes, FORMAT)?),
-            Some(b'a') if bytes.first() == Some(&FORMAT) => Self::Answers(AnswerPage(bytes)),
-            Some(b'a') => return Err(corrupt(key, "a stored value has an unknown format")),
+            Some(b'l' | b'h' | b'e') => Self::Lease(Box::new(decode(key, &bytes, FORMAT)?)),
+            Some(b'a') => Self::Answers(AnswerPage::decode(key, bytes)?),
             Some(b'x' | b'b') if bytes.is_empty() => Self::Mark,
             Some(b'x' | b'b') => return Err(corrupt(key, "an entry of an index has a value")),
             _ => Self::Raw(bytes),
         })
     }
 
-    /// The value as it is stored.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// Appends the value as it is stored.
+    pub(super) fn encode_to(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         match self {
-            Self::Reign(record) => encode(record, REIGN_FORMAT),
-            Self::Meta(meta) => encode(meta, FORMAT),
-            Self::Progress(progress) => encode(progress, FORMAT),
-            Self::Next(next) => encode(next, FORMAT),
-            Self::Session(session) => encode(session, FORMAT),
-            Self::Leases(leases) => encode(leases, FORMAT),
-            Self::Lease(lease) => encode(lease, FORMAT),
-            Self::Answers(page) => page.0.clone(),
-            Self::Mark => vec![],
-            Self::Raw(bytes) => bytes.clone(),
+            Self::Reign(record) => return encode(bytes, record, REIGN_FORMAT),
+            Self::Meta(meta) => return encode(bytes, meta, FORMAT),
+            Self::Progress(progress) => return encode(bytes, progress, FORMAT),
+            Self::Next(next) => {
+                bytes.push(FORMAT);
+                varint::push(&mut bytes, *next);
+            }
+            Self::Session(session) => return encode(bytes, session, FORMAT),
+            Self::Leases(leases) => return encode(bytes, leases, FORMAT),
+            Self::Lease(lease) => return encode(bytes, lease, FORMAT),
+            Self::Answers(page) => bytes.extend_from_slice(page.as_bytes()),
+            Self::Mark => {}
+            Self::Raw(raw) => bytes.extend_from_slice(raw),
         }
+        bytes
     }
 
-    /// How many bytes [`encode`](Self::encode) makes at most.
+    #[cfg(test)]
+    pub(super) fn encode(&self) -> Vec<u8> {
+        self.encode_to(vec![])
+    }
+
+    /// How many bytes [`encode_to`](Self::encode_to) adds at most.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Reign(_) => 200,
@@ -258,15 +235,16 @@ impl Record {
             Self::Next(_) => 11,
             Self::Progress(progress) => 16 + progress.last.len(),
             Self::Lease(lease) => 96 + lease.holder.as_bytes().len(),
-            Self::Answers(page) => page.0.len(),
+            Self::Answers(page) => page.as_bytes().len(),
             Self::Mark => 0,
             Self::Raw(bytes) => bytes.len(),
         }
     }
 }
 
-fn encode<T: Serialize>(value: &T, format: u8) -> Vec<u8> {
-    postcard::to_extend(value, vec![format]).expect(ENCODABLE)
+fn encode<T: Serialize>(mut bytes: Vec<u8>, value: &T, format: u8) -> Vec<u8> {
+    bytes.push(format);
+    postcard::to_extend(value, bytes).expect(ENCODABLE)
 }
 
 fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8], format: u8) -> Result<T> {
@@ -278,7 +256,7 @@ fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8], format: u8) -> Result<T
     }
 }
 
-fn corrupt(key: &[u8], what: &str) -> Error {
+pub(super) fn corrupt(key: &[u8], what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("{what} under key {}", key.escape_ascii()))
 }
 
@@ -288,30 +266,30 @@ pub(super) trait Stored: Sized {
 }
 
 macro_rules! stored {
-    ($($variant:ident: $kind:ty),*) => {$(
+    ($($variant:ident($value:ident): $kind:ty = $of:expr, $from:expr);*) => {$(
         impl Stored for $kind {
             fn of(record: &Record) -> Option<&Self> {
-                if let Record::$variant(value) = record { Some(value) } else { None }
+                if let Record::$variant($value) = record { Some($of) } else { None }
             }
         }
 
         impl From<$kind> for Record {
-            fn from(value: $kind) -> Self {
-                Self::$variant(value)
+            fn from($value: $kind) -> Self {
+                Self::$variant($from)
             }
         }
     )*};
 }
 
 stored!(
-    Reign: ReignRecord,
-    Meta: Meta,
-    Progress: Progress,
-    Next: u64,
-    Session: SessionRecord,
-    Answers: AnswerPage,
-    Leases: Leases,
-    Lease: LeaseRecord
+    Reign(record): ReignRecord = record.as_ref(), Box::new(record);
+    Meta(meta): Meta = meta, meta;
+    Progress(progress): Progress = progress, progress;
+    Next(next): u64 = next, next;
+    Session(session): SessionRecord = session, session;
+    Answers(page): AnswerPage = page, page;
+    Leases(leases): Leases = leases, leases;
+    Lease(lease): LeaseRecord = lease.as_ref(), Box::new(lease)
 );
 
 pub(super) fn load<'v, T: Stored>(view: &'v dyn View, key: &[u8]) -> Result<Option<&'v T>> {

@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 
 use super::{
-    Record, ReignRecord, Stage, keys,
-    record::{AnswerPage, AnswerRecord, LeaseRecord, Leases, Meta, Progress, SessionRecord},
+    Record, ReignRecord, Stage,
+    answers::{AnswerPage, AnswerRecord},
+    keys,
+    record::{LeaseRecord, Leases, Meta, Progress, SessionRecord},
 };
 use crate::{Epoch, LeaseHolder, LeaseId, NodeId, Version};
 
@@ -25,7 +27,7 @@ fn reigns() -> impl Strategy<Value = Record> {
     (stages, numbers, ids, versions(), versions()).prop_map(
         |(stage, [high_water_ms, lease_ms, session_ms, session_base_ms], ids, version, base)| {
             let (epoch, node, released) = ids;
-            Record::Reign(ReignRecord {
+            Record::from(ReignRecord {
                 epoch: Epoch(epoch),
                 stage,
                 high_water_ms,
@@ -46,7 +48,7 @@ fn leases() -> impl Strategy<Value = Record> {
     let numbers = [numbers(), numbers(), numbers(), numbers(), numbers(), numbers()];
     (holder, numbers, any::<bool>()).prop_map(
         |(holder, [id, holder_epoch, ttl_ms, bound_ms, expires_at_ms, until_ms], superseded)| {
-            Record::Lease(LeaseRecord {
+            Record::from(LeaseRecord {
                 id: LeaseId(id),
                 holder: LeaseHolder::new(holder).unwrap(),
                 holder_epoch,
@@ -65,7 +67,8 @@ fn pages() -> impl Strategy<Value = Record> {
     let answers = prop::collection::vec((numbers(), any::<[u8; 16]>(), starts), 1..5);
     answers.prop_map(|answers| {
         let page = answers.into_iter().fold(None, |page, (number, digest, starts)| {
-            Some(AnswerPage::with(page.as_ref(), number, &AnswerRecord { digest, starts }))
+            let answer = AnswerRecord { digest, starts: starts.into() };
+            Some(AnswerPage::with(page.as_ref(), number, &answer))
         });
         Record::Answers(page.unwrap())
     })
@@ -100,7 +103,7 @@ fn records() -> impl Strategy<Value = (Vec<u8>, Record)> {
 proptest! {
     #[test]
     fn a_record_is_read_as_written_and_is_no_longer_than_its_size((key, record) in records()) {
-        let bytes = record.clone().encode();
+        let bytes = record.encode();
         prop_assert!(bytes.len() <= record.size(), "{} of {}", bytes.len(), record.size());
         prop_assert_eq!(Record::decode(&key, bytes).unwrap(), record);
     }

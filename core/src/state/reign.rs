@@ -51,7 +51,7 @@ pub(super) fn fence(
         version: Version::EMPTY,
         fenced_on: base,
     };
-    let replaced = replaced.cloned();
+    let replaced = replaced.cloned().map(Box::new);
     let mut writes = store(record);
     writes.put(keys::META, meta);
     Ok(Ok((Reply::Fenced { epoch, floor_ms, high_water_ms, replaced }, writes)))

@@ -35,7 +35,7 @@ fn fence_with(
     // No epoch has to be given: a fence makes its own.
     match state.apply_as(Epoch(0), &[fence]).remove(0)? {
         Reply::Fenced { epoch, floor_ms, high_water_ms, replaced } => {
-            Ok((epoch, floor_ms, high_water_ms, replaced))
+            Ok((epoch, floor_ms, high_water_ms, replaced.map(|record| *record)))
         }
         other => panic!("a fence was answered with {other:?}"),
     }
@@ -165,7 +165,7 @@ fn an_epoch_is_the_era_and_a_counter_that_never_falls() {
     // What was copied from elsewhere may have an epoch of a later era.
     let mut record = state.record();
     record.epoch = Epoch::from_parts(9, 7);
-    state.store = with(state.store, keys::REIGN.into(), Record::Reign(record).encode());
+    state.store = with(state.store, keys::REIGN.into(), Record::from(record).encode());
     assert_eq!(fence(&mut state, NOW_MS), Ok(Epoch::from_parts(9, 8)));
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Advance, Reject, Reply, Seed, View, Writes, keys,
     plan::Planned,
-    record::{Meta, load},
+    record::{ANSWER_RULES, Meta, load},
     reign,
     session::{self, Admission, Known},
 };
@@ -23,15 +23,19 @@ pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Resul
         });
     };
     let known = Known::load(view, id, reign.session_time(advance.elapsed_ms))?;
-    let (blocks, mut writes, fresh) = match session::admit(view, advance, id, &known, &meta)? {
+    let (blocks, mut writes, answer) = match session::admit(view, advance, id, &known, &meta)? {
         Admission::Refused(reject) => return Ok(Err(reject)),
-        Admission::Answered(blocks) => (blocks, Writes::default(), false),
-        Admission::Fresh => match take(view, advance, &mut meta)? {
-            Ok((blocks, writes)) => (blocks, writes, true),
+        Admission::Answered(blocks) => (blocks, Writes::default(), None),
+        Admission::Fresh(page) => match take(view, advance, &mut meta)? {
+            Ok((blocks, writes)) => {
+                // A release that cannot read such an answer must not lead.
+                meta.rules = meta.rules.max(ANSWER_RULES);
+                let answer = session::answer(id, advance, page, &blocks);
+                (blocks, writes, Some(answer))
+            }
             Err(reject) => return Ok(Err(reject)),
         },
     };
-    let answer = fresh.then(|| session::answer(advance, &blocks));
     session::settle(view, id, known, answer, &mut meta, &mut writes)?;
     Ok(Ok((Reply::Advanced(blocks), finish(writes, &stored, &meta))))
 }
@@ -63,7 +67,8 @@ fn take(
     advance: &Advance,
     meta: &mut Meta,
 ) -> Result<Result<(Vec<SeqBlock>, Writes), Reject>> {
-    let mut writes = Writes::default();
+    // One more for the answer, and one for the session.
+    let mut writes = Writes::with_capacity(advance.entries.len() + 2);
     let mut blocks = Vec::with_capacity(advance.entries.len());
     for (key, count) in &advance.entries {
         let stored = keys::sequence(key);
@@ -80,7 +85,7 @@ fn take(
         let Some(next) = start.checked_add(u64::from(*count)) else {
             return Ok(Err(Reject::Overflow { key: key.clone(), next: start }));
         };
-        writes.put(stored, next);
+        writes.set(stored, next);
         blocks.push(SeqBlock { key: key.clone(), start, count: *count });
     }
     Ok(Ok((blocks, writes)))

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+use siphasher::sip128::SipHasher13;
+use smallvec::SmallVec;
 
 use super::{
-    Advance, Record, Reject, Reply, View, Writes, keys,
+    Advance, Record, Reject, Reply, View, Writes,
+    answers::{AnswerPage, AnswerRecord, Digest},
+    keys::{self, Key},
     plan::Planned,
-    record::{AnswerPage, AnswerRecord, Meta, SessionRecord, load},
+    record::{Meta, SessionRecord, load},
     reign,
 };
 use crate::{Epoch, RequestId, Result, SeqBlock, SeqKey, Session};
@@ -43,7 +47,14 @@ pub(super) enum Admission {
     /// It was executed before, and got these blocks.
     Answered(Vec<SeqBlock>),
     /// It is new.
-    Fresh,
+    Fresh(Page),
+}
+
+/// Where the answer to a request goes.
+pub(super) struct Page {
+    key: Key,
+    /// How requests are told apart there.
+    digest: Digest,
 }
 
 /// What the state knows of a request's session.
@@ -78,45 +89,54 @@ pub(super) fn admit(
     }
     let number = id.number.get();
     let limit = advance.limits.open_requests.min(MOST_OPEN_REQUESTS);
-    let fresh = |first_incomplete: u64| {
+    let key = keys::answers_of(id.session, number);
+    let fresh = |first_incomplete: u64, page| {
         let open = number.saturating_sub(first_incomplete.max(id.first_incomplete.get()));
         match open >= limit {
             true => Admission::Refused(Reject::TooManyOpenRequests { limit }),
-            false => Admission::Fresh,
+            false => Admission::Fresh(page),
         }
     };
     let Some(session) = &known.record else {
-        return Ok(if id.retry {
+        // A client waits from 1 on until it has had an answer. Beyond that its session was known once, and
+        // this may be a copy, long on its way, of a request that has been executed.
+        let was_known = id.first_incomplete.get() > 1;
+        return Ok(if id.retry || was_known {
             Admission::Refused(Reject::SessionUnknown)
         } else if meta.sessions >= advance.limits.sessions {
             Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })
         } else {
-            fresh(0)
+            fresh(0, Page { key, digest: Digest::Keyed })
         });
     };
     let first_incomplete = session.first_incomplete;
     if number < first_incomplete || first_incomplete == CLOSED {
         return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
     }
-    let key = keys::answers_of(id.session, number);
-    if let Some(page) = load::<AnswerPage>(view, &key)?
+    let page = load::<AnswerPage>(view, &key)?;
+    let digest = AnswerPage::digest(page);
+    if let Some(page) = page
         && let Some(answer) = page.find(&key, number)?
     {
-        return Ok(if answer.digest == digest(&advance.entries) {
+        return Ok(if answer.digest == hash(digest, id.session, &advance.entries) {
             Admission::Answered(blocks(&advance.entries, &answer.starts))
         } else {
             Admission::Refused(Reject::IdReused { number })
         });
     }
-    Ok(fresh(first_incomplete))
+    Ok(fresh(first_incomplete, Page { key, digest }))
 }
 
-/// What is kept of a request that was executed.
-pub(super) fn answer(advance: &Advance, blocks: &[SeqBlock]) -> AnswerRecord {
-    AnswerRecord {
-        digest: digest(&advance.entries),
-        starts: blocks.iter().map(|block| block.start).collect(),
-    }
+/// What is kept of a request that was executed, and where.
+pub(super) fn answer(
+    id: &RequestId,
+    advance: &Advance,
+    page: Page,
+    blocks: &[SeqBlock],
+) -> (Key, AnswerRecord) {
+    let digest = hash(page.digest, id.session, &advance.entries);
+    let starts = blocks.iter().map(|block| block.start).collect();
+    (page.key, AnswerRecord { digest, starts })
 }
 
 /// Records a request's answer and brings its session up to date, or closes it.
@@ -124,7 +144,7 @@ pub(super) fn settle(
     view: &dyn View,
     id: &RequestId,
     known: Known,
-    answer: Option<AnswerRecord>,
+    answer: Option<(Key, AnswerRecord)>,
     meta: &mut Meta,
     writes: &mut Writes,
 ) -> Result<()> {
@@ -164,11 +184,8 @@ pub(super) fn settle(
     if known.record.as_ref() != Some(&updated) {
         store(id.session, known.record.as_ref(), &updated, writes);
     }
-    if let Some(answer) = answer {
-        let number = id.number.get();
-        let key = keys::answers_of(id.session, number);
-        let page = AnswerPage::with(load(view, &key)?, number, &answer);
-        writes.put(key, page);
+    if let Some((page, answer)) = answer {
+        writes.answer(page, id.number.get(), answer);
     }
     Ok(())
 }
@@ -229,7 +246,7 @@ fn store(session: Session, old: Option<&SessionRecord>, new: &SessionRecord, wri
         }
         writes.put(keys::last_use(new.last_used_ms, session), Record::Mark);
     }
-    writes.put(keys::session(session), new.clone());
+    writes.set(keys::session(session), new.clone());
 }
 
 fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
@@ -242,14 +259,22 @@ fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
 }
 
 /// Tells requests apart; lengths are hashed along, so that no two requests look alike.
-fn digest(entries: &[(SeqKey, u32)]) -> [u8; 16] {
-    let mut hasher = Sha256::new();
+///
+/// Whoever finds two requests of one hash can only mislead itself: it is given the answer to its own
+/// earlier request. So what the keyed hash owes is that this does not happen by chance.
+fn hash(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
+    let mut bytes = SmallVec::<[u8; 64]>::new();
     for (key, count) in entries {
-        hasher.update([key.as_str().len() as u8]);
-        hasher.update(key.as_str());
-        hasher.update(count.to_be_bytes());
+        bytes.push(key.as_str().len() as u8);
+        bytes.extend_from_slice(key.as_str().as_bytes());
+        bytes.extend_from_slice(&count.to_be_bytes());
     }
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hasher.finalize()[..16]);
-    digest
+    match digest {
+        Digest::Keyed => SipHasher13::new_with_key(&session.0).hash(&bytes).as_bytes(),
+        Digest::Sha256 => {
+            let mut half = [0; 16];
+            half.copy_from_slice(&Sha256::digest(&bytes)[..16]);
+            half
+        }
+    }
 }

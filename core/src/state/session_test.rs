@@ -1,9 +1,10 @@
 use super::{
     Limits, RETENTION, Reject,
-    keys::PAGE,
-    testing::{State, commit, id, plan_all},
+    keys::{self, PAGE},
+    record::{ANSWER_RULES, FIRST_RULES, Meta},
+    testing::{State, commit, id, plan_all, whole, with},
 };
-use crate::{RequestId, SeqBlock, Session};
+use crate::{RequestId, SeqBlock, SeqStore as _, Session};
 
 const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
 
@@ -41,6 +42,16 @@ fn an_id_used_for_another_request_is_refused() {
         assert_eq!(refused, Err(Reject::IdReused { number: 1 }));
     }
     assert_eq!(starts(state.advance(&[("a", 1)], None).unwrap()), [5]);
+}
+
+/// A copy of a request may come when its session has expired: 3 waits for nothing below, so that 1 and 2
+/// were answered once.
+#[test]
+fn a_request_of_a_session_that_was_known_once_is_not_executed_in_one_of_its_name() {
+    let mut state = State::open();
+    let refused = state.advance(&[("a", 5)], Some(id(1, 3, 3)));
+    assert_eq!(refused, Err(Reject::SessionUnknown));
+    assert_eq!(starts(state.advance(&[("a", 5)], Some(id(1, 3, 1))).unwrap()), [0]);
 }
 
 #[test]
@@ -242,6 +253,7 @@ fn a_sessions_first_request_counts_what_is_open_as_any_other() {
 #[test]
 fn a_batch_of_requests_that_jump_ahead_deletes_no_more_than_there_is() {
     let mut state = State::open();
+    state.advance(&[("a", 1)], Some(id(1, 1, 1))).unwrap();
     let command = |state: &State, number| {
         state.advance_command(&[("a", 1)], Some(id(1, number, number)), Limits::default())
     };
@@ -251,4 +263,35 @@ fn a_batch_of_requests_that_jump_ahead_deletes_no_more_than_there_is() {
     assert!(writes <= 5 * commands.len(), "{writes} writes for {} requests", commands.len());
     state.apply(&commands);
     assert_eq!(state.count(b'a'), 1);
+}
+
+#[test]
+fn a_page_of_the_release_before_is_read_and_goes_on_in_its_format() {
+    let mut state = State::open();
+    let first = state.advance(&[("a", 5)], Some(id(1, 1, 1))).unwrap();
+    // Its request is told from others by the first half of its SHA-256.
+    let mut page = vec![1, 1, 18];
+    page.extend(0x1cf3_bf6d_131a_fad4_d173_1051_89a4_0146_u128.to_be_bytes());
+    page.extend([1, 0]);
+    let key = keys::answers_of(Session([1; 16]), 1);
+    state.store = with(state.store, key.to_vec(), page.clone());
+    assert_eq!(state.advance(&[("a", 5)], Some(id(1, 1, 1))), Ok(first));
+    let other = state.advance(&[("a", 6)], Some(id(1, 1, 1)));
+    assert_eq!(other, Err(Reject::IdReused { number: 1 }));
+    let second = state.advance(&[("a", 2)], Some(id(1, 2, 1)));
+    assert_eq!(state.advance(&[("a", 2)], Some(id(1, 2, 1))), second);
+    let other = state.advance(&[("b", 2)], Some(id(1, 2, 1)));
+    assert_eq!(other, Err(Reject::IdReused { number: 2 }));
+    let stored = state.store.get(&key).unwrap().unwrap();
+    assert!(stored.starts_with(&page), "{stored:?}");
+}
+
+#[test]
+fn the_first_answer_keeps_releases_away_that_could_not_read_it() {
+    let rules = |state: &State| Meta::load(&whole(&state.store)).unwrap().rules;
+    let mut state = State::open();
+    state.advance(&[("a", 1)], None).unwrap();
+    assert_eq!(rules(&state), FIRST_RULES, "nothing is there yet that they could not read");
+    state.advance(&[("a", 1)], Some(id(1, 1, 1))).unwrap();
+    assert_eq!(rules(&state), ANSWER_RULES);
 }

@@ -238,7 +238,7 @@ pub(super) fn content(store: &MemoryStore) -> Vec<Entry> {
         if key == keys::REIGN
             && let Ok(Record::Reign(record)) = Record::decode(key, value.clone())
         {
-            *value = Record::Reign(ReignRecord { version: Version::EMPTY, ..record }).encode();
+            *value = Record::from(ReignRecord { version: Version::EMPTY, ..*record }).encode();
         }
     }
     all

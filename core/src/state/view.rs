@@ -1,7 +1,7 @@
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
 
-use super::Record;
-use crate::{Result, driver::Effect};
+use super::{Record, answers::AnswerRecord, keys::Key, written::Written};
+use crate::Result;
 
 /// What the rules read through.
 pub trait View {
@@ -18,24 +18,43 @@ pub trait View {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(&[u8], &Record)>>;
 }
 
-/// The records to write, all or none: one per key, or `None` to delete it.
+/// The records that one command writes, in order: of two writes under one key the later one counts.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Writes(BTreeMap<Vec<u8>, Option<Record>>);
+pub struct Writes(Vec<(Key, Write)>);
+
+/// What is written under a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Write {
+    Put(Record),
+    Delete,
+    /// Adds the answer to this request to the page of answers, which is begun if there is none.
+    Answer(u64, AnswerRecord),
+}
 
 impl Writes {
+    /// None yet, with room for so many.
+    pub(super) fn with_capacity(writes: usize) -> Self {
+        Self(Vec::with_capacity(writes))
+    }
+
     /// Writes a record under `key`.
-    pub fn put(&mut self, key: impl Into<Vec<u8>>, record: impl Into<Record>) {
-        self.0.insert(key.into(), Some(record.into()));
+    pub fn put(&mut self, key: impl AsRef<[u8]>, record: impl Into<Record>) {
+        self.0.push((Key::from_slice(key.as_ref()), Write::Put(record.into())));
+    }
+
+    /// As [`put`](Self::put), with a key that was made for it.
+    pub(super) fn set(&mut self, key: Key, record: impl Into<Record>) {
+        self.0.push((key, Write::Put(record.into())));
     }
 
     /// Deletes `key`; that it does not exist is no error.
-    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
-        self.0.insert(key.into(), None);
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) {
+        self.0.push((Key::from_slice(key.as_ref()), Write::Delete));
     }
 
-    /// Adds the writes of `later`, which win.
-    pub fn merge(&mut self, later: Self) {
-        self.0.extend(later.0);
+    /// Adds an answer to the page under `key`.
+    pub(super) fn answer(&mut self, key: Key, number: u64, answer: AnswerRecord) {
+        self.0.push((key, Write::Answer(number, answer)));
     }
 
     /// Whether there is nothing to write.
@@ -43,51 +62,31 @@ impl Writes {
         self.0.is_empty()
     }
 
-    /// How many records are written or deleted.
+    /// How many writes there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    fn size_of(key: &[u8], record: Option<&Record>) -> usize {
-        Effect::size_of(key, None) + record.map_or(0, Record::size)
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(Key, Write)> {
+        self.0.iter()
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Record>> {
-        self.0.get(key).map(Option::as_ref)
+    pub(super) fn into_parts(self) -> Vec<(Key, Write)> {
+        self.0
     }
+}
 
-    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Record> {
-        self.0.get_mut(key)?.as_mut()
-    }
-
-    /// What `later` would add to the count of writes and to their bytes.
-    pub(super) fn growth(&self, later: &Self) -> (usize, usize) {
-        later.0.iter().fold((0, 0), |(writes, bytes), (key, record)| {
-            let size = Self::size_of(key, record.as_ref());
-            match self.0.get(key) {
-                None => (writes + 1, bytes + size),
-                Some(old) => {
-                    (writes, bytes + size.saturating_sub(Self::size_of(key, old.as_ref())))
-                }
-            }
-        })
-    }
-
-    /// The effect that makes these writes.
-    pub(super) fn encode(&self) -> Effect {
-        let writes = self.0.iter();
-        writes.map(|(key, record)| (key.clone(), record.as_ref().map(Record::encode))).collect()
-    }
-
-    fn range(&self, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&Vec<u8>, &Option<Record>)> {
-        self.0.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to.max(from))))
+impl FromIterator<(Key, Option<Record>)> for Writes {
+    fn from_iter<I: IntoIterator<Item = (Key, Option<Record>)>>(records: I) -> Self {
+        let write = |record: Option<Record>| record.map_or(Write::Delete, Write::Put);
+        Self(records.into_iter().map(|(key, record)| (key, write(record))).collect())
     }
 }
 
 /// A view with writes over it that are not stored yet.
 pub(super) struct Overlay<'a> {
     pub(super) below: &'a dyn View,
-    pub(super) writes: &'a Writes,
+    pub(super) writes: &'a Written,
 }
 
 impl View for Overlay<'_> {
@@ -99,7 +98,7 @@ impl View for Overlay<'_> {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(&[u8], &Record)>> {
-        let written: Vec<_> = self.writes.range(from, to).collect();
+        let written = self.writes.range(from, to);
         if written.is_empty() {
             return self.below.scan(from, to, limit);
         }
@@ -110,18 +109,9 @@ impl View for Overlay<'_> {
         for (key, record) in written {
             match record {
                 Some(record) => drop(merged.insert(key, record)),
-                None => drop(merged.remove(key.as_slice())),
+                None => drop(merged.remove(key)),
             }
         }
         Ok(merged.into_iter().take(limit).collect())
-    }
-}
-
-impl IntoIterator for Writes {
-    type Item = (Vec<u8>, Option<Record>);
-    type IntoIter = std::collections::btree_map::IntoIter<Vec<u8>, Option<Record>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }

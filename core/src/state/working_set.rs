@@ -1,6 +1,12 @@
-use std::{cell::RefCell, collections::BTreeMap, ops::Bound};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
-use super::{Record, View, Writes};
+use foldhash::HashMap;
+
+use super::{Record, View, Writes, answers::AnswerPage, keys::Key, record::load, view::Write};
 use crate::{
     Error, ErrorKind, Result,
     driver::{KeyRange, Reads, Snapshot, Version},
@@ -23,12 +29,21 @@ const MOST_ENTRIES: usize = 1_024;
 pub struct WorkingSet {
     version: Version,
     /// Per key what is known of it: its record, or that there is none.
-    records: BTreeMap<Vec<u8>, Option<Record>>,
+    records: HashMap<Key, Option<Record>>,
     /// About how many bytes the records have.
     bytes: usize,
-    /// Ranges, from a first key to before another, of which every record there is stands in `records`.
-    ranges: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Ranges of which every record there is stands in `records`, by their first keys.
+    ranges: BTreeMap<Key, Range>,
     missing: RefCell<Reads>,
+}
+
+/// A range of which all is known.
+#[derive(Default, Debug)]
+struct Range {
+    /// The key behind the last one.
+    end: Key,
+    /// The keys under which there are records, in order.
+    keys: BTreeSet<Key>,
 }
 
 impl WorkingSet {
@@ -40,16 +55,6 @@ impl WorkingSet {
     /// The version that everything here is of.
     pub fn version(&self) -> Version {
         self.version
-    }
-
-    /// What of `reads` is not known.
-    pub fn lacks(&self, reads: Reads) -> Reads {
-        let keys = reads.keys.into_iter().filter(|key| !self.knows(key));
-        let ranges = reads.ranges.into_iter().filter(|range| {
-            range.from < range.to
-                && self.end_of_known(&range.from).is_none_or(|end| *end < range.to)
-        });
-        Reads { keys: keys.collect(), ranges: ranges.collect() }
     }
 
     /// What was asked for and is not known, since this was last called; `None` if all was known.
@@ -68,7 +73,7 @@ impl WorkingSet {
         assert_eq!(snapshot.version, self.version, "records of two versions must not be mixed");
         for (key, value) in reads.keys.into_iter().zip(snapshot.values) {
             let record = value.map(|bytes| Record::decode(&key, bytes)).transpose()?;
-            self.set(key, record);
+            self.set(Key::from_slice(&key), record);
         }
         for (range, entries) in reads.ranges.into_iter().zip(snapshot.ranges) {
             let KeyRange { from, mut to, limit } = range;
@@ -82,11 +87,14 @@ impl WorkingSet {
                 // Behind a key comes first the one that is a zero byte longer.
                 to = [last, &[0][..]].concat();
             }
+            let mut keys = BTreeSet::new();
             for (key, value) in entries {
                 let record = Record::decode(&key, value)?;
-                self.set(key, Some(record));
+                let key = Key::from_slice(&key);
+                self.set(key.clone(), Some(record));
+                keys.insert(key);
             }
-            self.learn_range(from, to);
+            self.learn_range(Key::from_slice(&from), Range { end: Key::from_slice(&to), keys });
         }
         Ok(())
     }
@@ -95,57 +103,114 @@ impl WorkingSet {
     pub fn advance(&mut self, version: Version, writes: Writes) {
         self.version = version;
         if self.records.len() >= MOST_RECORDS || self.bytes >= MOST_BYTES {
-            *self = Self::at(version);
+            // As many will be kept again.
+            self.records.clear();
+            self.ranges.clear();
+            self.bytes = 0;
         }
-        for (key, record) in writes {
-            if self.end_of_known(&key).is_some() && record.is_none() {
-                let removed = self.records.remove(&key).flatten();
-                self.bytes -= removed.map_or(0, |removed| removed.size());
-            } else if self.knows(&key) {
-                self.set(key, record);
+        for (key, write) in writes.into_parts() {
+            match write {
+                Write::Put(record) => self.replace(key, Some(record)),
+                Write::Delete => self.replace(key, None),
+                Write::Answer(number, answer) => {
+                    // One that is not known stays so.
+                    if let Ok(page) = load::<AnswerPage>(self, &key) {
+                        let page = AnswerPage::with(page, number, &answer);
+                        self.replace(key, Some(page.into()));
+                    }
+                }
             }
         }
     }
 
-    fn set(&mut self, key: Vec<u8>, record: Option<Record>) {
+    /// Lays a write over what is known. What is not known of before stays so.
+    fn replace(&mut self, key: Key, record: Option<Record>) {
+        let size = record.as_ref().map_or(0, Record::size);
+        match self.records.get_mut(&key) {
+            Some(old) if old.is_some() && record.is_some() => {
+                self.bytes += size;
+                self.bytes -= old.as_ref().map_or(0, Record::size);
+                *old = record;
+            }
+            old => {
+                let is_known = old.is_some();
+                if let Some(range) = self.range_of_mut(&key) {
+                    match record {
+                        Some(_) => drop(range.keys.insert(key.clone())),
+                        None => drop(range.keys.remove(&key)),
+                    }
+                    if record.is_none() {
+                        self.forget(&key);
+                    } else {
+                        self.set(key, record);
+                    }
+                } else if is_known {
+                    self.set(key, record);
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, key: Key, record: Option<Record>) {
         self.bytes += record.as_ref().map_or(0, Record::size);
         let replaced = self.records.insert(key, record).flatten();
         self.bytes -= replaced.map_or(0, |replaced| replaced.size());
     }
 
-    fn learn_range(&mut self, mut from: Vec<u8>, mut to: Vec<u8>) {
+    fn forget(&mut self, key: &Key) {
+        let removed = self.records.remove(key).flatten();
+        self.bytes -= removed.map_or(0, |removed| removed.size());
+    }
+
+    fn learn_range(&mut self, mut from: Key, mut learned: Range) {
         // Ranges that touch are one.
-        if let Some((start, end)) = self.ranges.range(..=from.clone()).next_back()
-            && *end >= from
+        if let Some((start, before)) = self.ranges.range::<[u8], _>(up_to(&from)).next_back()
+            && before.end >= from
         {
-            to = to.max(end.clone());
-            from.clone_from(start);
+            from = start.clone();
         }
-        let within = (Bound::Excluded(from.clone()), Bound::Included(to.clone()));
-        let joined: Vec<_> = self.ranges.range(within).map(|(start, _)| start.clone()).collect();
+        let within = (Bound::Included(&from[..]), Bound::Included(&learned.end[..]));
+        let joined: Vec<_> =
+            self.ranges.range::<[u8], _>(within).map(|(start, _)| start.clone()).collect();
         for start in joined {
-            to = to.max(self.ranges.remove(&start).unwrap_or_default());
+            let mut joined = self.ranges.remove(&start).unwrap_or_default();
+            learned.end = learned.end.max(joined.end);
+            learned.keys.append(&mut joined.keys);
         }
-        self.ranges.insert(from, to);
+        self.ranges.insert(from, learned);
     }
 
-    /// Where the known range that holds `key` ends, if there is one.
-    fn end_of_known(&self, key: &[u8]) -> Option<&Vec<u8>> {
-        let before = (Bound::Unbounded, Bound::Included(key));
-        let (_, end) = self.ranges.range::<[u8], _>(before).next_back()?;
-        Some(end).filter(|end| key < end.as_slice())
+    /// The known range that holds `key`, if there is one.
+    fn range_of(&self, key: &[u8]) -> Option<&Range> {
+        let (_, range) = self.ranges.range::<[u8], _>(up_to(key)).next_back()?;
+        Some(range).filter(|range| *key < range.end[..])
     }
 
-    fn knows(&self, key: &[u8]) -> bool {
-        self.records.contains_key(key) || self.end_of_known(key).is_some()
+    fn range_of_mut(&mut self, key: &[u8]) -> Option<&mut Range> {
+        let (_, range) = self.ranges.range_mut::<[u8], _>(up_to(key)).next_back()?;
+        Some(range).filter(|range| *key < range.end[..])
     }
+
+    /// Whether it answers what stands under `key`.
+    pub(super) fn knows(&self, key: &[u8]) -> bool {
+        self.records.contains_key(key) || self.range_of(key).is_some()
+    }
+
+    /// Whether it answers what there is from `from` (inclusive) to `to` (exclusive).
+    pub(super) fn knows_range(&self, from: &[u8], to: &[u8]) -> bool {
+        from >= to || self.range_of(from).is_some_and(|known| to <= &known.end[..])
+    }
+}
+
+fn up_to(key: &[u8]) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (Bound::Unbounded, Bound::Included(key))
 }
 
 impl View for WorkingSet {
     fn get(&self, key: &[u8]) -> Result<Option<&Record>> {
         match self.records.get(key) {
             Some(record) => Ok(record.as_ref()),
-            None if self.end_of_known(key).is_some() => Ok(None),
+            None if self.range_of(key).is_some() => Ok(None),
             None => {
                 self.missing.borrow_mut().keys.push(key.into());
                 Err(missing())
@@ -163,12 +228,13 @@ impl View for WorkingSet {
             self.missing.borrow_mut().ranges.push(range);
             missing()
         };
-        let end = self.end_of_known(from).ok_or_else(|| lacks(from))?;
-        let bounds = (Bound::Included(from), Bound::Excluded(to.min(end.as_slice())));
-        let records = self.records.range::<[u8], _>(bounds);
-        let there = records.filter_map(|(key, record)| Some((key.as_slice(), record.as_ref()?)));
+        let known = self.range_of(from).ok_or_else(|| lacks(from))?;
+        let end = &known.end[..];
+        let bounds = (Bound::Included(from), Bound::Excluded(to.min(end)));
+        let there = known.keys.range::<[u8], _>(bounds);
+        let there = there.filter_map(|key| Some((&key[..], self.records.get(key)?.as_ref()?)));
         let found: Vec<_> = there.take(limit).collect();
-        if found.len() < limit && end.as_slice() < to {
+        if found.len() < limit && end < to {
             return Err(lacks(end));
         }
         Ok(found)

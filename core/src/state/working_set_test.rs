@@ -6,8 +6,9 @@ use super::{
     Record, View, WorkingSet, Writes,
     testing::{version, whole},
     view::Overlay,
+    written::Written,
 };
-use crate::{KeyRange, MemoryStore, Reads, SeqStore, Version};
+use crate::{KeyRange, MemoryStore, Reads, SeqStore, Snapshot, Version};
 
 type Found = Vec<(Vec<u8>, Record)>;
 
@@ -67,8 +68,15 @@ fn made(writes: &[(Vec<u8>, Option<u64>)]) -> Writes {
     made
 }
 
+fn together(writes: &Writes) -> Written {
+    let mut written = Written::default();
+    // Plain writes need not know anything.
+    written.merge(&WorkingSet::default(), writes.clone()).unwrap();
+    written
+}
+
 fn commit(store: &mut MemoryStore, writes: &Writes, next: Version) {
-    let mut effect = writes.clone().encode();
+    let (mut effect, _) = together(writes).finish();
     effect.set_version(next);
     store.commit(effect).unwrap();
 }
@@ -102,10 +110,11 @@ proptest! {
                     let reads = Reads { keys, ranges };
                     let snapshot = reads.read_from(&store).unwrap();
                     known.learn(reads.clone(), snapshot).unwrap();
-                    let Reads { keys, ranges } = known.lacks(reads);
-                    prop_assert!(keys.is_empty(), "{keys:?} were learned");
+                    prop_assert!(reads.keys.iter().all(|key| known.knows(key)), "{reads:?}");
                     // A range may have been read to its limit only.
-                    prop_assert!(ranges.iter().all(|range| range.limit < usize::MAX));
+                    let whole = |range: &&KeyRange| range.limit == usize::MAX;
+                    let knows = |range: &KeyRange| known.knows_range(&range.from, &range.to);
+                    prop_assert!(reads.ranges.iter().filter(whole).all(knows), "{reads:?}");
                 }
                 Step::Commit(writes) => {
                     let next = known.version().next(7).unwrap();
@@ -154,7 +163,8 @@ proptest! {
         commit(&mut store, &made(&stored), Version { era: 0, number: 1, name: 1 });
         commit(&mut store, &made(&more), Version { era: 0, number: 2, name: 2 });
         let (below, writes) = (whole(&store), made(&written));
-        let overlay = Overlay { below: &below, writes: &writes };
+        let laid = together(&writes);
+        let overlay = Overlay { below: &below, writes: &laid };
         let mut after = store.clone();
         commit(&mut after, &writes, Version { era: 0, number: 3, name: 3 });
         prop_assert_eq!(overlay.get(&key).unwrap().cloned(), got(&after, &key));
@@ -170,6 +180,63 @@ fn records_of_two_versions_are_never_mixed() {
     let snapshot = reads.read_from(&store).unwrap();
     let mut known = WorkingSet::at(Version { era: 0, number: 1, name: 1 });
     let _ = known.learn(reads, snapshot);
+}
+
+/// A set that has learned so many records of that size.
+fn filled(records: usize, size: usize) -> WorkingSet {
+    let version = Version { era: 0, number: 1, name: 1 };
+    let mut known = WorkingSet::at(version);
+    let keys: Vec<_> = (0..records).map(|index| format!("z{index}").into_bytes()).collect();
+    let values = keys.iter().map(|_| Some(vec![7; size])).collect();
+    let snapshot = Snapshot { version, values, ranges: vec![] };
+    known.learn(Reads { keys, ranges: vec![] }, snapshot).unwrap();
+    known
+}
+
+/// Whether a record is still known after a commit that does not touch it.
+fn keeps(mut known: WorkingSet) -> bool {
+    known.get(b"z0").unwrap();
+    known.advance(known.version().next(2).unwrap(), Writes::default());
+    known.get(b"z0").is_ok()
+}
+
+#[test]
+fn what_is_known_is_dropped_beyond_a_number_of_records() {
+    assert!(keeps(filled(99_999, 0)));
+    assert!(!keeps(filled(100_000, 0)));
+}
+
+#[test]
+fn what_is_known_is_dropped_beyond_a_number_of_bytes() {
+    const MEBIBYTE: usize = 1 << 20;
+    assert!(keeps(filled(63, MEBIBYTE)));
+    assert!(!keeps(filled(64, MEBIBYTE)));
+    // What is replaced or removed counts no more.
+    let mut known = filled(63, MEBIBYTE);
+    for _ in 0..3 {
+        let mut writes = Writes::default();
+        writes.put(b"z1", Record::Raw(vec![8; MEBIBYTE]));
+        known.advance(known.version().next(2).unwrap(), writes);
+    }
+    assert!(keeps(known));
+    let range = KeyRange { from: b"z".into(), to: b"{".into(), limit: usize::MAX };
+    let mut known = filled(63, MEBIBYTE);
+    let entries = (0..63).map(|index| (format!("z{index}").into_bytes(), vec![7; MEBIBYTE]));
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort();
+    let snapshot = Snapshot { version: known.version(), values: vec![], ranges: vec![entries] };
+    known.learn(Reads { keys: vec![], ranges: vec![range] }, snapshot).unwrap();
+    for _ in 0..3 {
+        for record in [None, Some(Record::Raw(vec![8; 2 * MEBIBYTE - 1]))] {
+            let mut writes = Writes::default();
+            match record {
+                Some(record) => writes.put(b"z1", record),
+                None => writes.delete(b"z1"),
+            }
+            known.advance(known.version().next(2).unwrap(), writes);
+        }
+    }
+    assert!(keeps(known));
 }
 
 #[test]

@@ -41,10 +41,13 @@ async fn a_successor_whose_clock_is_behind_still_starts_above() {
     let (cluster, a) = Cluster::serving().await;
     let before = a.grant().range.last();
     a.oracle.shutdown().await.unwrap();
+    let stored_ms = cluster.record().high_water_ms;
     let b = cluster.node(2, &ManualClock::new(NOON_MS - HOUR_MS));
     b.elect();
     b.serving().await;
     assert!(b.grant().range.first() > before);
+    // Its first window is a full one, counted from where it starts.
+    assert_eq!(cluster.record().high_water_ms, stored_ms + 1 + 3_000);
 }
 
 #[tokio::test]

@@ -96,6 +96,21 @@ async fn a_conflict_ends_a_reign_at_once() {
 }
 
 #[tokio::test]
+async fn a_conflict_ends_a_reign_though_its_driver_still_shows_it() {
+    let (cluster, a) = Cluster::serving().await;
+    let b = cluster.node(2, &a.clock);
+    a.fall_behind();
+    b.elect();
+    settle().await;
+    let error = a.seq("a", 1).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::NotLeader(None), "{error}");
+    settle().await;
+    // What is read is older than what the commit has met.
+    assert!(a.refuses());
+    assert_eq!(a.oracle.status().phase, Phase::Electing);
+}
+
+#[tokio::test]
 async fn a_late_commit_of_an_earlier_reign_changes_nothing() {
     for step in [Step::Advance, Step::Extend] {
         let (cluster, a) = Cluster::serving().await;
@@ -114,6 +129,7 @@ async fn a_late_commit_of_an_earlier_reign_changes_nothing() {
         late.open();
         settle().await;
         assert_eq!((cluster.record(), cluster.next("a")), (before, stored));
+        assert_eq!(a.oracle.status().phase, Phase::Electing, "another reign is open");
         assert_eq!(asked.await.unwrap().is_ok(), stored == 5);
         assert_eq!(b.seq("a", 1).await.unwrap(), stored);
     }

@@ -105,7 +105,8 @@ async fn requests_meanwhile_wait_for_the_next_leader() {
     let (stamp, value) = (tokio::spawn(async move { oracle.get_ts(1).await }), a.ask("a", 1));
     settle().await;
     assert!(!stamp.is_finished() && !value.is_finished());
-    let leader = LeaderHint { endpoint: "10.0.0.7:50551".into(), epoch: None };
+    // Without an epoch in it, the engine would add one at some time.
+    let leader = LeaderHint { endpoint: "10.0.0.7:50551".into(), epoch: Some(Epoch(2)) };
     a.set(Leadership::Follower { leader: Some(leader.clone()) });
     for error in [stamp.await.unwrap().unwrap_err(), value.await.unwrap().unwrap_err()] {
         assert_eq!(*error.kind(), ErrorKind::NotLeader(Some(leader.clone())));

@@ -209,21 +209,40 @@ async fn a_state_that_went_back_while_another_node_led() {
 
 #[tokio::test]
 async fn a_state_that_was_forgotten_between_two_reigns_of_one_node() {
-    // What the first reign reserved, and what a stamping lease has added to it.
-    for leased in [false, true] {
-        let (cluster, node) = Cluster::serving().await;
-        let forgotten = cluster.store();
-        match leased {
-            true => {
+    // What a fence has reserved, what the open has added to it, a renewal, and a stamping lease.
+    for reserves in [Step::Fence, Step::Open, Step::Extend, Step::Lease] {
+        let cluster = Cluster::default();
+        let node = cluster.node(1, &ManualClock::new(NOON_MS));
+        let unused = cluster.store();
+        let gate = node.hold(Step::Open);
+        node.elect();
+        gate.reached().await;
+        let fenced = cluster.store();
+        if reserves != Step::Fence {
+            gate.open();
+            node.serving().await;
+        }
+        let opened = cluster.store();
+        let forgotten = match reserves {
+            Step::Fence => unused,
+            Step::Open => fenced,
+            Step::Extend => {
+                node.busy_for(LEASE).await;
+                opened
+            }
+            _ => {
                 let holder = LeaseHolder::new("h").unwrap();
                 let ttl = Duration::from_secs(10);
                 node.oracle.acquire_lease(holder, 1, ttl).await.unwrap();
+                opened
             }
-            false => node.busy_for(LEASE).await,
-        }
+        };
         // The version goes on as it should, and the record is an older one.
         let mut effect = Effect::default();
-        effect.put(REIGN, forgotten.get(REIGN).unwrap().unwrap());
+        match forgotten.get(REIGN).unwrap() {
+            Some(record) => effect.put(REIGN, record),
+            None => effect.delete(REIGN),
+        }
         effect.set_version(cluster.version().next(7).unwrap());
         cluster.commit(cluster.version(), effect).unwrap();
         node.clock.set_wall(NOON_MS);

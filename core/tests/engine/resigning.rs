@@ -36,6 +36,21 @@ async fn a_renewal_that_succeeds_in_between_begins_the_count_again() {
 }
 
 #[tokio::test]
+async fn a_renewal_that_succeeds_makes_the_next_pauses_short_again() {
+    let (_, node) = Cluster::serving().await;
+    refused(&node, Step::Extend);
+    // After pauses of 2, 4, 8 and 8 leases.
+    node.busy_for(LEASE * 30).await;
+    let resigned = node.resigned().len();
+    node.driver.faults.lock().unwrap().clear();
+    node.busy_for(LEASE * 10).await;
+    node.grant();
+    refused(&node, Step::Extend);
+    node.busy_for(LEASE * 9).await;
+    assert_eq!(node.resigned().len(), resigned + 3, "after 2, 4 and 8, and not 8 and 8");
+}
+
+#[tokio::test]
 async fn a_commit_that_hangs() {
     let (_, node) = Cluster::serving().await;
     let gate = node.hold(Step::Advance);

@@ -230,7 +230,7 @@ impl Cluster {
 fn reign(store: &MemoryStore) -> Option<ReignRecord> {
     let stored = store.get(REIGN).unwrap()?;
     match Record::decode(REIGN, stored).unwrap() {
-        Record::Reign(record) => Some(record),
+        Record::Reign(record) => Some(*record),
         other => panic!("{other:?}"),
     }
 }

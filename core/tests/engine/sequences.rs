@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use tsoracle_core::{ErrorKind, LeaseHolder, ManualClock, RequestId, SeqKey, SeqRequest, Session};
+use tsoracle_core::{
+    CommitLimits, ErrorKind, LeaseHolder, ManualClock, RequestId, SeqKey, SeqRequest, Session,
+};
 
 use crate::rig::{Cluster, Fault, Gate, LEASE, NOON_MS, Step, settle};
 
@@ -49,6 +51,18 @@ async fn requests_of_one_call_are_split_over_commits_where_a_driver_needs_it() {
         }
     }
     assert_eq!((cluster.next("1000"), cluster.next("1001")), (1, 2));
+}
+
+#[tokio::test]
+async fn a_commit_has_a_bounded_number_of_requests_however_little_they_write() {
+    let (cluster, node) = Cluster::serving().await;
+    let request = |_| SeqRequest::single(SeqKey::new("a").unwrap(), 1);
+    let before = cluster.log().len();
+    let granted = node.oracle.get_seqs((0..5_000).map(request)).await;
+    assert_eq!(cluster.log().len(), before + 2);
+    for (start, granted) in (0..).zip(granted) {
+        assert_eq!(granted.unwrap().blocks[0].start, start);
+    }
 }
 
 #[tokio::test]
@@ -228,6 +242,8 @@ async fn sequences_survive_a_change_of_leader_without_a_gap() {
     assert_eq!(b.seq("a", 10).await.unwrap(), 30);
     let refused = a.ask("a", 10);
     settle().await;
+    // Or it would fence the other one again, which may or may not renew its lease before.
+    a.follow();
     a.clock.advance(LEASE);
     assert!(refused.await.unwrap().is_err());
     let key = SeqKey::new("a").unwrap();
@@ -277,6 +293,40 @@ async fn sessions_of_an_earlier_reign_expire_without_holding_up_a_request() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_of_the_engines_own_costs_no_caller_an_answer() {
+    let (cluster, node) = Cluster::serving().await;
+    node.seq("a", 10).await.unwrap();
+    node.seq("b", 20).await.unwrap();
+    for session in 0..64 {
+        let id = RequestId::new(Session([session; 16]), 1, 1).unwrap();
+        let entries = vec![(SeqKey::new("c").unwrap(), 1)];
+        node.send(SeqRequest::new(entries, Some(id)).unwrap()).await.unwrap().unwrap();
+    }
+    node.clock.advance(Duration::from_secs(900));
+    node.oracle.get_ts(1).await.unwrap();
+    settle().await;
+    // The first commit has expired sessions to forget, and so has the next, with a renewal before them
+    // that leaves no room.
+    let gate = node.hold(Step::Advance);
+    let first = node.ask("c", 1);
+    gate.reached().await;
+    node.clock.advance(LEASE * 2 / 5);
+    node.driver.limits.lock().unwrap().writes = 8;
+    let asked = [node.ask("a", 1), node.ask("b", 1)];
+    settle().await;
+    let before = cluster.entries(b'u').len();
+    let commits = cluster.log().len();
+    gate.open();
+    first.await.unwrap().unwrap();
+    for (expected, asked) in [10, 20].into_iter().zip(asked) {
+        assert_eq!(asked.await.unwrap().unwrap(), expected);
+    }
+    // What there was to forget did go along with the first, and not with the second.
+    assert_eq!(cluster.log()[commits..], [vec![Step::Advance], vec![Step::Extend, Step::Advance]]);
+    assert_eq!((before, cluster.entries(b'u').len()), (64, 48));
+}
+
+#[tokio::test]
 async fn more_leases_than_one_commit_ends_expire_at_once() {
     let (cluster, node) = Cluster::serving().await;
     let lease = |holder: String, ttl: u64| {
@@ -284,8 +334,11 @@ async fn more_leases_than_one_commit_ends_expire_at_once() {
         let ttl = Duration::from_secs(ttl);
         tokio::spawn(async move { oracle.acquire_lease(holder, 1, ttl).await })
     };
-    for holder in 0..1_500 {
-        let acquired = lease(format!("short {holder}"), 5);
+    // So many that one look at the state does not read all that a group of requests goes over, nor do
+    // as many looks as a group waits for; and no commit is too small for them.
+    *node.driver.limits.lock().unwrap() = CommitLimits { writes: 1 << 20, bytes: 1 << 26 };
+    let acquired: Vec<_> = (0..8_000).map(|holder| lease(format!("short {holder}"), 5)).collect();
+    for acquired in acquired {
         node.until(acquired).await.unwrap();
     }
     // The next reign has read none of them, and is asked for many more while the first commit is held up.
@@ -298,7 +351,7 @@ async fn more_leases_than_one_commit_ends_expire_at_once() {
     let first = lease("first".into(), 300);
     node.pass_until(&gate).await;
     let mut asked = vec![];
-    for holder in 0..40 {
+    for holder in 0..150 {
         asked.push(lease(format!("long {holder}"), 300));
     }
     settle().await;
@@ -307,5 +360,5 @@ async fn more_leases_than_one_commit_ends_expire_at_once() {
     for acquired in asked {
         node.until(acquired).await.unwrap();
     }
-    assert_eq!(cluster.entries(b'l').len(), 41);
+    assert_eq!(cluster.entries(b'l').len(), 151);
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tsoracle_core::{
-    Clock, Epoch, ErrorKind, LeaderHint, Leadership, ManualClock, NodeId, Phase, Result,
+    Clock, Effect, Epoch, ErrorKind, LeaderHint, Leadership, ManualClock, NodeId, Phase, Result,
+    Version, state::REIGN,
 };
 
 use crate::rig::{BadRead, Cluster, Fault, Gate, LEASE, NOON_MS, Node, Step, settle};
@@ -118,6 +119,28 @@ async fn another_version_than_the_one_that_wrote_the_record_is_no_evidence() {
     assert!(b.refuses(), "the whole lease is waited for, from the fence on");
     a.clock.advance(Duration::from_millis(1));
     b.serving().await;
+}
+
+#[tokio::test]
+async fn a_record_that_notes_no_version_is_waited_for_from_the_fence_on() {
+    let cluster = Cluster::default();
+    // As an earlier release wrote it: open under epoch 7, by node 1, with a lease of a second.
+    let mut effect = Effect::default();
+    effect.put(REIGN, [1, 7, 1, 128, 228, 227, 163, 177, 52, 232, 7, 1, 1, 0, 5, 2]);
+    effect.set_version(Version::EMPTY.next(1).unwrap());
+    cluster.commit(Version::EMPTY, effect).unwrap();
+    let clock = ManualClock::new(NOON_MS);
+    let node = cluster.node(2, &clock);
+    // That the state was once empty is no evidence of a commit without a name.
+    node.driver.seen.lock().unwrap().insert(Version::EMPTY, clock.now().boot);
+    clock.advance(LEASE * 2);
+    node.elect();
+    settle().await;
+    clock.advance(LEASE * 11 / 10);
+    settle().await;
+    assert!(node.refuses());
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(node.serving().await, Epoch(8));
 }
 
 #[tokio::test]
@@ -238,6 +261,16 @@ async fn a_follower_names_the_leader_at_once() {
     b.phase(|phase| matches!(phase, Phase::Following(_))).await;
     let error = b.oracle.get_ts(1).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::NotLeader(Some(leader)));
+}
+
+#[tokio::test]
+async fn a_follower_adds_the_epoch_of_the_last_fence_to_its_hint() {
+    let (_, _a, b) = two().await;
+    let hint = LeaderHint { endpoint: "a:1".into(), epoch: None };
+    b.set(Leadership::Follower { leader: Some(hint.clone()) });
+    settle().await;
+    let named = LeaderHint { epoch: Some(Epoch(1)), ..hint };
+    assert_eq!(b.oracle.status().phase, Phase::Following(Some(named)));
 }
 
 #[tokio::test]
@@ -395,6 +428,30 @@ async fn an_oracle_that_is_dropped_releases_and_stops_its_driver() {
     settle().await;
     assert!(cluster.record().released);
     assert!(!driver.leads());
+}
+
+#[tokio::test]
+async fn an_oracle_that_is_dropped_while_a_renewal_is_tried_again_ends_and_commits_no_more() {
+    let (cluster, node) = Cluster::serving().await;
+    let faults = 1_000;
+    (0..faults).for_each(|_| node.fault(Step::Extend, Fault::Refuse(ErrorKind::Unavailable)));
+    node.busy_for(LEASE).await;
+    let Node { driver, oracle, clock } = node;
+    let refused = || faults - driver.faults.lock().unwrap().len();
+    assert!(refused() > 1, "it was tried again");
+    drop(oracle);
+    let later = async || {
+        for _ in 0..100 {
+            clock.advance(Duration::from_millis(100));
+            settle().await;
+        }
+    };
+    later().await;
+    assert!(!driver.leads(), "its task has ended");
+    assert!(cluster.record().released);
+    let (tried, stored) = (refused(), cluster.log().len());
+    later().await;
+    assert_eq!((refused(), cluster.log().len()), (tried, stored));
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ fn assert_fenced_alike(base: &Moment, author: Author, floor: u8, reply: &Reply, 
     assert_eq!(high_water_ms, u64::from(after.record.high_water));
     let wait = base.record.wait(Rules::default(), author);
     let wait = wait.map(|wait| (u64::from(wait.lease), in_code(wait.replaced)));
-    assert_eq!(wait_in_code(replaced.as_ref(), node(author.id)), wait);
+    assert_eq!(wait_in_code(replaced.as_deref(), node(author.id)), wait);
     let stored = after.stored().expect("a fence writes the record");
     assert_eq!(stored.fenced_on, in_code(base.version));
     assert!(base.stored().is_none_or(|old| old.epoch < stored.epoch));

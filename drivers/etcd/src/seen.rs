@@ -75,6 +75,9 @@ mod tests {
         assert_eq!(seen.since(&version(0, 10)), None, "only another era has one as late");
         assert_eq!(seen.since(&version(1, 2)), Some(at(400)));
         assert_eq!(seen.since(&version(1, 11)), None);
+        seen.note_at(version(1, 12), at(500));
+        assert_eq!(seen.since(&version(0, 10)), None, "nor later");
+        assert_eq!(seen.since(&version(1, 11)), Some(at(500)));
     }
 
     #[test]

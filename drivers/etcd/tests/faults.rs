@@ -223,10 +223,11 @@ async fn a_state_of_another_cluster_is_taken_over_only_when_told_to() {
     assert!(refused.to_string().contains("not adopted yet"), "{refused}");
     assert_eq!(version(&driver).await.unwrap(), base);
     adopt(&driver, 5_000, Duration::from_secs(1)).await.unwrap();
-    let adopted = version(&driver).await.unwrap();
-    assert_eq!(adopted.position(), (base.era + 1, base.number + 1));
+    // From here on it stores again, without having looked.
     let outcome = driver.commit(base, effect(after(base))).await.unwrap();
+    let adopted = version(&driver).await.unwrap();
     assert_eq!(outcome, Outcome::Conflict { found: adopted }, "the era is another one");
+    assert_eq!(adopted.position(), (base.era + 1, base.number + 1));
     assert_eq!(take(&driver, "orders", 1).await.unwrap().0, 20);
     driver.shutdown().await.unwrap();
     // From now on it is this cluster's, with or without the option.

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, VecDeque};
 use omnipaxos::messages::Message;
 use proptest::prelude::*;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 use tsoracle_core::{Effect, Version};
 use tsoracle_replica::{Config, LogEntry, transfer::Received};
 
@@ -33,7 +32,6 @@ struct World {
     states_sent: u64,
     /// The version of the state after so many entries.
     versions: BTreeMap<usize, Version>,
-    runtime: Runtime,
 }
 
 #[derive(Clone, Debug)]
@@ -78,7 +76,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 impl World {
     fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let pairs = (1..=NODES).flat_map(|from| (1..=NODES).map(move |to| (from, to)));
         let links = pairs.filter(|(from, to)| from != to).map(|link| (link, VecDeque::new()));
         let mut world = Self {
@@ -89,7 +86,6 @@ impl World {
             tips: BTreeMap::new(),
             states_sent: 0,
             versions: BTreeMap::new(),
-            runtime,
         };
         (1..=NODES).for_each(|node| world.start(node));
         world
@@ -99,7 +95,7 @@ impl World {
     fn start(&mut self, number: u32) {
         let path = self.directories[number as usize].path();
         let config = Config { log_keep: 2, snapshot_every: 1, ..config(path, number, NODES) };
-        let (node, ..) = self.runtime.block_on(node(&config.check().unwrap()));
+        let (node, ..) = node(&config.check().unwrap());
         self.nodes.insert(number, node);
         for other in (1..=NODES).filter(|other| *other != number) {
             self.lose((number, other));
@@ -183,7 +179,7 @@ impl World {
         self.states_sent += 1;
         let path = self.directories[0].path().join(format!("{to}-{}", self.states_sent));
         std::fs::create_dir(&path).unwrap();
-        self.runtime.block_on(receive(&path, chunks))
+        receive(&path, chunks)
     }
 
     fn lose(&mut self, (from, to): (u32, u32)) {

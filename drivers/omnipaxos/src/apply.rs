@@ -59,7 +59,7 @@ impl Node {
         Ok(())
     }
 
-    fn apply(&mut self, commit: &Commit, now: BootTime) -> Result<()> {
+    pub(crate) fn apply(&mut self, commit: &Commit, now: BootTime) -> Result<()> {
         let entry = commit.decode()?;
         let outcome = self.replica.apply(entry.base(), entry.into_effect(), now)?;
         self.waiters.answer(&commit.next(), outcome);

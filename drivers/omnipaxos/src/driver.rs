@@ -8,7 +8,7 @@ use tokio::{
     task::unconstrained,
 };
 use tsoracle_core::{
-    BootTime, Clock as _, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
+    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
     Membership, NodeId, Outcome, Reads, Result, Snapshot, SystemClock, Version,
 };
 use tsoracle_replica::{
@@ -21,15 +21,17 @@ use tsoracle_store::Store;
 use crate::{
     entry::Commit,
     inbound::{self, Event, Inbound},
-    node::{Job, Node},
+    jobs::Job,
+    node::Node,
     peers::Peers,
+    runner::Runner,
 };
 
 /// The name in config strings, and of whom a directory is.
 pub(crate) const NAME: &str = "omnipaxos";
 
 /// How many calls, and how many messages of peers, may wait for the node's thread.
-const QUEUE: usize = 1_024;
+pub(crate) const QUEUE: usize = 1_024;
 
 /// Bounds the size of a log entry.
 const LIMITS: CommitLimits = CommitLimits { writes: 16_384, bytes: 1 << 20 };
@@ -41,11 +43,12 @@ const HIGHEST_ID: u32 = 1_024;
 #[derive(Debug)]
 pub struct OmnipaxosDriver {
     node: NodeId,
+    clock: Arc<dyn Clock>,
     leadership: watch::Receiver<Leadership>,
     evidence: Evidence,
     waiters: Arc<Waiters>,
     jobs: mpsc::Sender<Job>,
-    lifecycle: Arc<Lifecycle>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
 }
 
 /// Opens the driver: locks the directory, reads the log, and begins to speak to the peers. Whether
@@ -63,7 +66,7 @@ pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
     let driver = own_thread::run("tsoracle-paxos", move |started| async move {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (events, heard) = mpsc::channel(QUEUE);
-        let (driver, node) = match start(&cluster, events, jobs).await {
+        let (driver, runner) = match start(&cluster, events, jobs).await {
             Ok(opened) => opened,
             // Everything is released by now: it may be opened again at once.
             Err(error) => return drop(started.send(Err(error))),
@@ -71,13 +74,13 @@ pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
         let lifecycle = driver.lifecycle.clone();
         // If no caller waits for the driver any more, the queue is closed as well.
         let _ = started.send(Ok(driver));
-        lifecycle.end(node.run(queue, heard).await);
+        lifecycle.end(runner.run(queue, heard).await);
     });
     Ok(Arc::new(driver.await?))
 }
 
 /// What can be told of the config without the directory.
-fn check(config: Config) -> Result<Cluster> {
+pub(crate) fn check(config: Config) -> Result<Cluster> {
     let refused = |context: &str| Err(Error::new(ErrorKind::Config, context));
     let cluster = config.check()?;
     if cluster.join {
@@ -102,23 +105,37 @@ async fn start(
     cluster: &Cluster,
     events: mpsc::Sender<Event>,
     jobs: mpsc::Sender<Job>,
-) -> Result<(OmnipaxosDriver, Node)> {
+) -> Result<(OmnipaxosDriver, Runner)> {
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, NAME, cluster)?;
     let inbound = Inbound::new(cluster, events.clone())?;
     let own = Sender { node: identity.node(), id: identity.id() };
     let known = PeerIds::stored(&store)?;
     let ids = PeerIds::new(own, known, inbound::remember(events.clone()));
-    let replica = Replica::open(store, SystemClock.now().boot)?;
     let transport = Transport::open(cluster, &identity, ids).await?;
-    let peers = Peers::new(cluster, &identity, transport.clone(), events);
+    let clock = Arc::new(SystemClock);
+    let (driver, node) = connect(cluster, store, (identity.id(), identity.starts()), clock, jobs)?;
+    transport.serve(Arc::new(inbound));
+    Ok((driver, Runner::new(node, transport, events)))
+}
+
+/// A node over a store, and the driver over the node, which has started so often under that id.
+pub(crate) fn connect(
+    cluster: &Cluster,
+    store: Store,
+    (id, starts): (NodeId, u64),
+    clock: Arc<dyn Clock>,
+    jobs: mpsc::Sender<Job>,
+) -> Result<(OmnipaxosDriver, Node)> {
+    let now = clock.now().boot;
+    let replica = Replica::open(store, now)?;
     let (announcer, leadership) = Announcer::new();
     let evidence = replica.evidence();
     let (waiters, lifecycle) = (Arc::<Waiters>::default(), Arc::<Lifecycle>::default());
-    let node = Node::new(cluster, replica, peers, waiters.clone(), announcer)?;
-    transport.serve(Arc::new(inbound));
+    let peers = Peers::new(cluster, starts);
+    let node = Node::new(cluster, replica, peers, waiters.clone(), announcer, now)?;
     let driver =
-        OmnipaxosDriver { node: identity.id(), leadership, evidence, waiters, jobs, lifecycle };
+        OmnipaxosDriver { node: id, clock, leadership, evidence, waiters, jobs, lifecycle };
     Ok((driver, node))
 }
 
@@ -149,7 +166,7 @@ impl ConsensusDriver for OmnipaxosDriver {
     async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let commit = Commit::new(&LogEntry::new(base, effect)?)?;
         let (place, next) = (self.place().await?, commit.next());
-        let (mut answer, is_first) = self.waiters.wait(next, SystemClock.now().boot);
+        let (mut answer, is_first) = self.waiters.wait(next, self.clock.now().boot);
         if is_first {
             place.send(Job::Commit(commit));
         }

@@ -7,7 +7,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use omnipaxos::messages::Message;
 use tokio::sync::{mpsc, oneshot};
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 use tsoracle_replica::{
@@ -18,7 +17,7 @@ use tsoracle_replica::{
 };
 
 use crate::{
-    entry::Entry,
+    entry::State,
     message::{self, PeerMessage},
     node::read_applied,
 };
@@ -35,10 +34,8 @@ pub(crate) enum Event {
     Remember { peer: u32, id: NodeId, reply: oneshot::Sender<Result<()>> },
     /// A state has come to a peer, or has not.
     Transferred { peer: u32, transfer: u64, outcome: Result<()> },
-    /// Leadership is handed over to a peer, which has to campaign.
-    Campaign { peer: u32 },
-    /// Handing over has ended, whether another node leads or not.
-    HandedOver,
+    /// The others know this node by another directory.
+    Disowned { reason: String },
 }
 
 /// Puts the messages of the peers together.
@@ -46,7 +43,7 @@ pub(crate) struct Inbound {
     own: u32,
     members: BTreeSet<u32>,
     joiners: Mutex<BTreeMap<u32, Joiner>>,
-    states: Inbox,
+    pub(crate) states: Inbox,
     events: mpsc::Sender<Event>,
     /// Why a message was ignored last.
     ignored: Mutex<String>,
@@ -67,34 +64,35 @@ impl Inbound {
     }
 
     async fn take(&self, peer: u32, body: &[u8]) -> Result<Event> {
-        let joined = lock(&self.joiners).entry(peer).or_default().take(body)?;
-        let Some(bytes) = joined else { return Ok(Event::Heard { peer }) };
-        let mut message = PeerMessage::decode(&bytes)?;
-        let state = match &mut message {
-            PeerMessage::Paxos(message) => {
-                message::check(message, peer, self.own)?;
-                self.take_state(peer, message).await?
+        let Some((message, named)) = self.decode(peer, body)? else {
+            return Ok(Event::Heard { peer });
+        };
+        let state = match named {
+            Some(named) => {
+                Some(check_state(named, self.states.finish(peer, named.transfer).await?)?)
             }
-            _ => None,
+            None => None,
         };
         Ok(Event::Message { peer, message, state })
     }
 
-    /// The state that a message names, which has come before it.
-    async fn take_state(
+    /// The message that is whole with this part, and the state that it names, which has come before it.
+    pub(crate) fn decode(
         &self,
         peer: u32,
-        message: &mut Message<Entry>,
-    ) -> Result<Option<(usize, Received)>> {
-        let Some(state) = message::take_state(message) else { return Ok(None) };
-        let received = self.states.finish(peer, state.transfer).await?;
-        let applied = read_applied(&received.applied()?)?;
-        if applied < state.index {
-            let context =
-                format!("a state of {applied} entries came in the place of {}", state.index);
-            return Err(Error::new(ErrorKind::Invalid, context));
-        }
-        Ok(Some((state.index, received)))
+        body: &[u8],
+    ) -> Result<Option<(PeerMessage, Option<State>)>> {
+        let joined = lock(&self.joiners).entry(peer).or_default().take(body)?;
+        let Some(bytes) = joined else { return Ok(None) };
+        let mut message = PeerMessage::decode(&bytes)?;
+        let named = match &mut message {
+            PeerMessage::Paxos(message) => {
+                message::check(message, peer, self.own)?;
+                message::take_state(message)
+            }
+            _ => None,
+        };
+        Ok(Some((message, named)))
     }
 
     /// Logs why a message is ignored, unless that was the reason last time.
@@ -143,6 +141,16 @@ impl Handler for Inbound {
         let events = self.events.clone();
         tokio::spawn(async move { events.send(Event::Connected { peer }).await });
     }
+}
+
+/// The state that has come, if it is the one that was named, and the index at which its entries begin.
+pub(crate) fn check_state(named: State, received: Received) -> Result<(usize, Received)> {
+    let applied = read_applied(&received.applied()?)?;
+    if applied < named.index {
+        let context = format!("a state of {applied} entries came in the place of {}", named.index);
+        return Err(Error::new(ErrorKind::Invalid, context));
+    }
+    Ok((named.index, received))
 }
 
 /// Has the node, which owns the store, remember its peers.

@@ -35,7 +35,7 @@ impl Node {
         let promise = self.paxos.get_promise();
         if promise != self.promise {
             self.promise = promise;
-            self.peers.stop_transfers();
+            self.peers.abandon_all();
             self.log.borrow_mut().withdraw();
             self.states.clear();
         }

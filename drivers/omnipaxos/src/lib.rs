@@ -6,6 +6,7 @@ mod apply;
 mod driver;
 mod entry;
 mod inbound;
+mod jobs;
 mod leadership;
 mod log;
 #[cfg(test)]
@@ -15,7 +16,11 @@ mod node;
 #[cfg(test)]
 mod node_test;
 mod outgoing;
+mod paxos;
 mod peers;
+mod runner;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod stop;
 mod storage;
 #[cfg(test)]

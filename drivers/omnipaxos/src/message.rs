@@ -114,6 +114,29 @@ pub(crate) fn take_state(message: &mut Message<Entry>) -> Option<State> {
     Some(state)
 }
 
+/// Leaves out of the log that a leader brings what is decided here already: the same entries, which this node
+/// may have dropped. False if nothing is left of it that this node lacks.
+///
+/// A leader answers each promise. The answer to a copy that was on its way for longer may come when this node
+/// has asked again, and begins where it was then. OmniPaxos would replace decided entries by it.
+pub(crate) fn skip_decided(message: &mut Message<Entry>, decided: usize) -> bool {
+    let Message::SequencePaxos(PaxosMessage { msg: PaxosMsg::AcceptSync(sync), .. }) = message
+    else {
+        return true;
+    };
+    let sync = &mut sync.log_sync;
+    let known = decided.saturating_sub(sync.sync_idx);
+    let reaches = known <= sync.suffix.len();
+    sync.suffix.drain(..known.min(sync.suffix.len()));
+    sync.sync_idx += known;
+    reaches
+}
+
+/// Whether the entries of a message begin at `index`.
+pub(crate) fn begins_at(message: &mut Message<Entry>, index: usize) -> bool {
+    log_sync(message).is_some_and(|sync| sync.sync_idx == index)
+}
+
 fn malformed(how: &str) -> Error {
     Error::new(ErrorKind::Invalid, format!("a message {how}"))
 }
@@ -180,6 +203,18 @@ mod tests {
         assert_eq!((rest.sync_idx, rest.suffix.len()), (9, 1));
         assert_eq!(take_state(&mut message), None);
         assert_eq!(take_state(&mut accept(vec![])), None);
+    }
+
+    #[test]
+    fn what_is_decided_is_left_out_of_a_log_that_is_brought() {
+        let commits = || (4..7).map(|number| Entry::Commit(commit(number))).collect::<Vec<_>>();
+        for (decided, left, reaches) in [(3, 3, true), (4, 3, true), (6, 1, true), (8, 0, false)] {
+            let mut message = sync(commits(), None);
+            assert_eq!(skip_decided(&mut message, decided), reaches, "{decided}");
+            assert!(begins_at(&mut message, decided.max(4)));
+            assert_eq!(log_sync(&mut message).unwrap().suffix, commits()[3 - left..]);
+        }
+        assert!(skip_decided(&mut accept(commits()), 9));
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! The node: one thread that owns OmniPaxos and the replica.
+//! The node: OmniPaxos and the replica, without a clock, a thread or a network of its own.
 //!
 //! It works in rounds. A round takes everything that has come, lets OmniPaxos handle it, appends what
 //! is to be committed, applies what was decided, makes durable in one commit whatever has changed,
-//! and only then sends what depends on it.
+//! and only then returns what depends on it and is to be sent. [`Runner`](crate::runner::Runner) gives it
+//! a thread, and a simulation steps it by itself.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use omnipaxos::{
-    ClusterConfig, OmniPaxos, OmniPaxosConfig, ServerConfig,
+    OmniPaxos,
     ballot_leader_election::Ballot,
     messages::{
         Message,
@@ -15,60 +16,31 @@ use omnipaxos::{
         sequence_paxos::{PaxosMessage, PaxosMsg},
     },
 };
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::yield_now,
-};
-use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Reads, Result, Snapshot, SystemClock};
+use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use tsoracle_replica::{
-    Addresses, Announcer, Cluster, Latch, Replica, Waiters, transfer::Received, transport::note,
+    Addresses, Announcer, Cluster, Latch, Replica, Waiters, handover::Passing, transfer::Received,
+    transport::note,
 };
 
 use crate::{
     apply::Keep,
-    entry::{Commit, Entry},
+    entry::Entry,
     inbound::Event,
+    jobs::Job,
     leadership::Role,
     log::Log,
-    message::PeerMessage,
-    peers::Peers,
-    stop::{Leaving, Successors},
+    message::{self, PeerMessage},
+    paxos::{FIRST_BALLOT, paxos},
+    peers::{Outgoing, Peers},
+    stop::Leaving,
     storage::SharedLog,
 };
-
-/// What a caller asks for.
-pub(crate) enum Job {
-    /// It waits among the [`Waiters`].
-    Commit(Commit),
-    Read {
-        wanted: Reads,
-        reply: oneshot::Sender<Result<Snapshot>>,
-    },
-    Resign {
-        claim: u64,
-    },
-    Stop,
-}
 
 /// For how long a peer is not asked again for what a state that was sent to it has answered.
 pub(crate) const ANSWERED: Duration = Duration::from_secs(2);
 
 /// What one round takes at most, of each kind.
-const MOST: usize = 1_024;
-
-/// How often the other tasks of this thread get their turn before it waits for the disk: a message
-/// passes through two of them on its way out.
-const TURNS: usize = 3;
-
-/// After how many ticks a message that was not answered is sent again.
-const RESEND_TICKS: u64 = 8;
-
-/// The one configuration that there is.
-const CONFIGURATION: u32 = 1;
-
-/// What a new node has promised, which binds it to no other. Without it, every new node would begin by
-/// leading, and each with a higher id depose the one before.
-const FIRST_BALLOT: Ballot = Ballot { config_id: CONFIGURATION, n: 1, priority: 0, pid: 0 };
+pub(crate) const MOST: usize = 1_024;
 
 /// See the module.
 pub(crate) struct Node {
@@ -93,10 +65,12 @@ pub(crate) struct Node {
     pub(crate) round_time: Duration,
     pub(crate) announcer: Option<Announcer>,
     pub(crate) leaving: Option<Leaving>,
-    /// Shows the task that hands over, while one does, who could lead.
-    pub(crate) handover: Option<watch::Sender<Successors>>,
+    pub(crate) handover: Option<Passing>,
+    /// Peers that have led, and handed over to this one or were handed over to, and when.
+    pub(crate) led: BTreeMap<u32, BootTime>,
     pub(crate) keep: Keep,
     tick: Duration,
+    tick_at: BootTime,
     pub(crate) ticks: u64,
     pub(crate) ticks_per_round: u64,
     /// Answers to the heartbeats of this round, kept until it ends, and the promise when it began.
@@ -108,10 +82,11 @@ pub(crate) struct Node {
     pub(crate) decisions: Vec<Message<Entry>>,
     /// Per peer how far it is, and since when.
     pub(crate) progress: BTreeMap<u32, (usize, BootTime)>,
+    latch: Latch,
 }
 
 impl Node {
-    /// The node over what the replica's store holds.
+    /// The node over what the replica's store holds; `now` is when its clock begins to tick.
     ///
     /// # Errors
     /// `Corrupt` if the log cannot be read, and those of the store.
@@ -121,6 +96,7 @@ impl Node {
         peers: Peers,
         waiters: Arc<Waiters>,
         announcer: Announcer,
+        now: BootTime,
     ) -> Result<Self> {
         let applied = replica.applied().map_or(Ok(0), read_applied)?;
         let mut log = Log::open(replica.store())?;
@@ -155,8 +131,10 @@ impl Node {
             announcer: Some(announcer),
             leaving: None,
             handover: None,
+            led: BTreeMap::new(),
             keep: Keep::new(cluster),
             tick: cluster.heartbeat,
+            tick_at: now,
             ticks: 0,
             ticks_per_round,
             replies: vec![],
@@ -164,74 +142,77 @@ impl Node {
             owes: false,
             decisions: vec![],
             progress: BTreeMap::new(),
+            latch: Latch::default(),
         })
     }
 
-    /// Works until told to stop, or until no caller is left.
-    ///
-    /// # Errors
-    /// Those of the store, if what was applied cannot be written at the end.
-    pub(crate) async fn run(
-        mut self,
-        mut jobs: mpsc::Receiver<Job>,
-        mut events: mpsc::Receiver<Event>,
-    ) -> Result<()> {
-        let (mut asked, mut heard) = (Vec::new(), Vec::new());
-        let mut latch = Latch::default();
-        let mut tick_at = SystemClock.now().boot;
-        while !self.leaving.as_ref().is_some_and(|leaving| leaving.has_ended) {
-            tokio::select! {
-                count = jobs.recv_many(&mut asked, MOST) => if count == 0 { break },
-                _ = events.recv_many(&mut heard, MOST) => {}
-                () = SystemClock.sleep_until(tick_at) => {}
-            }
-            // Whatever came on the other queue meanwhile goes along. A clock that ticks before what
-            // has come is heard would take the others for dead after every stall of this node.
-            asked.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(MOST));
-            heard.extend(std::iter::from_fn(|| events.try_recv().ok()).take(MOST));
-            let now = SystemClock.now().boot;
-            let is_due = now >= tick_at;
-            if is_due {
-                tick_at = now + self.tick;
-            }
-            let mut worked =
-                latch.guard(|| self.round(asked.drain(..), heard.drain(..), is_due, now));
-            if worked.is_ok() && self.owes {
-                // What is on its way to the peers leaves first, and their disks work beside this one.
-                for _ in 0..TURNS {
-                    yield_now().await;
-                }
-                worked = latch.guard(|| self.persist());
-            }
-            if let Err(error) = worked {
-                asked.drain(..).for_each(|job| self.refuse(job, &error));
-                heard.clear();
-                self.fail(&error);
-            }
-        }
-        // What is asked for now was not begun. Peers are not listened to any more, so that none of
-        // them waits.
-        drop(events);
-        jobs.close();
-        let stopped = Error::new(ErrorKind::Unavailable, "the driver has stopped");
-        while let Ok(job) = jobs.try_recv() {
-            self.refuse(job, &stopped);
-        }
-        self.end(latch).await
+    /// When a round is due even if nothing comes.
+    pub(crate) fn due(&self) -> BootTime {
+        self.tick_at
     }
 
-    /// One round.
+    /// One round: takes what has come, and returns what is to leave. If this node [owes](Self::owes)
+    /// something then, [`pay`](Self::pay) comes next, and before the next round.
+    ///
+    /// After an error it takes part no more, and refuses what callers ask for.
+    pub(crate) fn work(
+        &mut self,
+        jobs: &mut Vec<Job>,
+        events: &mut Vec<Event>,
+        now: BootTime,
+    ) -> Vec<Outgoing> {
+        self.guarded(|node| node.round(jobs.drain(..), events.drain(..), now));
+        if let Some(error) = self.latch.error().map(Error::duplicate) {
+            jobs.drain(..).for_each(|job| self.refuse(job, &error));
+            events.clear();
+        }
+        self.peers.take_outgoing()
+    }
+
+    /// Whether something has to be made durable before the next round, once what was to leave has left.
+    pub(crate) fn owes(&self) -> bool {
+        self.owes && self.latch.error().is_none()
+    }
+
+    /// Makes durable what this node owes.
+    pub(crate) fn pay(&mut self) {
+        self.guarded(Self::persist);
+    }
+
+    /// Whether it has stopped.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.has_ended)
+    }
+
+    /// Why it takes part no more, if so.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.latch.error()
+    }
+
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
+        let mut latch = mem::take(&mut self.latch);
+        let worked = latch.guard(|| work(self));
+        self.latch = latch;
+        if let Err(error) = worked {
+            self.fail(&error);
+        }
+    }
+
     fn round(
         &mut self,
         jobs: impl Iterator<Item = Job>,
         events: impl Iterator<Item = Event>,
-        is_due: bool,
         now: BootTime,
     ) -> Result<()> {
         for event in events {
             self.take(event, now)?;
         }
+        // A clock that ticked before what has come is heard would take the others for dead after every
+        // stall of this node.
+        let is_due = now >= self.tick_at;
         if is_due {
+            self.tick_at = now + self.tick;
             self.tick(now)?;
         }
         self.update_role();
@@ -239,10 +220,9 @@ impl Node {
             self.submit(job, now)?;
         }
         self.apply_decided(now)?;
+        self.leave(now)?;
         self.announce(now);
-        self.send(is_due)?;
-        self.leave(now);
-        Ok(())
+        self.send(is_due)
     }
 
     /// Takes part no more. What was appended may or may not be decided by the others.
@@ -250,54 +230,12 @@ impl Node {
         self.role = Role::Follower;
         self.announcer = None;
         self.waiters.give_up_all(&format!("the node failed before it knew the outcome: {error}"));
-        self.peers.stop_transfers();
+        // Nothing leaves that may depend on what is not durable.
+        drop(self.peers.take_outgoing());
+        self.peers.abandon_all();
         if let Some(leaving) = &mut self.leaving {
             leaving.has_ended = true;
         }
-    }
-
-    fn refuse(&mut self, job: Job, error: &Error) {
-        match job {
-            Job::Commit(commit) => self.waiters.refuse(&commit.next(), error.duplicate()),
-            // The caller may have gone.
-            Job::Read { reply, .. } => drop(reply.send(Err(error.duplicate()))),
-            Job::Resign { .. } => {}
-            Job::Stop => self.leaving = Some(Leaving::at_once()),
-        }
-    }
-
-    fn submit(&mut self, job: Job, now: BootTime) -> Result<()> {
-        match job {
-            Job::Commit(commit) => match self.admit(now) {
-                Ok(()) => self.append(commit, now),
-                Err(error) => {
-                    self.waiters.refuse(&commit.next(), error);
-                    Ok(())
-                }
-            },
-            Job::Read { wanted, reply } => {
-                // The caller may have gone.
-                let _ = reply.send(Ok(self.replica.read(&wanted)?));
-                Ok(())
-            }
-            Job::Resign { claim } => {
-                self.resign(claim);
-                Ok(())
-            }
-            Job::Stop => {
-                self.leaving.get_or_insert_with(|| Leaving::begin(now));
-                Ok(())
-            }
-        }
-    }
-
-    /// Appends to the log of the leader, which this node is.
-    fn append(&mut self, commit: Commit, now: BootTime) -> Result<()> {
-        self.waiters.begun(&commit.next());
-        self.replica.evidence().logged(commit.next(), now);
-        self.paxos.append(Entry::Commit(commit)).map_err(|refused| {
-            Error::new(ErrorKind::Fatal, format!("OmniPaxos refused an entry: {refused:?}"))
-        })
     }
 
     /// Takes what has come.
@@ -311,7 +249,7 @@ impl Node {
                 self.peers.heard(peer, now);
                 match message {
                     PeerMessage::Hello => self.paxos.reconnected(peer.into()),
-                    PeerMessage::TakeOver => self.campaign(peer),
+                    PeerMessage::TakeOver => self.campaign(peer, now),
                     PeerMessage::Paxos(message) => self.handle(peer, message, state, now)?,
                 }
             }
@@ -328,11 +266,13 @@ impl Node {
                 let transfer = (peer, transfer);
                 self.peers.transferred(transfer, outcome, &mut self.replica, now)?;
             }
-            Event::Campaign { peer } => {
-                self.peers.take_over(peer)?;
-                self.step_down();
+            Event::Disowned { reason } => {
+                let context = format!(
+                    "{reason}. Restore the directory; if it is lost, copy the state of another \
+                     node into a new cluster with `tsoracle migrate`"
+                );
+                return Err(Error::new(ErrorKind::Config, context));
             }
-            Event::HandedOver => self.handover = None,
         }
         Ok(())
     }
@@ -340,10 +280,14 @@ impl Node {
     fn handle(
         &mut self,
         peer: u32,
-        message: Message<Entry>,
+        mut message: Message<Entry>,
         state: Option<(usize, Received)>,
         now: BootTime,
     ) -> Result<()> {
+        if !message::skip_decided(&mut message, self.log.borrow().decided) {
+            return Ok(());
+        }
+        let state = state.filter(|(index, _)| message::begins_at(&mut message, *index));
         match message {
             Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
                 self.replies.push(message);
@@ -358,14 +302,23 @@ impl Node {
             Message::SequencePaxos(PaxosMessage { ref msg, .. }) => self.note_logged(msg, now),
             Message::BLE(_) => {}
         }
+        let taken = self.hand_in(message, state);
+        taken.map_or(Ok(()), |state| self.install(state, now))
+    }
+
+    /// Has OmniPaxos handle a message. Returns the state that has taken the place of entries with that.
+    pub(crate) fn hand_in(
+        &mut self,
+        message: Message<Entry>,
+        state: Option<(usize, Received)>,
+    ) -> Option<Received> {
         if let Some((index, state)) = state {
             self.log.borrow_mut().offer(index);
             self.states.insert(index, state);
         }
         self.paxos.handle_incoming(message);
         let taken = self.log.borrow_mut().take_state();
-        let taken = taken.and_then(|index| self.states.remove(&index));
-        taken.map_or(Ok(()), |state| self.install(state, now))
+        taken.and_then(|index| self.states.remove(&index))
     }
 
     /// Makes durable what has changed, all in one commit; with the state, where entries that it is worked
@@ -379,44 +332,19 @@ impl Node {
         self.replica.write(writes)
     }
 
-    /// Releases everything. On return the directory and the address can be used again.
-    async fn end(mut self, mut latch: Latch) -> Result<()> {
+    /// Ends its work. What is applied is worked out again after a crash; after a stop it need not be.
+    ///
+    /// # Errors
+    /// Those of the store, if what was applied cannot be written.
+    pub(crate) fn end(&mut self) -> Result<()> {
         self.announcer = None;
         self.waiters.give_up_all("the driver stopped before it knew the outcome");
-        // What is applied is worked out again after a crash; after a stop it need not be.
-        let persisted = match latch.error() {
+        let mut latch = mem::take(&mut self.latch);
+        match latch.error() {
             None => latch.guard(|| self.replica.settle().and_then(|()| self.persist())),
             Some(_) => Ok(()),
-        };
-        let Self { peers, replica, .. } = self;
-        peers.close().await;
-        drop(replica);
-        persisted
+        }
     }
-}
-
-pub(crate) fn paxos(
-    cluster: &Cluster,
-    ticks_per_round: u64,
-    log: SharedLog,
-) -> Result<OmniPaxos<Entry, SharedLog>> {
-    let config = OmniPaxosConfig {
-        cluster_config: ClusterConfig {
-            configuration_id: CONFIGURATION,
-            nodes: cluster.members.keys().copied().map(u64::from).collect(),
-            flexible_quorum: None,
-        },
-        server_config: ServerConfig {
-            pid: cluster.node.into(),
-            election_tick_timeout: ticks_per_round,
-            resend_message_tick_timeout: RESEND_TICKS,
-            buffer_size: MOST,
-            ..ServerConfig::default()
-        },
-    };
-    config.build(log).map_err(|source| {
-        Error::new(ErrorKind::Config, format!("OmniPaxos takes no such cluster: {source}"))
-    })
 }
 
 /// How many entries a state has applied, as it is stored with it.

@@ -1,20 +1,27 @@
 //! A node among others that the test steps by hand: what it applies is what was decided, once and in order.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use omnipaxos::{OmniPaxos, messages::Message};
+use omnipaxos::{
+    OmniPaxos,
+    ballot_leader_election::Ballot,
+    messages::{Message, ballot_leader_election::HeartbeatReply},
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tsoracle_core::{Leadership, Outcome};
+use tsoracle_core::{BootTime, Leadership, Outcome};
 use tsoracle_replica::{Answer, Cluster, Replica, Waiters, transfer::Received};
 use tsoracle_store::Store;
 
 use crate::{
     entry::{Commit, Entry},
     inbound::Event,
+    leadership::Role,
     log::Log,
     message::{self, PeerMessage},
-    node::{self, Node},
+    node::Node,
+    paxos::paxos,
+    peers::Outgoing,
     storage::SharedLog,
     testing::{commit, config, node, now, receive, rival, version},
 };
@@ -34,14 +41,14 @@ struct Played {
 }
 
 impl Played {
-    async fn new() -> Self {
+    fn new() -> Self {
         let directories: Vec<_> = (0..=NODES).map(|_| tempfile::tempdir().unwrap()).collect();
-        let (node, waiters, leadership) = node(&cluster(directories[1].path(), 1)).await;
+        let (node, waiters, leadership) = node(&cluster(directories[1].path(), 1));
         let others = (2..=NODES).map(|other| {
             let path = directories[other as usize].path();
             let store = Store::open(path, Default::default()).unwrap();
             let log = SharedLog::new(Log::open(&store).unwrap());
-            (other, (node::paxos(&cluster(path, other), 3, log.clone()).unwrap(), log))
+            (other, (paxos(&cluster(path, other), 3, log.clone()).unwrap(), log))
         });
         let (others, states) = (others.collect(), BTreeMap::new());
         Self { node, waiters, leadership, others, states, directories }
@@ -98,6 +105,29 @@ impl Played {
         assert_eq!(self.paxos(node).get_current_leader(), Some((node.into(), true)));
     }
 
+    /// The leader, node 1, gives up. Returns which node is to campaign.
+    fn gives_up(&mut self, now: BootTime) -> Option<u32> {
+        self.node.update_role();
+        self.node.apply_decided(now).unwrap();
+        self.node.announce(now);
+        let Role::Leader { claim, .. } = self.node.role else { panic!("it does not lead") };
+        let promise = self.node.paxos.get_promise();
+        let reply = |pid| {
+            let ballot = Ballot { pid, ..promise };
+            HeartbeatReply { round: 1, ballot, leader: promise, happy: true }
+        };
+        self.node.neighbours = (2..=NODES.into()).map(reply).collect();
+        self.node.resign(claim, now);
+        drop(self.node.peers.take_outgoing());
+        self.node.leave(now).unwrap();
+        // No node is elected in time, and this one leads on.
+        self.node.handover = None;
+        self.node.peers.take_outgoing().into_iter().find_map(|outgoing| match outgoing {
+            Outgoing::Part { peer, .. } => Some(peer),
+            _ => None,
+        })
+    }
+
     fn append(&mut self, leader: u32, commits: impl IntoIterator<Item = Commit>) {
         for commit in commits {
             self.paxos(leader).append(Entry::Commit(commit)).unwrap();
@@ -111,12 +141,12 @@ impl Played {
 
     /// Nodes other than this one drop the entries before `first` from their logs, which are the commits
     /// of these numbers.
-    async fn trim(&mut self, nodes: &[u32], first: u64) {
+    fn trim(&mut self, nodes: &[u32], first: u64) {
         for node in nodes {
             self.others[node].1.borrow_mut().trim(first as usize);
         }
         let path = self.directories[0].path();
-        let state = state(path, first).await;
+        let state = state(path, first);
         self.states.insert(first, state);
     }
 }
@@ -126,7 +156,7 @@ fn cluster(path: &Path, node: u32) -> Cluster {
 }
 
 /// The state of a node that has applied the commits of the numbers before `applied`, sent to this one.
-async fn state(path: &Path, applied: u64) -> Received {
+fn state(path: &Path, applied: u64) -> Received {
     let store = Store::open(&path.join("source"), Default::default()).unwrap();
     let mut replica = Replica::open(store, now()).unwrap();
     for number in 0..applied {
@@ -134,7 +164,7 @@ async fn state(path: &Path, applied: u64) -> Received {
         replica.apply(entry.base(), entry.into_effect(), now()).unwrap().unwrap();
     }
     replica.set_applied(applied.to_be_bytes().into());
-    receive(path, replica.snapshot().unwrap().map(|chunk| chunk.unwrap())).await
+    receive(path, replica.snapshot().unwrap().map(|chunk| chunk.unwrap()))
 }
 
 fn stored(answers: &mut [Answer]) -> Vec<bool> {
@@ -148,10 +178,10 @@ fn stored(answers: &mut [Answer]) -> Vec<bool> {
     answers.iter_mut().map(stored).collect()
 }
 
-#[tokio::test]
-async fn decided_entries_are_applied_once_each_though_another_leader_brings_more_at_once() {
+#[test]
+fn decided_entries_are_applied_once_each_though_another_leader_brings_more_at_once() {
     for undecided in 0..3 {
-        let mut played = Played::new().await;
+        let mut played = Played::new();
         played.elect(2, &[1, 2, 3, 4]);
         played.append(2, (0..2).map(commit));
         played.exchange(&[1, 2, 3, 4]);
@@ -176,9 +206,9 @@ async fn decided_entries_are_applied_once_each_though_another_leader_brings_more
     }
 }
 
-#[tokio::test]
-async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has_dropped() {
-    let mut played = Played::new().await;
+#[test]
+fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has_dropped() {
+    let mut played = Played::new();
     played.elect(2, &[1, 2, 3]);
     played.append(2, (0..2).map(commit));
     played.exchange(&[1, 2, 3]);
@@ -187,7 +217,7 @@ async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has
     played.elect(3, &[3, 4, 5]);
     played.append(3, (2..6).map(commit));
     played.exchange(&[3, 4, 5]);
-    played.trim(&[3], 5).await;
+    played.trim(&[3], 5);
     played.append(3, [commit(6)]);
     played.exchange(&[3, 4, 5]);
     played.paxos(1).reconnected(3);
@@ -204,13 +234,13 @@ async fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has
     assert_eq!((played.node.applied, played.node.replica.version()), (8, version(8)));
 }
 
-#[tokio::test]
-async fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_leads_then() {
-    let mut played = Played::new().await;
+#[test]
+fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_leads_then() {
+    let mut played = Played::new();
     played.elect(2, &[2, 3, 4]);
     played.append(2, (0..6).map(commit));
     played.exchange(&[2, 3, 4]);
-    played.trim(&[3], 4).await;
+    played.trim(&[3], 4);
     played.elect(1, &[1, 3, 5]);
     assert_eq!(played.node.replica.version(), version(4));
     played.node.update_role();
@@ -220,9 +250,9 @@ async fn a_new_leader_that_is_far_behind_installs_the_state_of_a_follower_and_le
     assert_eq!(*played.leadership.borrow(), Leadership::Leader { claim: 1 });
 }
 
-#[tokio::test]
-async fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_decided() {
-    let mut played = Played::new().await;
+#[test]
+fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_decided() {
+    let mut played = Played::new();
     played.elect(2, &[1, 2, 3]);
     played.append(2, [commit(0)]);
     played.exchange(&[1, 2]);
@@ -240,4 +270,55 @@ async fn a_node_that_was_elected_leads_once_it_has_applied_what_may_have_been_de
     played.exchange(&[1, 4, 5]);
     assert_eq!(take_turn(&mut played), Leadership::Leader { claim: 1 });
     assert_eq!(played.node.replica.version(), version(1));
+}
+
+#[test]
+fn the_answer_to_an_earlier_promise_overwrites_nothing_that_is_decided() {
+    for trimmed in [0, 2, 3] {
+        let mut played = Played::new();
+        played.paxos(2).try_become_leader();
+        // The promise is on its way twice, since the leader was slow to answer.
+        assert!(played.step(&[1, 2, 3]));
+        let mut promises = Vec::new();
+        played.paxos(1).take_outgoing_messages(&mut promises);
+        promises.retain(|message| message.get_receiver() == 2);
+        let promise = |promises: &[Message<Entry>]| promises[0].clone();
+        played.deliver(promise(&promises));
+        played.exchange(&[1, 2, 3]);
+        played.append(2, (0..3).map(commit));
+        played.exchange(&[1, 2, 3]);
+        played.append(2, [commit(3)]);
+        played.exchange(&[1, 2, 3]);
+        played.node.apply_decided(now()).unwrap();
+        played.node.log.borrow_mut().trim(trimmed);
+        // The connection is made again, and this node asks for what it lacks.
+        played.paxos(1).reconnected(2);
+        assert!(played.step(&[1, 2]) && played.step(&[1, 2]));
+        played.deliver(promise(&promises));
+        assert!(played.step(&[2, 1]), "the leader answers");
+        played.append(2, [commit(4)]);
+        played.exchange(&[1, 2, 3]);
+        played.append(2, [commit(5)]);
+        played.exchange(&[1, 2, 3]);
+        played.node.apply_decided(now()).unwrap();
+        assert!(played.node.applied >= 5, "{} are applied", played.node.applied);
+        assert_eq!(played.node.replica.version(), version(played.node.applied as u64));
+    }
+}
+
+#[test]
+fn a_leader_that_gives_up_hands_over_to_none_that_has_led_just_before() {
+    let all = [1, 2, 3, 4, 5];
+    let mut played = Played::new();
+    let hands_over = || Event::Message { peer: 5, message: PeerMessage::TakeOver, state: None };
+    let later = now() + Duration::from_secs(60);
+    for (asked, expected) in [(now(), [4, 3, 2]), (later, [5, 4, 3])] {
+        played.elect(5, &all);
+        played.node.update_role();
+        played.node.take(hands_over(), now()).unwrap();
+        played.exchange(&all);
+        for expected in expected {
+            assert_eq!(played.gives_up(asked), Some(expected));
+        }
+    }
 }

@@ -1,21 +1,16 @@
 //! The ways to the other nodes: messages, and states that go ahead of them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
 
 use omnipaxos::messages::{
     Message,
     sequence_paxos::{PaxosMessage, PaxosMsg},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
-use tsoracle_core::{BootTime, Error, ErrorKind, Result};
-use tsoracle_replica::{Cluster, Identity, Replica, message_parts, transfer, transport::Transport};
+use tsoracle_core::{BootTime, ErrorKind, Result};
+use tsoracle_replica::{Cluster, Replica, message_parts, snapshot::Chunks};
 
 use crate::{
     entry::Entry,
-    inbound::Event,
     message::{self, PeerMessage},
 };
 
@@ -23,11 +18,21 @@ use crate::{
 /// session begins again.
 const MOST_HELD: usize = 1 << 17;
 
+/// What is to leave this node, in this order.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// A message, or a part of one.
+    Part { peer: u32, body: Vec<u8> },
+    /// A state, in place of the one that was on its way to that peer. How it went is told by
+    /// [`Event::Transferred`](crate::inbound::Event).
+    State { peer: u32, transfer: u64, chunks: Box<Chunks> },
+    /// The state on its way to that peer is of no use any more.
+    Abandon { peer: u32 },
+}
+
 /// All peers.
 pub(crate) struct Peers {
-    transport: Transport,
-    disowned: watch::Receiver<Option<String>>,
-    events: mpsc::Sender<Event>,
+    outgoing: Vec<Outgoing>,
     links: BTreeMap<u32, Link>,
     /// Rises with every session and transfer, and with every start.
     counter: u64,
@@ -48,44 +53,23 @@ struct Link {
 /// A state on its way to a peer, and what is to follow it.
 struct Transfer {
     number: u64,
-    task: JoinHandle<()>,
     held: Vec<Message<Entry>>,
 }
 
 impl Peers {
-    pub(crate) fn new(
-        cluster: &Cluster,
-        identity: &Identity,
-        transport: Transport,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
+    /// The peers of a node that has started so often.
+    pub(crate) fn new(cluster: &Cluster, starts: u64) -> Self {
         let others = cluster.members.keys().filter(|node| **node != cluster.node);
         Self {
-            disowned: transport.disowned(),
-            transport,
-            events,
+            outgoing: vec![],
             links: others.map(|node| (*node, Link::default())).collect(),
-            counter: identity.starts() << 32,
+            counter: starts << 32,
         }
     }
 
-    pub(crate) fn events(&self) -> mpsc::Sender<Event> {
-        self.events.clone()
-    }
-
-    /// Fails if the others know this node by another directory: it has forgotten what it promised, and
-    /// must not vote.
-    pub(crate) fn check_owned(&self) -> Result<()> {
-        match &*self.disowned.borrow() {
-            None => Ok(()),
-            Some(reason) => {
-                let context = format!(
-                    "{reason}. Restore the directory; if it is lost, copy the state of another \
-                     node into a new cluster with `tsoracle migrate`"
-                );
-                Err(Error::new(ErrorKind::Config, context))
-            }
-        }
+    /// What is to leave since it was last taken.
+    pub(crate) fn take_outgoing(&mut self) -> Vec<Outgoing> {
+        mem::take(&mut self.outgoing)
     }
 
     pub(crate) fn heard(&mut self, peer: u32, now: BootTime) {
@@ -105,8 +89,8 @@ impl Peers {
         let session = self.next_number();
         if let Some(link) = self.links.get_mut(&peer) {
             (link.session, link.sent) = (session, 0);
-            link.stop_transfer();
         }
+        self.abandon(peer);
         self.transmit(peer, &PeerMessage::Hello)
     }
 
@@ -155,15 +139,10 @@ impl Peers {
         replica: &mut Replica,
     ) -> Result<()> {
         tracing::info!(peer, "the peer lacks more than the log has; it gets the state");
-        let chunks = replica.snapshot()?;
-        let (transport, events) = (self.transport.clone(), self.events.clone());
-        let task = tokio::spawn(async move {
-            let outcome = transfer::send(&transport, peer, number, chunks).await;
-            // The node may have ended.
-            let _ = events.send(Event::Transferred { peer, transfer: number, outcome }).await;
-        });
+        let chunks = Box::new(replica.snapshot()?);
+        self.outgoing.push(Outgoing::State { peer, transfer: number, chunks });
         if let Some(link) = self.links.get_mut(&peer) {
-            link.transfer = Some(Transfer { number, task, held: vec![message] });
+            link.transfer = Some(Transfer { number, held: vec![message] });
         }
         Ok(())
     }
@@ -205,17 +184,18 @@ impl Peers {
     }
 
     /// Gives up all states on their way: those who wait for them have another leader now.
-    pub(crate) fn stop_transfers(&mut self) {
-        for link in self.links.values_mut() {
-            link.transferred = None;
-            link.stop_transfer();
+    pub(crate) fn abandon_all(&mut self) {
+        for peer in self.links.keys().copied().collect::<Vec<_>>() {
+            self.abandon(peer);
         }
+        self.links.values_mut().for_each(|link| link.transferred = None);
     }
 
-    /// Stops speaking and listening.
-    pub(crate) async fn close(mut self) {
-        self.stop_transfers();
-        self.transport.shutdown().await;
+    fn abandon(&mut self, peer: u32) {
+        let link = self.links.get_mut(&peer);
+        if link.and_then(|link| link.transfer.take()).is_some() {
+            self.outgoing.push(Outgoing::Abandon { peer });
+        }
     }
 
     fn next_number(&mut self) -> u64 {
@@ -227,16 +207,8 @@ impl Peers {
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
         let parts = message_parts::split(&message.encode()?, link.session, link.sent)?;
         link.sent = link.sent.wrapping_add(1);
-        parts.into_iter().for_each(|part| self.transport.send(peer, part));
+        self.outgoing.extend(parts.into_iter().map(|body| Outgoing::Part { peer, body }));
         Ok(())
-    }
-}
-
-impl Link {
-    fn stop_transfer(&mut self) {
-        if let Some(transfer) = self.transfer.take() {
-            transfer.task.abort();
-        }
     }
 }
 

@@ -1,17 +1,16 @@
 //! What the tests of several modules need.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tsoracle_core::{BootTime, Clock as _, Effect, Leadership, SystemClock, Version};
 use tsoracle_replica::{
-    Announcer, Cluster, Config, Identity, LogEntry, Replica, Waiters,
-    transfer::{Inbox, Received},
-    transport::{PeerIds, Sender, Transport},
+    Announcer, Cluster, Config, LogEntry, Replica, Waiters,
+    transfer::{Inbox, Received, calls},
 };
 use tsoracle_store::Store;
 
-use crate::{driver::NAME, entry::Commit, inbound::remember, node::Node, peers::Peers};
+use crate::{entry::Commit, node::Node, peers::Peers};
 
 /// The version that [`commit`] is based on.
 pub(crate) fn version(number: u64) -> Version {
@@ -49,29 +48,23 @@ pub(crate) fn config(path: &Path, node: u32, nodes: u32) -> Config {
 }
 
 /// A node over what is in its directory, which hears nothing but what the test has it take.
-pub(crate) async fn node(cluster: &Cluster) -> (Node, Arc<Waiters>, watch::Receiver<Leadership>) {
+pub(crate) fn node(cluster: &Cluster) -> (Node, Arc<Waiters>, watch::Receiver<Leadership>) {
     let store = Store::open(&cluster.path, cluster.store).unwrap();
-    let identity = Identity::open(&store, NAME, cluster).unwrap();
-    let (events, _) = mpsc::channel(1);
-    let own = Sender { node: identity.node(), id: identity.id() };
-    let ids = PeerIds::new(own, BTreeMap::new(), remember(events.clone()));
-    let transport = Transport::open(cluster, &identity, ids).await.unwrap();
-    let peers = Peers::new(cluster, &identity, transport, events);
     let replica = Replica::open(store, now()).unwrap();
     let (announcer, leadership) = Announcer::new();
     let waiters = Arc::<Waiters>::default();
-    let node = Node::new(cluster, replica, peers, waiters.clone(), announcer).unwrap();
+    let peers = Peers::new(cluster, 1);
+    let node = Node::new(cluster, replica, peers, waiters.clone(), announcer, now()).unwrap();
     (node, waiters, leadership)
 }
 
 /// The state of these chunks, as a node receives it.
-pub(crate) async fn receive(path: &Path, chunks: impl IntoIterator<Item = Vec<u8>>) -> Received {
+pub(crate) fn receive(path: &Path, chunks: impl IntoIterator<Item = Vec<u8>>) -> Received {
     let inbox = Inbox::open(path).unwrap();
-    for (number, chunk) in chunks.into_iter().enumerate() {
-        let head = [7, number as u64].map(u64::to_be_bytes).concat();
-        inbox.take(2, &[&head[..], &chunk].concat()).await.unwrap();
+    for call in calls(7, chunks.into_iter().map(Ok)) {
+        inbox.blocking_take(2, &call.unwrap()).unwrap();
     }
-    inbox.finish(2, 7).await.unwrap()
+    inbox.blocking_finish(2, 7).unwrap()
 }
 
 pub(crate) fn now() -> BootTime {

@@ -22,9 +22,8 @@ impl Node {
     /// One tick of the clock.
     ///
     /// # Errors
-    /// `Fatal` if there are no ballots left, `Config` if the others know this node by another directory.
+    /// `Fatal` if there are no ballots left.
     pub(crate) fn tick(&mut self, now: BootTime) -> Result<()> {
-        self.peers.check_owned()?;
         if self.promise.n >= LAST_BALLOT {
             let context = format!("the ballot numbers are used up at {}", self.promise.n);
             return Err(Error::new(ErrorKind::Fatal, context));

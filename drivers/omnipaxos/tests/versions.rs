@@ -6,6 +6,7 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::poll;
 use tokio::time::timeout;
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, Effect, ErrorKind, Leadership, Outcome, Reads,
@@ -119,6 +120,23 @@ async fn what_a_leader_without_a_majority_has_begun_is_uncertain_and_not_observe
     nodes.set_links(old, true);
     eventually(async || drivers[old].seen(&found)).await;
     assert_eq!(drivers[old].seen(&made), None);
+    for driver in &drivers {
+        driver.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_under_way_when_its_driver_stops_is_answered() {
+    let (nodes, drivers) = drivers().await;
+    let (leader, _) = leader(&drivers).await;
+    let base = drivers[leader].read(&Reads::default()).await.unwrap().version;
+    // Without a majority nothing is decided.
+    nodes.set_links(leader, false);
+    let mut committing = Box::pin(drivers[leader].commit(base, commit_on(base, 77)));
+    assert!(poll!(&mut committing).is_pending());
+    drivers[leader].shutdown().await.unwrap();
+    let error = timeout(PATIENCE, committing).await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Uncertain, "{error}");
     for driver in &drivers {
         driver.shutdown().await.unwrap();
     }

@@ -179,6 +179,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_logged_and_never_applied_is_bounded_and_makes_room() {
+        let evidence = Evidence::default();
+        for name in 0..2 * REMEMBERED as u128 {
+            evidence.logged(version(0, 1, name), at(1));
+        }
+        assert_eq!(evidence.observed().logged.len(), REMEMBERED);
+        evidence.applied(version(0, 1, u128::MAX), at(5));
+        evidence.logged(version(0, 2, 2), at(6));
+        evidence.applied(version(0, 2, 2), at(9));
+        assert_eq!(evidence.seen(&version(0, 2, 2)), Some(at(6)));
+    }
+
+    #[test]
+    fn a_state_that_went_back_is_evidence_of_nothing_later() {
+        let evidence = Evidence::default();
+        evidence.applied(version(0, 9, 9), at(1));
+        evidence.jumped(version(0, 5, 5), at(3));
+        assert_eq!(evidence.seen(&version(0, 9, 9)), None);
+        assert_eq!(evidence.seen(&version(0, 5, 5)), Some(at(3)));
+        assert_eq!(evidence.history(&version(0, 9, 9)), History::Unknown);
+    }
+
+    #[test]
     fn what_was_stored_before_a_jump_is_not_known() {
         let evidence = Evidence::default();
         evidence.jumped(version(0, 5, 5), at(1));

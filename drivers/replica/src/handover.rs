@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
+use tsoracle_core::{BootTime, Clock as _, Error, ErrorKind, Result, SystemClock};
 
 /// How long a successor has to catch up.
 const CATCH_UP: Duration = Duration::from_millis(500);
@@ -34,50 +34,95 @@ pub trait Handover: Send + Sync {
 /// # Errors
 /// `Unavailable` if there is no other voter, if `to` does not catch up, or if no other node was elected.
 pub async fn hand_over(driver: &impl Handover, to: Option<u32>, deadline: Duration) -> Result<u32> {
-    let caught_up = timeout(CATCH_UP, caught_up(driver, to)).await;
-    let chosen = match caught_up {
-        Ok(chosen) => chosen?,
-        // One that lacks something may be elected by the others all the same.
-        Err(_) => furthest(driver, to).filter(|_| to.is_none()).map(|(node, _)| node).ok_or_else(
-            || unavailable("the node that should lead does not have the whole log".into()),
-        )?,
-    };
-    tracing::info!(successor = chosen, "handing leadership over");
-    let elected = timeout(deadline, async {
-        driver.campaign(chosen).await?;
-        loop {
-            match driver.successor() {
-                Some(elected) => return Ok::<_, Error>(elected),
-                None => SystemClock.sleep(LOOK).await,
+    let mut passing = Passing::begin(to, deadline, SystemClock.now().boot);
+    loop {
+        let (progress, end) = driver.progress();
+        match passing.step(&progress, end, driver.successor(), SystemClock.now().boot)? {
+            Step::Wait => SystemClock.sleep(LOOK).await,
+            Step::Campaign(node) => {
+                let late = |_| passing.late(node);
+                timeout(deadline, driver.campaign(node)).await.map_err(late)??;
+            }
+            Step::Passed(node) => return Ok(node),
+        }
+    }
+}
+
+/// The rules of [`hand_over`], for a driver that looks at its node whenever something has happened.
+#[derive(Debug)]
+pub struct Passing {
+    to: Option<u32>,
+    deadline: Duration,
+    /// Since when the successor is waited for: until it has caught up, or until it leads.
+    since: BootTime,
+    chosen: Option<u32>,
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Look again later.
+    Wait,
+    /// Have this node campaign. This one MUST NOT keep others from voting for it meanwhile.
+    Campaign(u32),
+    /// This node leads now.
+    Passed(u32),
+}
+
+impl Passing {
+    /// As for [`hand_over`].
+    pub fn begin(to: Option<u32>, deadline: Duration, now: BootTime) -> Self {
+        Self { to, deadline, since: now, chosen: None }
+    }
+
+    /// What is to be done, given the other voters with how much of the log each is known to hold, how much
+    /// there is, and the other node that leads by now.
+    ///
+    /// # Errors
+    /// As for [`hand_over`]. Then it is over.
+    pub fn step(
+        &mut self,
+        progress: &BTreeMap<u32, u64>,
+        end: u64,
+        successor: Option<u32>,
+        now: BootTime,
+    ) -> Result<Step> {
+        let waited = now.since(self.since);
+        let Some(chosen) = self.chosen else { return self.choose(progress, end, now) };
+        match successor {
+            Some(elected) if self.to.is_some_and(|to| to != elected) => {
+                Err(unavailable(format!("node {elected} was elected instead of node {chosen}")))
+            }
+            Some(elected) => Ok(Step::Passed(elected)),
+            None if waited < self.deadline => Ok(Step::Wait),
+            None => Err(self.late(chosen)),
+        }
+    }
+
+    /// Chooses one that holds the whole log, or after a while the one that holds most of it: that may be
+    /// elected by the others all the same.
+    fn choose(&mut self, progress: &BTreeMap<u32, u64>, end: u64, now: BootTime) -> Result<Step> {
+        let candidates = progress.iter().filter(|(node, _)| self.to.is_none_or(|to| to == **node));
+        let Some((&chosen, held)) = candidates.max_by_key(|(_, held)| **held) else {
+            return Err(unavailable("there is no other node that votes".into()));
+        };
+        if *held < end {
+            if now.since(self.since) < CATCH_UP {
+                return Ok(Step::Wait);
+            }
+            if self.to.is_some() {
+                let context = "the node that should lead does not have the whole log";
+                return Err(unavailable(context.into()));
             }
         }
-    });
-    let late = |_| unavailable(format!("node {chosen} was not elected within {deadline:?}"));
-    match elected.await.map_err(late)?? {
-        elected if to.is_some_and(|to| to != elected) => {
-            Err(unavailable(format!("node {elected} was elected instead of node {chosen}")))
-        }
-        elected => Ok(elected),
+        tracing::info!(successor = chosen, "handing leadership over");
+        (self.chosen, self.since) = (Some(chosen), now);
+        Ok(Step::Campaign(chosen))
     }
-}
 
-/// Waits until `to`, or any other voter, holds the whole log.
-async fn caught_up(driver: &impl Handover, to: Option<u32>) -> Result<u32> {
-    loop {
-        match furthest(driver, to) {
-            None => return Err(unavailable("there is no other node that votes".into())),
-            Some((node, true)) => return Ok(node),
-            Some(_) => SystemClock.sleep(LOOK).await,
-        }
+    fn late(&self, chosen: u32) -> Error {
+        unavailable(format!("node {chosen} was not elected within {:?}", self.deadline))
     }
-}
-
-/// Of the voters, or of `to` alone, the one that holds most of the log, and whether that is all of it.
-fn furthest(driver: &impl Handover, to: Option<u32>) -> Option<(u32, bool)> {
-    let (progress, end) = driver.progress();
-    let candidates = progress.into_iter().filter(|(node, _)| to.is_none_or(|to| to == *node));
-    let furthest = candidates.max_by_key(|(_, held)| *held);
-    furthest.map(|(node, held)| (node, held >= end))
 }
 
 fn unavailable(context: String) -> Error {

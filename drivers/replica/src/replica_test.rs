@@ -95,6 +95,67 @@ fn a_base_that_the_state_has_never_been_at_is_refused() {
 }
 
 #[test]
+fn a_commit_whose_number_another_state_has_passed_conflicts_though_nothing_is_remembered() {
+    let mut fixture = Fixture::new();
+    let first = fixture.advance(1, at(1));
+    fixture.replica().settle().unwrap();
+    fixture.reopen(at(2));
+    let other = Version { name: first.name + 1, ..first };
+    let effect = fixture.commit(other, 2);
+    let outcome = fixture.replica().apply(other, effect, at(3)).unwrap().unwrap();
+    assert_eq!(outcome, Outcome::Conflict { found: first });
+}
+
+#[test]
+fn commits_that_are_refused_leave_room_for_the_evidence_of_others() {
+    let mut fixture = Fixture::new();
+    let base = fixture.advance(1, at(1));
+    fixture.advance(1, at(2));
+    let evidence = fixture.replica().evidence();
+    for _ in 0..5_000 {
+        let late = fixture.commit(base, 2);
+        evidence.logged(late.version().unwrap(), at(3));
+        let outcome = fixture.replica().apply(base, late, at(4)).unwrap().unwrap();
+        assert!(matches!(outcome, Outcome::Conflict { .. }));
+    }
+    let base = fixture.replica().version();
+    let effect = fixture.commit(base, 3);
+    let made = effect.version().unwrap();
+    evidence.logged(made, at(6));
+    fixture.replica().apply(base, effect, at(9)).unwrap().unwrap();
+    assert_eq!(evidence.seen(&made), Some(at(6)));
+}
+
+#[test]
+fn what_is_not_written_hides_what_is() {
+    let mut fixture = Fixture::new();
+    for key in 1..6 {
+        fixture.advance(key, at(1));
+    }
+    fixture.replica().settle().unwrap();
+    let base = fixture.replica().version();
+    let mut effect = fixture.commit(base, 7);
+    effect.delete([1]);
+    effect.delete([2]);
+    fixture.replica().apply(base, effect, at(2)).unwrap().unwrap();
+    let range = KeyRange { from: vec![0], to: vec![9], limit: 2 };
+    let found = fixture.replica().read(&Reads { keys: vec![], ranges: vec![range] }).unwrap();
+    let keys: Vec<_> = found.ranges[0].iter().map(|(key, _)| key[0]).collect();
+    assert_eq!(keys, [3, 4]);
+}
+
+#[test]
+fn how_far_it_has_come_is_kept_though_nothing_else_has_changed() {
+    let mut fixture = Fixture::new();
+    fixture.advance(1, at(1));
+    fixture.replica().settle().unwrap();
+    fixture.replica().set_applied(b"9".to_vec());
+    fixture.replica().settle().unwrap();
+    fixture.reopen(at(2));
+    assert_eq!(fixture.replica().applied(), Some(&b"9"[..]));
+}
+
+#[test]
 fn evidence_is_of_commits_that_were_applied() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.replica().evidence().seen(&Version::EMPTY), Some(at(0)));
@@ -131,6 +192,20 @@ fn a_snapshot_counts_from_when_it_was_installed() {
     }
     assert_eq!(target.replica().version(), versions[2]);
     assert_eq!(evidence.seen(&versions[2].next(9).unwrap()), None);
+}
+
+#[test]
+fn a_snapshot_replaces_what_was_there_written_or_not() {
+    let (mut source, mut target) = (Fixture::new(), Fixture::new());
+    source.advance(1, at(1));
+    target.names = 100;
+    target.advance(9, at(2));
+    let chunks = source.replica().snapshot().unwrap();
+    target.replica().restore(chunks, [], at(3)).unwrap();
+    let state = target.replica().read(&Reads::keys([[1], [9]])).unwrap();
+    assert_eq!(state.values.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false]);
+    target.replica().settle().unwrap();
+    assert_eq!(SeqStore::get(target.replica().store(), &[9]).unwrap(), None);
 }
 
 #[test]
@@ -174,6 +249,14 @@ fn much_that_is_not_written_goes_along_with_the_next_write() {
     let version = fixture.replica().version();
     fixture.reopen(at(3));
     assert_eq!(fixture.replica().version(), version);
+    // By keys as well, though it is a single commit.
+    let mut effect = fixture.commit(version, 3);
+    (0..2_000_u16).for_each(|key| effect.put(key.to_be_bytes(), [1]));
+    let made = effect.version().unwrap();
+    fixture.replica().apply(version, effect, at(4)).unwrap().unwrap();
+    fixture.replica().write(log()).unwrap();
+    fixture.reopen(at(5));
+    assert_eq!(fixture.replica().version(), made);
 }
 
 #[test]

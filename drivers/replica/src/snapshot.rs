@@ -282,11 +282,29 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_that_is_too_long_is_neither_written_nor_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("snapshot");
+        let (longest, longer) = (vec![7; MAX_CHUNK_BYTES], vec![7; MAX_CHUNK_BYTES + 1]);
+        let mut written = File::create(&file).unwrap();
+        write_chunk(&mut written, &longest).unwrap();
+        write_chunk(&mut written, &longer).unwrap_err();
+        written.write_all(&(longer.len() as u32).to_le_bytes()).unwrap();
+        written.write_all(&longer).unwrap();
+        let mut chunks = load(&file).unwrap();
+        assert_eq!(chunks.next().unwrap().unwrap(), longest);
+        assert_eq!(*chunks.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
     fn a_snapshot_that_is_not_whole_changes_nothing() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut source = filled(from.path(), 2_500, b"12");
         let chunks: Vec<_> = source.snapshot().unwrap().map(|chunk| chunk.unwrap()).collect();
         assert!(chunks.len() > 4, "{}", chunks.len());
+        // An entry may go beyond the bound, and what belongs to each is not counted.
+        let longest = chunks.iter().map(Vec::len).max().unwrap();
+        assert!(longest < CHUNK_BYTES + CHUNK_BYTES / 16, "{longest}");
         let mut target = filled(to.path(), 3, b"1");
         let version = target.version();
         let mut refused = |chunks: &[Vec<u8>]| {

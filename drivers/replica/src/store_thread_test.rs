@@ -49,6 +49,29 @@ async fn what_is_applied_is_on_the_disk_though_both_are_asked_for_at_once() {
 }
 
 #[tokio::test]
+async fn after_everything_is_after_what_is_not_in_the_log_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let thread = start(directory.path()).await;
+    let (go_on, stands_still) = mpsc::channel();
+    let (stands, has_come) = mpsc::channel();
+    write(&thread, 0, move |_| {
+        stands.send(()).unwrap();
+        stands_still.recv().unwrap();
+    });
+    has_come.recv().unwrap();
+    let is_durable = Arc::new(AtomicBool::new(false));
+    let written = is_durable.clone();
+    let done = Box::new(move |_| written.store(true, Ordering::Release));
+    thread.submit(Write { writes: vec![], first: None, logged: vec![], done });
+    let working = async {
+        thread.run(After::Everything, move |_| Ok(is_durable.load(Ordering::Acquire))).await
+    };
+    let (was_durable, ()) = tokio::join!(working, async { go_on.send(()).unwrap() });
+    assert!(was_durable.unwrap());
+    thread.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_first_error_is_final_for_reads_and_writes_too() {
     let directory = tempfile::tempdir().unwrap();
     let thread = start(directory.path()).await;
@@ -79,6 +102,10 @@ async fn stopping_keeps_what_was_applied_and_leaves_it_to_those_who_read_it() {
         replica.apply(Version::EMPTY, effect, BootTime::default())
     });
     assert_eq!(applying.await.unwrap().unwrap(), Outcome::Stored);
+    // No snapshot has written it.
+    thread.stop().await.unwrap();
+    let thread = start(directory.path()).await;
+    assert_eq!(thread.read(&Reads::default()).await.unwrap().version, made);
     let chunks = thread.snapshot().await.unwrap();
     thread.stop().await.unwrap();
     snapshot::verify(chunks).unwrap();

@@ -9,7 +9,7 @@ use std::{
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -56,6 +56,17 @@ impl Part<'_> {
     }
 }
 
+/// The bodies of the calls that bring a state, as [`send`] makes them one after the other.
+pub fn calls(
+    transfer: u64,
+    chunks: impl Iterator<Item = Result<Vec<u8>>>,
+) -> impl Iterator<Item = Result<Vec<u8>>> {
+    let encode = move |(number, chunk): (u64, Result<Vec<u8>>)| {
+        Ok(Part { transfer, number, chunk: &chunk? }.encode())
+    };
+    (0..).zip(chunks).map(encode)
+}
+
 /// Brings a state to node `to`, whose inbox then holds it under `transfer`: a number that this node has
 /// not used before in this process.
 ///
@@ -68,14 +79,10 @@ where
     let (ahead, mut read) = mpsc::channel(AHEAD);
     // Reading may block. It ends when the receiver is gone.
     let reading = spawn_blocking(move || {
-        let mut chunks = chunks;
-        let _ = chunks.try_for_each(|chunk| ahead.blocking_send(chunk));
+        let _ = calls(transfer, chunks).try_for_each(|call| ahead.blocking_send(call));
     });
-    let mut number = 0;
-    while let Some(chunk) = read.recv().await {
-        let part = Part { transfer, number, chunk: &chunk? };
-        transport.call(to, CHUNK, part.encode(), DEADLINE).await?;
-        number += 1;
+    while let Some(call) = read.recv().await {
+        transport.call(to, CHUNK, call?, DEADLINE).await?;
     }
     let panicked = |source| {
         Error::new(ErrorKind::Unavailable, "reading the state panicked").with_source(source)
@@ -83,11 +90,14 @@ where
     reading.await.map_err(panicked)
 }
 
-/// The states that come from other nodes, one of each at a time, in files.
+/// The states that come from other nodes, one of each at a time, in files. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Inbox(Arc<Files>);
+
 #[derive(Debug)]
-pub struct Inbox {
+struct Files {
     directory: PathBuf,
-    files: AtomicU64,
+    count: AtomicU64,
     incoming: Mutex<BTreeMap<u32, Incoming>>,
 }
 
@@ -115,7 +125,11 @@ impl Inbox {
                 fs::remove_file(&path).map_err(unusable)?;
             }
         }
-        Ok(Self { directory, files: AtomicU64::new(0), incoming: Mutex::default() })
+        Ok(Self(Arc::new(Files {
+            directory,
+            count: AtomicU64::new(0),
+            incoming: Mutex::default(),
+        })))
     }
 
     /// Takes the body of a call of kind [`CHUNK`]; returns that of the answer.
@@ -124,29 +138,33 @@ impl Inbox {
     /// `Unavailable` if chunks before it are missing: the transfer is begun again. `Fatal` or `Config`
     /// if the file cannot be written.
     pub async fn take(&self, from: u32, body: &[u8]) -> Result<Bytes> {
+        let (inbox, body) = (self.clone(), body.to_vec());
+        blocking(move || inbox.blocking_take(from, &body)).await?;
+        Ok(Bytes::new())
+    }
+
+    /// As [`take`](Self::take), on this thread.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    pub fn blocking_take(&self, from: u32, body: &[u8]) -> Result<()> {
         let part = Part::decode(body).ok_or_else(out_of_order)?;
         let begun = self.incoming().remove(&from);
-        let incoming = match begun {
+        let mut incoming = match begun {
             Some(incoming)
                 if (incoming.transfer, incoming.next) == (part.transfer, part.number) =>
             {
                 incoming
             }
             // What was begun before is of no use any more.
-            _ if part.number == 0 => self.begin(part.transfer).await?,
+            _ if part.number == 0 => self.begin(part.transfer)?,
             _ => return Err(out_of_order()),
         };
-        let chunk = part.chunk.to_vec();
-        let incoming = blocking(move || {
-            let mut incoming = incoming;
-            let written = write_chunk(&mut incoming.file, &chunk);
-            written.map_err(|source| Error::cannot_use(incoming.received.0.display(), source))?;
-            incoming.next += 1;
-            Ok(incoming)
-        });
-        let incoming = incoming.await?;
+        let written = write_chunk(&mut incoming.file, part.chunk);
+        written.map_err(|source| Error::cannot_use(incoming.received.0.display(), source))?;
+        incoming.next += 1;
         self.incoming().insert(from, incoming);
-        Ok(Bytes::new())
+        Ok(())
     }
 
     /// The state that has come from node `from` as `transfer`, found to be whole.
@@ -155,32 +173,34 @@ impl Inbox {
     /// `Unavailable` if it has not come; `Corrupt` if it is not whole; `Fatal` or `Config` if the file
     /// cannot be used.
     pub async fn finish(&self, from: u32, transfer: u64) -> Result<Received> {
+        let inbox = self.clone();
+        blocking(move || inbox.blocking_finish(from, transfer)).await
+    }
+
+    /// As [`finish`](Self::finish), on this thread.
+    ///
+    /// # Errors
+    /// As for [`finish`](Self::finish).
+    pub fn blocking_finish(&self, from: u32, transfer: u64) -> Result<Received> {
         let incoming = self.incoming().remove(&from);
         let incoming = incoming.filter(|incoming| incoming.transfer == transfer);
         let Incoming { mut file, received, .. } = incoming.ok_or_else(out_of_order)?;
-        blocking(move || {
-            let flushed = file.flush();
-            flushed.map_err(|source| Error::cannot_use(received.0.display(), source))?;
-            snapshot::verify(load(&received.0)?)?;
-            Ok(received)
-        })
-        .await
+        file.flush().map_err(|source| Error::cannot_use(received.0.display(), source))?;
+        snapshot::verify(load(&received.0)?)?;
+        Ok(received)
     }
 
-    async fn begin(&self, transfer: u64) -> Result<Incoming> {
-        let number = self.files.fetch_add(1, Ordering::Relaxed);
-        let path = self.directory.join(format!("{RECEIVED}{number}"));
-        blocking(move || {
-            let file = File::create(&path);
-            let file = file.map_err(|source| Error::cannot_use(path.display(), source))?;
-            let (file, received) = (BufWriter::new(file), Received(path));
-            Ok(Incoming { transfer, next: 0, file, received })
-        })
-        .await
+    fn begin(&self, transfer: u64) -> Result<Incoming> {
+        let number = self.0.count.fetch_add(1, Ordering::Relaxed);
+        let path = self.0.directory.join(format!("{RECEIVED}{number}"));
+        let file = File::create(&path);
+        let file = file.map_err(|source| Error::cannot_use(path.display(), source))?;
+        let (file, received) = (BufWriter::new(file), Received(path));
+        Ok(Incoming { transfer, next: 0, file, received })
     }
 
     fn incoming(&self) -> MutexGuard<'_, BTreeMap<u32, Incoming>> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -262,7 +282,7 @@ mod tests {
     }
 
     fn files(inbox: &Inbox) -> usize {
-        fs::read_dir(&inbox.directory).unwrap().count()
+        fs::read_dir(&inbox.0.directory).unwrap().count()
     }
 
     #[tokio::test]

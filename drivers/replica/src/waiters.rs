@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,14 @@ pub type Answer = oneshot::Receiver<Result<Outcome>>;
 
 /// Callers that wait for their commits, by the versions that these make.
 #[derive(Default, Debug)]
-pub struct Waiters(Mutex<HashMap<Version, Waiter>>);
+pub struct Waiters(Mutex<BTreeMap<Key, Waiter>>);
+
+/// Of a version. What all are told, they are told in this order.
+type Key = ((u64, u64), u128);
+
+fn key(next: &Version) -> Key {
+    (next.position(), next.name)
+}
 
 #[derive(Debug)]
 struct Waiter {
@@ -36,21 +43,21 @@ impl Waiters {
         let (reply, answer) = oneshot::channel();
         let mut waiters = self.waiters();
         let waiter = Waiter { replies: vec![], since: now, begun: false };
-        let waiter = waiters.entry(next).or_insert(waiter);
+        let waiter = waiters.entry(key(&next)).or_insert(waiter);
         waiter.replies.push(reply);
         (answer, waiter.replies.len() == 1)
     }
 
     /// Notes that the commit is about to be in this node's log.
     pub fn begun(&self, next: &Version) {
-        if let Some(waiter) = self.waiters().get_mut(next) {
+        if let Some(waiter) = self.waiters().get_mut(&key(next)) {
             waiter.begun = true;
         }
     }
 
     /// Answers with what [`Replica::apply`](crate::Replica::apply) has returned.
     pub fn answer(&self, next: &Version, outcome: Result<Outcome>) {
-        if let Some(waiter) = self.waiters().remove(next) {
+        if let Some(mut waiter) = self.waiters().remove(&key(next)) {
             waiter.answer(&outcome);
         }
     }
@@ -58,7 +65,7 @@ impl Waiters {
     /// Answers that the commit was refused: with the reason if that was before it was begun. Afterwards,
     /// that it is gone from this node's log says nothing of the others.
     pub fn refuse(&self, next: &Version, refused: Error) {
-        let Some(waiter) = self.waiters().remove(next) else { return };
+        let Some(mut waiter) = self.waiters().remove(&key(next)) else { return };
         let error = if waiter.begun { uncertain(&refused.to_string()) } else { refused };
         waiter.answer(&Err(error));
     }
@@ -79,9 +86,13 @@ impl Waiters {
     }
 
     fn give_up_those(&self, which: impl Fn(&Waiter) -> bool, reason: &str) {
-        for (_, waiter) in self.waiters().extract_if(|_, waiter| which(waiter)) {
-            waiter.answer(&Err(uncertain(reason)));
-        }
+        self.waiters().retain(|_, waiter| {
+            let is_over = which(waiter);
+            if is_over {
+                waiter.answer(&Err(uncertain(reason)));
+            }
+            !is_over
+        });
     }
 
     /// Whether no caller waits.
@@ -99,14 +110,14 @@ impl Waiters {
         let _ = timeout(max, drained).await;
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<Version, Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, BTreeMap<Key, Waiter>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiter {
-    fn answer(self, outcome: &Result<Outcome>) {
-        for reply in self.replies {
+    fn answer(&mut self, outcome: &Result<Outcome>) {
+        for reply in self.replies.drain(..) {
             // A caller that has gone does not undo what was done for it.
             let _ = reply.send(match outcome {
                 Ok(outcome) => Ok(*outcome),

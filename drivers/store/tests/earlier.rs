@@ -62,7 +62,7 @@ fn a_directory_of_before_is_converted() {
         assert_eq!(names(&directory), ["LOCK", "state.journal"]);
         assert_eq!(contents(&store).unwrap(), expected);
         let (text, commits) = (lock(&directory), 16 + round);
-        assert!(text.contains(&format!("state.journal. Keep")), "{text}");
+        assert!(text.contains("state.journal. Keep"), "{text}");
         assert!(text.contains(&format!("\ncommit {commits:020} ")), "{text}");
         store.commit(Default::default()).unwrap();
         assert_eq!(*store.belong_to("other").unwrap_err().kind(), ErrorKind::Config);

@@ -2,7 +2,12 @@ use clap::Args;
 use serde::Serialize;
 use tsoracle_client::SeqBlock;
 
-use crate::cli::{decode::Decoded, endpoints::Endpoints, failure::Failure, output::Output};
+use crate::cli::{
+    decode::Decoded,
+    endpoints::{Endpoints, Routes},
+    failure::Failure,
+    output::Output,
+};
 
 pub(crate) const TS_EXAMPLES: &str = "\
 Examples:
@@ -67,6 +72,9 @@ pub(crate) struct SeqArguments {
     endpoints: Endpoints,
 
     #[command(flatten)]
+    routes: Routes,
+
+    #[command(flatten)]
     output: Output,
 }
 
@@ -78,6 +86,9 @@ pub(crate) struct SeqReadArguments {
 
     #[command(flatten)]
     endpoints: Endpoints,
+
+    #[command(flatten)]
+    routes: Routes,
 
     #[command(flatten)]
     output: Output,
@@ -116,8 +127,8 @@ pub(crate) async fn ts(arguments: TsArguments) -> Result<(), Failure> {
 }
 
 pub(crate) async fn seq(arguments: SeqArguments) -> Result<(), Failure> {
-    let SeqArguments { key, count, request_id, endpoints, output } = arguments;
-    let client = endpoints.connect().await?;
+    let SeqArguments { key, count, request_id, endpoints, routes, output } = arguments;
+    let client = endpoints.connect_with(routes).await?;
     let block = match &request_id {
         Some(text) => client.get_seq_as(text, &key, count).await?,
         None => client.get_seq(&key, count).await?,
@@ -134,7 +145,7 @@ pub(crate) async fn seq(arguments: SeqArguments) -> Result<(), Failure> {
 }
 
 pub(crate) async fn seq_read(arguments: SeqReadArguments) -> Result<(), Failure> {
-    let client = arguments.endpoints.connect().await?;
+    let client = arguments.endpoints.connect_with(arguments.routes).await?;
     let next = client.read_seq(&arguments.key).await?;
     arguments.output.print(&Next { key: &arguments.key, next }, || next.to_string())
 }

@@ -50,6 +50,20 @@ pub(crate) struct Endpoints {
     pub(crate) tls_key: Option<PathBuf>,
 }
 
+/// Which sequences are elsewhere.
+#[derive(Args, Clone, Default, Debug)]
+pub(crate) struct Routes {
+    /// Servers of another oracle, for sequences whose keys begin with PREFIX; repeat it for more
+    /// prefixes
+    #[arg(long = "route", value_name = "PREFIX=HOST:PORT[,HOST:PORT…]", value_parser = route)]
+    routes: Vec<(String, Vec<String>)>,
+}
+
+fn route(text: &str) -> Result<(String, Vec<String>), String> {
+    let (prefix, endpoints) = text.rsplit_once('=').ok_or("a route is PREFIX=HOST:PORT")?;
+    Ok((prefix.into(), endpoints.split(',').map(Into::into).collect()))
+}
+
 impl Endpoints {
     /// To connect to them without the client.
     pub(crate) fn dialer(&self) -> Result<Dialer, Failure> {
@@ -77,6 +91,11 @@ impl Endpoints {
 
     /// Connects to any of them.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        self.connect_with(Routes::default()).await
+    }
+
+    /// Connects to any of them, and to those of routes when they are needed.
+    pub(crate) async fn connect_with(&self, routes: Routes) -> Result<Client, Failure> {
         let mut builder = Client::builder().endpoints(&self.endpoints).timeout(self.timeout);
         if let Some(ca) = &self.tls_ca {
             let mut tls = TlsOptions::new(read(ca)?);
@@ -84,6 +103,9 @@ impl Endpoints {
                 tls = tls.identity(read(cert)?, read(key)?);
             }
             builder = builder.tls(tls);
+        }
+        for (prefix, endpoints) in routes.routes {
+            builder = builder.route(prefix, endpoints);
         }
         builder.connect().await.map_err(|error| match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Timeout => {

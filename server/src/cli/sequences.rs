@@ -3,7 +3,11 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{endpoints::Endpoints, failure::Failure, output::Output};
+use crate::cli::{
+    endpoints::{Endpoints, Routes},
+    failure::Failure,
+    output::Output,
+};
 
 pub(crate) const LIST_EXAMPLES: &str = "\
 Examples:
@@ -46,6 +50,9 @@ pub(crate) struct ListArguments {
     endpoints: Endpoints,
 
     #[command(flatten)]
+    routes: Routes,
+
+    #[command(flatten)]
     output: Output,
 }
 
@@ -62,6 +69,9 @@ pub(crate) struct SeedArguments {
     endpoints: Endpoints,
 
     #[command(flatten)]
+    routes: Routes,
+
+    #[command(flatten)]
     output: Output,
 }
 
@@ -72,8 +82,8 @@ struct Next<'a> {
 }
 
 pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
-    let ListArguments { prefix, mut after, limit, endpoints, output } = arguments;
-    let client = endpoints.connect().await?;
+    let ListArguments { prefix, mut after, limit, endpoints, routes, output } = arguments;
+    let client = endpoints.connect_with(routes).await?;
     let mut left = limit.unwrap_or(u64::MAX);
     while left > 0 {
         let page = client.list_seqs(&prefix, &after).await?;
@@ -93,7 +103,7 @@ pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
 }
 
 pub(crate) async fn seed(arguments: SeedArguments) -> Result<(), Failure> {
-    let SeedArguments { key, start, endpoints, output } = arguments;
-    endpoints.connect().await?.seed_seq(&key, start).await?;
+    let SeedArguments { key, start, endpoints, routes, output } = arguments;
+    endpoints.connect_with(routes).await?.seed_seq(&key, start).await?;
     output.print(&Next { key: &key, next: start }, || start.to_string())
 }

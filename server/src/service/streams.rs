@@ -17,6 +17,7 @@ use crate::{
     status::{Asked, Statuses, too_late},
 };
 
+mod run;
 mod sequences;
 mod timestamps;
 

@@ -5,7 +5,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tsoracle_core::{
     Epoch, Error, ErrorKind, LeaseHolder, LeaseId, Oracle, Phase, SeqGrant, SeqRequest,
 };
-use tsoracle_proto::v1::{self, tso_service_server::TsoService};
+use tsoracle_proto::{
+    metadata,
+    v1::{self, tso_service_server::TsoService},
+};
 
 use super::{
     convert, patient,
@@ -196,6 +199,8 @@ impl TsoService for Tso {
     ) -> Result<Response<Self::StreamSeqStream>, Status> {
         let (oracle, ending) = (patient(&self.oracle, &request), self.ending(&request));
         let answers = SeqAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
-        Ok(Response::new(answers))
+        let mut response = Response::new(answers);
+        metadata::insert_flag(response.metadata_mut(), metadata::SEQ_RUNS);
+        Ok(response)
     }
 }

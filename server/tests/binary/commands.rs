@@ -41,6 +41,27 @@ fn timestamps() {
 }
 
 #[test]
+fn sequences_by_the_prefix_of_their_keys() {
+    let ((_first, main), (_second, invoices)) = (node(), node());
+    let route = format!("invoices/={}", invoices.address);
+    let ask = |arguments: &[&str]| {
+        let routed = [arguments, &["--route", &route]].concat();
+        stdout(&main.ask(&routed))
+    };
+    assert_eq!(ask(&["seq-seed", "invoices/a=b", "20001"]), "20001");
+    assert_eq!(ask(&["seq", "invoices/a=b", "--count", "2"]), "20001 to 20002 (2 values)");
+    assert_eq!(ask(&["seq-read", "invoices/a=b"]), "20003");
+    assert_eq!(ask(&["seq", "orders"]), "0");
+    assert_eq!(ask(&["seq-list"]), "invoices/a=b 20003\norders 1");
+    assert_eq!(stdout(&main.ask(&["seq-list"])), "orders 1");
+    assert_eq!(stdout(&invoices.ask(&["seq-list"])), "invoices/a=b 20003");
+    for wrong in ["invoices/", "=db1", "invoices/=", "invoices/=not a host"] {
+        let output = main.ask(&["seq", "orders", "--route", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {output:?}");
+    }
+}
+
+#[test]
 fn sequences() {
     let (_directory, node) = node();
     let answer = json(&node.ask(&["seq", "orders", "--count", "64", "--json"]));

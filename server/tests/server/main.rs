@@ -6,6 +6,8 @@ mod common;
 mod deadlines;
 mod embedding;
 mod health;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod routing;
 mod rpcs;
 mod shutdown;
 mod stamping;

@@ -77,7 +77,7 @@ fn seq(key: &str, count: u32) -> v1::GetSeqRequest {
 }
 
 fn message(requests: impl IntoIterator<Item = v1::GetSeqRequest>) -> v1::StreamSeqRequest {
-    v1::StreamSeqRequest { requests: requests.into_iter().collect() }
+    v1::StreamSeqRequest { requests: requests.into_iter().collect(), run: None }
 }
 
 /// Where each block starts, or the code with which its request failed.
@@ -251,6 +251,102 @@ async fn the_requests_of_a_message_succeed_or_fail_alone() {
     assert_eq!(starts(stream.next().await), [Ok(5), Ok(0)]);
     drop(stream.requests);
     assert!(stream.answers.message().await.unwrap().is_none());
+}
+
+/// New requests of one session, the first of which has this number.
+fn run(first_number: u64, requests: &[(&str, u32)]) -> v1::SeqRun {
+    v1::SeqRun {
+        session: vec![7; 16].into(),
+        first_number,
+        first_incomplete: first_number,
+        keys: requests.iter().flat_map(|(key, _)| key.bytes()).collect::<Vec<_>>().into(),
+        key_bytes: requests.iter().map(|(key, _)| key.len() as u32).collect(),
+        counts: requests.iter().map(|(_, count)| *count).collect(),
+    }
+}
+
+fn run_message(run: v1::SeqRun) -> v1::StreamSeqRequest {
+    v1::StreamSeqRequest { requests: vec![], run: Some(run) }
+}
+
+#[tokio::test]
+async fn a_run_is_answered_as_its_requests_would_be() {
+    let server = Running::in_memory().await;
+    let mut stream = sequences(&server).await;
+    let long = "k".repeat(129);
+    let requests = [("a", 2), ("", 1), ("a", 3), (&*long, 1), ("b", 0), ("é", 4), ("b", 1)];
+    stream.send(v1::StreamSeqRequest {
+        requests: vec![seq("a", 1), seq("b", 0)],
+        run: Some(run(1, &requests)),
+    });
+    let answer = stream.next().await;
+    let outcome = answer.run.clone().expect("an answer to the run");
+    assert_eq!(starts(answer), [Ok(0), Err(Code::InvalidArgument)]);
+    let failed: Vec<_> = outcome.failures.iter().map(|failed| failed.index).collect();
+    assert_eq!(failed, [1, 3, 4]);
+    let codes = outcome.failures.into_iter().map(|failed| failed.failure.expect("it is set").code);
+    assert!(codes.eq([3; 3]));
+    assert_eq!(outcome.starts, [1, 0, 3, 0, 0, 0, 0]);
+    assert!(outcome.epoch.is_some());
+
+    // The same numbers get the same blocks, in either form.
+    stream.send(run_message(run(1, &requests)));
+    let again = stream.next().await.run.expect("an answer to the run");
+    assert_eq!(again.starts, [1, 0, 3, 0, 0, 0, 0]);
+    let session = vec![7; 16].into();
+    let id = v1::RequestId { session, number: 3, first_incomplete: 1, retry: true, close: false };
+    stream.send(message([v1::GetSeqRequest { request_id: Some(id), ..seq("a", 3) }]));
+    assert_eq!(starts(stream.next().await), [Ok(3)]);
+
+    // One count may be for all of them.
+    let shared = v1::SeqRun { counts: vec![5], ..run(8, &[("a", 0), ("c", 0), ("a", 0)]) };
+    stream.send(run_message(shared));
+    assert_eq!(stream.next().await.run.expect("an answer to the run").starts, [6, 0, 11]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_none_ends_the_stream_after_the_answers_before_it() {
+    let server = Running::in_memory().await;
+    let good = || run(1, &[("k", 1), ("l", 1)]);
+    let many = [("k", 1); 4_097];
+    for bad in [
+        v1::SeqRun { session: vec![7; 15].into(), ..good() },
+        v1::SeqRun { keys: b"k".to_vec().into(), ..good() },
+        v1::SeqRun { key_bytes: vec![1, 2], ..good() },
+        v1::SeqRun { key_bytes: vec![u32::MAX, 3], ..good() },
+        v1::SeqRun { counts: vec![], ..good() },
+        v1::SeqRun { counts: vec![1, 1, 1], ..good() },
+        run(1, &[]),
+        run(1, &many),
+    ] {
+        let mut stream = sequences(&server).await;
+        stream.send(message([seq("k", 1)]));
+        stream.send(run_message(bad.clone()));
+        stream.send(message([seq("k", 1)]));
+        assert_eq!(stream.next().await.outcomes.len(), 1);
+        let status = stream.status().await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
+    // What is wrong with a request alone is its own failure.
+    let mut stream = sequences(&server).await;
+    stream.send(run_message(v1::SeqRun { keys: vec![0xff, b'l'].into(), ..good() }));
+    let outcome = stream.next().await.run.expect("an answer to the run");
+    assert_eq!(outcome.failures.iter().map(|failed| failed.index).collect::<Vec<_>>(), [0]);
+    for first_number in [0, u64::MAX] {
+        stream.send(run_message(run(first_number, &[("m", 1), ("m", 1)])));
+        let outcome = stream.next().await.run.expect("an answer to the run");
+        let last = outcome.failures.last().and_then(|failed| failed.failure.clone());
+        assert_eq!(last.map(|failure| failure.code), Some(3));
+    }
+}
+
+#[tokio::test]
+async fn a_server_says_on_each_stream_that_it_takes_runs() {
+    let server = Running::in_memory().await;
+    let (_requests, sent) = mpsc::unbounded_channel();
+    let sent = UnboundedReceiverStream::new(sent);
+    let answers = server.tso().await.stream_seq(sent).await.expect("a stream");
+    assert!(metadata::has_flag(answers.metadata(), metadata::SEQ_RUNS));
 }
 
 #[tokio::test]

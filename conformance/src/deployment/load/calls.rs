@@ -26,16 +26,19 @@ const MAX_RETRIES: usize = 20;
 struct Session {
     id: [u8; SESSION_BYTES],
     number: u64,
+    /// It was answered, so that the state knows it.
+    is_known: bool,
 }
 
 impl Session {
     fn open() -> Self {
-        Self { id: rand::random(), number: 0 }
+        Self { id: rand::random(), number: 0, is_known: false }
     }
 
     fn request_id(&self, retry: bool) -> v1::RequestId {
         let (session, number) = (self.id.to_vec().into(), self.number);
-        v1::RequestId { session, number, first_incomplete: number, retry, close: false }
+        let first_incomplete = if self.is_known { number } else { 1 };
+        v1::RequestId { session, number, first_incomplete, retry, close: false }
     }
 
     fn name(&self) -> String {
@@ -53,7 +56,9 @@ impl Caller {
                 0..5 => self.timestamps(&at).await,
                 5..7 if self.offers.ids => {
                     session.number += 1;
-                    self.exactly_once(&mut at, &session).await
+                    let failed = self.exactly_once(&mut at, &session).await;
+                    session.is_known |= !failed;
+                    failed
                 }
                 7..9 => self.batch(&at).await,
                 9 if self.offers.reads => self.read(&at).await,

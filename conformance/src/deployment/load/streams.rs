@@ -96,7 +96,7 @@ impl Caller {
                     count: ask.count,
                     request_id: None,
                 });
-                let message = v1::StreamSeqRequest { requests: requests_of.collect() };
+                let message = v1::StreamSeqRequest { requests: requests_of.collect(), run: None };
                 sent.push_back((start_ns, asks));
                 send(&requests, message)?;
             }

@@ -105,13 +105,18 @@ async fn limits(probe: &Probe, check: &mut Check) -> Outcome {
     check.expect_refusal(asked, forgotten, Code::FailedPrecondition)?;
 
     let unknown = Session::open(probe).await?;
-    let id = v1::RequestId { retry: true, ..unknown.id(1) };
-    let answer = get(probe, &key, 1, id).await;
-    let is_said = |status: &Status| metadata::has_flag(status.metadata(), SESSION_UNKNOWN);
-    check.expect(answer.as_ref().is_err_and(is_said), || {
-        format!("a retry in an unknown session: {answer:?}, not with {SESSION_UNKNOWN}: 1")
-    });
-    check.expect_refusal("a retry in an unknown session", answer, Code::FailedPrecondition)?;
+    let retry = v1::RequestId { retry: true, ..unknown.id(1) };
+    // It waits for 3 and above, so that 1 and 2 were answered: the session was known, and is forgotten.
+    let later = v1::RequestId { first_incomplete: 3, ..unknown.id(3) };
+    for (asked, id) in [("a retry", retry), ("a later request", later)] {
+        let answer = get(probe, &key, 1, id).await;
+        let is_said = |status: &Status| metadata::has_flag(status.metadata(), SESSION_UNKNOWN);
+        let asked = format!("{asked} in an unknown session");
+        check.expect(answer.as_ref().is_err_and(is_said), || {
+            format!("{asked}: {answer:?}, not with {SESSION_UNKNOWN}: 1")
+        });
+        check.expect_refusal(&asked, answer, Code::FailedPrecondition)?;
+    }
     let start = probe.get_seq(&key, 1).await?.start;
     check.expect_eq("GetSeq after refusals, start", &start, &6);
     Ok(())

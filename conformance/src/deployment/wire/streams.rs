@@ -104,8 +104,9 @@ async fn stream_seq(probe: &Probe, check: &mut Check) -> Outcome {
             entry(&key, 0),
             entry(&key, 1),
         ],
+        run: None,
     };
-    let second = v1::StreamSeqRequest { requests: vec![entry(&key, 1)] };
+    let second = v1::StreamSeqRequest { requests: vec![entry(&key, 1)], run: None };
     let (answers, status) = offered_messages(open(vec![first, second]).await?)?;
     ended_well(status)?;
     let outcomes: Vec<Vec<_>> =

@@ -79,7 +79,7 @@ impl ConsensusDriver for Spy {
 /// The reign record that is stored so, if it is one.
 fn reign(stored: Option<Vec<u8>>) -> Option<ReignRecord> {
     match Record::decode(REIGN, stored?).unwrap() {
-        Record::Reign(record) => Some(record),
+        Record::Reign(record) => Some(*record),
         _ => None,
     }
 }

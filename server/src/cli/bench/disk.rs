@@ -32,7 +32,7 @@ impl Disk {
                     |error| Failure::failed(format!("cannot append and fdatasync: {error}")),
                 )?;
                 let done = now();
-                measured.record(done - sent);
+                measured.record(1, done - sent);
                 sent = done;
             }
             Ok(measured)

@@ -1,11 +1,13 @@
 //! Measures a server, and beside it what the machine could do at best.
 
+mod against;
 mod baseline;
 mod disk;
 pub(crate) mod echo;
 mod load;
 mod process;
 mod report;
+mod runtimes;
 mod suite;
 mod targets;
 
@@ -18,6 +20,7 @@ use self::{
     baseline::Baseline,
     load::Window,
     report::Report,
+    runtimes::Runtimes,
     targets::{Question, Target},
 };
 use crate::cli::{endpoints::Endpoints, failure::Failure, output::Output, serve::Signals};
@@ -51,6 +54,17 @@ Examples:
   tsoracle bench suite
   tsoracle bench suite --dir /var/lib --write docs/PERFORMANCE.md";
 
+const AGAINST_EXAMPLES: &str = "\
+Each build asks its own server, with its own client, in turns with the other one. It is slower where the
+median of the ratios lies below --least, and none of them reaches 1: what the spread explains is no
+difference.
+
+Examples:
+  tsoracle bench against ./tsoracle-before
+  make bench-against REV=v0.1.0                 builds that one, and measures
+
+Exit codes: 0 no slower, 1 slower, or not measured, 2 wrong arguments.";
+
 /// Options of `tsoracle bench`.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -67,6 +81,9 @@ enum Other {
     /// Measure everything that docs/PERFORMANCE.md promises, and write its table
     #[command(after_help = SUITE_EXAMPLES)]
     Suite(suite::Arguments),
+    /// Measure this build beside another one, and fail if it is slower
+    #[command(after_help = AGAINST_EXAMPLES)]
+    Against(against::Arguments),
 }
 
 /// What callers ask for.
@@ -108,6 +125,12 @@ struct Load {
           value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
 
+    /// Let callers run on R runtimes of one thread each, apart from the connections, as in a program that
+    /// has several [default: all on one, with a thread for each core]
+    #[arg(long, value_name = "R", default_value_t = 0, hide_default_value = true,
+          value_parser = clap::value_parser!(u32).range(0..=256))]
+    runtimes: u32,
+
     /// Make plain unary gRPC calls, to the first server that answers, instead of using the client
     #[arg(long)]
     unary: bool,
@@ -143,6 +166,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let measured = async {
         match arguments.other {
             Some(Other::Suite(arguments)) => suite::run(arguments).await,
+            Some(Other::Against(arguments)) => against::run(arguments).await,
             None => arguments.load.run().await,
         }
     };
@@ -161,6 +185,7 @@ impl Load {
         let keys = self.keys.unwrap_or(u64::from(self.callers));
         let question = Question { op: self.op, batch: self.batch, keys };
         let target = Target::connect(&self.endpoints, connections, self.unary).await?;
+        let target = target.on(Runtimes::start(self.runtimes)?);
         let (measured, baseline) = if self.baseline {
             let mut baseline = Baseline::start(&self.dir, connections).await?;
             let measured = baseline.run(&target, question, callers, self.seconds).await?;

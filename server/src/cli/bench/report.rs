@@ -16,6 +16,8 @@ pub(crate) struct Report {
     unary: bool,
     callers: u32,
     connections: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    runtimes: u32,
     batch: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<u64>,
@@ -24,6 +26,7 @@ pub(crate) struct Report {
     calls_per_second: f64,
     values_per_second: f64,
     latency_us: Latencies,
+    longest_pause_ms: f64,
     errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
@@ -62,6 +65,10 @@ struct Ratios {
     p99_9: f64,
     /// The server's median latency over the echo's plus twice the disk's.
     p50_over_echo_and_two_fdatasyncs: f64,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Latencies {
@@ -106,13 +113,15 @@ impl Report {
             unary: load.unary,
             callers: load.callers,
             connections,
+            runtimes: load.runtimes,
             batch: load.batch,
             keys: (load.op == Op::Seq).then_some(question.keys),
             seconds: measured.elapsed.as_secs_f64(),
-            calls: measured.calls(),
+            calls: measured.calls,
             calls_per_second: rounded(calls_per_second, 10.0),
             values_per_second: rounded(calls_per_second * f64::from(load.batch), 10.0),
             latency_us: Latencies::of(measured),
+            longest_pause_ms: measured.longest_pause.as_secs_f64() * 1e3,
             errors: measured.errors.clone(),
             last_error: measured.last_error.clone(),
             baseline: baseline.map(|baseline| Compared::of(measured, baseline)),
@@ -135,7 +144,8 @@ impl Report {
             text,
             ": {callers} caller{}, {connections} connection{}, {through}, {} a call\n\
              calls     {} in {:.1} s: {} calls/s, {} values/s\n\
-             latency   {}\nerrors    {}",
+             latency   {}\n\
+             pause     {} without any answer, at the longest\nerrors    {}",
             plural(callers.into()),
             plural(connections as u64),
             self.batch,
@@ -144,6 +154,7 @@ impl Report {
             thousands(self.calls_per_second),
             thousands(self.values_per_second),
             self.latency_us.text(),
+            micros(self.longest_pause_ms * 1e3),
             self.errors_text(),
         );
         if let Some(Compared { echo, fdatasync, ratios }) = &self.baseline {
@@ -201,7 +212,7 @@ impl Compared {
 }
 
 /// Digits beyond what was measured only hide it.
-fn rounded(figure: f64, parts: f64) -> f64 {
+pub(crate) fn rounded(figure: f64, parts: f64) -> f64 {
     (figure * parts).round() / parts
 }
 

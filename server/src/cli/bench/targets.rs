@@ -1,5 +1,6 @@
 use std::{future::Future, sync::Arc};
 
+use futures::FutureExt as _;
 use tonic::{Code, Status, transport::Channel};
 use tsoracle_client::Client;
 use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoServiceClient};
@@ -7,12 +8,20 @@ use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoSer
 use super::{
     Op,
     load::{Caller, Measured, Refusal, Window, run},
+    runtimes::Runtimes,
 };
 use crate::cli::{endpoints::Endpoints, failure::Failure};
 
 /// What is called, over connections that stand.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(crate) struct Target {
+    way: Way,
+    runtimes: Runtimes,
+}
+
+/// How it is called.
+#[derive(Clone, Debug)]
+enum Way {
     /// The plain protocol: one HTTP/2 request a call.
     Unary(Vec<TsoServiceClient<Channel>>),
     /// Our client, which puts callers together where the server lets it.
@@ -34,14 +43,22 @@ impl Target {
         connections: usize,
         unary: bool,
     ) -> Result<Self, Failure> {
+        let runtimes = Runtimes::default();
         if unary {
-            return Ok(Self::Unary(leading(endpoints, connections).await?));
+            let way = Way::Unary(leading(endpoints, connections).await?);
+            return Ok(Self { way, runtimes });
         }
         let mut clients = Vec::with_capacity(connections);
         for _ in 0..connections {
             clients.push(endpoints.connect().await?);
         }
-        Ok(Self::Client(clients))
+        Ok(Self { way: Way::Client(clients), runtimes })
+    }
+
+    /// Lets the callers run elsewhere than the connections.
+    #[must_use]
+    pub(crate) fn on(self, runtimes: Runtimes) -> Self {
+        Self { runtimes, ..self }
     }
 
     /// Puts `callers` to work, spread over the connections.
@@ -55,29 +72,30 @@ impl Target {
         let Question { op, batch: count, keys } = question;
         // Every caller draws its own keys.
         let keys = |caller: usize| Keys { of: keys, state: caller as u64 };
-        match self {
-            Self::Unary(clients) => {
+        let runtimes = &self.runtimes;
+        match &self.way {
+            Way::Unary(clients) => {
                 let client = |caller: usize| clients[caller % clients.len()].clone();
                 match op {
                     Op::Ts => {
                         let one = |caller| UnaryTs { client: client(caller), count };
-                        run((0..callers).map(one).collect(), window, progress).await
+                        run((0..callers).map(one).collect(), window, progress, runtimes).await
                     }
                     Op::Seq => {
                         let one =
                             |caller| UnarySeq { client: client(caller), count, keys: keys(caller) };
-                        run((0..callers).map(one).collect(), window, progress).await
+                        run((0..callers).map(one).collect(), window, progress, runtimes).await
                     }
                 }
             }
-            Self::Client(clients) => {
+            Way::Client(clients) => {
                 // A pointer, so that a call costs no more than the client itself takes.
                 let clients: Vec<_> = clients.iter().cloned().map(Arc::new).collect();
                 let client = |caller: usize| clients[caller % clients.len()].clone();
                 match op {
                     Op::Ts => {
                         let one = |caller| ClientTs { client: client(caller), count };
-                        run((0..callers).map(one).collect(), window, progress).await
+                        run((0..callers).map(one).collect(), window, progress, runtimes).await
                     }
                     Op::Seq => {
                         let one = |caller| ClientSeq {
@@ -85,7 +103,7 @@ impl Target {
                             count,
                             keys: keys(caller),
                         };
-                        run((0..callers).map(one).collect(), window, progress).await
+                        run((0..callers).map(one).collect(), window, progress, runtimes).await
                     }
                 }
             }
@@ -94,7 +112,7 @@ impl Target {
 
     /// Lets servers forget what they keep for these clients.
     pub(crate) async fn close(self) {
-        if let Self::Client(clients) = self {
+        if let Way::Client(clients) = self.way {
             for client in clients {
                 client.close().await;
             }
@@ -173,7 +191,7 @@ struct ClientTs {
 impl Caller for ClientTs {
     fn call(&mut self) -> impl Future<Output = Result<(), Refusal>> + Send {
         let answer = self.client.get_ts_batch(self.count);
-        async move { answer.await.map(drop).map_err(failed) }
+        answer.map(|answer| answer.map(drop).map_err(failed))
     }
 }
 

@@ -6,16 +6,16 @@ use std::{
 
 use futures::{Stream, stream::FuturesOrdered};
 use tonic::{Code, Status, Streaming};
-use tsoracle_core::{Oracle, Result, SeqGrant};
+use tsoracle_core::{Oracle, Result, SeqGrant, SeqRequest};
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES, MAX_STREAM_SEQ_REQUESTS,
     v1::{
-        GetSeqRequest, GetSeqResponse, SeqOutcome, StreamSeqRequest, StreamSeqResponse,
-        seq_outcome::Outcome,
+        GetSeqRequest, GetSeqResponse, SeqOutcome, SeqRunFailure, SeqRunOutcome, StreamSeqRequest,
+        StreamSeqResponse, seq_outcome::Outcome,
     },
 };
 
-use super::Ending;
+use super::{Ending, run::Run};
 use crate::{
     service::convert,
     status::{Asked, Statuses},
@@ -26,8 +26,8 @@ use crate::{
 /// back by the flow control of its stream.
 const MAX_UNDER_WAY: usize = 16;
 
-/// What becomes of the requests of one message.
-type Outcomes = Pin<Box<dyn Future<Output = Vec<Result<SeqGrant>>> + Send>>;
+/// What becomes of the requests of one message: how many of them stand by themselves, and all outcomes.
+type Outcomes = Pin<Box<dyn Future<Output = (usize, Vec<Result<SeqGrant>>)> + Send>>;
 
 /// The answers of `StreamSeq`: one per message, in order.
 ///
@@ -66,11 +66,10 @@ impl SeqAnswers {
                 Poll::Ready(Some(message)) => message.map_err(refused_unread),
             };
             match message.and_then(checked) {
-                Ok(requests) => {
+                Ok((singles, requests)) => {
                     let oracle = self.oracle.clone();
-                    let requests = requests.into_iter().map(request);
-                    self.under_way
-                        .push_back(Box::pin(async move { oracle.get_seqs(requests).await }));
+                    let outcomes = async move { (singles, oracle.get_seqs(requests).await) };
+                    self.under_way.push_back(Box::pin(outcomes));
                 }
                 Err(status) => self.end_with(status),
             }
@@ -83,7 +82,7 @@ impl SeqAnswers {
         self.last = Some(status);
     }
 
-    fn answer(&self, outcomes: Vec<Result<SeqGrant>>) -> Result<StreamSeqResponse, Status> {
+    fn answer(&self, singles: usize, outcomes: Vec<Result<SeqGrant>>) -> StreamSeqResponse {
         let outcome = |outcome: Result<SeqGrant>| SeqOutcome {
             outcome: Some(match outcome.map(response) {
                 Ok(Some(granted)) => Outcome::Granted(granted),
@@ -91,7 +90,34 @@ impl SeqAnswers {
                 Err(error) => Outcome::Failed(self.statuses.failure(&error)),
             }),
         };
-        Ok(StreamSeqResponse { outcomes: outcomes.into_iter().map(outcome).collect() })
+        let mut outcomes = outcomes.into_iter();
+        let singles = outcomes.by_ref().take(singles).map(outcome).collect();
+        let run = (outcomes.len() > 0).then(|| self.run_outcome(outcomes));
+        StreamSeqResponse { outcomes: singles, run }
+    }
+
+    fn run_outcome(
+        &self,
+        outcomes: impl ExactSizeIterator<Item = Result<SeqGrant>>,
+    ) -> SeqRunOutcome {
+        let starts = Vec::with_capacity(outcomes.len());
+        let mut run = SeqRunOutcome { starts, epoch: None, failures: vec![] };
+        for (index, outcome) in (0..).zip(outcomes) {
+            let failure = match &outcome {
+                Ok(grant) => match grant.blocks.first() {
+                    Some(block) => {
+                        run.starts.push(block.start);
+                        run.epoch = Some(convert::epoch(grant.epoch));
+                        continue;
+                    }
+                    None => self.statuses.no_block(),
+                },
+                Err(error) => self.statuses.failure(error),
+            };
+            run.starts.push(0);
+            run.failures.push(SeqRunFailure { index, failure: Some(failure) });
+        }
+        run
     }
 }
 
@@ -115,14 +141,14 @@ impl Stream for SeqAnswers {
         }
         // Polled even if nothing was under way before: so a request is submitted as it comes.
         match ready!(Pin::new(&mut this.under_way).poll_next(context)) {
-            Some(outcomes) => Poll::Ready(Some(this.answer(outcomes))),
+            Some((singles, outcomes)) => Poll::Ready(Some(Ok(this.answer(singles, outcomes)))),
             None if this.requests.is_some() => Poll::Pending,
             None => Poll::Ready(this.last.take().map(Err)),
         }
     }
 }
 
-fn request(request: GetSeqRequest) -> Result<tsoracle_core::SeqRequest> {
+fn request(request: GetSeqRequest) -> Result<SeqRequest> {
     let GetSeqRequest { key, count, request_id } = request;
     convert::seq_request([(key, count)], request_id)
 }
@@ -133,9 +159,17 @@ fn response(grant: SeqGrant) -> Option<GetSeqResponse> {
     Some(GetSeqResponse { key: block.key.into(), start: block.start, count: block.count, epoch })
 }
 
-fn checked(message: StreamSeqRequest) -> Result<Vec<GetSeqRequest>, Status> {
-    match message.requests.len() {
-        1..=MAX_STREAM_SEQ_REQUESTS => Ok(message.requests),
+/// How many requests of a message stand by themselves, and all of them, those of its run last.
+fn checked(
+    message: StreamSeqRequest,
+) -> Result<(usize, impl Iterator<Item = Result<SeqRequest>> + Send), Status> {
+    let StreamSeqRequest { requests, run } = message;
+    let run = run.map(Run::new).transpose()?;
+    let singles = requests.len();
+    match singles + run.as_ref().map_or(0, Run::len) {
+        1..=MAX_STREAM_SEQ_REQUESTS => {
+            Ok((singles, requests.into_iter().map(request).chain(run.into_iter().flatten())))
+        }
         len => Err(Status::invalid_argument(format!(
             "a message has 1 to {MAX_STREAM_SEQ_REQUESTS} requests, not {len}"
         ))),

@@ -34,16 +34,14 @@ pub(crate) struct Ticks {
 }
 
 impl Ticks {
-    /// Up to now: of the machine, and of this process, those it has waited for, and `children`.
-    pub(crate) fn read(children: &[u32]) -> Result<Self, Failure> {
+    /// Up to now: of the machine, and of this process, its children, and those that they have waited for.
+    pub(crate) fn read() -> Result<Self, Failure> {
         let machine = numbers("/proc/stat", |text| text.lines().next()?.strip_prefix("cpu "))?;
         let all: f64 = machine.iter().take(8).sum();
         // The fourth and the fifth are spent waiting.
         let idle: f64 = machine.iter().skip(3).take(2).sum();
-        let mut ours: f64 = spent("/proc/self/stat", 4)?;
-        for child in children {
-            ours += spent(&format!("/proc/{child}/stat"), 2)?;
-        }
+        let ours =
+            times("/proc/self/stat")?.iter().skip(OWN_TIME).take(4).sum::<f64>() + children()?;
         Ok(Self { all, busy: all - idle, ours })
     }
 
@@ -54,13 +52,34 @@ impl Ticks {
     }
 }
 
-/// The time of a process, and with four `fields` that of the children it has waited for.
-fn spent(path: &str, fields: usize) -> Result<f64, Failure> {
-    // The name of the program is in brackets, and may hold anything; the times are 12 words on.
-    let times = numbers(path, |text| {
+/// Where the parent stands among the numbers of a process, and its own processor time, which is in two
+/// parts; that of the children it has waited for follows.
+const PARENT: usize = 0;
+const OWN_TIME: usize = 10;
+
+/// The numbers that the system keeps of a process.
+fn times(path: &str) -> Result<Vec<f64>, Failure> {
+    // The name of the program is in brackets, and may hold anything.
+    numbers(path, |text| {
         text.rsplit_once(')')?.1.trim_start().split_once(' ').map(|(_state, rest)| rest)
-    })?;
-    Ok(times.iter().skip(10).take(fields).sum())
+    })
+}
+
+/// The processor time of the children of this process, theirs included.
+fn children() -> Result<f64, Failure> {
+    let own = f64::from(std::process::id());
+    let cannot = |error| Failure::failed(format!("cannot read /proc: {error}"));
+    let mut sum = 0.0;
+    for entry in fs::read_dir("/proc").map_err(cannot)? {
+        let name = entry.map_err(cannot)?.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.parse::<u32>().is_ok()) else { continue };
+        // One that has ended meanwhile counts as waited for, the next time.
+        let times = times(&format!("/proc/{pid}/stat")).unwrap_or_default();
+        if times.get(PARENT) == Some(&own) {
+            sum += times.iter().skip(OWN_TIME).take(4).sum::<f64>();
+        }
+    }
+    Ok(sum)
 }
 
 /// The numbers in a part of a file.
@@ -93,7 +112,7 @@ mod tests {
         let pid = std::process::id();
         assert!(resident_mb(pid).unwrap() > 0.1);
         assert!(written_bytes(pid).unwrap() >= 0.0);
-        let before = Ticks::read(&[pid]).unwrap();
+        let before = Ticks::read().unwrap();
         assert!(before.all > before.busy && before.busy >= before.ours, "{before:?}");
         let mut after = before;
         (after.all, after.busy, after.ours) =

@@ -6,7 +6,7 @@ use std::sync::{
 use tokio::task::JoinSet;
 use tsoracle_client::Client;
 
-use super::{Results, Run, Spec, Suite, machine, say, serve};
+use super::{Results, Run, Spec, Suite, machine, quiet::Part, records::Kind, say, serve};
 use crate::cli::{
     bench::{
         Op,
@@ -36,16 +36,32 @@ pub(super) async fn measure(suite: &Suite, results: &mut Results) -> Result<(), 
 
     let many = Target::connect(&at, 1, true).await?;
     let few = Target::connect(&Endpoints::local(&suite.server.address), 1, true).await?;
-    let window = Window { warm_up: suite.arguments.slice / 4, length: suite.arguments.slice };
-    for round in 1..=suite.arguments.rounds {
-        say(&format!("a store of {keys} keys, {round} of {}", suite.arguments.rounds));
-        for (spec, target, keys) in [(Spec::FEW_KEYS, &few, 64), (Spec::MANY_KEYS, &many, keys)] {
-            let question = Question { op: Op::Seq, batch: 1, keys };
-            let measured = target.measure(question, spec.callers as usize, window, false).await;
+    let client = Target::connect(&at, 1, false).await?;
+    for part in suite.rounds_of(&format!("a store of {keys} keys")) {
+        for (spec, target) in [
+            (Spec::FEW_KEYS, &few),
+            (Spec { keys, ..Spec::MANY_KEYS }, &many),
+            (Spec::BESIDE_LARGE, &suite.client),
+            (Spec::LARGE_STORE, &client),
+        ] {
+            let measured = suite.load(target, spec).await;
+            // Whatever the store holds, it is the same load.
+            let spec = if spec.kind == Kind::ManyKeys { Spec::MANY_KEYS } else { spec };
             results.records.add(spec, Run::of(&measured));
         }
         results.add("memory", machine::resident_mb(server.pid())?);
+        results.noise.note(part);
     }
+    say(&format!("all of {keys} keys, for {:?}", suite.arguments.spread));
+    let part = Part::begin();
+    let window = Window { length: suite.arguments.spread, ..suite.window() };
+    let question = Question { op: Op::Seq, batch: 1, keys };
+    let measured = client.measure(question, Spec::SPREAD.callers as usize, window, false).await;
+    results.records.add(Spec::SPREAD, Run::of(&measured));
+    results.add("longest pause", measured.longest_pause.as_secs_f64() * 1e3);
+    results.add("memory", machine::resident_mb(server.pid())?);
+    results.noise.note(part);
+    client.close().await;
     server.stop()?;
     for _ in 0..suite.arguments.rounds {
         let started = now();

@@ -1,9 +1,12 @@
 //! Everything that docs/PERFORMANCE.md promises, measured in one run.
 
+mod clusters;
+mod external;
 mod figures;
 mod grants;
 mod machine;
 mod many;
+mod quiet;
 mod records;
 mod table;
 
@@ -18,7 +21,10 @@ use clap::Args;
 use tempfile::TempDir;
 use tsoracle_core::{Clock as _, SystemClock};
 
-use self::records::{Kind, Records, Run, Spec};
+use self::{
+    quiet::{Noise, Part},
+    records::{Kind, Records, Run, Spec},
+};
 use super::{
     Op,
     disk::Disk,
@@ -31,7 +37,7 @@ use super::{
 use crate::cli::{endpoints::Endpoints, failure::Failure, output::print_line};
 
 /// Options of `tsoracle bench suite`.
-#[derive(Args, Debug)]
+#[derive(Args, Default, Debug)]
 pub(crate) struct Arguments {
     /// Where to append and sync, and to keep the servers' state in a directory that is removed
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -62,6 +68,27 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "K", default_value_t = 1_000_000,
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     stored_keys: u64,
+
+    /// How long all keys of the large store are drawn from, in seconds
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    spread: Duration,
+
+    /// How long to wait for a machine that others leave alone, in seconds, before it is measured all the
+    /// same
+    #[arg(long, value_name = "S", default_value = "120", value_parser = waiting)]
+    wait: Duration,
+
+    /// The program that serves, and asks, as the public crates do: see server/examples/public
+    #[arg(long, value_name = "FILE")]
+    public: Option<PathBuf>,
+}
+
+/// The drivers whose clusters are measured.
+pub(crate) const CLUSTERS: [&str; 2] = ["openraft", "omnipaxos"];
+
+fn waiting(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// What has been measured so far.
@@ -70,6 +97,7 @@ pub(crate) struct Results {
     pub(crate) records: Records,
     /// Figures that are no loads, run by run.
     pub(crate) single: BTreeMap<&'static str, Vec<f64>>,
+    pub(crate) noise: Noise,
     /// What could not be measured, and why.
     pub(crate) notes: Vec<String>,
 }
@@ -82,6 +110,7 @@ impl Results {
     /// A part that fails must not hide the others.
     fn note(&mut self, what: &str, outcome: Result<(), Failure>) {
         if let Err(failure) = outcome {
+            say(&format!("not measured: {what}: {failure}"));
             self.notes.push(format!("{what}: {failure}"));
         }
     }
@@ -91,7 +120,7 @@ impl Results {
 struct Suite {
     arguments: Arguments,
     server: Process,
-    echo_server: Process,
+    _echo_server: Process,
     disk: Disk,
     /// By number of connections.
     echo: BTreeMap<u32, Target>,
@@ -107,11 +136,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.write {
         table::check(path)?;
     }
+    let noise = Noise::wait(arguments.wait).await?;
     let mut suite = Suite::start(arguments).await?;
-    let mut results = Results::default();
+    let mut results = Results { noise, ..Results::default() };
     let idle = Idle::start(suite.home.path()).await?;
-    let pids = [suite.server.pid(), suite.echo_server.pid(), idle.server.pid()];
-    let before = machine::Ticks::read(&pids);
     let outcome = suite.rounds(&mut results).await;
     results.note("loads", outcome);
     let outcome = suite.tails(&mut results).await;
@@ -128,9 +156,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Err(failure) => Err(failure),
     };
     results.note("the idle server", outcome);
-    if let (Ok(before), Ok(after)) = (before, machine::Ticks::read(&pids)) {
-        results.add("others", after.taken_by_others_since(before));
+    for driver in CLUSTERS {
+        let outcome = clusters::measure(&suite, driver, &mut results).await;
+        results.note(&format!("a cluster of {driver}"), outcome);
     }
+    let outcome = external::etcd(&suite, &mut results).await;
+    results.note("sequences over etcd", outcome);
+    let outcome = external::redis(&suite, &mut results).await;
+    results.note("Redis", outcome);
+    let outcome = external::public(&suite, &mut results).await;
+    results.note("the public client and server", outcome);
     let figures = figures::all(&results, &suite.arguments);
     let text = table::markdown(&figures, &results, &suite.arguments, now() - started);
     match &suite.arguments.write {
@@ -169,7 +204,7 @@ impl Suite {
         }
         let client = Target::connect(&at(&server), 1, false).await?;
         let disk = Disk::open(&arguments.dir)?;
-        Ok(Self { arguments, home, server, echo_server, disk, echo, unary, client })
+        Ok(Self { arguments, home, server, _echo_server: echo_server, disk, echo, unary, client })
     }
 
     /// All loads, again and again, each beside what it is compared with.
@@ -180,10 +215,12 @@ impl Suite {
         let window = Window { warm_up: self.arguments.slice / 4, ..window };
         for round in 1..=self.arguments.rounds {
             say(&format!("round {round} of {}", self.arguments.rounds));
+            let part = Part::begin();
             for spec in records::ROUND {
                 let measured = self.measure(*spec, window).await?;
                 results.records.add(*spec, Run::of(&measured));
             }
+            results.noise.note(part);
         }
         Ok(())
     }
@@ -194,14 +231,38 @@ impl Suite {
         let window = Window { warm_up: length / 12, length };
         for round in 1..=self.arguments.rounds {
             say(&format!("tails, {round} of {}", self.arguments.rounds));
+            let part = Part::begin();
             for (spec, load) in
                 [(Spec::ECHO_TAIL, Spec::echo(64, 1)), (Spec::TS_TAIL, Spec::ts(64, 1))]
             {
                 let measured = self.measure(load, window).await?;
                 results.records.add(spec, Run::of(&measured));
             }
+            results.noise.note(part);
         }
         Ok(())
+    }
+
+    /// What each load is measured in.
+    fn window(&self) -> Window {
+        Window { warm_up: self.arguments.slice / 4, length: self.arguments.slice }
+    }
+
+    /// The rounds of something, each announced as it comes.
+    fn rounds_of(&self, what: &str) -> impl Iterator<Item = Part> + use<> {
+        let (what, rounds) = (what.to_owned(), self.arguments.rounds);
+        (1..=rounds).map(move |round| {
+            say(&format!("{what}, {round} of {rounds}"));
+            Part::begin()
+        })
+    }
+
+    /// One load of sequences or timestamps.
+    async fn load(&self, target: &Target, spec: Spec) -> Measured {
+        let Spec { kind, callers, keys, .. } = spec;
+        let is_ts = matches!(kind, Kind::ClientTs | Kind::BesidePublic);
+        let question = Question { op: if is_ts { Op::Ts } else { Op::Seq }, batch: 1, keys };
+        target.measure(question, callers as usize, self.window(), false).await
     }
 
     async fn measure(&mut self, spec: Spec, window: Window) -> Result<Measured, Failure> {
@@ -215,7 +276,8 @@ impl Suite {
             Kind::UnarySeq => (self.unary.get(&connections), Op::Seq),
             Kind::ClientTs => (Some(&self.client), Op::Ts),
             Kind::ClientSeq => (Some(&self.client), Op::Seq),
-            Kind::EchoTail | Kind::TsTail | Kind::FewKeys | Kind::ManyKeys => (None, Op::Ts),
+            // These have ways of their own.
+            _ => (None, Op::Ts),
         };
         let Some(target) = target else {
             return Err(Failure::failed(format!("there is no load {spec:?}")));

@@ -15,6 +15,20 @@ pub(crate) enum Kind {
     TsTail,
     FewKeys,
     ManyKeys,
+    /// Of a small store, beside the same of a large one.
+    BesideLarge,
+    /// A thousand keys of a large store, and all of it.
+    LargeStore,
+    Spread,
+    /// A cluster of this driver, and one node beside it.
+    Cluster(&'static str),
+    BesideCluster(&'static str),
+    EtcdSeq,
+    Puts,
+    Redis,
+    BesideRedis,
+    Public,
+    BesidePublic,
 }
 
 /// One load.
@@ -32,6 +46,16 @@ impl Spec {
     pub(crate) const TS_TAIL: Self = Self::new(Kind::TsTail, 64, 1, 1);
     pub(crate) const FEW_KEYS: Self = Self::new(Kind::FewKeys, 64, 1, 64);
     pub(crate) const MANY_KEYS: Self = Self::new(Kind::ManyKeys, 64, 1, 0);
+
+    pub(crate) const BESIDE_LARGE: Self = Self::new(Kind::BesideLarge, 1_024, 1, 1_000);
+    pub(crate) const LARGE_STORE: Self = Self::new(Kind::LargeStore, 1_024, 1, 1_000);
+    pub(crate) const SPREAD: Self = Self::new(Kind::Spread, 1_024, 1, 0);
+    pub(crate) const ETCD_SEQ: Self = Self::new(Kind::EtcdSeq, 64, 1, 64);
+    pub(crate) const PUTS: Self = Self::new(Kind::Puts, 1, 1, 1);
+    pub(crate) const REDIS: Self = Self::new(Kind::Redis, 256, 256, 1);
+    pub(crate) const REDIS_BESIDE: Self = Self::new(Kind::BesideRedis, 1_024, 1, 1_000);
+    pub(crate) const PUBLIC: Self = Self::new(Kind::Public, 1_024, 1, 1);
+    pub(crate) const PUBLIC_BESIDE: Self = Self::new(Kind::BesidePublic, 1_024, 1, 1);
 
     const fn new(kind: Kind, callers: u32, connections: u32, keys: u64) -> Self {
         Self { kind, callers, connections, keys }
@@ -57,6 +81,14 @@ impl Spec {
         Self::new(Kind::ClientSeq, callers, 1, keys)
     }
 
+    pub(crate) const fn cluster(driver: &'static str) -> Self {
+        Self::new(Kind::Cluster(driver), 64, 1, 64)
+    }
+
+    pub(crate) const fn beside_cluster(driver: &'static str) -> Self {
+        Self::new(Kind::BesideCluster(driver), 64, 1, 64)
+    }
+
     /// In words.
     pub(crate) fn name(self) -> String {
         let plural = |count: u32| if count == 1 { "" } else { "s" };
@@ -78,6 +110,23 @@ impl Spec {
             Kind::TsTail => format!("GetTs, unary, {spread}, long runs"),
             Kind::FewKeys => format!("GetSeq, unary, {spread}, {keys} in the store and drawn"),
             Kind::ManyKeys => format!("GetSeq, unary, {spread}, all keys of a large store drawn"),
+            Kind::BesideLarge => format!("`get_seq`, {spread}, {keys}, beside a large store"),
+            Kind::LargeStore => format!("`get_seq`, {spread}, {keys} of a large store"),
+            Kind::Spread => format!("`get_seq`, {spread}, all keys of a large store drawn"),
+            Kind::Cluster(driver) => {
+                format!("`get_seq`, {spread}, {keys}, three nodes of {driver}")
+            }
+            Kind::BesideCluster(driver) => {
+                format!("`get_seq`, {spread}, {keys}, one node beside {driver}")
+            }
+            Kind::EtcdSeq => format!("`get_seq`, {spread}, {keys}, one node over etcd"),
+            Kind::Puts => "puts into etcd, one after the other".into(),
+            Kind::Redis => "Redis, `appendfsync always`, INCR, 256 connections".into(),
+            Kind::BesideRedis => format!("`get_seq`, {spread}, {keys}, beside Redis"),
+            Kind::Public => "the public client and server, 1024 callers".into(),
+            Kind::BesidePublic => {
+                format!("`get_ts`, {spread}, beside the public client and server")
+            }
         }
     }
 }
@@ -109,7 +158,7 @@ pub(crate) const ROUND: &[Spec] = &[
 ];
 
 /// What one run of a load came to.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub(crate) struct Run {
     pub(crate) calls_per_second: f64,
     pub(crate) p50_us: f64,

@@ -24,15 +24,13 @@ pub(super) fn markdown(
     took: Duration,
 ) -> String {
     let reached = figures.iter().filter(|figure| figure.reached()).count();
+    let measured = figures.iter().filter(|figure| !figure.runs.is_empty()).count();
     // Whoever else used the machine slows some runs and not others.
-    let others = results.single.get("others").and_then(|shares| shares.first());
-    let others = others.map_or_else(String::new, |share| {
-        format!("Other programs took {:.0} % of the machine meanwhile. ", share * 100.0)
-    });
+    let others = results.noise.text();
     let mut text = format!(
         "Measured on {}, server and load sharing them, release {}: {} interleaved runs of {:?} each \
-         (tails: {:?}), in {:.0} s. {}{reached} of {} goals are reached.\n\n\
-         | figure | goal | median | runs | reached |\n|---|---|---|---|---|\n",
+         (tails: {:?}), in {:.0} s. {}{reached} of {measured} goals are reached{}.\n\n\
+         | figure | goal | median | lowest to highest | reached |\n|---|---|---|---|---|\n",
         machine::described(),
         env!("CARGO_PKG_VERSION"),
         arguments.rounds,
@@ -40,7 +38,10 @@ pub(super) fn markdown(
         arguments.tail,
         took.as_secs_f64(),
         others,
-        figures.len(),
+        match figures.len() - measured {
+            0 => String::new(),
+            missing => format!(", and {missing} were not measured"),
+        },
     );
     // Writing to a string cannot fail.
     for figure in figures {
@@ -74,18 +75,27 @@ pub(super) fn markdown(
 }
 
 fn row(figure: &Figure) -> String {
-    let Figure { name, goal, unit, runs } = figure;
+    let Figure { name, goal, unit, .. } = figure;
     let goal = match goal {
         Goal::AtLeast(goal) => format!("≥ {goal}{unit}"),
         Goal::AtMost(goal) => format!("≤ {goal}{unit}"),
     };
-    let each: Vec<_> = runs.iter().copied().map(figure_text).collect();
     let median = match figure.median() {
         median if median.is_nan() => "not measured".into(),
         median => format!("{}{unit}", figure_text(median)),
     };
-    let reached = if figure.reached() { "yes" } else { "**no**" };
-    format!("| {name} | {goal} | {median} | {} | {reached} |", each.join(" · "))
+    let spread = match figure.spread() {
+        None => String::new(),
+        Some((lowest, highest)) => {
+            format!("{} to {}", figure_text(lowest), figure_text(highest))
+        }
+    };
+    let reached = match (figure.reached(), figure.runs.is_empty()) {
+        (true, _) => "yes",
+        (false, false) => "**no**",
+        (false, true) => "–",
+    };
+    format!("| {name} | {goal} | {median} | {spread} | {reached} |")
 }
 
 /// Three digits or so: more would only pretend.
@@ -136,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn a_row_shows_every_run_and_whether_the_goal_is_reached() {
+    fn a_row_shows_the_spread_and_whether_the_goal_is_reached() {
         let text = row(&figure(Goal::AtLeast(0.9), &[0.98, 0.8, 1.011]));
-        assert_eq!(text, "| speed | ≥ 0.9× | 0.98× | 0.98 · 0.80 · 1.01 | yes |");
+        assert_eq!(text, "| speed | ≥ 0.9× | 0.98× | 0.80 to 1.01 | yes |");
         let text = row(&figure(Goal::AtMost(1.5), &[12.34, 1_234.0]));
-        assert_eq!(text, "| speed | ≤ 1.5× | 623× | 12.3 · 1,234 | **no** |");
+        assert_eq!(text, "| speed | ≤ 1.5× | 623× | 12.3 to 1,234 | **no** |");
         let text = row(&figure(Goal::AtMost(1.5), &[]));
-        assert_eq!(text, "| speed | ≤ 1.5× | not measured |  | **no** |");
+        assert_eq!(text, "| speed | ≤ 1.5× | not measured |  | – |");
     }
 
     #[test]

@@ -3,14 +3,18 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
+use tsoracle_core::Epoch;
+use tsoracle_proto::v1::{StreamSeqRequest, StreamSeqResponse};
 
-use super::batch::{Batch, Lost};
-use super::{Kind, MAX_WAITING};
+use super::batch::{Batch, Outcome};
+use super::{Entry, MOST_IN_FLIGHT};
+use crate::batched::{Lost, MAX_WAITING};
+use crate::session::{OpenRequest, Sessions};
 
-/// The batches of a line, in the order in which they are sent and answered.
-pub(super) struct Queue<K: Kind> {
+/// The batches of a stream, in the order in which they are sent and answered.
+pub(super) struct Queue {
     /// The first `in_flight` of them are sent.
-    batches: VecDeque<Batch<K>>,
+    batches: VecDeque<Batch>,
     in_flight: usize,
     waiting: usize,
     /// Counts batches.
@@ -18,9 +22,13 @@ pub(super) struct Queue<K: Kind> {
     /// Which stream this is. What an earlier one still does or says is not heard.
     run: u64,
     pub(super) is_running: bool,
+    /// Where new requests get their numbers.
+    sessions: Option<Arc<Sessions>>,
+    /// The server takes runs on this stream.
+    takes_runs: bool,
     /// The transport's side, while it waits for something to send.
     outbound: Option<Waker>,
-    /// The line's task, which watches the time.
+    /// The stream's task, which watches the time.
     task: Option<Waker>,
     /// Nobody's time is over before this. May lie in the past.
     earliest: Option<Instant>,
@@ -31,15 +39,20 @@ pub(super) struct Queue<K: Kind> {
 }
 
 /// A caller's place in a batch.
-pub(super) struct Place<K: Kind> {
-    pub(super) outcome: Arc<OnceLock<Result<K::Answer, Lost>>>,
-    /// Where its part of the answer begins.
-    pub(super) first: u32,
-    index: u32,
+pub(super) struct Place {
+    pub(super) outcome: Arc<OnceLock<Outcome>>,
+    pub(super) index: u32,
     number: u64,
 }
 
-impl<K: Kind> Queue<K> {
+/// What an answer leads to.
+pub(super) struct Answered {
+    pub(super) wake: Vec<Waker>,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) result: Result<(), Arc<str>>,
+}
+
+impl Queue {
     pub(super) fn new() -> Self {
         Self {
             batches: VecDeque::new(),
@@ -48,6 +61,8 @@ impl<K: Kind> Queue<K> {
             last_number: 0,
             run: 0,
             is_running: false,
+            sessions: None,
+            takes_runs: false,
             outbound: None,
             task: None,
             earliest: None,
@@ -57,31 +72,38 @@ impl<K: Kind> Queue<K> {
     }
 
     /// Begins a stream, and returns what it is known by.
-    pub(super) fn begin(&mut self) -> u64 {
+    pub(super) fn begin(&mut self, sessions: &Arc<Sessions>) -> u64 {
         self.run += 1;
         self.is_running = true;
+        self.sessions = Some(sessions.clone());
+        self.takes_runs = false;
         self.run
+    }
+
+    /// The server has said on this stream that it takes runs.
+    pub(super) fn send_runs(&mut self, run: u64) {
+        self.takes_runs |= self.run == run;
     }
 
     /// Takes a caller into the batch that is sent next, and says whom to wake for it. Nothing if
     /// too many wait.
     pub(super) fn join(
         &mut self,
-        entry: K::Entry,
+        entry: Entry,
         until: Instant,
         waker: &Waker,
-    ) -> Option<(Place<K>, [Option<Waker>; 2])> {
+    ) -> Option<(Place, [Option<Waker>; 2])> {
         if self.waiting >= MAX_WAITING {
             return None;
         }
         self.waiting += 1;
-        if !self.batches.back().is_some_and(|batch| batch.takes(&entry)) {
+        if !self.batches.back().is_some_and(Batch::has_room) {
             self.last_number += 1;
             self.batches.push_back(Batch::new(self.last_number));
         }
         let batch = self.batches.back_mut()?;
-        let (index, first) = batch.join(entry, until, waker);
-        let place = Place { outcome: batch.outcome.clone(), first, index, number: batch.number };
+        let index = batch.join(entry, until, waker);
+        let place = Place { outcome: batch.outcome.clone(), index, number: batch.number };
         let mut wake = [None, None];
         if self.is_due() {
             wake[0] = self.outbound.take();
@@ -90,21 +112,17 @@ impl<K: Kind> Queue<K> {
         Some((place, wake))
     }
 
-    /// A caller has gone before its batch had an outcome. Whether the batch may have been sent.
-    pub(super) fn leave(&mut self, place: &Place<K>) -> bool {
-        let Some(batch) = self.find(place) else { return true };
-        let was_sent = batch.leave(place.index);
+    /// A caller has gone before its batch had an outcome. Whether the batch may have been sent, and the
+    /// caller's request if it was new then.
+    pub(super) fn leave(&mut self, place: &Place) -> (bool, Option<OpenRequest>) {
+        let Some(batch) = self.find(place) else { return (true, None) };
+        let left = batch.leave(place.index);
         self.waiting -= 1;
-        was_sent
+        left
     }
 
     /// Whom to wake for a caller from now on, and when at the latest. Says whom to wake for it now.
-    pub(super) fn renew(
-        &mut self,
-        place: &Place<K>,
-        until: Instant,
-        waker: &Waker,
-    ) -> Option<Waker> {
+    pub(super) fn renew(&mut self, place: &Place, until: Instant, waker: &Waker) -> Option<Waker> {
         self.find(place)?.renew(place.index, until, waker);
         self.note(until)
     }
@@ -118,16 +136,18 @@ impl<K: Kind> Queue<K> {
         self.task.take()
     }
 
-    fn find(&mut self, place: &Place<K>) -> Option<&mut Batch<K>> {
+    fn find(&mut self, place: &Place) -> Option<&mut Batch> {
         self.batches.iter_mut().find(|batch| batch.number == place.number)
     }
 
-    /// Whether the next batch, if there is one, is to be sent.
+    /// Whether the next batch, if there is one, is to be sent. What a small commit costs does not depend much
+    /// on how many share it, so few large ones are better than many small ones: behind what is in flight, a
+    /// batch waits until it is as large as the one that was answered last.
     fn is_due(&self) -> bool {
         let next = self.batches.get(self.in_flight).map_or(0, |next| next.live);
         match self.in_flight {
             0 => true,
-            in_flight if in_flight < K::MOST_IN_FLIGHT => !K::GATHERS || next >= self.last_size,
+            in_flight if in_flight < MOST_IN_FLIGHT => next >= self.last_size,
             _ => false,
         }
     }
@@ -137,7 +157,7 @@ impl<K: Kind> Queue<K> {
         &mut self,
         run: u64,
         context: &mut Context<'_>,
-    ) -> Poll<Option<K::Request>> {
+    ) -> Poll<Option<StreamSeqRequest>> {
         if self.run != run || !self.is_running {
             return Poll::Ready(None);
         }
@@ -147,6 +167,7 @@ impl<K: Kind> Queue<K> {
                 self.batches.remove(self.in_flight);
             }
             if let Some(next) = self.batches.get_mut(self.in_flight)
+                && let Some(sessions) = &self.sessions
                 && next.live > 0
             {
                 // Those who were woken by the last answer are about to ask again. They are let
@@ -158,26 +179,34 @@ impl<K: Kind> Queue<K> {
                 }
                 self.has_yielded = false;
                 self.in_flight += 1;
-                return Poll::Ready(Some(next.seal()));
+                return Poll::Ready(Some(next.seal(sessions, self.takes_runs)));
             }
         }
         self.outbound = Some(context.waker().clone());
         Poll::Pending
     }
 
-    /// Takes the answer to the first batch in flight, and says whom to wake.
-    pub(super) fn answer(&mut self, answer: K::Response) -> (Vec<Waker>, Result<(), Arc<str>>) {
-        if self.in_flight == 0 {
-            return (vec![], Err("an answer to nothing that was asked".into()));
-        }
-        let Some(mut batch) = self.batches.pop_front() else { return (vec![], Ok(())) };
+    /// Takes the answer to the first batch in flight.
+    pub(super) fn answer(&mut self, answer: StreamSeqResponse) -> Answered {
+        let first = match self.in_flight {
+            0 => None,
+            _ => self.batches.pop_front(),
+        };
+        let Some(mut batch) = first else {
+            let result = Err("an answer to nothing that was asked".into());
+            return Answered { wake: vec![], epoch: None, result };
+        };
         self.in_flight -= 1;
         self.waiting -= batch.live;
         self.last_size = batch.live;
-        let result = batch.answered(answer);
+        let answered = batch.answered(answer);
         let mut wake: Vec<_> = batch.into_wakers().collect();
         wake.extend(self.outbound.take_if(|_| !self.batches.is_empty()));
-        (wake, result)
+        let (epoch, result) = match answered {
+            Ok(epoch) => (epoch, Ok(())),
+            Err(reason) => (None, Err(reason)),
+        };
+        Answered { wake, epoch, result }
     }
 
     /// Ends a stream, and with it everything that waits. Says whom to wake.
@@ -203,7 +232,7 @@ impl<K: Kind> Queue<K> {
         wake
     }
 
-    /// When somebody's time may be over, for the line's task to be woken otherwise.
+    /// When some caller's time may be over, for the stream's task to be woken otherwise.
     pub(super) fn watch(&mut self, context: &Context<'_>) -> Option<Instant> {
         match &mut self.task {
             Some(task) => task.clone_from(context.waker()),
