@@ -64,18 +64,22 @@ fn replaced() -> (Disk, Contents) {
 }
 
 #[test]
-fn a_block_of_the_snapshot_in_the_place_of_another() {
+fn a_block_of_the_snapshot_in_the_place_of_another_or_missing() {
     let (disk, _) = replaced();
-    let mut image = disk.image();
-    let snapshot = image.file("snapshot");
+    let image = disk.image();
+    let snapshot = image.clone().file("snapshot").clone();
     let length =
         |at: usize| 8 + u32::from_le_bytes(snapshot[at + 4..at + 8].try_into().unwrap()) as usize;
     // After the block of the state.
     let one = 64 + length(64);
     let two = one + length(one);
-    assert_eq!(length(one), length(two));
-    snapshot.copy_within(one..two, two);
-    is_refused(image, "snapshot", "fails its checksum");
+    let end = two + length(two);
+    assert_eq!((end - two, length(end)), (two - one, snapshot.len() - end));
+    let [mut copied, mut missing] = [image.clone(), image];
+    copied.file("snapshot").copy_within(one..two, two);
+    is_refused(copied, "snapshot", "block 2 fails its checksum");
+    missing.file("snapshot").drain(two..end);
+    is_refused(missing, "snapshot", "block 2 fails its checksum");
 }
 
 /// Each that follows says that the one before was on the disk.
