@@ -3,10 +3,11 @@
 //! ```text
 //! header | block ... | end
 //! block:  checksum 4 | length 4 | length of the table's name 1, the name | entries: key, value
-//! end:    checksum 4 | u32::MAX 4 | number of blocks 8 | number of entries 8
+//! end:    checksum 4 | 0 4
 //! ```
 //!
-//! Each checksum is over all that follows it in the block, the number of the block, and the salt.
+//! Each checksum is over all that follows it in the block, the number of the block, and the salt. So that
+//! of the end tells how many blocks there are.
 
 use tsoracle_core::{Random, Result};
 
@@ -31,9 +32,6 @@ const SYNC: usize = 1 << 20;
 
 /// A block's checksum and length.
 const HEAD: usize = 8;
-
-/// The length of the block that is the end.
-const END: u32 = u32::MAX;
 
 /// What a snapshot holds.
 pub(crate) struct Snapshot {
@@ -88,7 +86,6 @@ struct Writer<'a> {
     size: u64,
     unsynced: usize,
     blocks: u64,
-    entries: u64,
     block: Vec<u8>,
 }
 
@@ -97,8 +94,8 @@ impl<'a> Writer<'a> {
         let salt = Random::default().draw() as u32;
         let file = place.files.create(UNFINISHED).map_err(place.failed(UNFINISHED))?;
         let block = Vec::with_capacity(BLOCK * 2);
-        let (size, unsynced, blocks, entries) = (0, 0, 0, 0);
-        let mut writer = Self { place, file, salt, size, unsynced, blocks, entries, block };
+        let (size, unsynced, blocks) = (0, 0, 0);
+        let mut writer = Self { place, file, salt, size, unsynced, blocks, block };
         writer.append(&Header { store, sequence, salt }.encode(Kind::Snapshot))?;
         Ok(writer)
     }
@@ -112,27 +109,20 @@ impl<'a> Writer<'a> {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.entries += 1;
         put_bytes(&mut self.block, key);
         put_bytes(&mut self.block, value);
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let length = u32::try_from(self.block.len() - HEAD).expect("a journal takes no such entry");
-        self.seal(length)
     }
 
     fn end(mut self) -> Result<u64> {
         self.block.clear();
         self.block.resize(HEAD, 0);
-        self.block.extend_from_slice(&self.blocks.to_le_bytes());
-        self.block.extend_from_slice(&self.entries.to_le_bytes());
-        self.seal(END)?;
+        self.flush()?;
         self.sync()?;
         Ok(self.size)
     }
 
-    fn seal(&mut self, length: u32) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
+        let length = u32::try_from(self.block.len() - HEAD).expect("a journal takes no such entry");
         self.block[4..HEAD].copy_from_slice(&length.to_le_bytes());
         let checksum = checksum(self.salt, self.blocks, &self.block[4..]);
         self.block[..4].copy_from_slice(&checksum.to_le_bytes());
@@ -167,14 +157,13 @@ pub(crate) fn read(place: &Place) -> Result<Snapshot> {
     let size = file.size().map_err(place.failed(NAME))?;
     let Header { store, sequence, salt } = Header::read(place, NAME, &*file, Kind::Snapshot)?;
     let mut reader = Reader { place, file, salt, offset: Header::SIZE as u64, size, blocks: 0 };
-    let (mut tables, mut entries, mut block) = (Tables::default(), 0, vec![]);
+    let (mut tables, mut block) = (Tables::default(), vec![]);
     while reader.next(&mut block)? {
-        entries += take_block(&block, &mut tables)
+        take_block(&block, &mut tables)
             .ok_or_else(|| place.damaged(NAME, "a block cannot be read"))?;
     }
-    let counts = [reader.blocks.to_le_bytes(), entries.to_le_bytes()].concat();
-    if block != counts || reader.offset != size {
-        return Err(place.damaged(NAME, "it does not hold what its end says"));
+    if reader.offset != size {
+        return Err(place.damaged(NAME, "it goes on after its end"));
     }
     Ok(Snapshot { store, sequence, tables, size })
 }
@@ -195,21 +184,20 @@ impl Reader<'_> {
         self.fill(&mut head)?;
         let [checked, length] = [0, 4]
             .map(|at| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-        let bytes = if length == END { 16 } else { length as usize };
-        if bytes as u64 > self.size - self.offset {
+        if u64::from(length) > self.size - self.offset {
             return Err(self.place.damaged(NAME, "a block is longer than the file"));
         }
         block.clear();
         block.extend_from_slice(&head[4..]);
-        block.resize(4 + bytes, 0);
+        block.resize(4 + length as usize, 0);
         self.fill(&mut block[4..])?;
         if checksum(self.salt, self.blocks, block) != checked {
             let how = format!("block {} fails its checksum", self.blocks);
             return Err(self.place.damaged(NAME, how));
         }
         block.drain(..4);
-        self.blocks += u64::from(length != END);
-        Ok(length != END)
+        self.blocks += 1;
+        Ok(length > 0)
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
@@ -219,18 +207,16 @@ impl Reader<'_> {
     }
 }
 
-/// Puts what a block holds into the tables, and returns how many entries that was.
-fn take_block(mut block: &[u8], tables: &mut Tables) -> Option<u64> {
+/// Puts what a block holds into the tables.
+fn take_block(mut block: &[u8], tables: &mut Tables) -> Option<()> {
     let length = *block.split_off_first()?;
     let name = str::from_utf8(block.split_off(..usize::from(length))?).ok()?;
     let table: &mut Map = tables.table(name);
-    let mut entries = 0;
     while !block.is_empty() {
         let key = take_bytes(&mut block)?;
         table.put(key, take_bytes(&mut block)?);
-        entries += 1;
     }
-    Some(entries)
+    Some(())
 }
 
 fn checksum(salt: u32, number: u64, block: &[u8]) -> u32 {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::{io, thread};
+use std::{io, sync::mpsc, thread, time::Duration};
 
 use common::{Contents, Disk, Fault, Leader, WRITE_BEHIND, contents, create, made, open, put};
 use tsoracle_core::{
@@ -207,6 +207,31 @@ fn the_disk_is_bounded_by_the_state() {
     let (peak, most) = (disk.peak(), 3 * state + 6 * 4_096);
     assert!(peak <= most, "{peak} bytes for a state of {state}");
     assert!(peak > state * 2, "the state was not written behind");
+}
+
+/// A snapshot that hangs for good: the journal takes two segments beside it, and then commits wait.
+#[test]
+fn commits_wait_for_a_state_that_hangs_once_the_next_segment_is_full() {
+    let disk = made();
+    let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+    let hanging = disk.hold("snapshot.new");
+    let (done, all_done) = mpsc::channel();
+    let writer = thread::spawn(move || {
+        for number in 0..1_000 {
+            store.commit(put(&format!("{number:0>100}"), number)).unwrap();
+        }
+        done.send(()).unwrap();
+        store
+    });
+    disk.wait_until_held();
+    // However long it is: a store that does not wait is done at some time.
+    let waits = all_done.recv_timeout(Duration::from_millis(500)).is_err();
+    let (bytes, records) = (disk.image().bytes(), disk.position());
+    drop(hanging);
+    let store = writer.join().unwrap();
+    assert_eq!(contents(&store).unwrap().len(), 1_000);
+    assert!(waits, "no commit waits");
+    assert!(bytes < 4 * 4_096 && records < 100, "{bytes} bytes, {records} operations");
 }
 
 /// A commit is seen once it is on the disk, and not before.

@@ -209,6 +209,35 @@ fn a_state_that_is_replaced_is_there_whole_or_not_at_all() {
     }
 }
 
+/// A process is killed at any operation, the next one builds on what it reads, and the power goes.
+#[test]
+fn what_was_read_after_a_kill_is_not_lost() {
+    for (seed, unsynced, replaced) in [(60, 0, 0), (61, 2, 5)] {
+        let run = Run { seed, commits: 30, longest: 60, unsynced, replaced, ..SMALL };
+        let History { began, journal, .. } = Run { options: WRITE_BEHIND, ..run }.run();
+        let mut random = StdRng::seed_from_u64(seed);
+        for killed in 0..=journal.len() {
+            let case = format!("seed {seed}, killed at {killed}");
+            let disk = Disk::after_kill(began.clone(), &journal[..killed]);
+            let store = open(&disk).expect(&case);
+            let mut moments = vec![(disk.position(), contents(&store).unwrap())];
+            let mut effect = Effect::default();
+            effect.put("next", "built on what was read");
+            store.write([(STATE, effect)]).unwrap();
+            moments.push((disk.position(), contents(&store).unwrap()));
+            at_every_operation(began.clone(), &disk.journal(), |position, synced, unsynced| {
+                for (_, held) in moments.iter().filter(|(at, _)| *at == position) {
+                    let survivor = survivor(synced, unsynced, &mut random);
+                    for image in [synced.clone(), survivor] {
+                        let found = contents(&open(&Disk::holding(image)).expect(&case)).unwrap();
+                        assert_eq!(found, *held, "{case}");
+                    }
+                }
+            });
+        }
+    }
+}
+
 /// Two commits are not synced, and the power takes the first one and leaves the second.
 #[test]
 fn what_was_never_finished_does_not_come_back() {

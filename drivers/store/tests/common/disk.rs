@@ -103,6 +103,17 @@ impl Disk {
         disk
     }
 
+    /// What the next process finds if the one that has `done` this is killed: all of it, synced or not.
+    /// What was not is lost if the power goes before anyone has it synced.
+    pub fn after_kill(began: Image, done: &[Operation]) -> Self {
+        let disk = Self::holding(began);
+        let mut state = disk.state();
+        done.iter().for_each(|operation| state.image.apply(operation));
+        state.journal = done.to_vec();
+        drop(state);
+        disk
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.0.lock().unwrap()
     }
