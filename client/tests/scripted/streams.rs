@@ -200,6 +200,7 @@ async fn new_requests_go_as_a_run_to_a_server_that_takes_runs() {
         assert_eq!(starts, (2..102).map(|n| n * 3).collect::<Vec<_>>());
         let seen = node.seen();
         assert_eq!(seen.in_runs, if takes_runs { 102 } else { 0 });
+        assert!(!seen.messages.contains(&0), "a run went to a server that takes none: {seen:?}");
         let mut numbers: Vec<_> = seen.sequences.iter().map(|id| id.number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=103).collect::<Vec<_>>());
@@ -344,6 +345,7 @@ async fn every_deadline_in_a_batch_is_its_callers_own() {
     assert!(!long.is_finished() && !longer.is_finished());
     gate.add_permits(1);
     assert!(long.await.unwrap().unwrap() < longer.await.unwrap().unwrap());
+    assert_eq!(node.seen().streams, 1, "the stream was given up while callers waited on it");
 }
 
 #[tokio::test]
