@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     sync::Arc,
     time::Duration,
 };
@@ -89,6 +90,8 @@ async fn simulate(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
         while recovered.is_some() && attempts.next().is_some() && !prober.read_seq(key).await {}
     }
     world.nodes.iter().for_each(Node::reap);
+    // Its nodes and callers hold each other, and the world, for as long as the process runs.
+    let _ = fs::remove_dir_all(world.directory.path());
     conclude(&world, recoveries)
 }
 
