@@ -133,6 +133,12 @@ impl Node {
         }
     }
 
+    /// Drops what runs on it and what its disk holds, when all is over.
+    pub(crate) fn scrap(&self) {
+        drop(self.running.lock().unwrap().take());
+        self.store.lock().unwrap().scrap();
+    }
+
     fn gate(&self) -> Option<Gate> {
         self.running.lock().unwrap().as_ref().map(|process| process.gate.clone())
     }

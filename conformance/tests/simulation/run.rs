@@ -90,9 +90,11 @@ async fn simulate(system: System, seed: u64, flaw: Option<Flaw>) -> Outcome {
         while recovered.is_some() && attempts.next().is_some() && !prober.read_seq(key).await {}
     }
     world.nodes.iter().for_each(Node::reap);
-    // Its nodes and callers hold each other, and the world, for as long as the process runs.
+    let outcome = conclude(&world, recoveries);
+    // Nodes and callers hold each other, and the world, for as long as the process runs.
+    world.nodes.iter().for_each(Node::scrap);
     let _ = fs::remove_dir_all(world.directory.path());
-    conclude(&world, recoveries)
+    outcome
 }
 
 fn start_callers(world: &Arc<World>) -> JoinSet<()> {

@@ -98,6 +98,14 @@ impl Disk {
         }
     }
 
+    /// Drops all that is on it.
+    pub(crate) fn scrap(&mut self) {
+        self.image = Image::default();
+        if let Some(mounted) = self.mounted.take() {
+            *mounted.0.lock().unwrap() = State::default();
+        }
+    }
+
     /// Takes it from a process that has ended.
     pub(crate) fn sync_all(&mut self) {
         if let Some(mounted) = self.mounted.take() {
