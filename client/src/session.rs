@@ -95,7 +95,7 @@ impl Sessions {
         OpenRun { session, first, count, began, clock, requests }
     }
 
-    /// A session in which so many requests may begin.
+    /// A session in which that many requests may begin.
     fn session_for(&self, count: u64, now: BootTime) -> Arc<OpenSession> {
         let mut current = self.lock();
         let session = match current.take().filter(|session| session.is_good_at(now, count)) {
@@ -160,7 +160,7 @@ impl OpenSession {
         }
     }
 
-    /// Whether so many requests may begin in it; if so, this is a use of it.
+    /// Whether that many requests may begin in it; if so, this is a use of it.
     fn is_good_at(&self, now: BootTime, count: u64) -> bool {
         let mut last_use = self.last_use.lock().unwrap_or_else(PoisonError::into_inner);
         let numbers = self.numbers();
@@ -205,7 +205,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Begins so many requests, and returns the number of the first one.
+    /// Begins `count` requests, and returns the number of the first one.
     fn begin(&mut self, count: u32) -> u64 {
         let first = self.last + 1;
         self.last += u64::from(count);

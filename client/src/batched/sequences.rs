@@ -30,7 +30,7 @@ pub(crate) use call::Call;
 
 use queue::Queue;
 
-/// The most requests in a batch. A commit of so many costs much more than its sync, so that larger messages
+/// The most requests in a batch. A commit of that many costs much more than its sync, so that larger messages
 /// would save nothing. Smaller ones than there are callers let the server commit one while the callers
 /// of another take their answers and ask again.
 const MOST: usize = 256;

@@ -45,7 +45,7 @@ use shard::{Part, Place, Shard, Slots};
 /// The most batches in flight.
 const MOST_IN_FLIGHT: usize = 4;
 
-/// So many callers go in one batch, if they come together. More go in two, one of which is on its way while
+/// The most callers in one batch, if they come together. More go in two, one of which is on its way while
 /// the callers of the other take their answers and ask again.
 const FEW: usize = 512;
 
@@ -196,7 +196,7 @@ impl Queue {
         }
         let place = queued.join(count, within_ms, waker);
         drop(queued);
-        // Whoever became hungry before has seen this caller, or is seen by it: both have held the lock of
+        // A sender that became hungry before has seen this caller, or is seen by it: both have held the lock of
         // the shard in between.
         if self.is_hungry.load(Ordering::Relaxed) {
             self.feed();

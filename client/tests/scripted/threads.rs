@@ -17,7 +17,7 @@ fn runtime(threads: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
 }
 
-/// Runs so many callers at once.
+/// Runs that many callers at once.
 async fn together<F: Future<Output = ()> + Send + 'static>(callers: impl Iterator<Item = F>) {
     let callers: Vec<_> = callers.map(tokio::spawn).collect();
     for caller in callers {

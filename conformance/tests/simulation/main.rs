@@ -40,7 +40,7 @@ use world::System;
 /// How many seeds are run unless another number is given.
 const SEEDS: u64 = 1_000;
 
-/// One of so many seeds is run with the code of the omnipaxos driver besides, which takes longer.
+/// One seed in this number is also run with the code of the omnipaxos driver, which takes longer.
 const OMNIPAXOS_SHARE: u64 = 5;
 
 /// The seeds are shared out, so that tests run in parallel.

@@ -34,7 +34,7 @@ struct Write {
 }
 
 impl Effect {
-    /// No writes yet, with room for so many.
+    /// No writes yet, with room for that many.
     pub(crate) fn with_capacity(writes: usize, bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), writes: Vec::with_capacity(writes) }
     }

@@ -43,7 +43,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Nothing yet, with room for about so many commands.
+    /// Nothing yet, with room for about that many commands.
     pub fn with_capacity(commands: usize) -> Self {
         // Each writes a record of its own, and some share others.
         Self { written: Written::with_capacity(commands + commands / 8) }

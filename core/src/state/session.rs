@@ -260,7 +260,7 @@ fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
 
 /// Tells requests apart; lengths are hashed along, so that no two requests look alike.
 ///
-/// Whoever finds two requests of one hash can only mislead itself: it is given the answer to its own
+/// A client that finds two requests of one hash can only mislead itself: it is given the answer to its own
 /// earlier request. So what the keyed hash owes is that this does not happen by chance.
 fn hash(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
     let mut bytes = SmallVec::<[u8; 64]>::new();

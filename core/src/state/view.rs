@@ -32,7 +32,7 @@ pub(super) enum Write {
 }
 
 impl Writes {
-    /// None yet, with room for so many.
+    /// None yet, with room for that many.
     pub(super) fn with_capacity(writes: usize) -> Self {
         Self(Vec::with_capacity(writes))
     }

@@ -32,7 +32,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Nothing yet, with room for so many records.
+    /// Nothing yet, with room for that many records.
     pub(super) fn with_capacity(records: usize) -> Self {
         let records = IndexMap::with_capacity_and_hasher(records, RandomState::default());
         Self { records, ..Self::default() }

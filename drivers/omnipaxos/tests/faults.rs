@@ -20,7 +20,7 @@ async fn one_node_that_reaches_a_majority_is_enough() {
     assert_eq!(served.take(3).await, 0..3);
     let leader = served.serving().await;
     let before = served.timestamp(&all).await;
-    // A star: whoever is not its centre reaches only that. A leader that stops hands over to the highest of those
+    // A star: a node that is not its centre reaches only the centre. A leader that stops hands over to the highest of those
     // that are equally far, which is the centre at the end.
     let centre = if leader == 4 { 3 } else { 4 };
     for one in 0..5 {

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The file is longer than what is used of it, so that a sync has only data to write. What lies beyond
-//! the last record does not pass for one: checksums go with the salt, which is drawn anew when a file is
+//! the last record does not pass for one: checksums go with the salt, which is drawn again when a file is
 //! used again, and with the commit that comes next.
 
 use tsoracle_core::{Random, Result};

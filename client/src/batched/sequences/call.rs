@@ -124,7 +124,7 @@ impl Drop for Call<'_> {
 }
 
 impl Lane {
-    /// A place in the next batch, and whoever must know of it is woken. Nothing if too many wait.
+    /// Joins the next batch and wakes its sender. `None` if too many callers wait.
     fn join(
         &self,
         opener: Opener<'_>,

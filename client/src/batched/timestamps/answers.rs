@@ -42,7 +42,7 @@ impl Answers {
             return None;
         }
         let (first, lost) = (cell.first.load(Ordering::Relaxed), cell.lost.load(Ordering::Relaxed));
-        // Whoever has read what a later writer wrote reads its 0 as well, or its number.
+        // A reader that has read what a later writer wrote reads its 0 as well, or its number.
         fence(Ordering::Acquire);
         (cell.number.load(Ordering::Relaxed) == number).then_some(match lost {
             0 => Answer::First(first),

@@ -33,7 +33,7 @@ pub(crate) enum Unanswered {
 }
 
 impl<'a> Call<'a> {
-    /// Asks for so many timestamps, and waits so long for the answer, from its first poll on.
+    /// Asks for `count` timestamps, and waits for the answer up to `within_ms`, from its first poll on.
     pub(crate) fn new(queue: &'a Queue, count: u32, within_ms: u64) -> Self {
         Self { queue, count, within_ms, stage: Stage::New }
     }

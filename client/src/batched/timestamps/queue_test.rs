@@ -279,7 +279,7 @@ fn an_answer_that_is_not_taken_in_time_is_asked_for_again() {
 }
 
 proptest! {
-    /// By any schedule, over any number of threads: whoever gets a timestamp had come before it was asked
+    /// By any schedule, over any number of threads: a caller that gets a timestamp had come before it was asked
     /// for, none gets another's, and none is kept for later.
     #[test]
     fn a_timestamp_is_asked_for_after_its_caller_has_come(
@@ -325,7 +325,7 @@ proptest! {
             }
             prop_assert!(asked.len() <= MOST_IN_FLIGHT);
         }
-        // Whoever still waits is served in the end.
+        // A caller that still waits is served in the end.
         for _ in 0..3 * MOST_IN_FLIGHT {
             if let Some(Some(count)) = seal(&queue, 1) {
                 asked.push_back(count);

@@ -92,7 +92,7 @@ impl Queued {
         self.joined.join(count, within_ms, waker)
     }
 
-    /// Whether so many wait.
+    /// Whether that many callers wait.
     pub(super) fn is_full(&self, most: usize) -> bool {
         // Nearly always this is all.
         (self.joined.slots.len() >= most || !self.full.is_empty()) && self.len() >= most

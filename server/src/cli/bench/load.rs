@@ -98,7 +98,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// meet at one.
 const SHARDS: usize = 16;
 
-/// From so many callers on, only one call in [`TIMED`] is timed while calls are [`QUICK`]: what reading a clock
+/// From this number of callers on, only one call in [`TIMED`] is timed while calls are [`QUICK`]: what reading a clock
 /// and keeping the figure cost would be much of what the fastest calls cost, and there are figures enough.
 const MANY_CALLERS: usize = 256;
 const TIMED: u32 = 8;
@@ -129,7 +129,7 @@ impl Default for Measured {
 }
 
 impl Measured {
-    /// So many calls were answered, of which the last one took so long.
+    /// `calls` calls were answered, the last of which took `latency`.
     pub(crate) fn record(&mut self, calls: u32, latency: Duration) {
         self.calls += u64::from(calls);
         self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));

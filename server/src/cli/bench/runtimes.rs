@@ -15,7 +15,7 @@ struct Owned {
 }
 
 impl Runtimes {
-    /// So many runtimes, of one thread each.
+    /// That many runtimes, of one thread each.
     pub(crate) fn start(count: u32) -> Result<Self, Failure> {
         let start = |_| {
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
