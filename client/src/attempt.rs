@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, TimeoutExpired};
-use tsoracle_core::on_one_line;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::v1::{GetCurrentMaxSafeRequest, LeaderHint};
+use tsoracle_types::on_one_line;
 
 use crate::cluster::Cluster;
 use crate::error::ErrorKind;

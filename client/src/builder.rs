@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tsoracle_core::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
+use tsoracle_types::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
 
 use crate::address::Address;
 use crate::client::Client;

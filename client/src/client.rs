@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use tsoracle_core::{
+use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
+use tsoracle_types::{
     BootTime, Clock, Epoch, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
 };
-use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
 
 use crate::builder::ClientBuilder;
 use crate::cluster::{Cluster, Limit};
@@ -348,7 +348,7 @@ fn check_ts_count(count: u32) -> Result<()> {
     Err(Error::new(ErrorKind::Invalid, context))
 }
 
-fn invalid(error: tsoracle_core::Error) -> Error {
+fn invalid(error: tsoracle_types::Invalid) -> Error {
     Error::new(ErrorKind::Invalid, error.to_string()).with_source(error)
 }
 

@@ -5,8 +5,8 @@ use arc_swap::ArcSwapOption;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tsoracle_core::{Clock, Epoch};
 use tsoracle_proto::v1::LeaderHint;
+use tsoracle_types::{Clock, Epoch};
 
 use crate::address::Address;
 use crate::attempt::{Failure, NO_CONNECTION};

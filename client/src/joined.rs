@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tonic::Status;
-use tsoracle_core::{SeqBlock, SeqKey, TimestampRange};
+use tsoracle_types::{SeqBlock, SeqKey, TimestampRange};
 
 use crate::attempt::Failure;
 use crate::batched::sequences::{Entry, Opener, Refusal, Refused};

@@ -1,6 +1,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tsoracle_core::Epoch;
+use tsoracle_types::Epoch;
 
 use crate::address::Address;
 

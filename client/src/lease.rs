@@ -1,6 +1,6 @@
-use tsoracle_core::{BootTime, LeaseId};
+use tsoracle_types::{BootTime, LeaseId};
 
-pub use tsoracle_core::SafeFrontier;
+pub use tsoracle_types::SafeFrontier;
 
 /// A stamping lease: until it runs out, its holder may stamp events by itself, up to a bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,7 +13,7 @@ pub struct Lease {
     /// people: wall clocks may be wrong.
     pub expires_at_ms: u64,
     /// Until when it may be relied on, on this machine's boot clock
-    /// ([`SystemClock`](tsoracle_core::SystemClock)). `None` from a server that does not say, and
+    /// ([`SystemClock`](tsoracle_types::SystemClock)). `None` from a server that does not say, and
     /// from a lease that has just run out.
     pub valid_until: Option<BootTime>,
 }

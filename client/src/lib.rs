@@ -28,6 +28,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use lease::{Lease, SafeFrontier};
 pub use stream::TimestampStream;
 pub use tls::TlsOptions;
-pub use tsoracle_core::{
+pub use tsoracle_types::{
     BootTime, Epoch, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampIter, TimestampRange,
 };

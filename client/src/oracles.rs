@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use tsoracle_core::SeqKey;
+use tsoracle_types::SeqKey;
 
 use crate::client::SeqPage;
 use crate::cluster::Cluster;

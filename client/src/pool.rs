@@ -10,8 +10,8 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tsoracle_core::{Epoch, on_one_line};
 use tsoracle_proto::metadata::{self, SESSIONS};
+use tsoracle_types::{Epoch, on_one_line};
 
 use crate::address::{Address, Scheme};
 use crate::batched::{sequences, timestamps};

@@ -114,7 +114,7 @@ impl<'a> Route<'a> {
 
 #[cfg(test)]
 mod tests {
-    use tsoracle_core::Epoch;
+    use tsoracle_types::Epoch;
 
     use super::*;
     use crate::address::Scheme;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use tsoracle_core::Epoch;
 use tsoracle_proto::v1;
+use tsoracle_types::Epoch;
 
 use crate::attempt::Failure;
 use crate::cluster::Cluster;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use rand::Rng as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tsoracle_core::state::RETENTION;
-use tsoracle_core::{BootTime, Clock, Session};
 use tsoracle_proto::v1;
+use tsoracle_types::RETENTION;
+use tsoracle_types::{BootTime, Clock, Session};
 
 use crate::cluster::Limit;
 use crate::error::{Error, ErrorKind, Result};

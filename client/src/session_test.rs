@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tsoracle_core::ManualClock;
+use tsoracle_types::ManualClock;
 
 use super::*;
 

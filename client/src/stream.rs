@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tsoracle_core::{BootTime, Timestamp, TimestampIter};
+use tsoracle_types::{BootTime, Timestamp, TimestampIter};
 
 use crate::client::Client;
 use crate::error::Result;

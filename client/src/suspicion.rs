@@ -13,9 +13,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout};
-use tsoracle_core::Epoch;
 use tsoracle_proto::v1::GetCurrentMaxSafeRequest;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
+use tsoracle_types::Epoch;
 
 use crate::pool::{Learner, Peer};
 

@@ -91,7 +91,7 @@ mod tests {
     use std::sync::Arc;
 
     use tonic::metadata::MetadataMap;
-    use tsoracle_core::SystemClock;
+    use tsoracle_types::SystemClock;
 
     use super::*;
     use crate::session::{OpenRequest, Sessions};

@@ -1,5 +1,7 @@
 use std::{error, fmt, io, result};
 
+use tsoracle_types::Invalid;
+
 use crate::{Epoch, Reject};
 
 /// The result of everything that can fail here.
@@ -123,18 +125,10 @@ impl fmt::Display for Error {
 // otherwise say everything twice.
 impl error::Error for Error {}
 
-/// An error and its causes on one line, each said once.
-pub fn on_one_line(error: &(dyn error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::new(ErrorKind::Invalid, invalid.to_string())
     }
-    line
 }
 
 impl From<Reject> for Error {
@@ -150,35 +144,5 @@ impl From<Reject> for Error {
 impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
         Self::new(ErrorKind::Fatal, "input or output failed").with_source(source)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug)]
-    struct Outer(&'static str, io::Error);
-
-    impl fmt::Display for Outer {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
-        }
-    }
-
-    impl error::Error for Outer {
-        fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-            Some(&self.1)
-        }
-    }
-
-    #[test]
-    fn causes_are_said_once() {
-        let said = |outer, inner| on_one_line(&Outer(outer, io::Error::other(inner)));
-        assert_eq!(
-            said("no connection", "connection refused"),
-            "no connection: connection refused"
-        );
-        assert_eq!(said("connection refused", "refused"), "connection refused");
     }
 }

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
-use tsoracle_core::SeqKey;
 use tsoracle_proto::metadata::{self, SEQ_RUNS};
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::v1::{
     GetSeqRequest, GetSeqResponse, SeqFailure, StreamSeqRequest, StreamSeqResponse,
 };
+use tsoracle_types::SeqKey;
 
 use super::drive::{Outbound, Task};
 use super::{Batches, CallError, Lost};

@@ -16,10 +16,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
-use tsoracle_core::{Epoch, Timestamp, TimestampRange};
 use tsoracle_proto::MAX_TS_COUNT;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
+use tsoracle_types::{Epoch, Timestamp, TimestampRange};
 
 use super::drive::Outbound;
 use super::{Batches, CallError, Lost, MAX_WAITING};

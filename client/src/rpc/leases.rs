@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 use tonic::{Response, Status};
-use tsoracle_core::{BootTime, Epoch, LeaseHolder, LeaseId};
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
+use tsoracle_types::{BootTime, Epoch, LeaseHolder, LeaseId};
 
 use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, epoch_of};
 use crate::lease::{Lease, SafeFrontier};

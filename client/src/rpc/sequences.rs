@@ -4,9 +4,9 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
-use tsoracle_core::{SeqBlock, SeqKey};
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::{metadata, v1};
+use tsoracle_types::{SeqBlock, SeqKey};
 
 use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, epoch_of, malformed};
 use crate::attempt::Failure;

@@ -2,9 +2,9 @@
 
 use tonic::transport::Channel;
 use tonic::{Response, Status};
-use tsoracle_core::SeqKey;
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::sequence_service_client::SequenceServiceClient;
+use tsoracle_types::SeqKey;
 
 use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, epoch_of, malformed};
 use crate::client::SeqPage;

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
-use tsoracle_core::{Epoch, Timestamp, TimestampRange};
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
+use tsoracle_types::{Epoch, Timestamp, TimestampRange};
 
 use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, malformed};
 use crate::attempt::Failure;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Status;
 use tsoracle_client::ErrorKind;
-use tsoracle_core::ManualClock;
+use tsoracle_types::ManualClock;
 
 use crate::node::Node;
 use crate::step::{Step, not_leader, uncommitted};

@@ -17,8 +17,7 @@ use super::{
     takeover::BACKOFF,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Result, Session, Version,
-    clock::Now,
+    BootTime, Error, ErrorKind, Now, Result, Session, Version,
     state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
 };
 

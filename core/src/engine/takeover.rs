@@ -11,8 +11,7 @@ use super::{
     window::{MAX_HIGH_WATER_MS, Window},
 };
 use crate::{
-    BootTime, Epoch, Error, ErrorKind, NodeId, Outcome, Reads, Reject, Result, Version,
-    clock::Now,
+    BootTime, Epoch, Error, ErrorKind, NodeId, Now, Outcome, Reads, Reject, Result, Version,
     state::{Command, META, Plan, REIGN, Record, ReignRecord, Reply, View, WorkingSet, millis},
 };
 

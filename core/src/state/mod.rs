@@ -21,6 +21,7 @@ mod view;
 mod working_set;
 mod written;
 
+pub use crate::RETENTION;
 pub(crate) use command::millis;
 pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reply, Seed};
 pub use import::{Import, copied};
@@ -30,7 +31,6 @@ pub use plan::{Plan, Planned, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{Record, ReignRecord, Stage};
 pub use reject::Reject;
-pub use session::RETENTION;
 pub use view::{View, Writes};
 pub use working_set::WorkingSet;
 

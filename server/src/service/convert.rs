@@ -33,7 +33,7 @@ pub(super) fn seq_request(
         .into_iter()
         .map(|(key, count)| Ok((SeqKey::new(key)?, count)))
         .collect::<Result<Vec<_>>>()?;
-    SeqRequest::new(entries, id.map(request_id).transpose()?)
+    Ok(SeqRequest::new(entries, id.map(request_id).transpose()?)?)
 }
 
 fn request_id(wire: v1::RequestId) -> Result<RequestId> {

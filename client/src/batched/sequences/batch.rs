@@ -2,9 +2,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use tokio::time::Instant;
-use tsoracle_core::{Epoch, SeqKey};
 use tsoracle_proto::v1::seq_outcome::Outcome as Answered;
 use tsoracle_proto::v1::{GetSeqRequest, SeqFailure, SeqRun, StreamSeqRequest, StreamSeqResponse};
+use tsoracle_types::{Epoch, SeqKey};
 
 use super::{Entry, Grant, MOST};
 use crate::batched::Lost;

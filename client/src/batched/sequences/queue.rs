@@ -3,8 +3,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
-use tsoracle_core::Epoch;
 use tsoracle_proto::v1::{StreamSeqRequest, StreamSeqResponse};
+use tsoracle_types::Epoch;
 
 use super::batch::{Batch, Outcome};
 use super::{Entry, MOST_IN_FLIGHT};

@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 
 use tonic::Status;
-use tsoracle_core::{ManualClock, SeqKey};
 use tsoracle_proto::v1::{
     EpochWire, GetSeqRequest, GetSeqResponse, SeqFailure, SeqOutcome, SeqRunFailure, SeqRunOutcome,
     seq_outcome,
 };
+use tsoracle_types::{ManualClock, SeqKey};
 
 use super::super::batch::Unserved;
 use super::super::{Grant, MOST};

@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::time::Instant;
-use tsoracle_core::Timestamp;
+use tsoracle_types::Timestamp;
 
 use super::{Joined, Queue};
 use crate::batched::CallError;

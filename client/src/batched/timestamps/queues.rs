@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
-use tsoracle_core::Timestamp;
+use tsoracle_types::Timestamp;
 
 use super::{Call, Queue, Unanswered};
 use crate::batched::drive::{Task, broken};

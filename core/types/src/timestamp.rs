@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result};
+use crate::Invalid;
 
 /// Bits of a timestamp that count within one millisecond.
 pub const LOGICAL_BITS: u32 = 18;
@@ -29,17 +29,14 @@ impl Timestamp {
     /// Packs a millisecond since the Unix epoch and a position within it.
     ///
     /// # Errors
-    /// `Invalid` if `physical_ms` exceeds [`MAX_PHYSICAL_MS`] or `logical` is not below
+    /// [`Invalid`] if `physical_ms` exceeds [`MAX_PHYSICAL_MS`] or `logical` is not below
     /// [`TIMESTAMPS_PER_MS`].
-    pub fn from_parts(physical_ms: u64, logical: u32) -> Result<Self> {
+    pub fn from_parts(physical_ms: u64, logical: u32) -> Result<Self, Invalid> {
         if physical_ms > MAX_PHYSICAL_MS || logical >= TIMESTAMPS_PER_MS {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "a timestamp has a physical part up to {MAX_PHYSICAL_MS} ms and a logical part \
+            return Err(Invalid::new(format!(
+                "a timestamp has a physical part up to {MAX_PHYSICAL_MS} ms and a logical part \
                      below {TIMESTAMPS_PER_MS}, not {physical_ms} and {logical}"
-                ),
-            ));
+            )));
         }
         Ok(Self(physical_ms << LOGICAL_BITS | u64::from(logical)))
     }
@@ -93,13 +90,12 @@ impl TimestampRange {
     /// The range of `count` timestamps from `first` on.
     ///
     /// # Errors
-    /// `Invalid` if `count` is 0 or the range would leave the millisecond of `first`.
-    pub fn new(first: Timestamp, count: u32) -> Result<Self> {
+    /// [`Invalid`] if `count` is 0 or the range would leave the millisecond of `first`.
+    pub fn new(first: Timestamp, count: u32) -> Result<Self, Invalid> {
         if count == 0 || count > TIMESTAMPS_PER_MS - first.logical() {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{count} timestamps from {first:?} on do not fit in one millisecond"),
-            ));
+            return Err(Invalid::new(format!(
+                "{count} timestamps from {first:?} on do not fit in one millisecond"
+            )));
         }
         Ok(Self { first, count })
     }

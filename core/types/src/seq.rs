@@ -1,9 +1,9 @@
-use std::{collections::BTreeSet, fmt, num::NonZeroU64, ops::Range};
+use std::{collections::BTreeSet, fmt, num::NonZeroU64, ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, ErrorKind, Result};
+use crate::Invalid;
 
 /// The longest key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 128;
@@ -17,16 +17,15 @@ impl SeqKey {
     /// Checks and wraps a key.
     ///
     /// # Errors
-    /// `Invalid` if the key is empty or longer than [`MAX_KEY_BYTES`].
-    pub fn new(key: impl Into<String>) -> Result<Self> {
+    /// [`Invalid`] if the key is empty or longer than [`MAX_KEY_BYTES`].
+    pub fn new(key: impl Into<String>) -> Result<Self, Invalid> {
         let key = key.into();
         match key.len() {
-            0 => Err(Error::new(ErrorKind::Invalid, "a sequence key must not be empty")),
+            0 => Err(Invalid::new("a sequence key must not be empty")),
             1..=MAX_KEY_BYTES => Ok(Self(key)),
-            n => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("a sequence key has at most {MAX_KEY_BYTES} bytes, this one has {n}"),
-            )),
+            n => Err(Invalid::new(format!(
+                "a sequence key has at most {MAX_KEY_BYTES} bytes, this one has {n}"
+            ))),
         }
     }
 
@@ -37,9 +36,9 @@ impl SeqKey {
 }
 
 impl TryFrom<String> for SeqKey {
-    type Error = Error;
+    type Error = Invalid;
 
-    fn try_from(key: String) -> Result<Self> {
+    fn try_from(key: String) -> Result<Self, Invalid> {
         Self::new(key)
     }
 }
@@ -96,10 +95,10 @@ impl SeqRequest {
     /// A request that only closes its session has no entries.
     ///
     /// # Errors
-    /// `Invalid` if a count is 0, a key stands there twice, or the entries are not 1 to
+    /// [`Invalid`] if a count is 0, a key stands there twice, or the entries are not 1 to
     /// [`MAX_BATCH`].
-    pub fn new(entries: Vec<(SeqKey, u32)>, id: Option<RequestId>) -> Result<Self> {
-        let invalid = |what: String| Err(Error::new(ErrorKind::Invalid, what));
+    pub fn new(entries: Vec<(SeqKey, u32)>, id: Option<RequestId>) -> Result<Self, Invalid> {
+        let invalid = |what: String| Err(Invalid::new(what));
         if entries.is_empty() && !id.is_some_and(|id| id.close) {
             return invalid("a sequence request names at least one key".into());
         }
@@ -125,8 +124,8 @@ impl SeqRequest {
     /// Asks for one block, not idempotently.
     ///
     /// # Errors
-    /// `Invalid` if `count` is 0.
-    pub fn single(key: SeqKey, count: u32) -> Result<Self> {
+    /// [`Invalid`] if `count` is 0.
+    pub fn single(key: SeqKey, count: u32) -> Result<Self, Invalid> {
         Self::new(vec![(key, count)], None)
     }
 
@@ -140,7 +139,8 @@ impl SeqRequest {
         self.id.as_ref()
     }
 
-    pub(crate) fn into_parts(self) -> (Vec<(SeqKey, u32)>, Option<RequestId>) {
+    /// Both, for one who takes the request apart.
+    pub fn into_parts(self) -> (Vec<(SeqKey, u32)>, Option<RequestId>) {
         (self.entries, self.id)
     }
 }
@@ -165,6 +165,9 @@ impl fmt::Debug for Session {
     }
 }
 
+/// How long an unused session is kept at least, in time that a leader served.
+pub const RETENTION: Duration = Duration::from_secs(600);
+
 /// Makes a sequence request exactly once: the same id gives the same block.
 ///
 /// The state keeps, per session, the answers from `first_incomplete` on; what lies below is
@@ -187,9 +190,9 @@ impl RequestId {
     /// Checks and makes an id that is neither a retry nor closes its session.
     ///
     /// # Errors
-    /// `Invalid` if a number is 0 or `first_incomplete` lies above `number`.
-    pub fn new(session: Session, number: u64, first_incomplete: u64) -> Result<Self> {
-        let invalid = |what: String| Error::new(ErrorKind::Invalid, what);
+    /// [`Invalid`] if a number is 0 or `first_incomplete` lies above `number`.
+    pub fn new(session: Session, number: u64, first_incomplete: u64) -> Result<Self, Invalid> {
+        let invalid = |what: String| Invalid::new(what);
         let number = NonZeroU64::new(number)
             .ok_or_else(|| invalid("request numbers start at 1, not 0".into()))?;
         let first_incomplete = NonZeroU64::new(first_incomplete)

@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, Error, ErrorKind, Result};
+use crate::{Epoch, Invalid};
 
 /// The longest name of a lease's holder, in bytes.
 pub const MAX_HOLDER_BYTES: usize = 128;
@@ -16,16 +16,15 @@ impl LeaseHolder {
     /// Checks and wraps a name.
     ///
     /// # Errors
-    /// `Invalid` if the name is empty or longer than [`MAX_HOLDER_BYTES`].
-    pub fn new(name: impl Into<Vec<u8>>) -> Result<Self> {
+    /// [`Invalid`] if the name is empty or longer than [`MAX_HOLDER_BYTES`].
+    pub fn new(name: impl Into<Vec<u8>>) -> Result<Self, Invalid> {
         let name = name.into();
         match name.len() {
-            0 => Err(Error::new(ErrorKind::Invalid, "a lease's holder must not be empty")),
+            0 => Err(Invalid::new("a lease's holder must not be empty")),
             1..=MAX_HOLDER_BYTES => Ok(Self(name)),
-            n => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("a lease's holder has at most {MAX_HOLDER_BYTES} bytes, this one has {n}"),
-            )),
+            n => Err(Invalid::new(format!(
+                "a lease's holder has at most {MAX_HOLDER_BYTES} bytes, this one has {n}"
+            ))),
         }
     }
 
@@ -36,9 +35,9 @@ impl LeaseHolder {
 }
 
 impl TryFrom<Vec<u8>> for LeaseHolder {
-    type Error = Error;
+    type Error = Invalid;
 
-    fn try_from(name: Vec<u8>) -> Result<Self> {
+    fn try_from(name: Vec<u8>) -> Result<Self, Invalid> {
         Self::new(name)
     }
 }
