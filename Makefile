@@ -34,10 +34,10 @@ features:
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features suite
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features deployment
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features processes
-	cargo check --manifest-path server/Cargo.toml --no-default-features
-	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli
-	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli,file
-	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli,etcd
+	cargo check --manifest-path server/Cargo.toml
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features etcd
 
 unit:
 ifeq ($(NEXTEST),yes)
@@ -68,14 +68,13 @@ instructions:
 BENCH_OPTIONS ?=
 bench: bench-public
 	cargo test --release --manifest-path core/Cargo.toml --test allocations
-	cargo build --release --features etcd
-	cargo run --release --features etcd -- bench suite --write docs/PERFORMANCE.md \
+	cargo run --release --manifest-path server/bench/Cargo.toml --features etcd -- suite --write docs/PERFORMANCE.md \
 		--public $(CARGO_TARGET_DIR)/release/tsoracle-public $(BENCH_OPTIONS)
 
 # The public client and server, to be measured beside ours. A crate of its own, so that nothing here depends on
 # them.
 bench-public:
-	cargo build --release --manifest-path server/examples/public/Cargo.toml
+	cargo build --release --manifest-path server/bench/public/Cargo.toml
 
 # Builds the revision REV beside this one, and measures both in turns. Fails if this one is slower.
 bench-against:
@@ -86,4 +85,4 @@ bench-against:
 # many times in a row, and prints a table. Takes about a minute a driver for each time.
 failover: export TSORACLE_FAILOVER ?= 20
 failover:
-	cargo test --release --manifest-path server/Cargo.toml --features openraft,omnipaxos,etcd --test cluster
+	cargo test --release --manifest-path server/cli/Cargo.toml --features etcd --test cluster

@@ -1,7 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(feature = "cli")]
-pub mod cli;
 mod connection;
 mod edge;
 mod health;
