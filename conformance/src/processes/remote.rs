@@ -21,7 +21,9 @@ use tsoracle_proto::{
 };
 
 use super::failed;
-use crate::{Service, deployment::why_failed};
+use tsoracle_verify::why_failed;
+
+use crate::Service;
 
 /// How long connecting may take. A node answers at once, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

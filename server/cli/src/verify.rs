@@ -7,10 +7,8 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tsoracle_conformance::{
-    deployment::{self, Options, Tls},
-    history::{self, Check, Operation},
-};
+use tsoracle_history::{self as history, Check, Operation};
+use tsoracle_verify::{Options, Tls};
 
 use crate::{
     endpoints::{Endpoints, read},
@@ -86,7 +84,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         duration: Duration::from_secs(seconds),
         callers: callers.into(),
     };
-    let (verdict, operations) = deployment::verify(&options).await.map_err(failure)?;
+    let (verdict, operations) = tsoracle_verify::verify(&options).await.map_err(failure)?;
     if let Some(path) = &history {
         write(path, &operations).map_err(|error| {
             Failure::failed(format!("cannot write {}: {error}", path.display()))
