@@ -18,7 +18,7 @@ use crate::{
 /// How long a driver may take to let this node lead.
 const ELECTION: Duration = Duration::from_secs(30);
 
-/// How often it is said how far the copy has come.
+/// How often the progress of the copy is printed.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(crate) const EXAMPLES: &str = "\
@@ -151,7 +151,7 @@ impl Target {
     }
 }
 
-/// Says now and then how far the copy has come, to whoever watches.
+/// Prints the progress of the copy now and then, if standard error is a terminal.
 fn teller() -> impl FnMut(u64) {
     let watched = std::io::stderr().is_terminal();
     let mut next = BootTime::default();

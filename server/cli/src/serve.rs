@@ -21,7 +21,7 @@ const DRIVER: &str = "file";
 const LISTEN: &str = "127.0.0.1:50551";
 
 /// How long the line that says where this node serves waits for it to lead, or to know who does.
-/// Nodes of a cluster may be started one after another, each when the one before has said its line.
+/// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use crate::{Server, connection::Connection, health::Health};
 
 /// A server whose socket is open; clients can connect, and are answered once it serves.
 #[derive(Debug)]
-pub struct Listening {
+pub struct BoundServer {
     server: Server,
     listener: TcpListener,
     local_addr: SocketAddr,
@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long calls under way may take once the oracle has failed: they are answered at once.
 const FAILED_DRAIN: Duration = Duration::from_millis(500);
 
-impl Listening {
+impl BoundServer {
     pub(crate) fn new(server: Server, listener: TcpListener) -> Result<Self> {
         let local_addr = listener.local_addr().map_err(|source| {
             Error::new(ErrorKind::Config, "the listener has no address").with_source(source)
@@ -118,7 +118,7 @@ struct Connections {
 impl Connections {
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
         if self.tasks.len() >= self.most {
-            // Said once for as long as it lasts, since whoever causes it may go on.
+            // Logged once for as long as it lasts, since a client that causes it may go on.
             if !self.full {
                 tracing::warn!(%peer, most = self.most, "too many connections; more are closed");
             }
