@@ -47,7 +47,7 @@ struct Control {
 
 /// Timestamps, and the epoch they were granted under.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Granted {
+pub struct Grant {
     /// The timestamps.
     pub range: TimestampRange,
     /// Who granted them.
@@ -116,7 +116,7 @@ impl Oracle {
     /// `Invalid` if `count` is not 1 to [`TIMESTAMPS_PER_MS`]; `NotLeader`; `Unavailable` if the
     /// lease cannot be renewed or the clock would be outrun; `Overloaded`; `Rejected` with
     /// [`Reject::OutOfRange`] at the end of the timestamp space; `Fatal`.
-    pub async fn get_ts(&self, count: u32) -> Result<Granted> {
+    pub async fn get_ts(&self, count: u32) -> Result<Grant> {
         check_ts_count(count)?;
         match self.grant(count) {
             Ok(granted) => Ok(granted),
@@ -131,7 +131,7 @@ impl Oracle {
     ///
     /// # Errors
     /// `Invalid` if `count` is not 1 to [`TIMESTAMPS_PER_MS`].
-    pub fn try_get_ts(&self, count: u32) -> Result<Option<Granted>> {
+    pub fn try_get_ts(&self, count: u32) -> Result<Option<Grant>> {
         check_ts_count(count)?;
         Ok(self.grant(count).ok())
     }
@@ -183,13 +183,13 @@ impl Oracle {
         ended.and(stopped.and_then(|stopped| stopped))
     }
 
-    fn grant(&self, count: u32) -> Result<Granted, Denied> {
+    fn grant(&self, count: u32) -> Result<Grant, Denied> {
         let reign = self.shared.reign.load();
         let reign = reign.as_ref().ok_or(Denied::Closed)?;
         let range = reign.grant(self.shared.clock.now(), count)?;
         self.shared.meters.grants.increment(1);
         self.shared.meters.timestamps.increment(u64::from(count));
-        Ok(Granted { range, epoch: reign.epoch })
+        Ok(Grant { range, epoch: reign.epoch })
     }
 
     /// Answers a question from the stored state, under the lease: it is checked after the answer has
