@@ -17,18 +17,19 @@ use crate::{
     state::{Answer, Query, millis},
 };
 
-mod errands;
+mod leases;
+mod listing;
 mod members;
 mod sequences;
 mod waiting;
 
-pub use errands::{MAX_SEQ_PAGE, SeqList, SeqListing};
+pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
 use waiting::Waiting;
 
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.
 ///
 /// Cloning it is cheap. Once the last clone is dropped it stops as [`shutdown`](Self::shutdown)
-/// does, but nobody waits for that.
+/// does, but no caller waits for that.
 #[derive(Clone, Debug)]
 pub struct Oracle {
     shared: Arc<Shared>,
@@ -170,7 +171,7 @@ impl Oracle {
         let Some(running) = task.as_mut() else { return Ok(()) };
         let limit = self.shared.options.shutdown_timeout;
         let ended = within(&self.shared, limit, "the reign did not end", async {
-            // It must not be asked again for an end that it has told.
+            // It must not be polled again after its end.
             if !running.is_finished() {
                 // A panic of the task is on record as a failed phase.
                 drop(running.await);
@@ -279,7 +280,7 @@ fn not_leading(context: &str) -> Error {
     Error::new(ErrorKind::NotLeader(None), context)
 }
 
-/// A reply that no rule gives to what was asked, which would be a bug.
+/// A reply that no rule gives to this command, which would be a bug.
 fn unplanned(asked: &str, answered: &impl Debug) -> Error {
     Error::new(ErrorKind::Fatal, format!("{asked} was answered {answered:?}"))
 }

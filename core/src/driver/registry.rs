@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use crate::{ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, MemoryStore, Result};
 
-/// What opening a driver comes to.
+/// The future of an open driver.
 pub type OpenFuture = Pin<Box<dyn Future<Output = Result<Arc<dyn ConsensusDriver>>> + Send>>;
 
 /// How to open one kind of driver, and what a person should know about it.
@@ -68,7 +68,7 @@ impl Registry {
     /// Adds a driver, for programs that want no link-time registration.
     ///
     /// # Errors
-    /// `Config` if one of that name is there already.
+    /// `Config` if one of that name is registered already.
     pub fn register(mut self, factory: DriverFactory) -> Result<Self> {
         match self.0.insert(factory.name, factory) {
             None => Ok(self),
