@@ -225,7 +225,7 @@ impl Leader {
                 other => bail!("{text} of epoch {epoch} was answered {other:?}"),
             },
             Err(error) if matches!(error.kind(), ErrorKind::NotLeader(_)) => Ok(()),
-            Err(error) => bail!("{text} of epoch {epoch} failed otherwise: {error}"),
+            Err(error) => bail!("{text} of epoch {epoch} failed otherwise: {error:#}"),
         }
     }
 }

@@ -89,7 +89,7 @@ pub(crate) async fn execute(
         if rounds >= ATTEMPTS {
             return Err(error);
         }
-        tracing::debug!(%error, "trying again");
+        tracing::debug!(error = %format_args!("{error:#}"), "trying again");
         clock.sleep(PAUSE).await;
     }
 }

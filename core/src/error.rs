@@ -1,20 +1,20 @@
-use std::{error, fmt, io, result};
+use std::{error, fmt, io, result, sync::Arc};
 
-use tsoracle_types::Invalid;
+use tsoracle_types::{Invalid, on_one_line};
 
 use crate::{Epoch, Reject};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = result::Result<T, E>;
 
-type Source = Box<dyn error::Error + Send + Sync>;
-
 /// What went wrong: a kind to act on, a sentence to read, and the cause.
-#[derive(Debug)]
+///
+/// `{}` shows the sentence alone, and `source` has the causes; `{:#}` shows all of them on one line.
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     context: String,
-    source: Option<Source>,
+    source: Option<Arc<dyn error::Error + Send + Sync>>,
 }
 
 /// What a caller does about an error.
@@ -75,8 +75,8 @@ impl Error {
 
     /// Adds the cause.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into().into());
         self
     }
 
@@ -101,29 +101,22 @@ impl Error {
             | ErrorKind::Fatal => false,
         }
     }
-
-    /// A copy for another waiter: same kind and text, with the causes folded into the text.
-    #[must_use]
-    pub fn duplicate(&self) -> Self {
-        Self::new(self.kind.clone(), self.to_string())
-    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.context)?;
-        let mut cause = self.source.as_deref().map(|source| source as &dyn error::Error);
-        while let Some(current) = cause {
-            write!(f, ": {current}")?;
-            cause = current.source();
+        match f.alternate() {
+            true => f.write_str(&on_one_line(self)),
+            false => f.write_str(&self.context),
         }
-        Ok(())
     }
 }
 
-// The causes are part of the text already, so `source` stays silent: a chain printer would
-// otherwise say everything twice.
-impl error::Error for Error {}
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
 
 impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {

@@ -147,7 +147,7 @@ async fn accept(listener: &TcpListener, server: &Server, connections: &mut Conne
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => connections.add(stream, peer),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    tracing::warn!(error = %format_args!("{error:#}"), "cannot accept a connection");
                     server.clock.sleep(ACCEPT_PAUSE).await;
                 }
             }

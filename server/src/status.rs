@@ -32,7 +32,7 @@ impl Statuses {
 
     /// The status that a caller gets for `error`.
     pub(crate) fn of(&self, error: &Error, asked: Asked) -> Status {
-        let context = error.to_string();
+        let context = format!("{error:#}");
         match error.kind() {
             ErrorKind::NotLeader(hint) => self.not_leader(hint.as_ref(), asked),
             ErrorKind::Unavailable => with_flag(Code::Unavailable, &context, metadata::UNCOMMITTED),

@@ -22,7 +22,7 @@ async fn a_config_string_opens_a_driver_that_leads(mut rig: Rig) -> Result<()> {
 
 async fn an_unknown_option_is_refused_and_the_valid_ones_are_listed(mut rig: Rig) -> Result<()> {
     let error = refused(&mut rig, "no_such_option=1").await?;
-    let text = error.to_string();
+    let text = format!("{error:#}");
     ensure!(text.contains("`no_such_option`"), "the unknown option is not named: {text}");
     for option in factory(&rig)?.options {
         let name = format!("`{}`", option.name);
@@ -35,7 +35,7 @@ async fn an_option_that_is_given_twice_is_refused(mut rig: Rig) -> Result<()> {
     let Some(option) = factory(&rig)?.options.first() else { return Ok(()) };
     let (name, value) = (option.name, option.default);
     let error = refused(&mut rig, &format!("{name}={value}&{name}={value}")).await?;
-    let text = error.to_string();
+    let text = format!("{error:#}");
     ensure!(text.contains(name), "the option {name} is not named: {text}");
     Ok(())
 }
@@ -63,7 +63,7 @@ async fn refused(rig: &mut Rig, options: &str) -> Result<Error> {
     let error = opened.err().with_context(|| format!("{options} was accepted"))?;
     ensure!(
         *error.kind() == ErrorKind::Config,
-        "{options} is not an error of kind Config: {error}"
+        "{options} is not an error of kind Config: {error:#}"
     );
     Ok(error)
 }

@@ -40,7 +40,7 @@ async fn a_second_driver_is_kept_out_while_the_first_lives(mut rig: Rig) -> Resu
     match rig.commanded().await {
         Ok(_) => bail!("a second driver opened"),
         Err(error) => {
-            ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error}");
+            ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error:#}");
         }
     }
     leader.take("orders", 1).await?;
@@ -53,7 +53,7 @@ async fn a_second_process_is_kept_out_until_the_first_has_ended(mut rig: Rig) ->
     match rig.commanded().await {
         Ok(_) => bail!("a second process opened the place"),
         Err(error) => {
-            ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error}");
+            ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error:#}");
         }
     }
     worker.kill().await?;
@@ -70,7 +70,7 @@ async fn damaged_state_is_refused_and_not_taken_for_empty(mut rig: Rig) -> Resul
     match rig.commanded().await {
         Ok(_) => bail!("damaged state was opened"),
         Err(error) => {
-            ensure!(*error.kind() == ErrorKind::Corrupt, "not an error of kind Corrupt: {error}");
+            ensure!(*error.kind() == ErrorKind::Corrupt, "not an error of kind Corrupt: {error:#}");
         }
     }
     Ok(())

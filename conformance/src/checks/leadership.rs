@@ -90,12 +90,12 @@ async fn a_storage_error_is_final(rig: Rig) -> Result<()> {
         let error = outcome.err().context(text)?;
         ensure!(
             attempt == 0 || !error.is_retryable(),
-            "attempt {attempt} may be tried again: {error}"
+            "attempt {attempt} may be tried again: {error:#}"
         );
         let answer = driver.read(&Reads::keys(["orders"])).await;
         let text = format!("a read after attempt {attempt} was answered {answer:?}");
         let error = answer.err().context(text)?;
-        ensure!(!error.is_retryable(), "a read may be tried again: {error}");
+        ensure!(!error.is_retryable(), "a read may be tried again: {error:#}");
     }
     Ok(())
 }

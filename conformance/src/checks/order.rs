@@ -112,7 +112,7 @@ async fn a_leader_stops_granting_when_its_lease_runs_out(mut rig: Rig) -> Result
         .await
         .context("the engine has ended")?;
     let error = oracle.get_ts(1).await.err().context("it grants though its storage failed")?;
-    ensure!(!error.is_retryable(), "{error}");
+    ensure!(!error.is_retryable(), "{error:#}");
     Ok(())
 }
 

@@ -160,5 +160,5 @@ fn error_of_client(error: tsoracle_client::Error) -> Error {
         ClientErrorKind::Exhausted => ErrorKind::Overloaded,
         _ => ErrorKind::Invalid,
     };
-    Error::new(kind, format!("{:?}: {error}", error.kind()))
+    Error::new(kind, format!("{:?}: {error:#}", error.kind()))
 }

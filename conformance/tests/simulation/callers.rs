@@ -154,7 +154,7 @@ impl Caller {
         self.judge(&answer, start_ns, Asked { keys: keys(), id: id.as_ref(), lease: None });
         let concluded = match &answer {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.duplicate()),
+            Err(error) => Err(error.clone()),
         };
         if concluded.is_ok() {
             self.world.refusals.answered(self.world.stamp_ns(), &keys(), id.as_ref());

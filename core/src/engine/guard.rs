@@ -158,7 +158,7 @@ impl DriverGuard {
     }
 
     fn distrusting(&self, error: Error) -> Error {
-        self.distrust.send_replace(Some(error.to_string().into()));
+        self.distrust.send_replace(Some(format!("{error:#}").into()));
         error
     }
 }

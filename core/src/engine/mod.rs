@@ -207,7 +207,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
             biased;
             stopped = shared.guard.driver().shutdown() => {
                 if let Err(error) = stopped {
-                    tracing::warn!(%error, "the driver did not stop cleanly");
+                    tracing::warn!(error = %format_args!("{error:#}"), "the driver did not stop cleanly");
                 }
             }
             () = shared.clock.sleep(shared.options.shutdown_timeout) => {}
@@ -235,7 +235,7 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                 tracing::info!(claim, ?ended, "the reign has ended");
                 match ended {
                     Ended::Stopped => return Phase::Stopping,
-                    Ended::Failed(error) => break error.to_string(),
+                    Ended::Failed(error) => break format!("{error:#}"),
                     Ended::Fenced | Ended::HandedOver => {
                         shared.enter(Phase::Electing);
                         // While the driver still shows this claim, two nodes that both believe to lead
@@ -248,7 +248,7 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                             biased;
                             () = other_than(&mut leadership, claim) => {}
                             _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
-                            error = shared.guard.distrusted() => break error.to_string(),
+                            error = shared.guard.distrusted() => break format!("{error:#}"),
                             () = shared.clock.sleep(pause) => {}
                         }
                     }
@@ -267,7 +267,7 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                 biased;
                 changed = leadership.changed() => drop(changed),
                 _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
-                error = shared.guard.distrusted() => break error.to_string(),
+                error = shared.guard.distrusted() => break format!("{error:#}"),
                 () = name_epochs(shared, follows) => {}
             }
         }
@@ -325,7 +325,7 @@ async fn other_than(leadership: &mut watch::Receiver<Leadership>, claim: u64) {
 /// A driver whose leadership is over for good usually knows why, and answers so soon or never.
 async fn failure_reason(shared: &Shared) -> String {
     match shared.guard.read(&Reads::default(), shared.options.lease).await {
-        Err(error) => error.to_string(),
+        Err(error) => format!("{error:#}"),
         Ok(_) => "the driver's leadership channel is closed".into(),
     }
 }

@@ -264,7 +264,7 @@ impl<'a> Service<'a> {
         if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
             return Err(Ended::Failed(error));
         }
-        tracing::warn!(epoch = %self.reign.epoch, %error, "a commit failed");
+        tracing::warn!(epoch = %self.reign.epoch, error = %format_args!("{error:#}"), "a commit failed");
         self.renew_now |= renewal;
         let pausing = self.shared.clock.sleep(self.pause);
         self.struggle.watch(self.shared, pausing).await;
@@ -313,7 +313,7 @@ impl<'a> Service<'a> {
             // Other answers do not come through.
             Ok(_) => vec![],
             Err(error) => {
-                tracing::debug!(%error, "cannot look for expired sessions now");
+                tracing::debug!(error = %format_args!("{error:#}"), "cannot look for expired sessions now");
                 vec![]
             }
         }

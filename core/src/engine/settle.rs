@@ -45,7 +45,7 @@ pub(crate) async fn commit(
     };
     match error.kind() {
         ErrorKind::Uncertain => {
-            tracing::warn!(%error, "the outcome of a commit is not known; finding out");
+            tracing::warn!(error = %format_args!("{error:#}"), "the outcome of a commit is not known; finding out");
             let until = shared.clock.now().boot + limit;
             Settlement { shared, base, next, until }.find_out(error, is_open).await
         }
@@ -82,7 +82,9 @@ impl Settlement<'_> {
                     // A storage error is final, and it is what the doubt came from.
                     return Verdict::Unknown(doubt);
                 }
-                Err(error) => tracing::debug!(%error, "cannot find out yet"),
+                Err(error) => {
+                    tracing::debug!(error = %format_args!("{error:#}"), "cannot find out yet")
+                }
             }
             if self.shared.clock.now().boot >= self.until {
                 return Verdict::Unknown(doubt);
@@ -170,7 +172,7 @@ pub(super) fn caller_error(verdict: &Verdict) -> Option<Error> {
             Some(Error::new(ErrorKind::NotLeader(None), context))
         }
         Verdict::NotStored(error) | Verdict::Unknown(error) | Verdict::Failed(error) => {
-            Some(error.duplicate())
+            Some(error.clone())
         }
     }
 }

@@ -236,8 +236,8 @@ impl<'a> Takeover<'a> {
         if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
             return Err(Ended::Failed(error));
         }
-        tracing::warn!(claim = self.claim, %error, "cannot take over yet; trying again");
-        let trouble = Some(error.to_string().into());
+        tracing::warn!(claim = self.claim, error = %format_args!("{error:#}"), "cannot take over yet; trying again");
+        let trouble = Some(format!("{error:#}").into());
         self.shared.enter(Phase::TakingOver { epoch: None, trouble });
         self.struggle.watch(self.shared, self.shared.clock.sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);

@@ -48,7 +48,7 @@ impl Oracle {
             Err(error) => (Vec::new().into_iter(), Some(error)),
         };
         let mut next = || match &whole {
-            Some(error) => Err(error.duplicate()),
+            Some(error) => Err(error.clone()),
             None => self.granted(answered.next().unwrap_or_else(|| Err(lost()))),
         };
         checked.into_iter().map(|checked| checked.and_then(|()| next())).collect()

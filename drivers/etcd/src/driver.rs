@@ -60,7 +60,7 @@ async fn run(
         () = watch(&shared) => {}
     }
     let outcome = elector.leave().await;
-    left.send_replace(Some(outcome.map_err(|error| error.to_string())));
+    left.send_replace(Some(outcome.map_err(|error| format!("{error:#}"))));
 }
 
 /// Looks at the state before anything else, if etcd can be reached.
@@ -69,7 +69,7 @@ async fn first_look(etcd: &Etcd) -> Result<()> {
     while let Err(error) = etcd.look().await {
         match pause_before_retry(error, deadline).await {
             Err(error) if *error.kind() == ErrorKind::Unavailable => {
-                tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
+                tracing::warn!(error = %format_args!("{error:#}"), "etcd cannot be reached yet; this node waits for it");
                 break;
             }
             outcome => outcome?,
@@ -126,7 +126,7 @@ fn outcome(base: Version, next: Version, found: Version, was_sent: bool) -> Resu
 fn refused(error: Error) -> Error {
     match is_final(&error) {
         true => error,
-        false => Error::new(ErrorKind::Unavailable, error.to_string()),
+        false => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
     }
 }
 

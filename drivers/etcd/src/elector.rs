@@ -245,9 +245,9 @@ impl Elector {
 
     /// Once etcd has been silent for as long as leases last, it is not known which node leads.
     fn failed(&mut self, began: BootTime, error: &Error) {
-        let text = error.to_string();
+        let text = format!("{error:#}");
         if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!(%error, "cannot take part in the election; trying again");
+            tracing::warn!(error = %format_args!("{error:#}"), "cannot take part in the election; trying again");
             self.trouble = Some(text);
         }
         if began.since(self.answered) >= self.ttl {

@@ -21,7 +21,7 @@ impl Failure {
     /// `Fatal` or `Corrupt` once the store has failed.
     pub(crate) fn check(&self) -> Result<()> {
         match self.0.get() {
-            Some(error) => Err(error.duplicate()),
+            Some(error) => Err(error.clone()),
             None => Ok(()),
         }
     }
@@ -32,7 +32,7 @@ impl Failure {
             ErrorKind::Corrupt => ErrorKind::Corrupt,
             _ => ErrorKind::Fatal,
         };
-        self.0.get_or_init(|| Error::new(kind, error.to_string())).duplicate()
+        self.0.get_or_init(|| Error::new(kind, format!("{error:#}"))).clone()
     }
 
     fn has_failed(&self) -> bool {

@@ -117,7 +117,7 @@ fn failed(name: &str, error: impl Into<redb::Error>) -> Error {
         {
             Error::cannot_use(name, source)
         }
-        error => damaged(name, &error.to_string()),
+        error => damaged(name, &format!("{error:#}")),
     }
 }
 

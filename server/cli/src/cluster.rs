@@ -161,7 +161,7 @@ async fn ask_leader(
         let channel = match dialer.dial(&endpoint).await {
             Ok(channel) => channel,
             Err(error) => {
-                failure = Failure::failed(format!("{endpoint} cannot be reached: {error}"));
+                failure = Failure::failed(format!("{endpoint} cannot be reached: {error:#}"));
                 continue;
             }
         };

@@ -109,7 +109,7 @@ impl Endpoints {
         }
         builder.connect().await.map_err(|error| match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Timeout => {
-                Failure::failed(format!("{error}; is a server running there?"))
+                Failure::failed(format!("{error:#}; is a server running there?"))
             }
             _ => error.into(),
         })
@@ -146,5 +146,5 @@ impl Dialer {
 /// A file's content.
 pub fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
     fs::read(path)
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error:#}", path.display())))
 }

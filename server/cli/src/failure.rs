@@ -10,14 +10,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What was asked for could not be done.
+    /// What was asked for could not be done. An error is shown with its causes.
     pub fn failed(line: impl fmt::Display) -> Self {
-        Self { line: line.to_string(), code: 1 }
+        Self { line: format!("{line:#}"), code: 1 }
     }
 
     /// It was asked for in a way that cannot be right.
     pub fn usage(line: impl fmt::Display) -> Self {
-        Self { line: line.to_string(), code: 2 }
+        Self { line: format!("{line:#}"), code: 2 }
     }
 
     /// The same, of one of several things.

@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::from_arguments(std::env::args_os());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Failure::failed(format!("cannot start threads: {error}")).report(),
+        Err(error) => return Failure::failed(format!("cannot start threads: {error:#}")).report(),
     };
     let outcome = runtime.block_on(run(cli.command));
     // Whatever still hangs, a disk for example, must not keep the process.

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let cannot = |error| Failure::failed(format!("cannot write the manual pages: {error}"));
+    let cannot = |error| Failure::failed(format!("cannot write the manual pages: {error:#}"));
     match &arguments.out {
         Some(directory) => fs::create_dir_all(directory)
             .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))

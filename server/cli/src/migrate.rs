@@ -95,7 +95,7 @@ async fn migrate(
     let copied = match migration.begin(target.leader()).await {
         Err(error) => Err(error.into()),
         Ok(()) => migration.copy(target.leader(), teller()).await.map_err(|error| {
-            Failure::failed(format!("{error}; nothing serves from the target: remove it"))
+            Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
         }),
     };
     let stopped = target.shutdown().await;
@@ -136,7 +136,7 @@ impl Target {
         });
         let (leader, _) = select_ok(standing).await.map_err(|error| {
             Failure::failed(format!(
-                "{error}; a target of several nodes needs all of them to be named, or for openraft \
+                "{error:#}; a target of several nodes needs all of them to be named, or for openraft \
                  migrate into one of a single node, and let it grow by `tsoracle cluster add`"
             ))
         })?;

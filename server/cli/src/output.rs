@@ -23,7 +23,7 @@ impl Output {
         match self.json {
             true => match serde_json::to_string(value) {
                 Ok(line) => print_line(&line),
-                Err(error) => Err(Failure::failed(format!("cannot write JSON: {error}"))),
+                Err(error) => Err(Failure::failed(format!("cannot write JSON: {error:#}"))),
             },
             false => print_line(&text()),
         }
@@ -35,5 +35,5 @@ pub fn print_line(line: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")
         .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
+        .map_err(|error| Failure::failed(format!("cannot write to standard output: {error:#}")))
 }

@@ -95,8 +95,9 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
 /// Serves what is counted. Must be called before anything is.
 fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
     let built = PrometheusBuilder::new().with_http_listener(address).build();
-    let (recorder, exporter) = built
-        .map_err(|error| Failure::failed(format!("cannot serve metrics on {address}: {error}")))?;
+    let (recorder, exporter) = built.map_err(|error| {
+        Failure::failed(format!("cannot serve metrics on {address}: {error:#}"))
+    })?;
     metrics::set_global_recorder(recorder).map_err(Failure::failed)?;
     tokio::spawn(exporter);
     tracing::info!("serving metrics on http://{address}/metrics");
@@ -107,7 +108,7 @@ fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
 pub(crate) fn start_logging(filter: &str) -> Result<(), Failure> {
     // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
     let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
-        Failure::usage(format!("{filter:?} is no log filter ({error}); try info or debug"))
+        Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -139,7 +140,7 @@ impl Signals {
     pub(crate) fn install() -> Result<Self, Failure> {
         let install = |kind| {
             signal(kind)
-                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
         };
         Ok(Self {
             terminate: install(SignalKind::terminate())?,

@@ -190,7 +190,7 @@ pub(crate) struct DriverChoice(pub(crate) DriverConfig);
 
 impl DriverChoice {
     fn from_text(text: &str) -> Result<Self, String> {
-        DriverConfig::parse(text).map(Self).map_err(|error| error.to_string())
+        DriverConfig::parse(text).map(Self).map_err(|error| format!("{error:#}"))
     }
 }
 
@@ -201,7 +201,7 @@ impl TryFrom<toml::Value> for DriverChoice {
         match value {
             toml::Value::String(text) => Self::from_text(&text),
             toml::Value::Table(table) => {
-                DriverConfig::from_table(table).map(Self).map_err(|error| error.to_string())
+                DriverConfig::from_table(table).map(Self).map_err(|error| format!("{error:#}"))
             }
             _ => Err("the driver is a config string or a table".into()),
         }
@@ -293,8 +293,9 @@ fn set<T>(option: &mut T, given: Option<T>) {
 
 fn read(path: &Path) -> Result<Settings, Failure> {
     let place = path.display();
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("cannot read the config file {place}: {error}")))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!("cannot read the config file {place}: {error:#}"))
+    })?;
     toml::from_str(&text).map_err(|error| {
         let line = error
             .span()

@@ -172,7 +172,7 @@ fn text(report: &Report) -> String {
         let _ = write!(text, ", health {health}");
     }
     if let Some(error) = &report.error {
-        let _ = write!(text, ": {error}");
+        let _ = write!(text, ": {error:#}");
     }
     text
 }

@@ -87,7 +87,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (verdict, operations) = tsoracle_verify::verify(&options).await.map_err(failure)?;
     if let Some(path) = &history {
         write(path, &operations).map_err(|error| {
-            Failure::failed(format!("cannot write {}: {error}", path.display()))
+            Failure::failed(format!("cannot write {}: {error:#}", path.display()))
         })?;
     }
     output.print(&verdict, || verdict.to_string())?;
@@ -95,7 +95,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn replay(path: &Path, output: Output) -> Result<(), Failure> {
-    let unreadable = |error| Failure::failed(format!("cannot read {}: {error}", path.display()));
+    let unreadable = |error| Failure::failed(format!("cannot read {}: {error:#}", path.display()));
     let file = File::open(path).map_err(unreadable)?;
     let operations = history::read_lines(BufReader::new(file)).map_err(unreadable)?;
     let report = history::check(&operations);
@@ -139,7 +139,7 @@ fn failure(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::InvalidInput => Failure::usage(error),
         io::ErrorKind::NotConnected => {
-            Failure::failed(format!("{error}; is a server running there?"))
+            Failure::failed(format!("{error:#}; is a server running there?"))
         }
         _ => Failure::failed(error),
     }

@@ -16,7 +16,7 @@ pub struct Disk {
 impl Disk {
     pub fn open(directory: &Path) -> Result<Self, Failure> {
         let log = tempfile::tempfile_in(directory).map_err(|error| {
-            Failure::failed(format!("cannot write in {}: {error}", directory.display()))
+            Failure::failed(format!("cannot write in {}: {error:#}", directory.display()))
         })?;
         Ok(Self { log })
     }
@@ -29,7 +29,7 @@ impl Disk {
             let until = sent + length;
             while sent < until {
                 self.log.write_all(&RECORD).and_then(|()| self.log.sync_data()).map_err(
-                    |error| Failure::failed(format!("cannot append and fdatasync: {error}")),
+                    |error| Failure::failed(format!("cannot append and fdatasync: {error:#}")),
                 )?;
                 let done = now();
                 measured.record(1, done - sent);

@@ -173,7 +173,7 @@ impl Measured {
     /// That there is something to speak of.
     pub fn some(self, what: &str) -> Result<Self, Failure> {
         match (self.calls, &self.last_error) {
-            (0, Some(error)) => Err(Failure::failed(format!("no {what} succeeded: {error}"))),
+            (0, Some(error)) => Err(Failure::failed(format!("no {what} succeeded: {error:#}"))),
             (0, None) => Err(Failure::failed(format!("no {what} was answered in time"))),
             _ => Ok(self),
         }

@@ -121,7 +121,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// # Errors
 /// What is wrong with the text.
 pub fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    let seconds = text.parse::<f64>().map_err(|error| format!("{error:#}"))?;
     match seconds {
         0.1..=86_400.0 => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("the time must be 0.1 to 86400 seconds".into()),

@@ -28,7 +28,7 @@ impl Process {
     /// Starts this binary, in `directory`, and waits until it serves.
     pub fn start(directory: &Path, arguments: &[&str]) -> Result<Self, Failure> {
         let own = std::env::current_exe()
-            .map_err(|error| Failure::failed(format!("cannot start a server: {error}")))?;
+            .map_err(|error| Failure::failed(format!("cannot start a server: {error:#}")))?;
         Self::start_other(&own, directory, arguments)
     }
 
@@ -53,7 +53,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::failed(format!("{program} not found")),
-            _ => Failure::failed(format!("cannot start {program}: {error}")),
+            _ => Failure::failed(format!("cannot start {program}: {error:#}")),
         })?;
         let mut process = Self { child, address: address.into() };
         let until = now() + STARTS_WITHIN;
@@ -71,7 +71,7 @@ impl Process {
 
     fn spawn(program: &Path, directory: &Path, arguments: &[&str]) -> Result<Self, Failure> {
         let cannot = |error| {
-            Failure::failed(format!("cannot start a server ({}): {error}", program.display()))
+            Failure::failed(format!("cannot start a server ({}): {error:#}", program.display()))
         };
         let mut command = command(program, directory, arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -101,7 +101,7 @@ impl Process {
     /// Lets it stop by itself, and waits for that.
     pub fn stop(mut self) -> Result<(), Failure> {
         let cannot = |error: &dyn std::fmt::Display| {
-            Failure::failed(format!("cannot stop a server: {error}"))
+            Failure::failed(format!("cannot stop a server: {error:#}"))
         };
         kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(|error| cannot(&error))?;
         let status = tokio::task::block_in_place(|| self.child.wait());
@@ -139,7 +139,7 @@ pub fn output(mut command: Command) -> Result<String, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::failed(format!("{program} not found")))
         }
-        Err(error) => Err(Failure::failed(format!("cannot run {program}: {error}"))),
+        Err(error) => Err(Failure::failed(format!("cannot run {program}: {error:#}"))),
     }
 }
 

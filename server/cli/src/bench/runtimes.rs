@@ -20,7 +20,7 @@ impl Runtimes {
         let start = |_| {
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime
-                .map_err(|error| Failure::failed(format!("cannot start a runtime: {error}")))?;
+                .map_err(|error| Failure::failed(format!("cannot start a runtime: {error:#}")))?;
             Ok(Owned { handle: runtime.handle().clone(), runtime: Some(runtime) })
         };
         (0..count).map(start).collect::<Result<Vec<_>, _>>().map(|owned| Self(Arc::new(owned)))

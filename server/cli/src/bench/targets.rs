@@ -134,7 +134,7 @@ async fn leading(
             match open().await {
                 Ok(client) => clients.push(client),
                 Err(error) => {
-                    reason = format!("cannot reach {endpoint}: {error}");
+                    reason = format!("cannot reach {endpoint}: {error:#}");
                     break;
                 }
             }
@@ -237,7 +237,7 @@ fn refused(status: Status) -> Refusal {
 }
 
 fn failed(error: tsoracle_client::Error) -> Refusal {
-    Refusal { kind: format!("{:?}", error.kind()), message: error.to_string() }
+    Refusal { kind: format!("{:?}", error.kind()), message: format!("{error:#}") }
 }
 
 /// A status code as protocols write it.
