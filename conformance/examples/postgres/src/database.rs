@@ -17,11 +17,12 @@ use tsoracle_core::{
 
 use crate::Config;
 
-/// The version has a row from the beginning, so that every commit has one to lock.
+/// The version has a row from the beginning, as `Version::EMPTY`, so that every commit has one to lock.
 const TABLES: &str = r#"
     CREATE TABLE IF NOT EXISTS "{table}" (key bytea PRIMARY KEY, value bytea NOT NULL);
     CREATE TABLE IF NOT EXISTS "{table}_leader" (id int PRIMARY KEY, endpoint text NOT NULL);
-    INSERT INTO "{table}" SELECT 'v', '\x{empty}' WHERE NOT EXISTS (SELECT FROM "{table}")"#;
+    INSERT INTO "{table}" SELECT 'v', decode('01' || repeat('00', 32), 'hex')
+        WHERE NOT EXISTS (SELECT FROM "{table}")"#;
 
 /// One statement, and so one snapshot: keys as part 0, ranges as the parts from 1 on.
 const READ: &str = r#"
@@ -83,8 +84,7 @@ impl Database {
             return Ok(());
         }
         let config = self.config.connection()?;
-        let empty = Version::EMPTY.encode().map(|byte| format!("{byte:02x}")).concat();
-        let tables = TABLES.replace("{table}", &self.config.table).replace("{empty}", &empty);
+        let tables = TABLES.replace("{table}", &self.config.table);
         let connecting = async {
             let (client, connection) = config.connect(NoTls).await?;
             // Why it ends, the calls under way are told.
@@ -123,6 +123,7 @@ impl Database {
             return Err(damage.duplicate());
         }
         let session = lock(&self.session).clone().filter(|_| !self.stop.is_cancelled());
+        let session = session.filter(|session| !session.client.is_closed());
         let session = session.ok_or_else(|| unavailable("not connected to PostgreSQL"))?;
         let sql = sql.replace("{table}", &self.config.table);
         match timeout(self.config.timeout, session.client.query_typed(&sql, given)).await {

@@ -10,18 +10,24 @@ use tsoracle_core::{
     SystemClock, Version,
 };
 
-use crate::{Config, database::Database};
+use crate::{
+    Config,
+    database::{Database, Parameters},
+};
 
 /// Half of the number of the advisory lock; the other half is the table's.
 const LOCK: i32 = i32::from_be_bytes(*b"tsor");
 
+/// Takes the lock if it is free, and then tells where this node serves.
 const CAMPAIGN: &str = r#"
-    SELECT pg_try_advisory_lock($1, '"{table}"'::regclass::oid::int),
-    (SELECT value FROM "{table}" WHERE key = 'v'), (SELECT endpoint FROM "{table}_leader")"#;
-
-const ANNOUNCE: &str = r#"
-    INSERT INTO "{table}_leader" VALUES (1, $1)
-    ON CONFLICT (id) DO UPDATE SET endpoint = excluded.endpoint"#;
+    WITH election AS MATERIALIZED (
+        SELECT pg_try_advisory_lock($1, '"{table}"'::regclass::oid::int) AS is_won
+    ), announced AS (
+        INSERT INTO "{table}_leader" SELECT 1, $2 FROM election WHERE is_won
+        AND NOT EXISTS (SELECT FROM "{table}_leader" WHERE endpoint = $2)
+        ON CONFLICT (id) DO UPDATE SET endpoint = excluded.endpoint
+    ) SELECT is_won, (SELECT value FROM "{table}" WHERE key = 'v'),
+        (SELECT endpoint FROM "{table}_leader" WHERE endpoint <> '') FROM election"#;
 
 /// How often each node looks while the server waits to end a silent session.
 const LOOKS_PER_TTL: u32 = 10;
@@ -103,18 +109,18 @@ impl Election {
     /// Takes the lock if it is free, and publishes which node has it.
     async fn look(&mut self) -> Result<()> {
         self.database.connect().await?;
-        let (database, doubt) = (self.database.clone(), || ErrorKind::Unavailable);
-        for row in database.query(CAMPAIGN, &[(&LOCK, Type::INT4)], doubt()).await? {
-            database.observe(row.get(1))?;
-            if !row.get::<_, bool>(0) {
-                let endpoint: Option<String> = row.get(2);
-                let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty());
-                let leader = endpoint.map(|endpoint| LeaderHint { endpoint, epoch: None });
-                self.publish(Leadership::Follower { leader });
-            } else if !self.leads() {
-                database.query(ANNOUNCE, &[(&self.endpoint, Type::TEXT)], doubt()).await?;
-                self.claim += 1;
-                self.publish(Leadership::Leader { claim: self.claim });
+        let given: Parameters<'_> = &[(&LOCK, Type::INT4), (&self.endpoint, Type::TEXT)];
+        for row in self.database.query(CAMPAIGN, given, ErrorKind::Unavailable).await? {
+            self.database.observe(row.get(1))?;
+            let endpoint: Option<String> = row.get(2);
+            let leader = endpoint.map(|endpoint| LeaderHint { endpoint, epoch: None });
+            match row.get(0) {
+                false => self.publish(Leadership::Follower { leader }),
+                true if self.leads() => {}
+                true => {
+                    self.claim += 1;
+                    self.publish(Leadership::Leader { claim: self.claim });
+                }
             }
         }
         Ok(())
