@@ -4,15 +4,17 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tsoracle/targe
 
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: test packages fmt lint docs features unit stranger instructions bench bench-public bench-against failover
+.PHONY: test packages fmt lint docs features unit stranger stranger-sqlite stranger-postgres \
+	instructions bench bench-public bench-against failover
 
 test: packages fmt lint docs features unit stranger instructions
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
-# with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd.
+# with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd;
+# those of the example over PostgreSQL start that.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		ip:iproute2 unshare:util-linux
+		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql'
 
 fmt:
 	cargo fmt --all --check
@@ -46,15 +48,19 @@ else
 endif
 	cargo test --workspace --all-features --doc
 
-# A driver as somebody else writes it, in a crate of its own: docs/DRIVERS.md. Its profile is made that
-# of the workspace, so that both share what is built.
-stranger: export CARGO_PROFILE_DEV_DEBUG = line-tables-only
-stranger: export CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG = false
-stranger:
-	cd conformance/examples/sqlite && cargo fmt --check
-	cd conformance/examples/sqlite && cargo clippy --all-targets -- -D warnings
-	cd conformance/examples/sqlite && cargo test
-	cd conformance/examples/sqlite && cargo run --quiet -- drivers | grep -A1 '^sqlite$$'
+# Drivers as somebody else writes them, in crates of their own: docs/DRIVERS.md. Their libraries are built
+# alone first, since they must not need the server. Their profile is made that of the workspace, so that they
+# share what is built.
+STRANGERS := stranger-sqlite stranger-postgres
+stranger: $(STRANGERS)
+$(STRANGERS): export CARGO_PROFILE_DEV_DEBUG = line-tables-only
+$(STRANGERS): export CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG = false
+$(STRANGERS): stranger-%:
+	cd conformance/examples/$* && cargo fmt --check
+	cd conformance/examples/$* && cargo clippy --lib -- -D warnings
+	cd conformance/examples/$* && cargo clippy --all-targets --features server -- -D warnings
+	cd conformance/examples/$* && cargo test --features server
+	cd conformance/examples/$* && cargo run --quiet --features server -- drivers | grep -A1 '^$*$$'
 
 # Counts instructions under valgrind, and compares them with those on record; without valgrind, or on another
 # processor or compiler, it says that it does not.
