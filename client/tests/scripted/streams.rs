@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tonic::Status;
 use tsoracle_client::{Client, ErrorKind, Result, Timestamp};
+use tsoracle_types::on_one_line;
 
 use crate::node::Node;
 use crate::step::{Step, not_leader, not_leader_nor_who_is};
@@ -365,7 +366,7 @@ async fn too_many_waiters_are_told_so() {
         panic!("it waits");
     };
     assert_eq!(error.kind(), ErrorKind::Exhausted);
-    assert!(error.to_string().contains("65536 callers"), "{error}");
+    assert!(on_one_line(&error).contains("65536 callers"), "{error:?}");
     asked.pop();
     let next = ask(&client);
     settle().await;

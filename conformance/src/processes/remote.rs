@@ -10,7 +10,7 @@ use tonic::{
 use tsoracle_client::{Client, ErrorKind as ClientErrorKind};
 use tsoracle_core::{
     Epoch, Error, ErrorKind, Granted, LeaderHint, Reject, RequestId, Result, SeqBlock, SeqGrant,
-    SeqKey, SeqRequest, Timestamp, TimestampRange,
+    SeqKey, SeqRequest, Timestamp, TimestampRange, on_one_line,
 };
 use tsoracle_proto::{
     metadata,
@@ -158,5 +158,5 @@ fn error_of_client(error: tsoracle_client::Error) -> Error {
         ClientErrorKind::Exhausted => ErrorKind::Overloaded,
         _ => ErrorKind::Invalid,
     };
-    Error::new(kind, format!("{:?}: {error}", error.kind()))
+    Error::new(kind, format!("{:?}: {}", error.kind(), on_one_line(&error)))
 }

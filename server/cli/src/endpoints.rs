@@ -109,7 +109,7 @@ impl Endpoints {
         }
         builder.connect().await.map_err(|error| match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Timeout => {
-                Failure::failed(format!("{error}; is a server running there?"))
+                Failure::failed(format!("{}; is a server running there?", on_one_line(&error)))
             }
             _ => error.into(),
         })

@@ -1,6 +1,6 @@
 use std::{fmt, process::ExitCode};
 
-use tsoracle_core::{Error, ErrorKind};
+use tsoracle_core::{Error, ErrorKind, on_one_line};
 
 /// Why a command ends without success: one line to read, and an exit code.
 #[derive(Debug)]
@@ -47,9 +47,10 @@ impl From<Error> for Failure {
 
 impl From<tsoracle_client::Error> for Failure {
     fn from(error: tsoracle_client::Error) -> Self {
+        let line = on_one_line(&error);
         match error.kind() {
-            tsoracle_client::ErrorKind::Config => Self::usage(error),
-            _ => Self::failed(error),
+            tsoracle_client::ErrorKind::Config => Self::usage(line),
+            _ => Self::failed(line),
         }
     }
 }

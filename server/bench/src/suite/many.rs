@@ -5,6 +5,7 @@ use std::sync::{
 
 use tokio::task::JoinSet;
 use tsoracle_client::Client;
+use tsoracle_core::on_one_line;
 
 use super::{Results, Run, Spec, Suite, machine, quiet::Part, records::Kind, say, serve};
 use tsoracle::{
@@ -103,7 +104,7 @@ async fn seed(client: &Client, keys: u64) -> Result<(), Failure> {
     }
     while let Some(seeded) = seeders.join_next().await {
         seeded.map_err(Failure::failed)?.map_err(|error: tsoracle_client::Error| {
-            Failure::failed(format!("cannot fill the store: {error}"))
+            Failure::failed(format!("cannot fill the store: {}", on_one_line(&error)))
         })?;
     }
     Ok(())

@@ -3,6 +3,7 @@ use std::{future::Future, sync::Arc};
 use futures::FutureExt as _;
 use tonic::{Code, Status, transport::Channel};
 use tsoracle_client::Client;
+use tsoracle_core::on_one_line;
 use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoServiceClient};
 
 use super::{
@@ -237,7 +238,7 @@ fn refused(status: Status) -> Refusal {
 }
 
 fn failed(error: tsoracle_client::Error) -> Refusal {
-    Refusal { kind: format!("{:?}", error.kind()), message: error.to_string() }
+    Refusal { kind: format!("{:?}", error.kind()), message: on_one_line(&error) }
 }
 
 /// A status code as protocols write it.
