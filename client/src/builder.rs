@@ -146,7 +146,6 @@ impl ClientBuilder {
     /// # Errors
     /// `Config` if there is no endpoint, or an option is wrong.
     pub fn build(self) -> Result<Client> {
-        let config = |context: String| Error::new(ErrorKind::Config, context);
         for (name, value) in [
             ("timeout", self.timeout),
             ("connect timeout", self.connect_timeout),
@@ -180,7 +179,6 @@ impl ClientBuilder {
 
     /// The oracle with these nodes.
     fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
-        let config = |context: String| Error::new(ErrorKind::Config, context);
         let dialer = Dialer::new(self.tls.clone(), self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
         for text in endpoints {
@@ -210,4 +208,8 @@ impl ClientBuilder {
         client.wait_for_connection().await?;
         Ok(client)
     }
+}
+
+fn config(context: String) -> Error {
+    Error::new(ErrorKind::Config, context)
 }

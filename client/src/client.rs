@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ const PAGE: u32 = 1_000;
 /// Gets timestamps and sequence values from whichever node leads.
 ///
 /// Cloning is cheap, and clones share connections: make one client and clone it to wherever it is
-/// needed. Every call finds the leader by itself, follows it when it changes, and goes on trying
+/// needed. Every call finds the leader by itself, follows it when it changes, and retries
 /// until its timeout ([`ClientBuilder::timeout`](crate::ClientBuilder::timeout), [`Client::with_timeout`]) has
 /// passed, which also covers connecting.
 ///
 /// # Cancellation
 /// Any future returned here may be dropped. A dropped [`get_seq`](Self::get_seq) may have been
 /// carried out: its values are then spent, and no caller has seen them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
@@ -40,7 +41,6 @@ pub struct Client {
     first_attempt_ms: u64,
 }
 
-#[derive(Debug)]
 struct Shared {
     oracles: Oracles,
     clock: Arc<dyn Clock>,
@@ -283,6 +283,12 @@ impl Client {
 
     fn limit(&self) -> Limit {
         Limit::starting_now(self.timeout)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 

@@ -48,7 +48,6 @@ const MAX_IN_FLIGHT: usize = 2_048;
 ///
 /// A session is replaced when it was not used for half the retention, when its numbers span too
 /// much, and when a server did not know it.
-#[derive(Debug)]
 pub(crate) struct Sessions {
     clock: Arc<dyn Clock>,
     current: Mutex<Option<Arc<OpenSession>>>,

@@ -17,7 +17,7 @@ use crate::rpc::{Attempt, Idempotency, Rejected, Rpc};
 use crate::stream::Peer;
 use crate::stream::sequences::StreamOpener;
 
-/// The cause of a failure while a dial goes on.
+/// The cause of a failure while dialling continues.
 pub(super) const NO_CONNECTION: &str = "no connection in time";
 
 impl Cluster {
@@ -80,7 +80,7 @@ impl Cluster {
                 self.endpoints.avoid(peer.address());
                 Err(Failure::new(Verdict::NotExecuted, error.to_string()))
             }
-            // The dial goes on by itself: the next attempt may find a connection.
+            // Dialling continues: the next attempt may find a connection.
             Err(_) => {
                 self.endpoints.avoid(peer.address());
                 Err(Failure::timed_out(Verdict::NotExecuted, NO_CONNECTION))

@@ -9,7 +9,6 @@ const LONGEST: Duration = Duration::from_millis(250);
 
 /// Pauses between rounds over the endpoints: doubling, bounded, and spread so that clients that
 /// lost the same leader do not retry at the same time.
-#[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
 }

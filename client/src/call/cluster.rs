@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,11 +120,5 @@ impl Cluster {
             // Another peer that has served meanwhile stays.
             self.serving.compare_and_swap(&*serving, None);
         }
-    }
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("pool", &self.pool).finish_non_exhaustive()
     }
 }

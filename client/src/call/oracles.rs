@@ -9,7 +9,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::values::SeqPage;
 
 /// The main oracle, and those that have the sequences whose keys begin with a prefix.
-#[derive(Debug)]
 pub(crate) struct Oracles {
     pub(crate) main: Cluster,
     /// The longest prefixes first, so that the first one that fits is the one that counts.
@@ -50,7 +49,7 @@ impl Oracles {
             Some((second, other)) => {
                 let context = format!(
                     "a batch is all or nothing, and its keys lie in different oracles: {first:?} \
-                     goes {}, and {second:?} {}; ask each oracle in a batch of its own, or route \
+                     is routed {}, and {second:?} {}; ask each oracle in a batch of its own, or route \
                      keys that belong together by one prefix",
                     self.describe(route),
                     self.describe(other)

@@ -24,7 +24,7 @@ impl Cluster {
     /// Makes a call: asks one address after the other until one serves, one refuses for good, or
     /// the deadline has passed, which covers connecting and every pause.
     ///
-    /// While no node leads it goes on asking: an election does not end a call that has time left.
+    /// While no node leads it retries: an election does not end a call that has time left.
     pub(crate) async fn call<R: Rpc>(&self, rpc: &R, limit: Limit) -> Result<R::Output> {
         self.call_after(None, rpc, limit).await
     }

@@ -7,7 +7,6 @@ use crate::peers::{Address, Leader};
 const MAX_HINTS_A_ROUND: usize = 4;
 
 /// The configured endpoints, and the one at which calls without a known leader start.
-#[derive(Debug)]
 pub(super) struct Endpoints {
     addresses: Vec<Address>,
     start: AtomicUsize,
@@ -41,7 +40,6 @@ impl Endpoints {
 
 /// The addresses that one call asks: the leader if it is known, then those that come from hints, then the
 /// configured endpoints in turn. No address twice before a pause.
-#[derive(Debug)]
 pub(super) struct Route<'a> {
     endpoints: &'a Endpoints,
     leader: &'a Leader,

@@ -1,5 +1,3 @@
-use std::error::Error as StdError;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +16,6 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes connections, all with the same options.
-#[derive(Debug)]
 pub(crate) struct Dialer {
     tls: Option<TlsOptions>,
     timeout: Duration,
@@ -52,20 +49,23 @@ impl Dialer {
         let endpoint = self.endpoint(address);
         let timeout = self.timeout;
         let dial = async move {
-            let endpoint = endpoint.map_err(|error| DialError::new(on_one_line(&error)))?;
+            let endpoint = endpoint.map_err(|error| DialError::from(on_one_line(&error)))?;
             match tokio::time::timeout(timeout, endpoint.connect()).await {
                 Ok(Ok(channel)) => Ok(channel),
-                Ok(Err(error)) => Err(DialError::new(on_one_line(&error))),
-                Err(_) => Err(DialError::new(format!("no connection within {timeout:?}"))),
+                Ok(Err(error)) => Err(DialError::from(on_one_line(&error))),
+                Err(_) => Err(format!("no connection within {timeout:?}").into()),
             }
         };
         let task = tokio::spawn(dial);
         let channel = async move {
-            task.await.unwrap_or_else(|_| Err(DialError::new("the runtime is shutting down")))
+            task.await.unwrap_or_else(|_| Err("the runtime is shutting down".into()))
         };
         Connection { address: address.clone(), channel: channel.boxed().shared() }
     }
 }
+
+/// Reason why there is no connection. Nothing was sent, for certain.
+pub(crate) type DialError = Arc<str>;
 
 /// A connection to an address, or the attempt to make one. Clones share it.
 #[derive(Clone)]
@@ -85,21 +85,3 @@ impl Connection {
         self.channel.peek()?.as_ref().ok()
     }
 }
-
-/// Reason why there is no connection. Nothing was sent, for certain.
-#[derive(Clone, Debug)]
-pub(crate) struct DialError(Arc<str>);
-
-impl DialError {
-    fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self(cause.into())
-    }
-}
-
-impl fmt::Display for DialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for DialError {}

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::address::{Address, Scheme};
@@ -128,18 +127,6 @@ impl<S: Send + Sync + 'static> Connections for Pool<S> {
     fn others(&self, address: &Address) -> Vec<Connection> {
         let others = self.configured.iter().filter(|&other| other != address);
         others.map(|other| self.peer(other).connection.clone()).collect()
-    }
-}
-
-impl<S> fmt::Debug for Pool<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("configured", &self.configured).finish_non_exhaustive()
-    }
-}
-
-impl<S> fmt::Debug for Peer<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer").field("address", self.address()).finish_non_exhaustive()
     }
 }
 

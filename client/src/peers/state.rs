@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -111,12 +110,6 @@ impl PeerState {
     /// Whether the server may serve streams: unless it has answered otherwise.
     pub(crate) fn may_have_streams(&self) -> bool {
         !self.lacks_streams.load(Ordering::Relaxed)
-    }
-}
-
-impl fmt::Debug for PeerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerState").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,6 @@ use super::{Answer, Attempt, Idempotency, Rejected, Reply, Rpc, epoch_of, malfor
 use crate::values::SeqPage;
 
 /// `ReadSeq`.
-#[derive(Debug)]
 pub(crate) struct ReadSeq {
     pub(crate) key: SeqKey,
 }
@@ -36,7 +35,6 @@ impl Rpc for ReadSeq {
 }
 
 /// `ListSeqs`.
-#[derive(Debug)]
 pub(crate) struct ListSeqs {
     pub(crate) prefix: String,
     /// The last key of the previous page; empty for the first page.
@@ -92,7 +90,6 @@ impl Rpc for ListSeqs {
 }
 
 /// `SeedSeq`.
-#[derive(Debug)]
 pub(crate) struct SeedSeq {
     pub(crate) key: SeqKey,
     pub(crate) start: u64,

@@ -11,7 +11,6 @@ use super::{Answer, Attempt, Idempotency, Rejected, Reply, Rpc, epoch_of};
 use crate::values::{SafeFrontier, StampingLease};
 
 /// `AcquireLease`.
-#[derive(Debug)]
 pub(crate) struct AcquireLease {
     pub(crate) holder: LeaseHolder,
     pub(crate) holder_epoch: u64,
@@ -53,7 +52,6 @@ impl Rpc for AcquireLease {
 }
 
 /// `RenewLease`.
-#[derive(Debug)]
 pub(crate) struct RenewLease {
     pub(crate) id: LeaseId,
     /// When the call began, on this machine's boot clock.
@@ -89,7 +87,6 @@ impl Rpc for RenewLease {
 }
 
 /// `ReleaseLease`.
-#[derive(Debug)]
 pub(crate) struct ReleaseLease {
     pub(crate) id: LeaseId,
 }
@@ -117,7 +114,6 @@ impl Rpc for ReleaseLease {
 }
 
 /// `GetSafeFrontier`.
-#[derive(Debug)]
 pub(crate) struct GetSafeFrontier;
 
 impl Rpc for GetSafeFrontier {

@@ -14,7 +14,6 @@ use crate::stream::sequences::{Entry, Grant, StreamOpener};
 use crate::stream::{CallError, Peer};
 
 /// `GetSeq`.
-#[derive(Debug)]
 pub(crate) struct GetSeq {
     pub(crate) key: SeqKey,
     pub(crate) count: u32,
@@ -110,7 +109,6 @@ pub(crate) fn status(failed: v1::SeqFailure) -> Status {
 }
 
 /// `GetSeqBatch`.
-#[derive(Debug)]
 pub(crate) struct GetSeqBatch {
     pub(crate) entries: Vec<(SeqKey, u32)>,
     pub(crate) request: OpenRequest,
@@ -169,7 +167,6 @@ fn block_at(key: &SeqKey, count: u32, start: u64) -> Result<SeqBlock, Rejected> 
 }
 
 /// `GetSeqBatch` without entries: closes a session.
-#[derive(Debug)]
 pub(crate) struct CloseSession {
     pub(crate) id: v1::RequestId,
 }

@@ -12,7 +12,6 @@ use crate::stream::{CallError, Peer};
 use crate::values::MaxSafe;
 
 /// `GetTs`.
-#[derive(Debug)]
 pub(crate) struct GetTs {
     pub(crate) count: u32,
 }
@@ -64,7 +63,6 @@ impl Rpc for GetTs {
 }
 
 /// `GetCurrentMaxSafe`.
-#[derive(Debug)]
 pub(crate) struct GetCurrentMaxSafe;
 
 impl Rpc for GetCurrentMaxSafe {

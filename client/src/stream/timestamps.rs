@@ -23,6 +23,6 @@ pub(crate) use batched_stream::{BatchedStream, Queues};
 pub(crate) use call::{Call, Unanswered};
 
 #[cfg(test)]
-#[expect(clippy::duplicate_mod, reason = "what is tested is built of the atomics of a model")]
+#[expect(clippy::duplicate_mod, reason = "the tested code uses the atomics of a model")]
 #[path = "timestamps/answers_test.rs"]
 mod answers_tests;

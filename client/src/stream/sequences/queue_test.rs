@@ -37,7 +37,7 @@ impl Fixture {
         self.join(Entry::New { key: SeqKey::new(key).unwrap(), count: 1 })
     }
 
-    /// What the transport is given to send, letting others ahead as often as it is told to.
+    /// The request that the transport gets to send, after as many yields as it is asked for.
     fn seal(&mut self, run: u64) -> Option<Option<StreamSeqRequest>> {
         let mut context = Context::from_waker(Waker::noop());
         (0..2).find_map(|_| match self.queue.poll_seal(run, &mut context) {
@@ -229,7 +229,7 @@ fn an_earlier_stream_is_not_given_what_a_later_one_is_for() {
     assert!(place.outcome.get().is_none(), "its end is not theirs");
     fixture.queue.send_runs(1);
     let sent = fixture.seal(2).flatten().unwrap();
-    assert!(sent.run.is_none(), "this stream's server has not said that it takes runs");
+    assert!(sent.run.is_none(), "the server has not announced on this stream that it takes runs");
 }
 
 #[test]

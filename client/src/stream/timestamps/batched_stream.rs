@@ -1,5 +1,4 @@
 use std::array;
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -34,12 +33,6 @@ impl Default for Queues {
             taken: Mutex::new([false; MAX_QUEUES]),
             serving: AtomicUsize::new(MAX_QUEUES),
         }
-    }
-}
-
-impl fmt::Debug for Queues {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queues").finish_non_exhaustive()
     }
 }
 

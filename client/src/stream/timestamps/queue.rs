@@ -257,7 +257,7 @@ impl Queue {
 pub(super) struct Joined {
     pub(super) shard: usize,
     pub(super) place: Place,
-    /// When it joined, as far as the queue's clock tells; no later.
+    /// When it joined, by the queue's clock; not later than that.
     pub(super) began_ms: u64,
 }
 

@@ -23,7 +23,7 @@ fn join(queue: &Queue, shard: usize, count: u32) -> Joined {
     queue.join(shard, count, MINUTE, Waker::noop()).unwrap().unwrap()
 }
 
-/// What the transport is given to send, letting others ahead as often as it is told to.
+/// The count that the transport gets to send, after as many yields as it is asked for.
 fn seal(queue: &Queue, run: u64) -> Option<Option<u32>> {
     let mut context = Context::from_waker(Waker::noop());
     (0..2).find_map(|_| match queue.poll_seal(run, &mut context) {
@@ -64,7 +64,7 @@ impl Woken {
 }
 
 #[test]
-fn nobody_joins_what_is_sealed() {
+fn no_caller_joins_a_sealed_batch() {
     let queue = queue(1);
     let early = join(&queue, 0, 1);
     assert_eq!(seal(&queue, 1), Some(Some(1)));
@@ -262,7 +262,7 @@ fn silence_is_suspicious_only_while_a_caller_waits() {
     let start = Instant::now();
     assert!(!queue.expire(start + SUSPECT_AFTER / 2));
     assert!(queue.expire(start + SUSPECT_AFTER + TICK));
-    assert!(!queue.expire(start + SUSPECT_AFTER + 2 * TICK), "once for so long a silence");
+    assert!(!queue.expire(start + SUSPECT_AFTER + 2 * TICK), "once in this time");
     seal(&queue, 1);
     answer(&queue, 0, 1).unwrap();
     assert!(!queue.expire(start + 10 * SUSPECT_AFTER));
