@@ -300,7 +300,6 @@ pub(crate) fn check_ts_count(count: u32) -> Result<()> {
     Err(Error::new(ErrorKind::Invalid, context))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
 fn invalid(error: tsoracle_types::Invalid) -> Error {
     Error::new(ErrorKind::Invalid, error.to_string())
 }
