@@ -6,7 +6,7 @@ use std::{
 
 use async_trait::async_trait;
 use tsoracle_core::{
-    ConsensusDriver, Error, ErrorKind, Granted, Oracle, Registry, Result, SeqGrant, SeqRequest,
+    ConsensusDriver, Error, ErrorKind, Grant, Oracle, Registry, Result, SeqGrant, SeqRequest,
     SeqStore,
 };
 
@@ -253,7 +253,7 @@ pub trait Cluster: Send + Sync {
 #[async_trait]
 pub trait Service: Debug + Send + Sync {
     /// As [`Oracle::get_ts`].
-    async fn get_ts(&self, count: u32) -> Result<Granted>;
+    async fn get_ts(&self, count: u32) -> Result<Grant>;
 
     /// As [`Oracle::get_seq`].
     async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant>;
@@ -261,7 +261,7 @@ pub trait Service: Debug + Send + Sync {
 
 #[async_trait]
 impl Service for Oracle {
-    async fn get_ts(&self, count: u32) -> Result<Granted> {
+    async fn get_ts(&self, count: u32) -> Result<Grant> {
         Self::get_ts(self, count).await
     }
 

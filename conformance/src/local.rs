@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::{runtime::Builder, time::timeout};
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, Registry, Result, SeqStore,
-    Surroundings,
+    ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, OpenContext, Registry, Result,
+    SeqStore,
 };
 
 use crate::{Ability, Harness, Place};
@@ -168,7 +168,7 @@ impl Place for Directory {
         let driver = match (&self.local.config, &self.local.store) {
             (Some(config), _) => {
                 let config = DriverConfig::parse(&config(&self.state))?;
-                self.local.registry()?.open(config, Surroundings::default()).await?
+                self.local.registry()?.open(config, OpenContext::default()).await?
             }
             (None, Some(open)) => open(&self.state)?.wrap().await?,
             (None, None) => {

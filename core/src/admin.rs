@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 50;
 ///
 /// # Errors
 /// `Unavailable` if it does not within `limit`, or never will.
-pub async fn elected(
+pub async fn wait_until_leader(
     driver: &dyn ConsensusDriver,
     clock: &dyn Clock,
     limit: Duration,

@@ -56,7 +56,7 @@ impl Error {
         Self { kind, context: context.into(), source: None }
     }
 
-    /// `what`, a file or a directory, cannot be used: `Config` if somebody has to give another one,
+    /// `what`, a file or a directory, cannot be used: `Config` if an operator has to give another one,
     /// `Fatal` if the disk is full or fails.
     pub fn cannot_use(what: impl fmt::Display, source: io::Error) -> Self {
         let kind = match source.kind() {

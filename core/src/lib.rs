@@ -15,19 +15,19 @@ mod varint;
 #[doc(hidden)]
 pub use inventory;
 
-pub use admin::{adopt, elected, initialize};
+pub use admin::{adopt, initialize, wait_until_leader};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
     CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect, Entry,
     KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange, MemoryStore,
-    Opening, Outcome, Reads, Registry, SeqStore, Snapshot, Surroundings, VERSION, Version,
+    OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot, VERSION, Version,
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use migrate::{Migrated, Migration};
 pub use options::OracleOptions;
-pub use oracle::{Granted, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
+pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
 pub use state::Reject;
 pub use storage::{Directory, Seal, lock_file, sync_directory};

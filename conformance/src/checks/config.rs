@@ -1,7 +1,7 @@
 //! Config strings.
 
 use anyhow::{Context, Result, ensure};
-use tsoracle_core::{DriverConfig, DriverFactory, Error, ErrorKind, Surroundings};
+use tsoracle_core::{DriverConfig, DriverFactory, Error, ErrorKind, OpenContext};
 
 use crate::rig::Rig;
 
@@ -59,7 +59,7 @@ async fn refused(rig: &mut Rig, options: &str) -> Result<Error> {
     let text = rig.place.config()?;
     let joint = if text.contains('?') { '&' } else { '?' };
     let config = DriverConfig::parse(&format!("{text}{joint}{options}"))?;
-    let opened = rig.harness.registry()?.open(config, Surroundings::default()).await;
+    let opened = rig.harness.registry()?.open(config, OpenContext::default()).await;
     let error = opened.err().with_context(|| format!("{options} was accepted"))?;
     ensure!(
         *error.kind() == ErrorKind::Config,

@@ -65,7 +65,7 @@ pub enum Phase {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// This node was told to stop.
+    /// This node is stopping.
     Stopping,
     /// This node will not serve again in this process.
     Failed(Arc<str>),
@@ -88,7 +88,7 @@ pub(crate) struct Shared {
     reserved_ms: AtomicU64,
 }
 
-/// How often a question is asked again since the state has changed between its reads.
+/// How often a query is repeated because the state has changed between its reads.
 const MOST_ATTEMPTS: usize = 16;
 
 impl Shared {
@@ -169,7 +169,7 @@ impl Shared {
 /// How a reign, or the attempt at one, ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// It was told to stop, and released what it held.
+    /// It stopped, and released what it held.
     Stopped,
     /// It released what it held, so that another node may lead.
     HandedOver,
@@ -185,7 +185,7 @@ const LONGEST_REST: u32 = 16;
 /// How old, in leases, the epoch may be that a follower names with its hint.
 const EPOCH_AGE: u32 = 2;
 
-/// Follows the leadership until told to stop. Where no caller will stop the driver, since this failed
+/// Follows the leadership until it is stopped. Where no caller will stop the driver, since this failed
 /// or the oracle was dropped, it does so: a leader that serves no more must not keep others
 /// from leading.
 pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {

@@ -99,7 +99,7 @@ impl<'a> Service<'a> {
             return !self.is_to_hand_over(handover);
         }
         // A renewal that failed is tried again at once: its time may be far off, and those who want
-        // it have said so already.
+        // it have logged that already.
         if self.renew_now || !self.pending.is_empty() {
             self.take_arrived();
             return true;
@@ -212,7 +212,7 @@ impl<'a> Service<'a> {
                     answer(answers, &verdict, &reign);
                     verdict
                 }
-                // The callers are told that the outcome is uncertain, since their answers are dropped.
+                // The callers learn that the outcome is uncertain, since their answers are dropped.
                 Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
             }
         });
@@ -416,7 +416,7 @@ impl<'a> Service<'a> {
 
 /// Tells the callers what became of their requests.
 fn answer(answers: Answers, verdict: &Verdict, reign: &Reign) {
-    match settle::told(verdict) {
+    match settle::caller_error(verdict) {
         None => answers.reply(reign),
         Some(error) => answers.fail(&error),
     }

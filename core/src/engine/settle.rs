@@ -118,7 +118,7 @@ impl Settlement<'_> {
 }
 
 /// What a state at version `current`, with this reign record, tells of a commit of `next` on `base`. Nothing
-/// if it is still at the base, or cannot be told apart from that.
+/// if it is still at the base, or cannot be distinguished from that.
 fn tell(
     base: Version,
     next: Version,
@@ -159,9 +159,9 @@ pub(super) fn reign(snapshot: Snapshot) -> Result<Option<ReignRecord>> {
     }
 }
 
-/// The error that a caller is told whose request was part of a commit that ended so. Nothing if it is
+/// The error for a caller whose request was part of a commit that ended so. Nothing if it is
 /// stored.
-pub(super) fn told(verdict: &Verdict) -> Option<Error> {
+pub(super) fn caller_error(verdict: &Verdict) -> Option<Error> {
     match verdict {
         Verdict::Stored => None,
         Verdict::Conflict(_) => {

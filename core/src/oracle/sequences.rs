@@ -100,6 +100,12 @@ impl Oracle {
         answered
     }
 
+    /// Queues a command for the next commit, and waits for its reply.
+    pub(super) async fn run(&self, command: Command) -> Result<(Reply, Epoch)> {
+        let outcome = self.submit(vec![command]).await?.pop();
+        self.counted(outcome.unwrap_or_else(|| Err(lost())))
+    }
+
     fn granted(&self, answered: Result<(Reply, Epoch)>) -> Result<SeqGrant> {
         match self.counted(answered)? {
             (Reply::Advanced(blocks), epoch) => Ok(SeqGrant { blocks, epoch }),

@@ -48,7 +48,7 @@ pub(super) enum Admission {
 /// Where the answer to a request goes.
 pub(super) struct Page {
     key: Key,
-    /// How requests are told apart there.
+    /// How requests are distinguished there.
     digest: Digest,
 }
 

@@ -118,7 +118,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to, for tests.
+/// A clock that moves only when a test moves it.
 #[derive(Clone, Debug)]
 pub struct ManualClock(watch::Sender<Now>);
 

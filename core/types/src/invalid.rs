@@ -18,7 +18,7 @@ impl fmt::Display for Invalid {
 
 impl error::Error for Invalid {}
 
-/// An error and its causes on one line, each said once.
+/// An error and its causes on one line, each cause once.
 pub fn on_one_line(error: &(dyn error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -54,12 +54,12 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_said_once() {
-        let said = |outer, inner| on_one_line(&Outer(outer, io::Error::other(inner)));
+    fn each_cause_appears_once() {
+        let line = |outer, inner| on_one_line(&Outer(outer, io::Error::other(inner)));
         assert_eq!(
-            said("no connection", "connection refused"),
+            line("no connection", "connection refused"),
             "no connection: connection refused"
         );
-        assert_eq!(said("connection refused", "refused"), "connection refused");
+        assert_eq!(line("connection refused", "refused"), "connection refused");
     }
 }

@@ -95,7 +95,7 @@ impl SeqRequest {
     /// A request that only closes its session has no entries.
     ///
     /// # Errors
-    /// [`Invalid`] if a count is 0, a key stands there twice, or the entries are not 1 to
+    /// [`Invalid`] if a count is 0, a key occurs twice, or the entries are not 1 to
     /// [`MAX_BATCH`].
     pub fn new(entries: Vec<(SeqKey, u32)>, id: Option<RequestId>) -> Result<Self, Invalid> {
         let invalid = |what: String| Err(Invalid::new(what));
@@ -111,11 +111,11 @@ impl SeqRequest {
         let mut seen = BTreeSet::new();
         for (key, count) in &entries {
             if *count == 0 {
-                return invalid(format!("the count asked of sequence {key:?} must not be 0"));
+                return invalid(format!("the count for sequence {key:?} must not be 0"));
             }
             // Most requests name one key, which needs no set.
             if entries.len() > 1 && !seen.insert(key) {
-                return invalid(format!("sequence {key:?} stands twice in one request"));
+                return invalid(format!("sequence {key:?} occurs twice in one request"));
             }
         }
         Ok(Self { entries, id })

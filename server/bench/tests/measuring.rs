@@ -77,7 +77,7 @@ fn the_suite_writes_its_table() {
 fn a_build_is_measured_beside_another() {
     let directory = TempDir::new().unwrap();
     let program = env!("CARGO_BIN_EXE_tsoracle-bench");
-    let quick = ["--rounds=1", "--slice=0.2", "--least=0.01", "--json"];
+    let quick = ["--rounds=1", "--slice=0.5", "--least=0.01", "--json"];
     let against = |other: &str| run(directory.path(), &[&["against", other], &quick[..]].concat());
     let compared: Value = serde_json::from_str(&stdout(&against(program))).unwrap();
     let compared = compared.as_array().unwrap();
@@ -107,11 +107,11 @@ fn a_build_that_is_slower_is_told_so() {
     );
     fs::write(&other, script).unwrap();
     fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
-    let quick = ["against", "./faster", "--rounds=3", "--slice=0.1"];
+    let quick = ["against", "./faster", "--rounds=3", "--slice=0.5"];
     let output = run(directory.path(), &quick);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text.matches("SLOWER").count(), 8, "{text}");
     let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.matches("SLOWER").count(), 8, "{text}{error}");
     assert!(error.contains("by more than the spread explains: GetTs, unary"), "{error}");
 }

@@ -1,14 +1,14 @@
 //! The engine in-process, as the README shows it.
 
 use tsoracle_core::{
-    DriverConfig, Oracle, OracleOptions, Registry, SeqKey, SeqRequest, Surroundings,
+    DriverConfig, OpenContext, Oracle, OracleOptions, Registry, SeqKey, SeqRequest,
 };
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tsoracle_drivers::link();
     let config = DriverConfig::parse("file:./my-oracle")?;
-    let driver = Registry::linked()?.open(config, Surroundings::default()).await?;
+    let driver = Registry::linked()?.open(config, OpenContext::default()).await?;
     let oracle = Oracle::start(driver, OracleOptions::default())?;
 
     let granted = oracle.get_ts(1).await?;

@@ -17,7 +17,7 @@ Examples:
   tsoracle                                      serve on 127.0.0.1:50551, data in ./tsoracle-data
   tsoracle serve file:/var/lib/tsoracle --listen 0.0.0.0:50551 --advertise db1:50551
   tsoracle ts                                   one timestamp
-  tsoracle seq orders --count 64                64 values that nobody else gets
+  tsoracle seq orders --count 64                64 values that no other caller gets
   tsoracle seq orders --request-id order-17     asked again, the same value again
   tsoracle status --endpoint db1:50551,db2:50551,db3:50551
   tsoracle verify --endpoint db1,db2,db3        do they keep what is promised?
@@ -71,7 +71,7 @@ pub(crate) enum Command {
     /// {"timestamp": N, "physical_ms": …, "logical": …, "time": "…", "count": C}
     #[command(after_help = ask::TS_EXAMPLES)]
     Ts(ask::TsArguments),
-    /// Get the next values of a sequence, which nobody else gets, without gaps
+    /// Get the next values of a sequence, without gaps; no other caller gets them
     ///
     /// Prints the value, or the first and the last one of several. With --json:
     /// {"key": "…", "start": S, "count": C} for the values from S to S + C - 1.

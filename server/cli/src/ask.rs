@@ -21,7 +21,7 @@ Exit codes: 0 done, 1 no server could, 2 wrong arguments.";
 pub(crate) const SEQ_EXAMPLES: &str = "\
 Examples:
   tsoracle seq orders                           0, then 1, then 2 …
-  tsoracle seq orders --count 64                64 values in a row that nobody else gets
+  tsoracle seq orders --count 64                64 values in a row that no other caller gets
   tsoracle seq invoices --request-id payment-4711
                                                 run it again: the same value, not another one
 
@@ -64,7 +64,7 @@ pub(crate) struct SeqArguments {
     count: u32,
 
     /// Ask exactly once: the same text gives the same block again, for ten minutes after its last
-    /// use, whoever asks
+    /// use, whichever client sends it
     #[arg(long, value_name = "TEXT")]
     request_id: Option<String>,
 

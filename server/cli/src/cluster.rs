@@ -28,7 +28,7 @@ add the node under an id that was never used. OPERATIONS.md walks through it.
 
 Exit codes: 0 done, 1 not done or not certain, 2 wrong arguments.";
 
-/// The first servers to be asked lead to the leader in so many steps, or not at all.
+/// The first servers to be asked lead to the leader within this number of steps, or not at all.
 const MAX_STEPS: usize = 8;
 
 /// What to do with a cluster's nodes.
@@ -142,7 +142,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Some(change) => ask_leader(&dialer, &endpoints, change).await?,
         None => String::new(),
     };
-    // Whoever made the change knows of it.
+    // The node that made the change knows of it.
     let known = Some(endpoint).filter(|endpoint| !endpoint.is_empty());
     let asked: Vec<_> = known.into_iter().chain(endpoints.endpoints.iter().cloned()).collect();
     show(&members(&dialer, &asked).await?, output)
@@ -184,13 +184,13 @@ fn elsewhere(status: &Status) -> Option<Option<String>> {
 }
 
 fn refused(endpoint: &str, status: &Status) -> Failure {
-    let said = status.message();
+    let message = status.message();
     match status.code() {
         Code::Unavailable if !metadata::has_flag(status.metadata(), metadata::UNCOMMITTED) => {
             let advice = "it may have been done; look at `tsoracle cluster members`";
-            Failure::failed(format!("{endpoint}: {said}; {advice}"))
+            Failure::failed(format!("{endpoint}: {message}; {advice}"))
         }
-        _ => Failure::failed(format!("{endpoint}: {said}")),
+        _ => Failure::failed(format!("{endpoint}: {message}")),
     }
 }
 

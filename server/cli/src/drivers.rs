@@ -2,7 +2,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use clap::Args;
 use serde::Serialize;
-use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Registry, Surroundings};
+use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Registry};
 
 use crate::{
     failure::{Failure, usage_if_config},
@@ -49,7 +49,7 @@ pub fn check(name: &str) -> Result<(), Failure> {
 /// Opens the driver that `config` names.
 pub(crate) async fn open(
     config: DriverConfig,
-    surroundings: Surroundings,
+    context: OpenContext,
 ) -> Result<Arc<dyn ConsensusDriver>, Failure> {
     let registry = registry()?;
     // What is not there to choose from is a wrong argument; all else may be mended elsewhere.
@@ -57,7 +57,7 @@ pub(crate) async fn open(
         let valid = |key: &&str| driver.options.iter().any(|option| option.name == *key);
         config.keys().iter().all(valid)
     });
-    registry.open(config, surroundings).await.map_err(|error| match known {
+    registry.open(config, context).await.map_err(|error| match known {
         true => Failure::failed(error),
         false => usage_if_config(error),
     })

@@ -55,7 +55,7 @@ impl From<tsoracle_client::Error> for Failure {
     }
 }
 
-/// A wrong setting is the caller's mistake, whoever finds it.
+/// A wrong setting is the caller's mistake, wherever it is found.
 pub fn usage_if_config(error: Error) -> Failure {
     match error.kind() {
         ErrorKind::Config => Failure::usage(error),

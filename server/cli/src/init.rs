@@ -3,7 +3,8 @@ use std::{sync::Arc, time::Duration};
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, ErrorKind, Reject, Surroundings, SystemClock, Timestamp, elected,
+    ConsensusDriver, DriverConfig, ErrorKind, OpenContext, Reject, SystemClock, Timestamp,
+    wait_until_leader,
 };
 
 use crate::{
@@ -49,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     serve::start_logging("warn")?;
     let Arguments { driver: text, seed_physical_ms, output } = arguments;
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
-    let driver = drivers::open(config, Surroundings::default()).await?;
+    let driver = drivers::open(config, OpenContext::default()).await?;
     let initialized = initialize(&driver, seed_physical_ms).await;
     let stopped = driver.shutdown().await;
     initialized?;
@@ -61,7 +62,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn initialize(driver: &Arc<dyn ConsensusDriver>, high_water_ms: u64) -> Result<(), Failure> {
-    elected(&**driver, &SystemClock, ELECTION).await?;
+    wait_until_leader(&**driver, &SystemClock, ELECTION).await?;
     match tsoracle_core::initialize(driver, high_water_ms).await {
         Err(error) if *error.kind() == ErrorKind::Rejected(Reject::NotEmpty) => {
             Err(Failure::failed(

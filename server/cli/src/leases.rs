@@ -17,7 +17,7 @@ Examples:
                                                 another one, which supersedes it
 
 The holder may give out timestamps by itself, up to the bound, for as long as the lease runs. Count
-its time from before it was asked for, on a clock that nobody sets. The frontier stays behind the
+its time from before it was asked for, on a clock that cannot be set. The frontier stays behind the
 bound until the lease is released, or certainly over.
 
 Exit codes: 0 done, 1 not done or not certain, 2 wrong arguments.";
@@ -51,7 +51,7 @@ pub(crate) struct AcquireArguments {
     /// Who holds the lease, 1 to 128 bytes of text
     holder: String,
 
-    /// A higher one supersedes the holder's live lease, the same one asks for that lease again, a
+    /// A higher one supersedes the holder's live lease, the same one returns that lease again, a
     /// lower one is refused
     #[arg(long, value_name = "N", default_value_t = 1)]
     holder_epoch: u64,

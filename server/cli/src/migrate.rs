@@ -4,8 +4,8 @@ use clap::Args;
 use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, DriverConfig, Error, Migrated, Migration, Surroundings,
-    SystemClock, Timestamp, elected,
+    BootTime, Clock, ConsensusDriver, DriverConfig, Error, Migrated, Migration, OpenContext,
+    SystemClock, Timestamp, wait_until_leader,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 /// How long a driver may take to let this node lead.
 const ELECTION: Duration = Duration::from_secs(30);
 
-/// How often it is said how far the copy has come.
+/// How often the progress of the copy is printed.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(crate) const EXAMPLES: &str = "\
@@ -75,7 +75,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         drivers::check(config.name())?;
     }
     let names = (from.name().to_owned(), to[0].name().to_owned());
-    let source = drivers::open(from, Surroundings::default()).await.map_err(of("source"))?;
+    let source = drivers::open(from, OpenContext::default()).await.map_err(of("source"))?;
     let migrated = migrate(source.clone(), &to).await;
     let stopped = source.shutdown().await;
     let migrated = migrated?;
@@ -87,7 +87,8 @@ async fn migrate(
     source: Arc<dyn ConsensusDriver>,
     to: &[DriverConfig],
 ) -> Result<Migrated, Failure> {
-    let elected = elected(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
+    let elected =
+        wait_until_leader(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
     elected.map_err(of("source"))?;
     let migration = Migration::of(source, Arc::new(SystemClock)).await?;
     let target = Target::open(to).await?;
@@ -125,11 +126,13 @@ impl Target {
     /// Opens all nodes, and waits until one leads.
     async fn lead(&mut self, to: &[DriverConfig]) -> Result<(), Failure> {
         for config in to {
-            let opened = drivers::open(config.clone(), Surroundings::default()).await;
+            let opened = drivers::open(config.clone(), OpenContext::default()).await;
             self.nodes.push(opened.map_err(of("target"))?);
         }
         let standing = self.nodes.iter().enumerate().map(|(index, node)| {
-            Box::pin(async move { elected(&**node, &SystemClock, ELECTION).await.map(|_| index) })
+            Box::pin(async move {
+                wait_until_leader(&**node, &SystemClock, ELECTION).await.map(|_| index)
+            })
         });
         let (leader, _) = select_ok(standing).await.map_err(|error| {
             Failure::failed(format!(
@@ -151,7 +154,7 @@ impl Target {
     }
 }
 
-/// Says now and then how far the copy has come, to whoever watches.
+/// Prints the progress of the copy now and then, if standard error is a terminal.
 fn teller() -> impl FnMut(u64) {
     let watched = std::io::stderr().is_terminal();
     let mut next = BootTime::default();

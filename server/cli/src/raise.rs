@@ -3,7 +3,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    DriverConfig, OracleOptions, Surroundings, SystemClock, Timestamp, adopt, elected,
+    DriverConfig, OpenContext, OracleOptions, SystemClock, Timestamp, adopt, wait_until_leader,
 };
 
 use crate::{
@@ -52,8 +52,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { driver: text, physical_ms, output } = arguments;
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
     let name = config.name().to_owned();
-    let driver = drivers::open(config, Surroundings::default()).await?;
-    let raised = match elected(&*driver, &SystemClock, ELECTION).await {
+    let driver = drivers::open(config, OpenContext::default()).await?;
+    let raised = match wait_until_leader(&*driver, &SystemClock, ELECTION).await {
         Ok(_) => adopt(&driver, physical_ms, OracleOptions::default().lease).await,
         Err(error) => Err(error),
     };

@@ -16,7 +16,7 @@ Examples:
   tsoracle seq-list --limit 10 --after orders-9 ten of those that come after that key
   tsoracle seq-list --json | jq -r .key         their keys
 
-Sequences that are first used while the list is made may be missed; none comes twice.
+Sequences that are first used while the list is made may be left out; none is listed twice.
 
 Exit codes: 0 done, 1 no server could tell, 2 wrong arguments.";
 
@@ -42,7 +42,7 @@ pub(crate) struct ListArguments {
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     after: String,
 
-    /// At most so many [default: all]
+    /// List at most this many [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 

@@ -7,7 +7,7 @@ use std::{
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use tsoracle_core::{Clock, DriverConfig, Oracle, Phase, Surroundings, SystemClock};
+use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
 use tsoracle_server::{Server, listen};
 
 use crate::{
@@ -21,7 +21,7 @@ const DRIVER: &str = "file";
 const LISTEN: &str = "127.0.0.1:50551";
 
 /// How long the line that says where this node serves waits for it to lead, or to know who does.
-/// Nodes of a cluster may be started one after another, each when the one before has said its line.
+/// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
@@ -41,12 +41,12 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(Failure::failed)?;
     let service_endpoint =
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
-    let surroundings = Surroundings { service_endpoint: service_endpoint.clone() };
+    let context = OpenContext { service_endpoint: service_endpoint.clone() };
     if let Some(address) = settings.metrics_listen {
         serve_metrics(address)?;
     }
     let driver = tokio::select! {
-        opened = drivers::open(config, surroundings) => opened?,
+        opened = drivers::open(config, context) => opened?,
         () = signals.next() => return Ok(()),
     };
     let mut server = Server::builder().driver(driver).options(options).limits(limits);

@@ -7,10 +7,8 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tsoracle_conformance::{
-    deployment::{self, Options, Tls},
-    history::{self, Check, Operation},
-};
+use tsoracle_history::{self as history, Check, Operation};
+use tsoracle_verify::{Options, Tls};
 
 use crate::{
     endpoints::{Endpoints, read},
@@ -30,9 +28,9 @@ Examples:
 It asks each call of the protocol, and looks at every field and status code of the answers. Then it
 lets many callers loose on all endpoints, and checks what they saw: the order of timestamps, that
 none comes twice, that sequences have no gaps. It works with any server that speaks tsoracle.v1;
-what a server does not offer is said, and not held against it.
+what a server does not offer is listed, and is no failure.
 
-It uses keys that begin with `tsoracle-verify/` and a part drawn anew for each run, which stay behind
+It uses keys that begin with `tsoracle-verify/` and a part drawn at random for each run, which stay behind
 afterwards, and some stamping leases and sessions, which it gives back or which run out by themselves.
 The load is real: other users of the deployment will notice it.
 
@@ -86,7 +84,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         duration: Duration::from_secs(seconds),
         callers: callers.into(),
     };
-    let (verdict, operations) = deployment::verify(&options).await.map_err(failure)?;
+    let (verdict, operations) = tsoracle_verify::verify(&options).await.map_err(failure)?;
     if let Some(path) = &history {
         write(path, &operations).map_err(|error| {
             Failure::failed(format!("cannot write {}: {error}", path.display()))

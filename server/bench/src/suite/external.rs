@@ -1,5 +1,5 @@
 //! What other programs do on the same machine, beside what we do: etcd, Redis, and the public client and
-//! server. What is not there is not measured, and said to be so.
+//! server. A program that is missing is listed as not measured.
 
 use std::{path::Path, process::Command, time::Duration};
 

@@ -84,7 +84,7 @@ pub(super) async fn measure(suite: &Suite, results: &mut Results) -> Result<(), 
     Ok(())
 }
 
-/// Takes one value of each of so many keys.
+/// Takes one value of each of `keys` sequences.
 async fn seed(client: &Client, keys: u64) -> Result<(), Failure> {
     let next = Arc::new(AtomicU64::new(0));
     let mut seeders = JoinSet::new();

@@ -45,7 +45,7 @@ impl Noise {
 
     /// Notes what others took meanwhile.
     pub(crate) fn note(&mut self, part: Part) {
-        // What cannot be told is left out.
+        // A part without figures is left out.
         self.during.extend(part.taken());
     }
 

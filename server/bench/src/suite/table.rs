@@ -25,7 +25,7 @@ pub(super) fn markdown(
 ) -> String {
     let reached = figures.iter().filter(|figure| figure.reached()).count();
     let measured = figures.iter().filter(|figure| !figure.runs.is_empty()).count();
-    // Whoever else used the machine slows some runs and not others.
+    // Other programs on the machine slow some runs and not others.
     let others = results.noise.text();
     let mut text = format!(
         "Measured on {}, server and load sharing them, release {}: {} interleaved runs of {:?} each \

@@ -293,7 +293,7 @@ fn clear() {
     let _ = write!(stderr(), "\r\x1b[K");
 }
 
-/// Whether somebody watches.
+/// Whether standard error is a terminal.
 pub fn is_watched() -> bool {
     stderr().is_terminal()
 }

@@ -85,13 +85,13 @@ impl Process {
         if let Some(address) = address.map(str::to_owned) {
             return Ok(Self { child, address });
         }
-        let mut said = String::new();
+        let mut printed = String::new();
         let _ = child.kill();
         if let Some(stderr) = child.stderr.as_mut() {
-            let _ = stderr.read_to_string(&mut said);
+            let _ = stderr.read_to_string(&mut printed);
         }
         let _ = child.wait();
-        Err(Failure::failed(format!("cannot start a server: {line} {said}")))
+        Err(Failure::failed(format!("cannot start a server: {line} {printed}")))
     }
 
     pub fn pid(&self) -> u32 {
@@ -133,8 +133,8 @@ pub fn output(mut command: Command) -> Result<String, Failure> {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         }
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(Failure::failed(format!("{program} failed: {}", said.trim())))
+            let printed = String::from_utf8_lossy(&output.stderr);
+            Err(Failure::failed(format!("{program} failed: {}", printed.trim())))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::failed(format!("{program} not found")))

@@ -38,7 +38,7 @@ pub struct Question {
 }
 
 impl Target {
-    /// Connects so many times, each time anew.
+    /// Opens `connections` connections.
     pub async fn connect(
         endpoints: &Endpoints,
         connections: usize,

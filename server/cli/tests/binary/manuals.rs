@@ -59,7 +59,7 @@ fn no_command_is_missing_here() {
 fn completions_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = stdout(&run(Path::new("."), &["completions", shell]));
-        for word in ["tsoracle", "seq-read", "window-ahead", "stored-keys"] {
+        for word in ["tsoracle", "seq-read", "window-ahead", "transfer"] {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
     }
