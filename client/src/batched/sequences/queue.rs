@@ -7,7 +7,7 @@ use tsoracle_core::Epoch;
 use tsoracle_proto::v1::{StreamSeqRequest, StreamSeqResponse};
 
 use super::batch::{Batch, Outcome};
-use super::{Entry, MOST_IN_FLIGHT};
+use super::{Entry, MOST, MOST_IN_FLIGHT};
 use crate::batched::{Lost, MAX_WAITING};
 use crate::session::{OpenRequest, Sessions};
 
@@ -32,10 +32,10 @@ pub(super) struct Queue {
     task: Option<Waker>,
     /// Nobody's time is over before this. May lie in the past.
     earliest: Option<Instant>,
-    /// How many callers the batch had that was answered last.
-    last_size: usize,
-    /// Sealing was put off once already.
-    has_yielded: bool,
+    /// How many callers there would be in the next batch if all that the last answer woke came back.
+    expected: usize,
+    /// How often its sealing was put off.
+    put_off: usize,
 }
 
 /// A caller's place in a batch.
@@ -66,8 +66,8 @@ impl Queue {
             outbound: None,
             task: None,
             earliest: None,
-            last_size: 0,
-            has_yielded: false,
+            expected: 0,
+            put_off: 0,
         }
     }
 
@@ -142,14 +142,13 @@ impl Queue {
 
     /// Whether the next batch, if there is one, is to be sent. What a small commit costs does not depend much
     /// on how many share it, so few large ones are better than many small ones: behind what is in flight, a
-    /// batch waits until it is as large as the one that was answered last.
+    /// batch waits until it is full, or larger than all of that. Otherwise two halves of the callers would
+    /// take turns, with two commits for what could be one.
     fn is_due(&self) -> bool {
-        let next = self.batches.get(self.in_flight).map_or(0, |next| next.live);
-        match self.in_flight {
-            0 => true,
-            in_flight if in_flight < MOST_IN_FLIGHT => next >= self.last_size,
-            _ => false,
-        }
+        let Some(next) = self.batches.get(self.in_flight) else { return false };
+        let in_flight = self.batches.iter().take(self.in_flight).map(|batch| batch.live);
+        self.in_flight < MOST_IN_FLIGHT
+            && (self.in_flight == 0 || !next.has_room() || next.live > in_flight.sum::<usize>())
     }
 
     /// The next request to send; the end once another stream has begun.
@@ -170,14 +169,14 @@ impl Queue {
                 && let Some(sessions) = &self.sessions
                 && next.live > 0
             {
-                // Those who were woken by the last answer are about to ask again. They are let
-                // ahead once, so that they go together; nobody waits for them.
-                if next.live < self.last_size && !self.has_yielded {
-                    self.has_yielded = true;
+                // Those who were woken by the last answer are about to ask again. They are let ahead,
+                // each for one turn of the scheduler, so that they go together; nobody waits for them.
+                if next.live < self.expected && self.put_off < self.expected {
+                    self.put_off += 1;
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                self.has_yielded = false;
+                self.put_off = 0;
                 self.in_flight += 1;
                 return Poll::Ready(Some(next.seal(sessions, self.takes_runs)));
             }
@@ -198,7 +197,8 @@ impl Queue {
         };
         self.in_flight -= 1;
         self.waiting -= batch.live;
-        self.last_size = batch.live;
+        let next = self.batches.get(self.in_flight).map_or(0, |next| next.live);
+        self.expected = MOST.min(batch.live + next);
         let answered = batch.answered(answer);
         let mut wake: Vec<_> = batch.into_wakers().collect();
         wake.extend(self.outbound.take_if(|_| !self.batches.is_empty()));
@@ -226,7 +226,8 @@ impl Queue {
             batch.lost(lost);
             wake.extend(batch.into_wakers());
         }
-        (self.in_flight, self.waiting, self.last_size) = (0, 0, 0);
+        (self.in_flight, self.waiting) = (0, 0);
+        (self.expected, self.put_off) = (0, 0);
         (self.earliest, self.task) = (None, None);
         wake.extend(self.outbound.take());
         wake
