@@ -124,12 +124,14 @@ async fn whoever_gives_up_before_the_sending_spends_nothing() {
     node.script([held]);
     let first = ask_seq(&client);
     node.wait_until(|seen| seen.sequences.len() == 2).await;
-    // As many as may be on their way at once, each by itself, and then those that wait.
+    // As many batches as may be on their way at once, each larger than those before it together, and then
+    // those that wait.
     let mut sent = vec![];
-    for _ in 0..MAX_IN_FLIGHT {
-        sent.push(ask_seq(&client));
+    for batch in 1..MAX_IN_FLIGHT {
+        sent.extend((0..1 << batch).map(|_| ask_seq(&client)));
         settle().await;
     }
+    let asked = 2 + sent.len();
     let queued: Vec<_> = (0..50).map(|_| ask_seq(&client)).collect();
     let stays = ask_seq(&client);
     settle().await;
@@ -139,7 +141,7 @@ async fn whoever_gives_up_before_the_sending_spends_nothing() {
     assert_eq!(first.await.unwrap().unwrap(), 3);
     all(sent).await;
     stays.await.unwrap().unwrap();
-    assert_eq!(node.executed(), 1 + 1 + MAX_IN_FLIGHT + 1);
+    assert_eq!(node.executed(), asked + 1);
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use crate::{
     peers::Outgoing,
 };
 
-/// How often the other tasks of this thread get their turn before it waits for the disk: a message
-/// passes through two of them on its way out.
+/// How often the other tasks of this thread get their turn before it waits for the disk, or applies: a
+/// message passes through two of them on its way out.
 const TURNS: usize = 3;
 
 /// See the module.

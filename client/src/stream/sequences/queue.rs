@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tsoracle_proto::v1::{StreamSeqRequest, StreamSeqResponse};
 use tsoracle_types::Epoch;
 
-use super::batch::{Batch, Entry, Outcome};
+use super::batch::{Batch, Entry, MAX_REQUESTS, Outcome};
 use crate::session::{OpenRequest, Sessions};
 use crate::stream::batches::{Lost, MAX_WAITING};
 
@@ -35,10 +35,10 @@ pub(super) struct Queue {
     task: Option<Waker>,
     /// No caller's time is over before this. May lie in the past.
     earliest: Option<Instant>,
-    /// How many callers the batch had that was answered last.
-    last_size: usize,
-    /// Sealing was put off once already.
-    has_yielded: bool,
+    /// How many callers there would be in the next batch if all that the last answer woke came back.
+    expected: usize,
+    /// How often its sealing was put off.
+    put_off: usize,
 }
 
 /// A caller's place in a batch.
@@ -127,14 +127,13 @@ impl Queue {
 
     /// Whether the next batch, if there is one, is to be sent. What a small commit costs does not depend much
     /// on how many share it, so few large ones are better than many small ones: behind what is in flight, a
-    /// batch waits until it is as large as the one that was answered last.
+    /// batch waits until it is full, or larger than all of that. Otherwise two halves of the callers would
+    /// take turns, with two commits for what could be one.
     fn is_due(&self) -> bool {
-        let next = self.batches.get(self.in_flight).map_or(0, |next| next.live);
-        match self.in_flight {
-            0 => true,
-            in_flight if in_flight < MAX_IN_FLIGHT => next >= self.last_size,
-            _ => false,
-        }
+        let Some(next) = self.batches.get(self.in_flight) else { return false };
+        let in_flight = self.batches.iter().take(self.in_flight).map(|batch| batch.live);
+        self.in_flight < MAX_IN_FLIGHT
+            && (self.in_flight == 0 || !next.has_room() || next.live > in_flight.sum::<usize>())
     }
 
     /// The next request to send; the end once another stream has begun.
@@ -155,14 +154,14 @@ impl Queue {
                 && let Some(sessions) = &self.sessions
                 && next.live > 0
             {
-                // The callers that were woken by the last answer are about to ask again. They may run
-                // first, once, so that they share a batch; no caller waits for them.
-                if next.live < self.last_size && !self.has_yielded {
-                    self.has_yielded = true;
+                // The callers that the last answer woke are about to ask again. They run first,
+                // each for one turn of the scheduler, so that they go together; no caller waits for them.
+                if next.live < self.expected && self.put_off < self.expected {
+                    self.put_off += 1;
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                self.has_yielded = false;
+                self.put_off = 0;
                 self.in_flight += 1;
                 return Poll::Ready(Some(next.seal(sessions, self.takes_runs)));
             }
@@ -183,7 +182,8 @@ impl Queue {
         };
         self.in_flight -= 1;
         self.waiting -= batch.live;
-        self.last_size = batch.live;
+        let next = self.batches.get(self.in_flight).map_or(0, |next| next.live);
+        self.expected = MAX_REQUESTS.min(batch.live + next);
         let answered = batch.answered(answer);
         let mut wake: Vec<_> = batch.into_wakers().collect();
         wake.extend(self.outbound.take_if(|_| !self.batches.is_empty()));
@@ -211,7 +211,8 @@ impl Queue {
             batch.lost(lost);
             wake.extend(batch.into_wakers());
         }
-        (self.in_flight, self.waiting, self.last_size) = (0, 0, 0);
+        (self.in_flight, self.waiting) = (0, 0);
+        (self.expected, self.put_off) = (0, 0);
         (self.earliest, self.task) = (None, None);
         wake.extend(self.outbound.take());
         wake

@@ -40,7 +40,7 @@ impl Fixture {
     /// The request that the transport gets to send, after as many yields as it is asked for.
     fn seal(&mut self, run: u64) -> Option<Option<StreamSeqRequest>> {
         let mut context = Context::from_waker(Waker::noop());
-        (0..2).find_map(|_| match self.queue.poll_seal(run, &mut context) {
+        (0..=MAX_REQUESTS).find_map(|_| match self.queue.poll_seal(run, &mut context) {
             Poll::Ready(request) => Some(request),
             Poll::Pending => None,
         })
@@ -237,7 +237,49 @@ fn a_batch_is_bounded() {
     let mut fixture = Fixture::new(true);
     (0..MAX_REQUESTS + 1).for_each(|_| drop(fixture.new_request("a")));
     assert_eq!(fixture.sealed().run.unwrap().key_bytes.len(), MAX_REQUESTS);
+    fixture.answer_run(&[Some(0); MAX_REQUESTS]).unwrap();
     assert_eq!(fixture.sealed().run.unwrap().key_bytes.len(), 1);
+}
+
+#[test]
+fn behind_what_is_in_flight_a_batch_is_sent_once_it_is_larger_or_full() {
+    let mut fixture = Fixture::new(true);
+    let ask = |fixture: &mut Fixture, count| {
+        (0..count).for_each(|_| drop(fixture.new_request("a")));
+        fixture.seal(1).flatten().map(|sent| sent.run.unwrap().key_bytes.len())
+    };
+    assert_eq!(ask(&mut fixture, 2), Some(2));
+    assert_eq!(ask(&mut fixture, 2), None, "as many as are in flight");
+    assert_eq!(ask(&mut fixture, 1), Some(3));
+    assert_eq!(ask(&mut fixture, 5), None, "as many as are in flight together");
+    // The answer makes it larger than the rest.
+    fixture.answer_run(&[Some(0); 2]).unwrap();
+    assert_eq!(ask(&mut fixture, 0), Some(5));
+    assert_eq!(ask(&mut fixture, MAX_REQUESTS - 1), Some(MAX_REQUESTS - 1));
+    assert_eq!(ask(&mut fixture, MAX_REQUESTS), Some(MAX_REQUESTS), "it is full");
+    assert_eq!(ask(&mut fixture, MAX_REQUESTS), None, "too many batches are in flight");
+}
+
+#[test]
+fn halves_of_the_callers_become_one_batch() {
+    let mut fixture = Fixture::new(true);
+    let mut context = Context::from_waker(Waker::noop());
+    (0..2).for_each(|_| drop(fixture.new_request("a")));
+    fixture.sealed();
+    (0..2).for_each(|_| drop(fixture.new_request("b")));
+    fixture.answer_run(&[Some(0); 2]).unwrap();
+    // Those who were woken are let ahead.
+    assert!(fixture.queue.poll_seal(1, &mut context).is_pending());
+    drop(fixture.new_request("a"));
+    assert!(fixture.queue.poll_seal(1, &mut context).is_pending());
+    drop(fixture.new_request("a"));
+    let Poll::Ready(sent) = fixture.queue.poll_seal(1, &mut context) else { panic!("all came") };
+    assert_eq!(sent.unwrap().run.unwrap().key_bytes.len(), 4);
+    // Nobody waits for those who do not come.
+    fixture.answer_run(&[Some(0); 4]).unwrap();
+    drop(fixture.new_request("a"));
+    let turns = (0..9).take_while(|_| fixture.queue.poll_seal(1, &mut context).is_pending());
+    assert_eq!(turns.count(), 4, "one for each of them");
 }
 
 #[test]
