@@ -8,6 +8,9 @@ mod builder;
 mod client;
 mod cluster;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod history;
 mod joined;
 mod leader;
