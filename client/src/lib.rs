@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 // The modules in their order: each uses those below it, and none above. `tests/layers.rs` checks it.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
+
 mod builder;
 mod timestamp_stream;
 

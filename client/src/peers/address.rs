@@ -56,7 +56,9 @@ impl Address {
         let is_bare = uri.path() == "/" && uri.query().is_none();
         let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
         let has_bad_port = uri.port().is_none() && !rest.trim_end_matches('/').ends_with(host);
-        if !is_bare || has_user || has_bad_port {
+        let is_v6 = host.starts_with('[') && host.ends_with(']');
+        let has_bad_host = !is_v6 && host.contains(['[', ']']);
+        if !is_bare || has_user || has_bad_host || has_bad_port {
             return Err(malformed());
         }
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
@@ -105,6 +107,7 @@ mod tests {
             "u@a:1",
             "ftp://a:1",
             "::1",
+            "a[::1]b:1",
         ] {
             assert!(Address::parse(text, Scheme::Plaintext).is_err(), "{text:?}");
         }

@@ -3,6 +3,9 @@
 mod commit;
 mod driver;
 mod elections;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod inbound;
 mod leadership;
 mod log;

@@ -4,6 +4,9 @@ mod announcer;
 mod config;
 mod entry;
 mod evidence;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handover;
 mod identity;
 mod latch;

@@ -37,18 +37,18 @@ const AHEAD: usize = 2;
 const RECEIVED: &str = "received-";
 
 /// A chunk, the transfer that it belongs to, and its number in it, from 0.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     transfer: u64,
     number: u64,
     chunk: &'a [u8],
 }
 
 impl Part<'_> {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         [&self.transfer.to_be_bytes()[..], &self.number.to_be_bytes(), self.chunk].concat()
     }
 
-    fn decode(body: &[u8]) -> Option<Part<'_>> {
+    pub(crate) fn decode(body: &[u8]) -> Option<Part<'_>> {
         let (transfer, rest) = body.split_first_chunk()?;
         let (number, chunk) = rest.split_first_chunk()?;
         let (transfer, number) = (u64::from_be_bytes(*transfer), u64::from_be_bytes(*number));

@@ -219,6 +219,6 @@ fn take_block(mut block: &[u8], tables: &mut Tables) -> Option<()> {
     Some(())
 }
 
-fn checksum(salt: u32, number: u64, block: &[u8]) -> u32 {
+pub(crate) fn checksum(salt: u32, number: u64, block: &[u8]) -> u32 {
     crc32c::crc32c_append(seal(salt, &number.to_le_bytes()), block)
 }

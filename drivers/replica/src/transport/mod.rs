@@ -1,6 +1,8 @@
 //! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
 mod frame;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod peer;
 pub(crate) mod peer_ids;
 mod server;
