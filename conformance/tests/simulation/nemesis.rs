@@ -64,7 +64,8 @@ pub(crate) fn leave_a_minority_broken(world: &Arc<World>) -> Vec<(usize, Fault)>
         world.start(node);
     }
     // Several with the same fault may keep leadership among themselves.
-    let same = world.system == System::Omnipaxos && world.chance(300);
+    let is_real = matches!(world.system, System::Omnipaxos | System::Openraft);
+    let same = is_real && world.chance(300);
     let same = same.then(|| Fault::draw(world));
     let strike = |victim| {
         let fault = same.unwrap_or_else(|| Fault::draw(world));
@@ -102,7 +103,9 @@ impl Fault {
         ];
         match world.system {
             System::Log => faults.push(Self::DiskHangs),
-            System::Omnipaxos => faults.extend([Self::DiskHangs, Self::IsDeaf]),
+            System::Omnipaxos | System::Openraft => {
+                faults.extend([Self::DiskHangs, Self::IsDeaf]);
+            }
             // In a log without pre-votes a deaf node stands for election all the time, and so keeps others
             // from being elected.
             System::KeyValue => faults.push(Self::IsDeaf),

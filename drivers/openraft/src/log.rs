@@ -22,7 +22,7 @@ use crate::{
     types::{Entries, Entry, Id, Stored, TypeConfig, Vote, decode, encode, next_index, storage},
 };
 
-const VOTE: &[u8] = b"vote";
+pub(crate) const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 
 /// Bytes of entries that are kept in memory, for readers of the end of the log, at most, beside those
@@ -117,7 +117,7 @@ impl Log {
     /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of
     /// members is built on it, and a leader that lost such an entry in a crash does not go on in its old
     /// term (see [`RaftLogStorage::read_vote`]).
-    fn append_entries(
+    pub(crate) fn append_entries(
         &self,
         entries: Vec<Entry>,
         done: impl FnOnce(Result<()>) + Send + 'static,
@@ -166,6 +166,21 @@ impl Log {
     }
 }
 
+/// Sabotage.
+#[cfg(feature = "simulation")]
+impl Log {
+    /// Takes this node for the leader that it was.
+    pub(crate) fn lead_on(&self, vote: Vote) {
+        self.state().vote = Some(vote);
+    }
+
+    /// Takes entries for durable.
+    pub(crate) fn pretend_durable(&self, last: Option<Id>) {
+        let mut state = self.state();
+        state.durable = state.durable.max(last);
+    }
+}
+
 impl State {
     fn written(&mut self, last: Id) {
         // What was cut off or overwritten meanwhile has a write of its own.
@@ -202,7 +217,10 @@ fn size(entry: &Entry) -> usize {
 }
 
 /// Reads what is stored under a key.
-async fn read<T: DeserializeOwned>(store: &StoreThread, key: &'static [u8]) -> Result<Option<T>> {
+pub(crate) async fn read<T: DeserializeOwned>(
+    store: &StoreThread,
+    key: &'static [u8],
+) -> Result<Option<T>> {
     let bytes = store.run(After::Everything, |replica| replica.store().read(RAFT, key)).await?;
     bytes.map(|bytes| decode(&bytes)).transpose()
 }

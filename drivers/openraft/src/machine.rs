@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use openraft::{EntryPayload, RaftSnapshotBuilder, StoredMembership, storage::RaftStateMachine};
-use tsoracle_core::{Clock as _, Result, SystemClock};
+use tsoracle_core::{BootTime, Clock, Result};
 use tsoracle_replica::{Addresses, LogEntry, Replica, StoreThread, Waiters, store_thread::After};
 
 use crate::types::{
@@ -15,9 +15,17 @@ use crate::types::{
 pub(crate) struct StateMachine {
     pub(crate) store: StoreThread,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl StateMachine {
+    /// Applies entries once that is durable.
+    pub(crate) async fn apply_after(&self, after: After, entries: Vec<Entry>) -> Result<()> {
+        let (waiters, clock) = (self.waiters.clone(), self.clock.clone());
+        let work = move |replica: &mut Replica| apply(replica, entries, &waiters, clock.now().boot);
+        self.store.run(after, work).await
+    }
+
     async fn snapshot(&self) -> Result<Snapshot> {
         let chunks = self.store.snapshot().await?;
         let meta = Applied::read(chunks.applied())?.into_meta();
@@ -26,10 +34,14 @@ impl StateMachine {
 }
 
 /// Applies entries, and answers those that wait for them.
-fn apply(replica: &mut Replica, entries: Vec<Entry>, waiters: &Waiters) -> Result<()> {
+fn apply(
+    replica: &mut Replica,
+    entries: Vec<Entry>,
+    waiters: &Waiters,
+    now: BootTime,
+) -> Result<()> {
     let mut applied = Applied::read(replica.applied().unwrap_or_default())?;
     let mut answers = Vec::with_capacity(entries.len());
-    let now = SystemClock.now().boot;
     for entry in entries {
         match entry.payload {
             EntryPayload::Blank => {}
@@ -69,9 +81,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let entries: Vec<_> = entries.into_iter().collect();
         let answers = vec![(); entries.len()];
         let after = entries.last().map_or(After::Anytime, |last| After::Log(last.log_id.index));
-        let waiters = self.waiters.clone();
-        let applied = self.store.run(after, move |replica| apply(replica, entries, &waiters));
-        applied.await.map_err(storage)?;
+        self.apply_after(after, entries).await.map_err(storage)?;
         Ok(answers)
     }
 
@@ -85,8 +95,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, _: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
+        let clock = self.clock.clone();
         let restored = self.store.run(After::Everything, move |replica| {
-            replica.restore(snapshot.0, [], SystemClock.now().boot)
+            replica.restore(snapshot.0, [], clock.now().boot)
         });
         restored.await.map_err(storage)
     }

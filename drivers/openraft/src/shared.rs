@@ -7,9 +7,9 @@ use std::{
 };
 
 use openraft::ServerState;
-use tokio::{runtime::Handle, sync::watch};
-use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership};
-use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Waiters, transport::Transport};
+use tokio::sync::watch;
+use tsoracle_core::{Clock, Error, ErrorKind, LeaderHint, Leadership, Random};
+use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Tasks, Waiters, transport::Connections};
 
 use crate::{
     elections::Contact,
@@ -18,11 +18,13 @@ use crate::{
 
 /// What the parts of a running node have in common.
 pub(crate) struct Shared {
-    /// That of the node's own thread.
-    pub(crate) runtime: Handle,
+    /// Those of the node's own thread.
+    pub(crate) tasks: Tasks,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Random,
     pub(crate) cluster: Cluster,
     pub(crate) store: StoreThread,
-    pub(crate) transport: Transport,
+    pub(crate) transport: Arc<dyn Connections>,
     pub(crate) raft: Raft,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) contact: Arc<Contact>,

@@ -6,7 +6,7 @@ use openraft::{
     testing::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
-use tsoracle_core::{Effect, Result, Version};
+use tsoracle_core::{BootTime, Clock, Effect, Result, SystemClock, Version};
 use tsoracle_replica::{Config, LogEntry, StoreThread, Waiters, store_thread::After};
 
 use crate::{
@@ -41,9 +41,12 @@ async fn open(directory: &Path) -> Result<Parts> {
         ..Config::default()
     };
     let (cluster, waiters) = (config.check()?, Arc::<Waiters>::default());
-    let (store, found) = StoreThread::start(move || store::open(&cluster)).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let opening =
+        StoreThread::start(clock.clone(), move || store::open(&cluster, BootTime::default()));
+    let (store, (_, found)) = opening.await?;
     let log = Log::open(1, store.clone(), waiters.clone(), found.last).await?;
-    Ok(Parts { log, machine: StateMachine { store: store.clone(), waiters }, store })
+    Ok(Parts { log, machine: StateMachine { store: store.clone(), waiters, clock }, store })
 }
 
 fn id(term: u64, node: u64, index: u64) -> Id {
