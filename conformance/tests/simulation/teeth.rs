@@ -262,3 +262,8 @@ fn a_vote_that_is_given_ahead_of_the_disk_elects_two_leaders() {
 fn a_log_of_openraft_that_is_shortened_before_its_state_is_written_leaves_a_gap() {
     openraft_is_caught(RaftSabotage::ShortensBeforeTheState, "does not start");
 }
+
+#[test]
+fn a_log_of_openraft_that_is_shortened_before_a_state_has_come_leaves_a_gap() {
+    openraft_is_caught(RaftSabotage::ShortensBeforeAStateComes, "does not start");
+}

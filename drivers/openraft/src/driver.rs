@@ -121,7 +121,8 @@ where
     let Outside { id, tasks, clock, random, transport } = outside;
     let Found { last, applied, inbox, .. } = found;
     let waiters = Arc::<Waiters>::default();
-    let log = Log::open(cluster.node.into(), store.clone(), waiters.clone(), last).await?;
+    let (node, own) = (cluster.node.into(), store.clone());
+    let log = Log::open(node, own, waiters.clone(), last, applied).await?;
     let network = Network {
         tasks: tasks.clone(),
         clock: clock.clone(),
@@ -129,8 +130,12 @@ where
         log: log.clone(),
         transfers: Arc::default(),
     };
-    let machine =
-        StateMachine { store: store.clone(), waiters: waiters.clone(), clock: clock.clone() };
+    let machine = StateMachine {
+        store: store.clone(),
+        waiters: waiters.clone(),
+        clock: clock.clone(),
+        log: log.clone(),
+    };
     let config = Arc::new(raft_config(&cluster)?);
     let (network, log, machine) = fit((network, log, machine));
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;

@@ -4,8 +4,12 @@ use openraft::{EntryPayload, RaftSnapshotBuilder, StoredMembership, storage::Raf
 use tsoracle_core::{BootTime, Clock, Result};
 use tsoracle_replica::{Addresses, LogEntry, Replica, StoreThread, Waiters, store_thread::After};
 
-use crate::types::{
-    Applied, Entries, Entry, Id, Meta, Snapshot, SnapshotData, Stored, TypeConfig, encode, storage,
+use crate::{
+    log::Log,
+    types::{
+        Applied, Entries, Entry, Id, Meta, Snapshot, SnapshotData, Stored, TypeConfig, encode,
+        storage,
+    },
 };
 
 /// Raft's state machine, which is the replica.
@@ -16,14 +20,18 @@ pub(crate) struct StateMachine {
     pub(crate) store: StoreThread,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: Log,
 }
 
 impl StateMachine {
     /// Applies entries once that is durable.
     pub(crate) async fn apply_after(&self, after: After, entries: Vec<Entry>) -> Result<()> {
         let (waiters, clock) = (self.waiters.clone(), self.clock.clone());
+        let last = entries.last().map(|entry| entry.log_id);
         let work = move |replica: &mut Replica| apply(replica, entries, &waiters, clock.now().boot);
-        self.store.run(after, work).await
+        self.store.run(after, work).await?;
+        self.log.applied(last);
+        Ok(())
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
@@ -94,12 +102,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(Box::new(SnapshotData(Box::new(std::iter::empty()))))
     }
 
-    async fn install_snapshot(&mut self, _: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
         let clock = self.clock.clone();
         let restored = self.store.run(After::Everything, move |replica| {
             replica.restore(snapshot.0, [], clock.now().boot)
         });
-        restored.await.map_err(storage)
+        restored.await.map_err(storage)?;
+        self.log.applied(meta.last_log_id);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot>> {

@@ -43,6 +43,8 @@ pub enum Sabotage {
     VotesAheadOfItsDisk,
     /// The log is shortened before the state that it led to is written.
     ShortensBeforeTheState,
+    /// The log is shortened before the state has come that stands for it.
+    ShortensBeforeAStateComes,
 }
 
 /// The kind of a call that asks for a vote.
@@ -184,6 +186,9 @@ impl RaftLogStorage<TypeConfig> for SpoiledLog {
     }
 
     async fn purge(&mut self, log_id: Id) -> Stored<()> {
+        if self.sabotage == Some(Sabotage::ShortensBeforeAStateComes) {
+            self.log.applied(Some(log_id));
+        }
         self.log.purge(log_id).await
     }
 }

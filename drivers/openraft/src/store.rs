@@ -6,7 +6,10 @@ use tsoracle_core::{BootTime, NodeId, Result};
 use tsoracle_replica::{Cluster, Identity, Replica, transfer::Inbox, transport::PeerIds};
 use tsoracle_store::{Store, Table};
 
-use crate::types::{Applied, Entry, Id, decode};
+use crate::{
+    log,
+    types::{Applied, Entry, Id, decode, next_index},
+};
 
 /// The name in config strings, and of the owner of a directory.
 pub(crate) const DRIVER: &str = "openraft";
@@ -43,5 +46,12 @@ pub(crate) fn read(store: Store, cluster: &Cluster, now: BootTime) -> Result<(Re
     let inbox = Inbox::open(&cluster.path)?;
     let replica = Replica::open(store, now)?;
     let applied = Applied::read(replica.applied().unwrap_or_default())?.log_id;
+    // What is in the log was observed by now, though it is applied only once a leader says how far.
+    let after = next_index(applied.as_ref()).to_be_bytes();
+    for (_, entry) in replica.store().entries(LOG, &after, &[u8::MAX; 9], usize::MAX)? {
+        if let Some(version) = log::version(&decode(&entry)?) {
+            replica.evidence().logged(version, now);
+        }
+    }
     Ok((replica, Found { last, applied, peers, inbox }))
 }
