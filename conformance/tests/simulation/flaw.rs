@@ -60,9 +60,7 @@ impl Flaw {
                 | Self::TellsAheadOfItsDisk
                 | Self::LeadsOnAfterARestart
                 | Self::WithinOpenraft(
-                    Sabotage::AppliesAheadOfItsDisk
-                        | Sabotage::TellsAheadOfItsDisk
-                        | Sabotage::LeadsOnAfterARestart
+                    Sabotage::TellsAheadOfItsDisk | Sabotage::LeadsOnAfterARestart
                 )
         )
     }

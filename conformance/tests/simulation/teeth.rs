@@ -234,11 +234,6 @@ fn openraft_is_caught(sabotage: RaftSabotage, promise: &str) {
 }
 
 #[test]
-fn what_a_leader_of_openraft_applies_ahead_of_its_disk_is_lost() {
-    openraft_is_caught(RaftSabotage::AppliesAheadOfItsDisk, "two entries were committed");
-}
-
-#[test]
 fn what_a_leader_of_openraft_tells_ahead_of_its_disk_is_undone() {
     openraft_is_caught(RaftSabotage::TellsAheadOfItsDisk, "two entries were committed");
 }
@@ -251,11 +246,6 @@ fn a_leader_of_openraft_that_leads_on_after_a_restart_uses_places_twice() {
 #[test]
 fn what_a_follower_acknowledges_ahead_of_its_disk_is_lost() {
     openraft_is_caught(RaftSabotage::AcknowledgesAheadOfItsDisk, "two entries were committed");
-}
-
-#[test]
-fn a_vote_that_is_given_ahead_of_the_disk_elects_two_leaders() {
-    openraft_is_caught(RaftSabotage::VotesAheadOfItsDisk, "two entries were committed");
 }
 
 #[test]

@@ -199,6 +199,11 @@ impl World {
         self.flaw.is_some_and(Flaw::is_about_early_leaders)
     }
 
+    /// Whether the sabotage is about followers that do not wait for their own disk.
+    pub(crate) fn acknowledges_too_early(&self) -> bool {
+        self.openraft_sabotage() == Some(openraft::Sabotage::AcknowledgesAheadOfItsDisk)
+    }
+
     /// Whether something happens that does so in `permille` of 1,000 cases.
     pub(crate) fn chance(&self, permille: u64) -> bool {
         self.draw(|rng| rng.chance(permille))

@@ -24,16 +24,6 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    /// Applies entries once that is durable.
-    pub(crate) async fn apply_after(&self, after: After, entries: Vec<Entry>) -> Result<()> {
-        let (waiters, clock) = (self.waiters.clone(), self.clock.clone());
-        let last = entries.last().map(|entry| entry.log_id);
-        let work = move |replica: &mut Replica| apply(replica, entries, &waiters, clock.now().boot);
-        self.store.run(after, work).await?;
-        self.log.applied(last);
-        Ok(())
-    }
-
     async fn snapshot(&self) -> Result<Snapshot> {
         let chunks = self.store.snapshot().await?;
         let meta = Applied::read(chunks.applied())?.into_meta();
@@ -89,7 +79,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let entries: Vec<_> = entries.into_iter().collect();
         let answers = vec![(); entries.len()];
         let after = entries.last().map_or(After::Anytime, |last| After::Log(last.log_id.index));
-        self.apply_after(after, entries).await.map_err(storage)?;
+        let last = entries.last().map(|entry| entry.log_id);
+        let (waiters, clock) = (self.waiters.clone(), self.clock.clone());
+        let applied = self
+            .store
+            .run(after, move |replica| apply(replica, entries, &waiters, clock.now().boot));
+        applied.await.map_err(storage)?;
+        self.log.applied(last);
         Ok(answers)
     }
 

@@ -10,8 +10,7 @@ use openraft::{
 };
 use tsoracle_core::{Clock, NodeId, Random, Result, Version};
 use tsoracle_replica::{
-    Addresses, Config, Gate, Replica, SteppedStore, StoreThread, Tasks, store_thread::After,
-    transport::Connections,
+    Addresses, Config, Gate, Replica, SteppedStore, StoreThread, Tasks, transport::Connections,
 };
 use tsoracle_store::Store;
 
@@ -31,16 +30,12 @@ use crate::{
 /// What is done wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
-    /// Entries are applied, and callers answered, before this node's disk has them.
-    AppliesAheadOfItsDisk,
     /// Others are told that entries are committed which this leader's disk does not have.
     TellsAheadOfItsDisk,
     /// A leader that is started again leads on in its term.
     LeadsOnAfterARestart,
     /// A follower acknowledges entries before its disk has them.
     AcknowledgesAheadOfItsDisk,
-    /// A node votes before its disk has the vote.
-    VotesAheadOfItsDisk,
     /// The log is shortened before the state that it led to is written.
     ShortensBeforeTheState,
     /// The log is shortened before the state has come that stands for it.
@@ -137,13 +132,6 @@ impl RaftLogStorage<TypeConfig> for SpoiledLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Stored<()> {
-        if self.sabotage == Some(Sabotage::VotesAheadOfItsDisk) {
-            let (mut log, vote) = (self.log.clone(), *vote);
-            // It is submitted by the first poll.
-            let saving = Box::pin(async move { log.save_vote(&vote).await });
-            drop(futures::FutureExt::now_or_never(saving));
-            return Ok(());
-        }
         self.log.save_vote(vote).await
     }
 
@@ -220,15 +208,7 @@ impl RaftStateMachine<TypeConfig> for SpoiledMachine {
     }
 
     async fn apply<I: Entries>(&mut self, entries: I) -> Stored<Vec<()>> {
-        let entries: Vec<_> = entries.into_iter().collect();
-        let answers = vec![(); entries.len()];
-        match self.sabotage {
-            Some(Sabotage::AppliesAheadOfItsDisk) => {
-                self.machine.apply_after(After::Anytime, entries).await.map_err(storage)?;
-                Ok(answers)
-            }
-            _ => self.machine.apply(entries).await,
-        }
+        self.machine.apply(entries).await
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
