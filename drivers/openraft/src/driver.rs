@@ -128,8 +128,10 @@ where
         clock: clock.clone(),
         transport: transport.clone(),
         log: log.clone(),
+        is_silent: Arc::default(),
         transfers: Arc::default(),
     };
+    let is_silent = network.is_silent.clone();
     let machine = StateMachine {
         store: store.clone(),
         waiters: waiters.clone(),
@@ -165,6 +167,7 @@ where
         leadership,
         lifecycle: Default::default(),
         leaving: Default::default(),
+        is_silent,
         transfers: watch::Sender::new(0),
         changing: Default::default(),
     });

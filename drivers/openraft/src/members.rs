@@ -207,13 +207,14 @@ pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let _ = resigning.await;
 }
 
-/// Sends heartbeats again when it goes.
+/// Sends entries and heartbeats again when it goes.
 struct Heartbeats<'a>(&'a Shared);
 
 impl Drop for Heartbeats<'_> {
     fn drop(&mut self) {
         let is_sound = self.0.store.stalled_for() <= STALLED_DISK;
         self.0.raft.runtime_config().heartbeat(is_sound);
+        self.0.is_silent.store(false, Ordering::Release);
     }
 }
 
@@ -233,10 +234,11 @@ impl Handover for Shared {
     }
 
     /// Nodes that hear from this leader grant no other their vote for a while, nor does this leader while
-    /// it has only just been elected: so it sends no heartbeats, and waits. Where its own vote is enough,
+    /// it has only just been elected: so it sends neither entries nor heartbeats, and waits. Where its own vote is enough,
     /// and its disk can take it, only for the latter.
     async fn campaign(&self, node: u32) -> Result<()> {
         self.raft.runtime_config().heartbeat(false);
+        self.is_silent.store(true, Ordering::Release);
         let lease = elections::vote_lease(&self.cluster);
         let votes = self.store.stalled_for() < lease;
         let heard = match other_voters(self, &self.metrics()).len() {

@@ -2,7 +2,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use openraft::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tsoracle_core::{BootTime, Clock, Error, Result};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result};
 use tsoracle_replica::{Addresses, Tasks, transfer, transport::Connections};
 
 use crate::{
@@ -42,6 +42,8 @@ pub(crate) struct Network {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) transport: Arc<dyn Connections>,
     pub(crate) log: Log,
+    /// Whether no entry and no heartbeat is sent: who hears of a leader votes for no other node.
+    pub(crate) is_silent: Arc<AtomicBool>,
     /// Numbers the states that are sent.
     pub(crate) transfers: Arc<AtomicU64>,
 }
@@ -101,6 +103,11 @@ impl RaftNetwork<TypeConfig> for Peer {
         mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
+        // Whatever openraft still tries to replicate would keep its successor from being elected.
+        if self.network.is_silent.load(Ordering::Acquire) {
+            let context = "leadership is being handed over";
+            return Err(unreachable(Error::new(ErrorKind::Unavailable, context)));
+        }
         // openraft announces each commit at once, in a message of its own, though the next entries will
         // do so as well. A node that has answered just now need not hear it sooner.
         let just_now = option.hard_ttl() / 4;

@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) lifecycle: Lifecycle,
     /// How many transfers of leadership, and shutdowns, are under way: meanwhile no commit is begun.
     pub(crate) leaving: AtomicUsize,
+    /// That of the network.
+    pub(crate) is_silent: Arc<AtomicBool>,
     /// How many transfers have ended.
     pub(crate) transfers: watch::Sender<u64>,
     /// One change of membership at a time.
