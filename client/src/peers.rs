@@ -8,7 +8,7 @@ mod pool;
 mod state;
 
 pub(crate) use address::Address;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
 pub(crate) use address::Scheme;
 pub(crate) use dialer::Dialer;
 pub(crate) use failure_detector::{SUSPECT_AFTER, unless_superseded};

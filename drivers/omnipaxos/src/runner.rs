@@ -7,7 +7,7 @@ use tokio::{
     task::{JoinHandle, yield_now},
 };
 use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock};
-use tsoracle_replica::{snapshot::Chunks, transfer, transport::Transport};
+use tsoracle_replica::{Tasks, snapshot::Chunks, transfer, transport::Transport};
 
 use crate::{
     inbound::Event,
@@ -103,7 +103,7 @@ impl Runner {
     ) -> impl Future<Output = ()> + use<> {
         let (transport, events) = (self.transport.clone(), self.events.clone());
         async move {
-            let outcome = transfer::send(&transport, peer, transfer, chunks).await;
+            let outcome = transfer::send(&transport, &Tasks::here(), peer, transfer, chunks).await;
             // The node may have ended.
             let _ = events.send(Event::Transferred { peer, transfer, outcome }).await;
         }

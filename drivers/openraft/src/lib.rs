@@ -12,8 +12,11 @@ mod log;
 mod machine;
 mod members;
 mod network;
+mod runtime;
 mod shared;
 mod shutdown;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 mod types;
 mod wire;

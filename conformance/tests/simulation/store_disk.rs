@@ -9,7 +9,11 @@ use std::{
 use tsoracle_core::Result;
 use tsoracle_store::{Files, OpenFile, Options, Store};
 
-use crate::rng::Rng;
+use crate::{
+    clock::pass,
+    rng::Rng,
+    world::{Point, World},
+};
 
 /// The disk of a machine.
 #[derive(Debug)]
@@ -110,6 +114,24 @@ impl Disk {
     pub(crate) fn sync_all(&mut self) {
         if let Some(mounted) = self.mounted.take() {
             self.image = mounted.image();
+        }
+    }
+}
+
+impl World {
+    /// Returns when the syncs have ended that a node has begun.
+    pub(crate) async fn end_syncs(self: &Arc<Self>, node: usize, disk: &Mounted) {
+        let syncs = disk.syncs();
+        if syncs > 0 {
+            self.hazard(node, Point::Sync).await;
+            for number in 0..syncs {
+                if number > 0 {
+                    self.hazard(node, Point::BetweenSyncs).await;
+                }
+                pass(self.sync_time()).await;
+            }
+            self.nodes[node].disk_answers().await;
+            disk.end_syncs();
         }
     }
 }

@@ -1,14 +1,18 @@
-//! The real driver, with what the simulation does to any of them.
+//! A real driver, with what the simulation does to any of them, and what the real ones have in common.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, ErrorKind, Leadership, Membership, NodeId,
-    Outcome, Reads, Result, Snapshot, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Error, ErrorKind, Leadership,
+    Membership, NodeId, Outcome, Reads, Result, Snapshot, Version,
+    state::{REIGN, Record},
 };
-use tsoracle_omnipaxos::OmnipaxosDriver;
+use tsoracle_replica::Config;
 
 use crate::{
     clock::pass,
@@ -20,18 +24,40 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct SimulatedDriver {
-    pub(super) world: Arc<World>,
-    pub(super) me: usize,
-    pub(super) gate: Gate,
-    pub(super) inner: Arc<OmnipaxosDriver>,
-    pub(super) leadership: watch::Receiver<Leadership>,
+pub(crate) struct SimulatedDriver {
+    pub(crate) world: Arc<World>,
+    pub(crate) me: usize,
+    pub(crate) gate: Gate,
+    /// None until it has opened.
+    pub(crate) inner: Arc<OnceLock<Arc<dyn ConsensusDriver>>>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+}
+
+/// Who the node of that number is, whichever process runs on it.
+pub(crate) fn identity(node: usize) -> NodeId {
+    NodeId(node as u128 + 1)
+}
+
+/// Nodes of a cluster are numbered from 1.
+pub(crate) fn id(node: usize) -> u32 {
+    node as u32 + 1
+}
+
+pub(crate) fn node(id: u32) -> usize {
+    id as usize - 1
+}
+
+impl SimulatedDriver {
+    fn inner(&self) -> Result<Arc<dyn ConsensusDriver>> {
+        let closed = || Error::new(ErrorKind::Unavailable, "the driver is not open yet");
+        self.inner.get().cloned().ok_or_else(closed)
+    }
 }
 
 #[async_trait]
 impl ConsensusDriver for SimulatedDriver {
     fn node(&self) -> NodeId {
-        self.inner.node()
+        identity(self.me)
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -39,12 +65,12 @@ impl ConsensusDriver for SimulatedDriver {
     }
 
     async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
-        self.gate.run(self.inner.read(wanted)).await
+        self.gate.run(self.inner()?.read(wanted)).await
     }
 
     async fn commit(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let next = effect.version()?;
-        let (world, me, inner) = (self.world.clone(), self.me, self.inner.clone());
+        let (world, me, inner) = (self.world.clone(), self.me, self.inner()?);
         let committing = async move {
             let again = world.doubles_a_commit().then(|| effect.clone());
             let outcome = inner.commit(base, effect).await;
@@ -65,18 +91,19 @@ impl ConsensusDriver for SimulatedDriver {
     fn seen(&self, version: &Version) -> Option<BootTime> {
         match self.world.has(Flaw::NoWaitForTheLease) {
             true => Some(BootTime::default()),
-            false => self.inner.seen(version),
+            false => self.inner().ok()?.seen(version),
         }
     }
 
     async fn resign(&self, claim: u64) {
+        let Ok(inner) = self.inner() else { return };
         if self.world.has(Flaw::NeverResigns) {
             return;
         }
         let asking = async {
             self.world.hazard(self.me, Point::Submitted).await;
             self.world.reached(Reached::Resigned);
-            self.inner.resign(claim).await;
+            inner.resign(claim).await;
         };
         self.gate.run(asking).await;
     }
@@ -90,7 +117,10 @@ impl ConsensusDriver for SimulatedDriver {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.gate.run(self.inner.shutdown()).await
+        match self.inner() {
+            Ok(inner) => self.gate.run(inner.shutdown()).await,
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -125,7 +155,7 @@ async fn answer_by_index(
 }
 
 /// Passes on who leads, late, and each time only the latest.
-pub(super) async fn spread(
+pub(crate) async fn spread(
     world: Arc<World>,
     mut told: watch::Receiver<Leadership>,
     known: watch::Sender<Leadership>,
@@ -136,5 +166,36 @@ pub(super) async fn spread(
         pass(world.rumour_time(leads)).await;
         let latest = told.borrow_and_update().clone();
         known.send_replace(latest);
+    }
+}
+
+pub(crate) fn config(world: &World, me: usize) -> Config {
+    let peer = |node| format!("{0}=127.0.0.1:{0}/h:{0}", id(node));
+    let (heartbeat, election) = world.temper.beats;
+    let (snapshot_every, log_keep) = world.temper.keeps;
+    Config {
+        path: world.directory.path().join(me.to_string()),
+        node: id(me),
+        peers: (0..world.nodes.len()).map(peer).collect::<Vec<_>>().join(","),
+        heartbeat,
+        election,
+        snapshot_every,
+        log_keep,
+        ..Config::default()
+    }
+}
+
+impl World {
+    /// Compares what a node has applied with what others have: the first `applied` entries of its log.
+    pub(crate) fn compare(&self, applied: u64, read: impl FnOnce(&Reads) -> Result<Snapshot>) {
+        let wanted = Reads { keys: vec![REIGN.into()], ranges: vec![] };
+        let read = read(&wanted).expect("memory does not fail");
+        let reign: Option<Epoch> = read.values.into_iter().flatten().next().map(|bytes| {
+            match Record::decode(REIGN, bytes) {
+                Ok(Record::Reign(record)) => record.epoch,
+                other => panic!("the reign record is none, but {other:?}"),
+            }
+        });
+        self.has_applied(applied, read.version, reign);
     }
 }
