@@ -12,6 +12,9 @@ mod options;
 mod oracle;
 mod random;
 mod seq;
+// For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
+// public interface.
+#[doc(hidden)]
 pub mod state;
 mod storage;
 mod timestamp;
