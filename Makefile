@@ -4,15 +4,17 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tsoracle/targe
 
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: test packages fmt lint docs features unit stranger instructions bench bench-public bench-against failover
+.PHONY: test packages fmt lint docs features unit stranger stranger-sqlite stranger-postgres \
+	instructions bench bench-public bench-against failover
 
 test: packages fmt lint docs features unit stranger instructions
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
-# with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd.
+# with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd;
+# those of the example over PostgreSQL start that.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		ip:iproute2 unshare:util-linux
+		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql'
 
 fmt:
 	cargo fmt --all --check
@@ -32,12 +34,11 @@ features:
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features openraft
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features suite
-	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features deployment
 	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features processes
-	cargo check --manifest-path server/Cargo.toml --no-default-features
-	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli
-	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli,file
-	cargo check --manifest-path server/Cargo.toml --no-default-features --features cli,etcd
+	cargo check --manifest-path server/Cargo.toml
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features etcd
 
 unit:
 ifeq ($(NEXTEST),yes)
@@ -47,15 +48,19 @@ else
 endif
 	cargo test --workspace --all-features --doc
 
-# A driver as somebody else writes it, in a crate of its own: docs/DRIVERS.md. Its profile is made that
-# of the workspace, so that both share what is built.
-stranger: export CARGO_PROFILE_DEV_DEBUG = line-tables-only
-stranger: export CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG = false
-stranger:
-	cd conformance/examples/sqlite && cargo fmt --check
-	cd conformance/examples/sqlite && cargo clippy --all-targets -- -D warnings
-	cd conformance/examples/sqlite && cargo test
-	cd conformance/examples/sqlite && cargo run --quiet -- drivers | grep -A1 '^sqlite$$'
+# Drivers as somebody else writes them, in crates of their own: docs/DRIVERS.md. Their libraries are built
+# alone first, since they must not need the server. Their profile is made that of the workspace, so that they
+# share what is built.
+STRANGERS := stranger-sqlite stranger-postgres
+stranger: $(STRANGERS)
+$(STRANGERS): export CARGO_PROFILE_DEV_DEBUG = line-tables-only
+$(STRANGERS): export CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG = false
+$(STRANGERS): stranger-%:
+	cd conformance/examples/$* && cargo fmt --check
+	cd conformance/examples/$* && cargo clippy --lib -- -D warnings
+	cd conformance/examples/$* && cargo clippy --all-targets --features server -- -D warnings
+	cd conformance/examples/$* && cargo test --features server
+	cd conformance/examples/$* && cargo run --quiet --features server -- drivers | grep -A1 '^$*$$'
 
 # Counts instructions under valgrind, and compares them with those on record; without valgrind, or on another
 # processor or compiler, it says that it does not.
@@ -68,14 +73,13 @@ instructions:
 BENCH_OPTIONS ?=
 bench: bench-public
 	cargo test --release --manifest-path core/Cargo.toml --test allocations
-	cargo build --release --features etcd
-	cargo run --release --features etcd -- bench suite --write docs/PERFORMANCE.md \
+	cargo run --release --manifest-path server/bench/Cargo.toml --features etcd -- suite --write docs/PERFORMANCE.md \
 		--public $(CARGO_TARGET_DIR)/release/tsoracle-public $(BENCH_OPTIONS)
 
 # The public client and server, to be measured beside ours. A crate of its own, so that nothing here depends on
 # them.
 bench-public:
-	cargo build --release --manifest-path server/examples/public/Cargo.toml
+	cargo build --release --manifest-path server/bench/public/Cargo.toml
 
 # Builds the revision REV beside this one, and measures both in turns. Fails if this one is slower.
 bench-against:
@@ -86,4 +90,4 @@ bench-against:
 # many times in a row, and prints a table. Takes about a minute a driver for each time.
 failover: export TSORACLE_FAILOVER ?= 20
 failover:
-	cargo test --release --manifest-path server/Cargo.toml --features openraft,omnipaxos,etcd --test cluster
+	cargo test --release --manifest-path server/cli/Cargo.toml --features etcd --test cluster

@@ -1,7 +1,7 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tsoracle_core::{Granted, Oracle, Result, SeqGrant, SeqRequest};
+use tsoracle_core::{Grant, Oracle, Result, SeqGrant, SeqRequest};
 
 use crate::{Action, Fault};
 
@@ -73,7 +73,7 @@ pub struct BackingServices {
 #[async_trait]
 pub trait Service: Debug + Send + Sync {
     /// As [`Oracle::get_ts`].
-    async fn get_ts(&self, count: u32) -> Result<Granted>;
+    async fn get_ts(&self, count: u32) -> Result<Grant>;
 
     /// As [`Oracle::get_seq`].
     async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant>;
@@ -81,7 +81,7 @@ pub trait Service: Debug + Send + Sync {
 
 #[async_trait]
 impl Service for Oracle {
-    async fn get_ts(&self, count: u32) -> Result<Granted> {
+    async fn get_ts(&self, count: u32) -> Result<Grant> {
         Self::get_ts(self, count).await
     }
 

@@ -1,8 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(feature = "deployment")]
-pub mod deployment;
-pub mod history;
 #[cfg(feature = "processes")]
 pub mod processes;
 
@@ -24,6 +21,8 @@ mod oracles;
 mod suite;
 #[cfg(feature = "suite")]
 mod worker;
+
+pub use tsoracle_history as history;
 
 #[cfg(feature = "suite")]
 pub use cluster::{BackingServices, Cluster, Disk, Partition, Service};

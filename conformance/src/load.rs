@@ -232,9 +232,9 @@ impl Caller {
         let outcome = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(answer)) => Outcome::Answered(answer),
             Ok(Err(error)) if *error.kind() == ErrorKind::Uncertain => {
-                Outcome::Uncertain(error.to_string().into())
+                Outcome::Uncertain(format!("{error:#}").into())
             }
-            Ok(Err(error)) => Outcome::Refused(error.to_string().into()),
+            Ok(Err(error)) => Outcome::Refused(format!("{error:#}").into()),
             Err(_) => Outcome::Uncertain("no answer in time".into()),
         };
         let end_ns = SystemClock.now().boot.as_nanos();

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::{runtime::Builder, time::timeout};
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, Registry, Result, SeqStore,
-    Surroundings,
+    ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, OpenContext, Registry, Result,
+    SeqStore,
 };
 
 use crate::{Action, Config, Fixture, fixture::Shared};
@@ -165,7 +165,7 @@ impl Directory {
             (Some(config), _) => {
                 let config = DriverConfig::parse(&config(&state))?;
                 let registry = self.local.registry.clone().map_or_else(Registry::linked, Ok)?;
-                registry.open(config, Surroundings::default()).await?
+                registry.open(config, OpenContext::default()).await?
             }
             (None, Some(open)) => open(&state)?.wrap().await?,
             (None, None) => {

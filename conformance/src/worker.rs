@@ -13,8 +13,8 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 use tsoracle_core::{
-    DriverConfig, Oracle, OracleOptions, Registry, RequestId, SeqKey, SeqRequest, Session,
-    Surroundings,
+    DriverConfig, OpenContext, Oracle, OracleOptions, Registry, RequestId, SeqKey, SeqRequest,
+    Session,
 };
 
 use crate::{Config, oracles::serves, suite::runtime};
@@ -118,8 +118,8 @@ impl Role {
 
     async fn perform(self, registry: Option<Registry>) -> Result<()> {
         let registry = registry.map_or_else(Registry::linked, Ok)?;
-        let surroundings = Surroundings { service_endpoint: self.service_endpoint };
-        let driver = registry.open(DriverConfig::parse(&self.config)?, surroundings).await?;
+        let context = OpenContext { service_endpoint: self.service_endpoint };
+        let driver = registry.open(DriverConfig::parse(&self.config)?, context).await?;
         let oracle = Oracle::start(driver, OracleOptions::default())?;
         serves(&oracle).await?;
         // Before the load, since what is written earlier is passed over.

@@ -156,7 +156,7 @@ fn check(write: bool) -> ExitCode {
     }
     let kept = fs::read_to_string(&path).ok().and_then(|text| Counts::read(&text));
     let Some(kept) = kept else {
-        println!("{} cannot be read: write it anew with --write", path.display());
+        println!("{} cannot be read: write it with --write", path.display());
         return ExitCode::FAILURE;
     };
     compare(&counted, &kept)
@@ -205,15 +205,15 @@ fn counted(part: &str, times: u32) -> io::Result<f64> {
         .arg(env::current_exe()?)
         .args(["run", part, &times.to_string()])
         .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     // "I refs:" in some versions, and more blanks between in others.
-    let refs = said.lines().find_map(|line| {
+    let refs = printed.lines().find_map(|line| {
         let (name, count) = line.split_once("refs:")?;
         name.trim_end().ends_with('I').then_some(count)
     });
     let count = refs.map(|count| count.trim().replace(',', "").parse());
     match count {
         Some(Ok(count)) if output.status.success() => Ok(count),
-        _ => Err(io::Error::other(format!("valgrind says: {said}"))),
+        _ => Err(io::Error::other(format!("valgrind printed: {printed}"))),
     }
 }

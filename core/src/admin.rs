@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 50;
 ///
 /// # Errors
 /// `Unavailable` if it does not within `limit`, or never will.
-pub async fn elected(
+pub async fn wait_until_leader(
     driver: &dyn ConsensusDriver,
     clock: &dyn Clock,
     limit: Duration,
@@ -89,7 +89,7 @@ pub(crate) async fn execute(
         if rounds >= ATTEMPTS {
             return Err(error);
         }
-        tracing::debug!(%error, "trying again");
+        tracing::debug!(error = %format_args!("{error:#}"), "trying again");
         clock.sleep(PAUSE).await;
     }
 }

@@ -1,18 +1,20 @@
-use std::{error, fmt, io, result};
+use std::{error, fmt, io, result, sync::Arc};
+
+use tsoracle_types::{Invalid, on_one_line};
 
 use crate::{Epoch, Reject};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = result::Result<T, E>;
 
-type Source = Box<dyn error::Error + Send + Sync>;
-
 /// What went wrong: a kind to act on, a sentence to read, and the cause.
-#[derive(Debug)]
+///
+/// `{}` shows the sentence alone, and `source` has the causes; `{:#}` shows all of them on one line.
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     context: String,
-    source: Option<Source>,
+    source: Option<Arc<dyn error::Error + Send + Sync>>,
 }
 
 /// What a caller does about an error.
@@ -54,7 +56,7 @@ impl Error {
         Self { kind, context: context.into(), source: None }
     }
 
-    /// `what`, a file or a directory, cannot be used: `Config` if somebody has to give another one,
+    /// `what`, a file or a directory, cannot be used: `Config` if an operator has to give another one,
     /// `Fatal` if the disk is full or fails.
     pub fn cannot_use(what: impl fmt::Display, source: io::Error) -> Self {
         let kind = match source.kind() {
@@ -73,8 +75,8 @@ impl Error {
 
     /// Adds the cause.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into().into());
         self
     }
 
@@ -99,42 +101,27 @@ impl Error {
             | ErrorKind::Fatal => false,
         }
     }
-
-    /// A copy for another waiter: same kind and text, with the causes folded into the text.
-    #[must_use]
-    pub fn duplicate(&self) -> Self {
-        Self::new(self.kind.clone(), self.to_string())
-    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.context)?;
-        let mut cause = self.source.as_deref().map(|source| source as &dyn error::Error);
-        while let Some(current) = cause {
-            write!(f, ": {current}")?;
-            cause = current.source();
+        match f.alternate() {
+            true => f.write_str(&on_one_line(self)),
+            false => f.write_str(&self.context),
         }
-        Ok(())
     }
 }
 
-// The causes are part of the text already, so `source` stays silent: a chain printer would
-// otherwise say everything twice.
-impl error::Error for Error {}
-
-/// An error and its causes on one line, each said once.
-pub fn on_one_line(error: &(dyn error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
     }
-    line
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::new(ErrorKind::Invalid, invalid.to_string())
+    }
 }
 
 impl From<Reject> for Error {
@@ -150,35 +137,5 @@ impl From<Reject> for Error {
 impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
         Self::new(ErrorKind::Fatal, "input or output failed").with_source(source)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug)]
-    struct Outer(&'static str, io::Error);
-
-    impl fmt::Display for Outer {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
-        }
-    }
-
-    impl error::Error for Outer {
-        fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-            Some(&self.1)
-        }
-    }
-
-    #[test]
-    fn causes_are_said_once() {
-        let said = |outer, inner| on_one_line(&Outer(outer, io::Error::other(inner)));
-        assert_eq!(
-            said("no connection", "connection refused"),
-            "no connection: connection refused"
-        );
-        assert_eq!(said("connection refused", "refused"), "connection refused");
     }
 }

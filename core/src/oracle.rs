@@ -17,18 +17,19 @@ use crate::{
     state::{Answer, Query, millis},
 };
 
-mod errands;
+mod leases;
+mod listing;
 mod members;
 mod sequences;
 mod waiting;
 
-pub use errands::{MAX_SEQ_PAGE, SeqList, SeqListing};
+pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
 use waiting::Waiting;
 
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.
 ///
 /// Cloning it is cheap. Once the last clone is dropped it stops as [`shutdown`](Self::shutdown)
-/// does, but nobody waits for that.
+/// does, but no caller waits for that.
 #[derive(Clone, Debug)]
 pub struct Oracle {
     shared: Arc<Shared>,
@@ -47,7 +48,7 @@ struct Control {
 
 /// Timestamps, and the epoch they were granted under.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Granted {
+pub struct Grant {
     /// The timestamps.
     pub range: TimestampRange,
     /// Who granted them.
@@ -116,7 +117,7 @@ impl Oracle {
     /// `Invalid` if `count` is not 1 to [`TIMESTAMPS_PER_MS`]; `NotLeader`; `Unavailable` if the
     /// lease cannot be renewed or the clock would be outrun; `Overloaded`; `Rejected` with
     /// [`Reject::OutOfRange`] at the end of the timestamp space; `Fatal`.
-    pub async fn get_ts(&self, count: u32) -> Result<Granted> {
+    pub async fn get_ts(&self, count: u32) -> Result<Grant> {
         check_ts_count(count)?;
         match self.grant(count) {
             Ok(granted) => Ok(granted),
@@ -131,7 +132,7 @@ impl Oracle {
     ///
     /// # Errors
     /// `Invalid` if `count` is not 1 to [`TIMESTAMPS_PER_MS`].
-    pub fn try_get_ts(&self, count: u32) -> Result<Option<Granted>> {
+    pub fn try_get_ts(&self, count: u32) -> Result<Option<Grant>> {
         check_ts_count(count)?;
         Ok(self.grant(count).ok())
     }
@@ -170,7 +171,7 @@ impl Oracle {
         let Some(running) = task.as_mut() else { return Ok(()) };
         let limit = self.shared.options.shutdown_timeout;
         let ended = within(&self.shared, limit, "the reign did not end", async {
-            // It must not be asked again for an end that it has told.
+            // It must not be polled again after its end.
             if !running.is_finished() {
                 // A panic of the task is on record as a failed phase.
                 drop(running.await);
@@ -183,13 +184,13 @@ impl Oracle {
         ended.and(stopped.and_then(|stopped| stopped))
     }
 
-    fn grant(&self, count: u32) -> Result<Granted, Denied> {
+    fn grant(&self, count: u32) -> Result<Grant, Denied> {
         let reign = self.shared.reign.load();
         let reign = reign.as_ref().ok_or(Denied::Closed)?;
         let range = reign.grant(self.shared.clock.now(), count)?;
         self.shared.meters.grants.increment(1);
         self.shared.meters.timestamps.increment(u64::from(count));
-        Ok(Granted { range, epoch: reign.epoch })
+        Ok(Grant { range, epoch: reign.epoch })
     }
 
     /// Answers a question from the stored state, under the lease: it is checked after the answer has
@@ -279,7 +280,7 @@ fn not_leading(context: &str) -> Error {
     Error::new(ErrorKind::NotLeader(None), context)
 }
 
-/// A reply that no rule gives to what was asked, which would be a bug.
+/// A reply that no rule gives to this command, which would be a bug.
 fn unplanned(asked: &str, answered: &impl Debug) -> Error {
     Error::new(ErrorKind::Fatal, format!("{asked} was answered {answered:?}"))
 }

@@ -6,7 +6,7 @@ pub struct Random(Arc<dyn Fn() -> u128 + Send + Sync>);
 
 impl Random {
     /// Randomness from a function. It MUST never return the same number twice, in any process: versions
-    /// of the state are told apart by it.
+    /// of the state are distinguished by it.
     pub fn new(draw: impl Fn() -> u128 + Send + Sync + 'static) -> Self {
         Self(Arc::new(draw))
     }

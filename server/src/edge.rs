@@ -26,7 +26,7 @@ const SESSIONS: HeaderName = HeaderName::from_static(metadata::SESSIONS);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowed {
     /// How long it may wait for a leader: while it does, it is certain that nothing was done, and
-    /// that is better said than left open by a deadline that has passed.
+    /// a definite answer is better than a deadline that has passed.
     pub(crate) hold: Duration,
     /// What the client has asked for, if anything. A stream lasts no longer; the server's own limit
     /// is not for streams.

@@ -12,7 +12,7 @@ use tsoracle_proto::v1::{
 
 use crate::service::{Sequences, Tso};
 
-/// Whoever asks for a service that is none of these is told so.
+/// Asking for any other service is answered with NOT_FOUND.
 const SERVICES: [&str; 3] = [
     "",
     <TsoServiceServer<Tso> as NamedService>::NAME,
@@ -45,11 +45,11 @@ impl Health {
     pub(crate) fn follow(&self, oracle: &Oracle) -> JoinHandle<()> {
         let (health, mut phase) = (self.clone(), oracle.phase());
         tokio::spawn(async move {
-            let mut said = None;
+            let mut last = None;
             loop {
                 let serving = matches!(*phase.borrow_and_update(), Phase::Serving { .. });
                 // The oracle also sends to those who wait, without a change of phase.
-                if said.replace(serving) != Some(serving) {
+                if last.replace(serving) != Some(serving) {
                     let status = match serving {
                         true => ServingStatus::Serving,
                         false => ServingStatus::NotServing,

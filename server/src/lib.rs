@@ -1,18 +1,16 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(feature = "cli")]
-pub mod cli;
+mod bound;
 mod connection;
 mod edge;
 mod health;
 mod limits;
-mod listening;
 mod server;
 mod service;
 mod status;
 mod tls;
 
+pub use bound::BoundServer;
 pub use limits::Limits;
-pub use listening::Listening;
 pub use server::{Builder, Server, listen};
 pub use tls::TlsOptions;

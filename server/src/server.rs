@@ -16,7 +16,7 @@ use tsoracle_proto::{
 };
 
 use crate::{
-    Limits, Listening, TlsOptions,
+    BoundServer, Limits, TlsOptions,
     edge::Edge,
     health::Health,
     service::{Cluster, Sequences, Tso},
@@ -120,7 +120,7 @@ impl Server {
     ///
     /// # Errors
     /// `Config`, naming the address, if it cannot be listened on.
-    pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<Listening> {
+    pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<BoundServer> {
         let listener = listen(&address).await?;
         self.listen_on(listener)
     }
@@ -129,14 +129,14 @@ impl Server {
     ///
     /// # Errors
     /// `Config` if it is not.
-    pub fn listen_on(self, listener: TcpListener) -> Result<Listening> {
-        Listening::new(self, listener)
+    pub fn listen_on(self, listener: TcpListener) -> Result<BoundServer> {
+        BoundServer::new(self, listener)
     }
 
     /// Serves on an address until the oracle fails.
     ///
     /// # Errors
-    /// As [`bind`](Self::bind) and [`Listening::serve`].
+    /// As [`bind`](Self::bind) and [`BoundServer::serve`].
     pub async fn serve(self, address: impl ToSocketAddrs + fmt::Display) -> Result<()> {
         self.bind(address).await?.serve().await
     }
@@ -161,7 +161,7 @@ impl Server {
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
     /// under the limits that tonic knows. More services can be added to it.
     ///
-    /// The oracle runs on when it stops, and TLS is to be set on it anew.
+    /// The oracle runs on when it stops, and TLS must be set on it again.
     ///
     /// # Errors
     /// `Fatal` if reflection cannot be set up.

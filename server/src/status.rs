@@ -6,15 +6,15 @@ use tonic::{Code, Status, metadata::MetadataMap};
 use tsoracle_core::{Error, ErrorKind, LeaderHint, Reject};
 use tsoracle_proto::{metadata, v1};
 
-/// What was asked for, where an unknown leader is said differently.
+/// Which call failed: an unknown leader is encoded in two ways.
 ///
 /// The public client waits out an election if `GetTs` has no hint trailer at all, but takes a
 /// sequence request without one for refused for good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Asked {
-    /// An unknown leader is said by leaving the trailer out.
+    /// For an unknown leader the trailer is left out.
     Timestamps,
-    /// An unknown leader is said by an empty trailer: sequences and stamping leases.
+    /// For an unknown leader the trailer is empty: sequences and stamping leases.
     Sequences,
 }
 
@@ -30,9 +30,9 @@ impl Statuses {
         Self { own_endpoint }
     }
 
-    /// The status that says `error` to whoever asked.
+    /// The status that a caller gets for `error`.
     pub(crate) fn of(&self, error: &Error, asked: Asked) -> Status {
-        let context = error.to_string();
+        let context = format!("{error:#}");
         match error.kind() {
             ErrorKind::NotLeader(hint) => self.not_leader(hint.as_ref(), asked),
             ErrorKind::Unavailable => with_flag(Code::Unavailable, &context, metadata::UNCOMMITTED),

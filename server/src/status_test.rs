@@ -91,7 +91,7 @@ fn every_row_of_the_table() {
         (refused(Reject::TooManyOpenRequests { limit }), Code::ResourceExhausted, none(), none()),
         (refused(Reject::TooManyLeases { limit }), Code::ResourceExhausted, none(), none()),
         (ErrorKind::Overloaded, Code::ResourceExhausted, none(), none()),
-        // Transient trouble: certainly not committed, and nobody knows.
+        // Transient trouble: certainly not committed, and unknown.
         (ErrorKind::Unavailable, Code::Unavailable, uncommitted(), uncommitted()),
         (ErrorKind::Uncertain, Code::Unavailable, none(), none()),
         // Bugs and latched errors.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tsoracle_client::ErrorKind;
-use tsoracle_core::ManualClock;
+use tsoracle_types::ManualClock;
 
 use crate::node::Node;
 use crate::step::Step;

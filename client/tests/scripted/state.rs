@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use tsoracle_client::{ErrorKind, LeaseId};
-use tsoracle_core::{Clock, SystemClock};
+use tsoracle_types::{Clock, SystemClock};
 
 use crate::client;
 use crate::node::Node;

@@ -1,9 +1,7 @@
 //! Config strings.
 
 use anyhow::{Context, Result, ensure};
-use tsoracle_core::{
-    DriverConfig, DriverFactory, Effect, Error, ErrorKind, Registry, Surroundings,
-};
+use tsoracle_core::{DriverConfig, DriverFactory, Effect, Error, ErrorKind, OpenContext, Registry};
 
 use super::MakeFixture;
 use crate::{Fixture, fixture::the, model::Walk};
@@ -29,7 +27,7 @@ async fn an_unknown_option_is_refused_and_the_valid_ones_are_listed(
     make: MakeFixture,
 ) -> Result<()> {
     let error = refused(&make(), "no_such_option=1").await?;
-    let text = error.to_string();
+    let text = format!("{error:#}");
     ensure!(text.contains("`no_such_option`"), "the unknown option is not named: {text}");
     for option in factory(&make()).await?.options {
         let name = format!("`{}`", option.name);
@@ -42,7 +40,7 @@ async fn an_option_that_is_given_twice_is_refused(make: MakeFixture) -> Result<(
     let Some(option) = factory(&make()).await?.options.first() else { return Ok(()) };
     let (name, value) = (option.name, option.default);
     let error = refused(&make(), &format!("{name}={value}&{name}={value}")).await?;
-    let text = error.to_string();
+    let text = format!("{error:#}");
     ensure!(text.contains(name), "the option {name} is not named: {text}");
     Ok(())
 }
@@ -74,11 +72,11 @@ async fn refused(fixture: &Fixture, options: &str) -> Result<Error> {
     let text = string(fixture).await?;
     let joint = if text.contains('?') { '&' } else { '?' };
     let config = DriverConfig::parse(&format!("{text}{joint}{options}"))?;
-    let opened = registry(fixture)?.open(config, Surroundings::default()).await;
+    let opened = registry(fixture)?.open(config, OpenContext::default()).await;
     let error = opened.err().with_context(|| format!("{options} was accepted"))?;
     ensure!(
         *error.kind() == ErrorKind::Config,
-        "{options} is not an error of kind Config: {error}"
+        "{options} is not an error of kind Config: {error:#}"
     );
     Ok(error)
 }

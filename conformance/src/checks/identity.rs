@@ -45,7 +45,7 @@ async fn nodes_over_one_state_have_different_ids(make: MakeFixture) -> Result<()
 async fn is_refused(walk: &Walk, kind: ErrorKind, what: &str) -> Result<()> {
     match walk.fixture.open.run(()).await {
         Ok(_) => bail!("{what} was opened"),
-        Err(error) => ensure!(*error.kind() == kind, "not an error of kind {kind:?}: {error}"),
+        Err(error) => ensure!(*error.kind() == kind, "not an error of kind {kind:?}: {error:#}"),
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ async fn a_second_process_is_kept_out_until_the_first_has_ended(make: MakeFixtur
     match fixture.open.run(()).await {
         Ok(_) => bail!("a second process opened the state"),
         Err(error) => {
-            ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error}");
+            ensure!(*error.kind() == ErrorKind::Config, "not an error of kind Config: {error:#}");
         }
     }
     worker.kill().await?;

@@ -93,11 +93,11 @@ async fn after_a_storage_error_every_call_fails_for_good(make: MakeFixture) -> R
         let outcome = driver.commit(commit.base, commit.effect).await;
         let text = format!("attempt {attempt} was answered {outcome:?}");
         let error = outcome.err().context(text)?;
-        ensure!(attempt == 0 || is_final(&error), "attempt {attempt} ends with {error}");
+        ensure!(attempt == 0 || is_final(&error), "attempt {attempt} ends with {error:#}");
         let answer = driver.read(&Reads::keys(["orders"])).await;
         let text = format!("a read after attempt {attempt} was answered {answer:?}");
         let error = answer.err().context(text)?;
-        ensure!(is_final(&error), "a read ends with {error}");
+        ensure!(is_final(&error), "a read ends with {error:#}");
     }
     Ok(())
 }

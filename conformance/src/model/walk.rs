@@ -381,7 +381,7 @@ pub(crate) async fn send(driver: &dyn ConsensusDriver, commit: &Commit) -> Resul
         Err(error) => match error.kind() {
             ErrorKind::NotLeader(_) | ErrorKind::Unavailable => Ok(Answer::Refused),
             ErrorKind::Uncertain => Ok(Answer::Uncertain),
-            _ => bail!("a commit failed: {error}"),
+            _ => bail!("a commit failed: {error:#}"),
         },
     }
 }
@@ -392,7 +392,7 @@ pub(crate) async fn read(driver: &dyn ConsensusDriver, reads: &Reads) -> Result<
         Ok(found) => Ok(Some(found)),
         Err(error) => match error.kind() {
             ErrorKind::NotLeader(_) | ErrorKind::Unavailable => Ok(None),
-            _ => bail!("a read failed: {error}"),
+            _ => bail!("a read failed: {error:#}"),
         },
     }
 }

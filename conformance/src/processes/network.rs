@@ -140,7 +140,7 @@ impl Drop for Network {
             undo += &format!("link del {}\n", bridge(kind, number));
         }
         if let Err(error) = ip(None, &undo) {
-            eprintln!("{error}");
+            eprintln!("{error:#}");
         }
     }
 }

@@ -39,9 +39,9 @@ impl Process {
     ) -> Result<Self> {
         let output = OpenOptions::new().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command
-            .spawn()
-            .map_err(|error| failed(format!("cannot run {:?}: {error}", command.get_program())))?;
+        let child = command.spawn().map_err(|error| {
+            failed(format!("cannot run {:?}: {error:#}", command.get_program()))
+        })?;
         let mut process = Self { child, name: name.into(), log: log.into() };
         process.listens(address).await?;
         Ok(process)
@@ -108,7 +108,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(self.pid(), signal)
-            .map_err(|error| self.failed(&format!("cannot be sent {signal:?}: {error}")))
+            .map_err(|error| self.failed(&format!("cannot be sent {signal:?}: {error:#}")))
     }
 
     fn pid(&self) -> Pid {

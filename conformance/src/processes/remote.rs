@@ -9,7 +9,7 @@ use tonic::{
 };
 use tsoracle_client::{Client, ErrorKind as ClientErrorKind};
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, Granted, LeaderHint, Reject, RequestId, Result, SeqBlock, SeqGrant,
+    Epoch, Error, ErrorKind, Grant, LeaderHint, Reject, RequestId, Result, SeqBlock, SeqGrant,
     SeqKey, SeqRequest, Timestamp, TimestampRange,
 };
 use tsoracle_proto::{
@@ -21,7 +21,9 @@ use tsoracle_proto::{
 };
 
 use super::failed;
-use crate::{Service, deployment::why_failed};
+use tsoracle_verify::why_failed;
+
+use crate::Service;
 
 /// How long connecting may take. A node answers at once, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,12 +53,12 @@ pub(super) async fn transfer(address: SocketAddr) -> Result<()> {
 
 #[async_trait]
 impl Service for Remote {
-    async fn get_ts(&self, count: u32) -> Result<Granted> {
+    async fn get_ts(&self, count: u32) -> Result<Grant> {
         let answer = self.0.clone().get_ts(v1::GetTsRequest { count }).await.map_err(error)?;
         let answer = answer.into_inner();
         let first = Timestamp::from_parts(answer.physical_ms, answer.logical_start)?;
         let epoch = Epoch::from_parts(answer.epoch_hi, answer.epoch_lo);
-        Ok(Granted { range: TimestampRange::new(first, answer.count)?, epoch })
+        Ok(Grant { range: TimestampRange::new(first, answer.count)?, epoch })
     }
 
     async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant> {
@@ -135,9 +137,9 @@ impl Riding {
 
 #[async_trait]
 impl Service for Riding {
-    async fn get_ts(&self, count: u32) -> Result<Granted> {
+    async fn get_ts(&self, count: u32) -> Result<Grant> {
         let range = self.0.get_ts_batch(count).await.map_err(error_of_client)?;
-        Ok(Granted { range, epoch: Epoch::default() })
+        Ok(Grant { range, epoch: Epoch::default() })
     }
 
     async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant> {
@@ -158,5 +160,5 @@ fn error_of_client(error: tsoracle_client::Error) -> Error {
         ClientErrorKind::Exhausted => ErrorKind::Overloaded,
         _ => ErrorKind::Invalid,
     };
-    Error::new(kind, format!("{:?}: {error}", error.kind()))
+    Error::new(kind, format!("{:?}: {error:#}", error.kind()))
 }

@@ -24,7 +24,7 @@ pub fn enter() {
     let program = env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let error = command().arg(program).args(env::args_os().skip(1)).env(INSIDE, "1").exec();
     // It could be done a moment ago; without it, the checks that need it fail.
-    eprintln!("cannot run unshare: {error}");
+    eprintln!("cannot run unshare: {error:#}");
 }
 
 pub(super) fn is_inside() -> bool {
@@ -39,7 +39,7 @@ pub(super) fn lacking() -> Option<&'static str> {
 
 fn probe() -> Result<(), String> {
     let tried = command().arg("ip").arg("netns").stdin(Stdio::null()).output();
-    let output = tried.map_err(|error| format!("cannot run unshare: {error}"))?;
+    let output = tried.map_err(|error| format!("cannot run unshare: {error:#}"))?;
     if output.status.success() {
         return Ok(());
     }

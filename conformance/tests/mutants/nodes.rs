@@ -8,9 +8,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_conformance::{Action, Cluster, Fault, Partition, Service, Shared};
-use tsoracle_core::{
-    Error, ErrorKind, Granted, Oracle, OracleOptions, Result, SeqGrant, SeqRequest,
-};
+use tsoracle_core::{Error, ErrorKind, Grant, Oracle, OracleOptions, Result, SeqGrant, SeqRequest};
 
 use crate::shared::SharedState;
 
@@ -121,7 +119,7 @@ impl Node {
 
 #[async_trait]
 impl Service for Node {
-    async fn get_ts(&self, count: u32) -> Result<Granted> {
+    async fn get_ts(&self, count: u32) -> Result<Grant> {
         self.oracle().await?.get_ts(count).await
     }
 

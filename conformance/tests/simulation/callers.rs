@@ -6,9 +6,7 @@ use tokio::{sync::oneshot, time::timeout};
 use tsoracle_conformance::history::{
     Ask, Block, Blocks, Call, Next, Operation, Outcome, Timestamps,
 };
-use tsoracle_core::{
-    Clock, Error, ErrorKind, Granted, Oracle, Result, SeqKey, SeqList, SeqRequest,
-};
+use tsoracle_core::{Clock, Error, ErrorKind, Grant, Oracle, Result, SeqKey, SeqList, SeqRequest};
 
 use crate::{
     clock::pass,
@@ -124,7 +122,7 @@ impl Caller {
     pub(crate) async fn get_ts(&mut self, count: u32) -> bool {
         let world = self.world.clone();
         let node = self.node;
-        let ask = move |within: Within, reply: oneshot::Sender<Result<Granted>>| async move {
+        let ask = move |within: Within, reply: oneshot::Sender<Result<Grant>>| async move {
             if world.is_troubled() && world.draw(|rng| rng.chance(10)) {
                 return hold(&world, node, within, count, reply);
             }
@@ -133,7 +131,7 @@ impl Caller {
             let _ = reply.send(granted);
         };
         let answer = self.ask(ask).await;
-        let told = |granted: Granted| Timestamps {
+        let told = |granted: Grant| Timestamps {
             physical_ms: granted.range.first().physical_ms(),
             logical: granted.range.first().logical(),
             count: granted.range.count(),
@@ -156,7 +154,7 @@ impl Caller {
         self.judge(&answer, start_ns, Asked { keys: keys(), id: id.as_ref(), lease: None });
         let concluded = match &answer {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.duplicate()),
+            Err(error) => Err(error.clone()),
         };
         if concluded.is_ok() {
             self.world.refusals.answered(self.world.stamp_ns(), &keys(), id.as_ref());
@@ -336,7 +334,7 @@ fn hold(
     node: usize,
     within: Within,
     count: u32,
-    reply: oneshot::Sender<Result<Granted>>,
+    reply: oneshot::Sender<Result<Grant>>,
 ) {
     let reading = within.clock.now();
     let Within { gate, clock, oracle } = within;

@@ -1,4 +1,4 @@
-//! A state to plan on, and what is asked of it.
+//! A state to plan on, and requests.
 
 use tsoracle_core::{
     CommitLimits, Epoch, KeyRange, MemoryStore, NodeId, Reads, RequestId, SeqKey, Session, Version,

@@ -188,7 +188,7 @@ impl<S: SeqStore> Owner<S> {
 
     fn commit(&mut self, base: Version, effect: Effect) -> Result<Outcome> {
         if let Some(error) = &self.latched {
-            return Err(error.duplicate());
+            return Err(error.clone());
         }
         let next = effect.version()?;
         match base.admits(next, self.version) {
@@ -207,18 +207,18 @@ impl<S: SeqStore> Owner<S> {
     /// Calls the store unless it has failed before, and latches its first error or panic.
     fn guard<T>(&mut self, call: impl FnOnce(&mut S) -> Result<T>) -> Result<T> {
         if let Some(error) = &self.latched {
-            return Err(error.duplicate());
+            return Err(error.clone());
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut self.store)))
             .unwrap_or_else(|_| Err(fatal("the store panicked")));
         outcome.inspect_err(|error| {
-            tracing::error!(%error, "storage failed; this process serves no more");
+            tracing::error!(error = %format_args!("{error:#}"), "storage failed; this process serves no more");
             self.latched = Some(Error::new(
                 match error.kind() {
                     ErrorKind::Corrupt => ErrorKind::Corrupt,
                     _ => ErrorKind::Fatal,
                 },
-                format!("storage failed, and is not tried again: {error}"),
+                format!("storage failed, and is not tried again: {error:#}"),
             ));
             self.lead = None;
         })

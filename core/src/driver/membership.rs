@@ -11,7 +11,7 @@ use crate::Result;
 /// - Only the leader makes changes, one at a time; every other node refuses as `NotLeader`, with a
 ///   hint.
 /// - A change that returned `Ok` MUST survive a power loss of all nodes.
-/// - A change to what is there already is no error.
+/// - A change that is already in effect is not an error.
 /// - An oracle has released its reign when it asks for a [transfer](MembershipChange::Transfer). If this
 ///   node leads all the same when the transfer has ended, with or without success, it MUST make a new
 ///   claim of leadership.

@@ -24,7 +24,7 @@ pub use self::{
     local::LocalDriver,
     membership::{Member, Members, Membership, MembershipChange},
     memory::MemoryStore,
-    registry::{DriverFactory, DriverOption, Opening, Registry, Surroundings},
+    registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},
     snapshot::{KeyRange, Reads, Snapshot},
     store::SeqStore,
     version::{VERSION, Version},

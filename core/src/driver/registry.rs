@@ -2,8 +2,8 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use crate::{ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, MemoryStore, Result};
 
-/// What opening a driver comes to.
-pub type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn ConsensusDriver>>> + Send>>;
+/// The future of an open driver.
+pub type OpenFuture = Pin<Box<dyn Future<Output = Result<Arc<dyn ConsensusDriver>>> + Send>>;
 
 /// How to open one kind of driver, and what a person should know about it.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub struct DriverFactory {
     /// Every option it takes.
     pub options: &'static [DriverOption],
     /// Opens it.
-    pub open: fn(DriverConfig, Surroundings) -> Opening,
+    pub open: fn(DriverConfig, OpenContext) -> OpenFuture,
 }
 
 /// An option of a driver, for help texts.
@@ -31,7 +31,7 @@ pub struct DriverOption {
 
 /// What a driver may want to know of the process it runs in.
 #[derive(Clone, Default, Debug)]
-pub struct Surroundings {
+pub struct OpenContext {
     /// `host:port` where clients reach this node's service, if one runs.
     pub service_endpoint: Option<String>,
 }
@@ -68,7 +68,7 @@ impl Registry {
     /// Adds a driver, for programs that want no link-time registration.
     ///
     /// # Errors
-    /// `Config` if one of that name is there already.
+    /// `Config` if one of that name is registered already.
     pub fn register(mut self, factory: DriverFactory) -> Result<Self> {
         match self.0.insert(factory.name, factory) {
             None => Ok(self),
@@ -104,10 +104,10 @@ impl Registry {
     pub async fn open(
         &self,
         config: DriverConfig,
-        surroundings: Surroundings,
+        context: OpenContext,
     ) -> Result<Arc<dyn ConsensusDriver>> {
         let open = self.find(config.name())?.open;
-        open(config, surroundings).await
+        open(config, context).await
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
         let registry = Registry::linked().unwrap();
         assert_eq!(registry.drivers().map(|d| d.name).collect::<Vec<_>>(), ["memory"]);
         let config = DriverConfig::parse("memory").unwrap();
-        let driver = registry.open(config, Surroundings::default()).await.unwrap();
+        let driver = registry.open(config, OpenContext::default()).await.unwrap();
         driver.shutdown().await.unwrap();
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let registry = Registry::linked().unwrap();
         let open = async |text| {
             let config = DriverConfig::parse(text).unwrap();
-            registry.open(config, Surroundings::default()).await.unwrap_err().to_string()
+            registry.open(config, OpenContext::default()).await.unwrap_err().to_string()
         };
         let text = open("memroy").await;
         assert!(text.contains("\"memroy\"") && text.contains("memory"), "{text}");

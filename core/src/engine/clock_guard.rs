@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::Now;
+use crate::Now;
 
 /// How far the wall clock is believed.
 ///
@@ -79,7 +79,7 @@ fn offset(time_ms: u64, now: Now) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, ManualClock};
+    use crate::{Clock, ManualClock};
 
     const HOUR: Duration = Duration::from_secs(3_600);
     const HOUR_MS: u64 = 3_600_000;

@@ -15,7 +15,7 @@ use crate::{
 
 /// Calls a driver, and lets through only answers that the contract allows.
 ///
-/// A state whose version went back, an answer to something else than what was asked, and a panic each end
+/// A state whose version went back, an answer to another call, and a panic each end
 /// this node's serving for good: what such a driver stores cannot be relied on.
 #[derive(Debug)]
 pub(crate) struct DriverGuard {
@@ -147,7 +147,7 @@ impl DriverGuard {
     }
 
     /// Whether the driver has answered what the contract does not allow, or has panicked. Then the outcome
-    /// of a commit is not known, whatever it said.
+    /// of a commit is unknown, whatever it answered.
     pub(crate) fn has_misbehaved(&self) -> bool {
         self.misbehaved.load(Ordering::Acquire)
     }
@@ -158,7 +158,7 @@ impl DriverGuard {
     }
 
     fn distrusting(&self, error: Error) -> Error {
-        self.distrust.send_replace(Some(error.to_string().into()));
+        self.distrust.send_replace(Some(format!("{error:#}").into()));
         error
     }
 }

@@ -96,8 +96,8 @@ impl Fixture {
     }
 
     async fn stops_with(&self, error: &Error) {
-        let reason = self.guard.distrusted().await.to_string();
-        assert_eq!(reason, error.to_string());
+        let reason = self.guard.distrusted().await;
+        assert_eq!(reason.to_string(), format!("{error:#}"));
     }
 }
 

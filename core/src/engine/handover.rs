@@ -6,7 +6,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::{Membership, MembershipChange, Result};
 
-/// A transfer of the lead, which waits for the reign to be released. Dropped before that, it tells its
+/// A transfer of leadership, which waits for the reign to be released. Dropped before that, it tells its
 /// caller that there is nothing to release any more.
 #[derive(Debug)]
 pub(crate) struct Handover {
@@ -32,7 +32,7 @@ impl Handover {
         self.reply.is_closed()
     }
 
-    /// Has the driver move the lead, in a task that goes on if the caller does not.
+    /// Has the driver move leadership, in a task that goes on if the caller does not.
     pub(crate) fn go_on(self) {
         tokio::spawn(async move {
             let moved = self.membership.change(MembershipChange::Transfer { to: self.to }).await;

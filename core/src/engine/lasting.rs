@@ -10,24 +10,24 @@ use std::{
 
 use tokio::runtime::Handle;
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) type Panic = String;
 
 /// Awaits `work`.
 ///
 /// # Errors
-/// What it said if it panicked.
+/// The message, if it panicked.
 pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Panic> {
     let mut work = pin!(work);
     // It is not polled again after a panic.
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
         Ok(polled) => polled.map(Ok),
-        Err(panic) => Poll::Ready(Err(said(&*panic))),
+        Err(panic) => Poll::Ready(Err(message(&*panic))),
     })
     .await
 }
 
-fn said(panic: &(dyn Any + Send)) -> Panic {
+fn message(panic: &(dyn Any + Send)) -> Panic {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a text").into()
@@ -96,14 +96,14 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error_that_says_what_it_said() {
         assert_eq!(caught(ready(7)).await, Ok(7));
-        for said in ["plain", "composed"] {
+        for message in ["plain", "composed"] {
             let panicking = async {
-                match said {
+                match message {
                     "plain" => panic!("plain"),
                     text => panic!("{text}"),
                 }
             };
-            assert_eq!(caught(panicking).await, Err::<(), _>(said.into()));
+            assert_eq!(caught(panicking).await, Err::<(), _>(message.into()));
         }
         tokio::select! {
             biased;

@@ -65,7 +65,7 @@ pub enum Phase {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// This node was told to stop.
+    /// This node is stopping.
     Stopping,
     /// This node will not serve again in this process.
     Failed(Arc<str>),
@@ -88,7 +88,7 @@ pub(crate) struct Shared {
     reserved_ms: AtomicU64,
 }
 
-/// How often a question is asked again since the state has changed between its reads.
+/// How often a query is repeated because the state has changed between its reads.
 const MOST_ATTEMPTS: usize = 16;
 
 impl Shared {
@@ -169,7 +169,7 @@ impl Shared {
 /// How a reign, or the attempt at one, ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// It was told to stop, and released what it held.
+    /// It stopped, and released what it held.
     Stopped,
     /// It released what it held, so that another node may lead.
     HandedOver,
@@ -185,7 +185,7 @@ const LONGEST_REST: u32 = 16;
 /// How old, in leases, the epoch may be that a follower names with its hint.
 const EPOCH_AGE: u32 = 2;
 
-/// Follows the leadership until told to stop. Where no caller will stop the driver, since this failed
+/// Follows the leadership until it is stopped. Where no caller will stop the driver, since this failed
 /// or the oracle was dropped, it does so: a leader that serves no more must not keep others
 /// from leading.
 pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
@@ -207,7 +207,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
             biased;
             stopped = shared.guard.driver().shutdown() => {
                 if let Err(error) = stopped {
-                    tracing::warn!(%error, "the driver did not stop cleanly");
+                    tracing::warn!(error = %format_args!("{error:#}"), "the driver did not stop cleanly");
                 }
             }
             () = shared.clock.sleep(shared.options.shutdown_timeout) => {}
@@ -235,7 +235,7 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                 tracing::info!(claim, ?ended, "the reign has ended");
                 match ended {
                     Ended::Stopped => return Phase::Stopping,
-                    Ended::Failed(error) => break error.to_string(),
+                    Ended::Failed(error) => break format!("{error:#}"),
                     Ended::Fenced | Ended::HandedOver => {
                         shared.enter(Phase::Electing);
                         // While the driver still shows this claim, two nodes that both believe to lead
@@ -248,7 +248,7 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                             biased;
                             () = other_than(&mut leadership, claim) => {}
                             _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
-                            error = shared.guard.distrusted() => break error.to_string(),
+                            error = shared.guard.distrusted() => break format!("{error:#}"),
                             () = shared.clock.sleep(pause) => {}
                         }
                     }
@@ -267,7 +267,7 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                 biased;
                 changed = leadership.changed() => drop(changed),
                 _ = stop.wait_for(|stop| *stop) => return Phase::Stopping,
-                error = shared.guard.distrusted() => break error.to_string(),
+                error = shared.guard.distrusted() => break format!("{error:#}"),
                 () = name_epochs(shared, follows) => {}
             }
         }
@@ -325,7 +325,7 @@ async fn other_than(leadership: &mut watch::Receiver<Leadership>, claim: u64) {
 /// A driver whose leadership is over for good usually knows why, and answers so soon or never.
 async fn failure_reason(shared: &Shared) -> String {
     match shared.guard.read(&Reads::default(), shared.options.lease).await {
-        Err(error) => error.to_string(),
+        Err(error) => format!("{error:#}"),
         Ok(_) => "the driver's leadership channel is closed".into(),
     }
 }

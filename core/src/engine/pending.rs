@@ -144,7 +144,7 @@ impl Waiter {
     }
 
     pub(crate) fn fail(mut self, error: &Error) {
-        self.call.answer(mem::take(&mut self.part), || Err(error.duplicate()));
+        self.call.answer(mem::take(&mut self.part), || Err(error.clone()));
     }
 }
 

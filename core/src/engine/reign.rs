@@ -9,8 +9,7 @@ use std::{
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
-    BootTime, Epoch, OracleOptions, TimestampRange,
-    clock::Now,
+    BootTime, Epoch, Now, OracleOptions, TimestampRange,
     engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
     engine::{clock_guard::ClockGuard, handover::Handover, pending::Pending},
 };

@@ -17,8 +17,7 @@ use super::{
     takeover::BACKOFF,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Result, Session, Version,
-    clock::Now,
+    BootTime, Error, ErrorKind, Now, Result, Session, Version,
     state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
 };
 
@@ -100,7 +99,7 @@ impl<'a> Service<'a> {
             return !self.is_to_hand_over(handover);
         }
         // A renewal that failed is tried again at once: its time may be far off, and those who want
-        // it have said so already.
+        // it have logged that already.
         if self.renew_now || !self.pending.is_empty() {
             self.take_arrived();
             return true;
@@ -213,7 +212,7 @@ impl<'a> Service<'a> {
                     answer(answers, &verdict, &reign);
                     verdict
                 }
-                // The callers are told that the outcome is uncertain, since their answers are dropped.
+                // The callers learn that the outcome is uncertain, since their answers are dropped.
                 Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
             }
         });
@@ -265,7 +264,7 @@ impl<'a> Service<'a> {
         if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
             return Err(Ended::Failed(error));
         }
-        tracing::warn!(epoch = %self.reign.epoch, %error, "a commit failed");
+        tracing::warn!(epoch = %self.reign.epoch, error = %format_args!("{error:#}"), "a commit failed");
         self.renew_now |= renewal;
         let pausing = self.shared.clock.sleep(self.pause);
         self.struggle.watch(self.shared, pausing).await;
@@ -314,7 +313,7 @@ impl<'a> Service<'a> {
             // Other answers do not come through.
             Ok(_) => vec![],
             Err(error) => {
-                tracing::debug!(%error, "cannot look for expired sessions now");
+                tracing::debug!(error = %format_args!("{error:#}"), "cannot look for expired sessions now");
                 vec![]
             }
         }
@@ -417,7 +416,7 @@ impl<'a> Service<'a> {
 
 /// Tells the callers what became of their requests.
 fn answer(answers: Answers, verdict: &Verdict, reign: &Reign) {
-    match settle::told(verdict) {
+    match settle::caller_error(verdict) {
         None => answers.reply(reign),
         Some(error) => answers.fail(&error),
     }

@@ -45,7 +45,7 @@ pub(crate) async fn commit(
     };
     match error.kind() {
         ErrorKind::Uncertain => {
-            tracing::warn!(%error, "the outcome of a commit is not known; finding out");
+            tracing::warn!(error = %format_args!("{error:#}"), "the outcome of a commit is not known; finding out");
             let until = shared.clock.now().boot + limit;
             Settlement { shared, base, next, until }.find_out(error, is_open).await
         }
@@ -82,7 +82,9 @@ impl Settlement<'_> {
                     // A storage error is final, and it is what the doubt came from.
                     return Verdict::Unknown(doubt);
                 }
-                Err(error) => tracing::debug!(%error, "cannot find out yet"),
+                Err(error) => {
+                    tracing::debug!(error = %format_args!("{error:#}"), "cannot find out yet")
+                }
             }
             if self.shared.clock.now().boot >= self.until {
                 return Verdict::Unknown(doubt);
@@ -118,7 +120,7 @@ impl Settlement<'_> {
 }
 
 /// What a state at version `current`, with this reign record, tells of a commit of `next` on `base`. Nothing
-/// if it is still at the base, or cannot be told apart from that.
+/// if it is still at the base, or cannot be distinguished from that.
 fn tell(
     base: Version,
     next: Version,
@@ -159,9 +161,9 @@ pub(super) fn reign(snapshot: Snapshot) -> Result<Option<ReignRecord>> {
     }
 }
 
-/// The error that a caller is told whose request was part of a commit that ended so. Nothing if it is
+/// The error for a caller whose request was part of a commit that ended so. Nothing if it is
 /// stored.
-pub(super) fn told(verdict: &Verdict) -> Option<Error> {
+pub(super) fn caller_error(verdict: &Verdict) -> Option<Error> {
     match verdict {
         Verdict::Stored => None,
         Verdict::Conflict(_) => {
@@ -170,7 +172,7 @@ pub(super) fn told(verdict: &Verdict) -> Option<Error> {
             Some(Error::new(ErrorKind::NotLeader(None), context))
         }
         Verdict::NotStored(error) | Verdict::Unknown(error) | Verdict::Failed(error) => {
-            Some(error.duplicate())
+            Some(error.clone())
         }
     }
 }

@@ -11,8 +11,7 @@ use super::{
     window::{MAX_HIGH_WATER_MS, Window},
 };
 use crate::{
-    BootTime, Epoch, Error, ErrorKind, NodeId, Outcome, Reads, Reject, Result, Version,
-    clock::Now,
+    BootTime, Epoch, Error, ErrorKind, NodeId, Now, Outcome, Reads, Reject, Result, Version,
     state::{Command, META, Plan, REIGN, Record, ReignRecord, Reply, View, WorkingSet, millis},
 };
 
@@ -237,8 +236,8 @@ impl<'a> Takeover<'a> {
         if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
             return Err(Ended::Failed(error));
         }
-        tracing::warn!(claim = self.claim, %error, "cannot take over yet; trying again");
-        let trouble = Some(error.to_string().into());
+        tracing::warn!(claim = self.claim, error = %format_args!("{error:#}"), "cannot take over yet; trying again");
+        let trouble = Some(format!("{error:#}").into());
         self.shared.enter(Phase::TakingOver { epoch: None, trouble });
         self.struggle.watch(self.shared, self.shared.clock.sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);

@@ -1,8 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::timestamp::{
-    LOGICAL_BITS, MAX_PHYSICAL_MS, TIMESTAMPS_PER_MS, Timestamp, TimestampRange,
-};
+use crate::{LOGICAL_BITS, MAX_PHYSICAL_MS, TIMESTAMPS_PER_MS, Timestamp, TimestampRange};
 
 /// The highest high-water a state may hold: one millisecond short of the end, so that the word
 /// behind the last timestamp never overflows.

@@ -10,7 +10,7 @@ impl Oracle {
     /// The nodes of the cluster, if the driver lets them be changed.
     ///
     /// A transfer ends the reign as [`shutdown`](Self::shutdown) does, before the driver is asked to
-    /// move the lead: whoever leads next need not wait for the lease. If nobody else takes over, this
+    /// move leadership: the next leader need not wait for the lease. If no other node takes over, this
     /// node serves again under a claim of its own. Changes are made one at a time; one whose future
     /// is dropped before it was begun is not made.
     pub fn membership(&self) -> Option<Arc<dyn Membership>> {
@@ -51,7 +51,7 @@ impl Membership for Changes {
 }
 
 impl Changes {
-    /// Has the open reign released, and then the lead moved. Nothing if there is no reign, or the
+    /// Has the open reign released, and then leadership moved. Nothing if there is no reign, or the
     /// driver would not move it: it knows what to say then.
     async fn hand_over(&self, to: Option<u64>) -> Option<Result<()>> {
         // Before anything is released, so that the driver is not busy with another change then.

@@ -48,7 +48,7 @@ impl Oracle {
             Err(error) => (Vec::new().into_iter(), Some(error)),
         };
         let mut next = || match &whole {
-            Some(error) => Err(error.duplicate()),
+            Some(error) => Err(error.clone()),
             None => self.granted(answered.next().unwrap_or_else(|| Err(lost()))),
         };
         checked.into_iter().map(|checked| checked.and_then(|()| next())).collect()
@@ -98,6 +98,12 @@ impl Oracle {
             self.shared.meters.rejects.increment(1);
         }
         answered
+    }
+
+    /// Queues a command for the next commit, and waits for its reply.
+    pub(super) async fn run(&self, command: Command) -> Result<(Reply, Epoch)> {
+        let outcome = self.submit(vec![command]).await?.pop();
+        self.counted(outcome.unwrap_or_else(|| Err(lost())))
     }
 
     fn granted(&self, answered: Result<(Reply, Epoch)>) -> Result<SeqGrant> {

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{MAX_BATCH, Result, varint};
 
-/// The first byte of a page of answers whose requests are told apart by a keyed hash. Those of the first
-/// format are told apart by SHA-256.
+/// The first byte of a page of answers whose requests are distinguished by a keyed hash. Those of the first
+/// format are distinguished by SHA-256.
 const ANSWERS_FORMAT: u8 = 2;
 
 /// What a request was answered.
@@ -35,7 +35,7 @@ impl AnswerRecord {
     }
 }
 
-/// How requests are told apart.
+/// How requests are distinguished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Digest {
     Sha256,
@@ -75,7 +75,7 @@ impl AnswerPage {
         Ok(Self { bytes, answered })
     }
 
-    /// How the requests of a page are told apart, one that is not there yet included.
+    /// How the requests of a page are distinguished, one that does not exist yet included.
     pub(super) fn digest(page: Option<&Self>) -> Digest {
         match page.and_then(|page| page.bytes.first()) {
             Some(&FORMAT) => Digest::Sha256,

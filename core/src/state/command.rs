@@ -291,7 +291,7 @@ impl Command {
     }
 }
 
-/// Something that a command reads: a key, or so many records of a range at most.
+/// Something that a command reads: a key, or a limited number of records of a range.
 enum Read {
     Key(Key),
     Range((Key, Key), usize),

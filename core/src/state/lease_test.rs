@@ -126,7 +126,7 @@ fn a_higher_epoch_supersedes_and_a_lower_one_is_refused() {
     assert_ne!(new.id, old.id);
     assert_eq!(world.acquire("a", 7), Err(Reject::StaleHolder { current: 8 }));
     assert_eq!(world.renew(old.id), Err(Reject::LeaseSuperseded { id: old.id }));
-    assert_eq!(world.frontier(), old.bound_ms, "whoever held it may not know yet");
+    assert_eq!(world.frontier(), old.bound_ms, "the holder may not know yet");
     world.pass(TTL_MS / 10 + 5_001);
     assert_eq!(world.frontier(), new.bound_ms);
     assert_eq!(world.renew(new.id).unwrap().remaining_ms, TTL_MS);
@@ -157,7 +157,7 @@ fn releasing_is_idempotent_and_lets_the_frontier_go() {
     assert_eq!(world.renew(lease.id), Err(Reject::LeaseOver { id: lease.id }));
     assert_eq!(world.renew(LeaseId(99)), Err(Reject::LeaseUnknown { id: LeaseId(99) }));
     assert_eq!(world.renew(LeaseId(0)), Err(Reject::LeaseUnknown { id: LeaseId(0) }));
-    assert_ne!(world.acquire("a", 1).unwrap().id, lease.id, "and any epoch may begin anew");
+    assert_ne!(world.acquire("a", 1).unwrap().id, lease.id, "and any epoch may begin again");
 }
 
 #[test]

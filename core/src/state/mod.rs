@@ -21,6 +21,7 @@ mod view;
 mod working_set;
 mod written;
 
+pub use crate::RETENTION;
 pub use command::{Advance, Command, LeaseAsk, Limits, Moment, Reply, Seed};
 pub(crate) use command::{LeaseGrant, millis};
 pub(crate) use import::{Import, copied};
@@ -30,7 +31,6 @@ pub use plan::{Plan, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{Record, ReignRecord, Stage};
 pub use reject::Reject;
-pub use session::RETENTION;
 pub(crate) use view::{View, Writes};
 pub use working_set::WorkingSet;
 

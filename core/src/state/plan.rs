@@ -8,7 +8,7 @@ use crate::{
     state::{REIGN, Record},
 };
 
-/// What one command comes to: its reply with the records to write, or a refusal.
+/// The result of one command: its reply with the records to write, or a refusal.
 pub(crate) type Planned = Result<(Reply, Writes), Reject>;
 
 /// Works out what `command` of `epoch` does to the state behind `view`.

@@ -167,7 +167,7 @@ pub struct LeaseRecord {
     pub(super) ttl_ms: u64,
     /// The last millisecond that the holder may stamp.
     pub(super) bound_ms: u64,
-    /// When it runs out by the leader's wall clock, as the holder was told.
+    /// When it runs out by the leader's wall clock, as its holder knows it.
     pub(super) expires_at_ms: u64,
     /// Until when, in session time, the holder may rely on it.
     pub(super) until_ms: u64,

@@ -125,7 +125,7 @@ impl fmt::Display for Reject {
             }
             Self::SessionUnknown => f.write_str(
                 "the session of this retry is not known; whether the request was executed before \
-                 cannot be told any more",
+                 is not known any more",
             ),
             Self::Forgotten { number, first_incomplete } => write!(
                 f,

@@ -1,7 +1,5 @@
 //! Exactly once: a session's answers are kept until the client says that it has them.
 
-use std::time::Duration;
-
 use sha2::{Digest as _, Sha256};
 use siphasher::sip128::SipHasher13;
 use smallvec::SmallVec;
@@ -14,10 +12,7 @@ use super::{
     record::{Meta, SessionRecord, load},
     reign,
 };
-use crate::{Epoch, RequestId, Result, SeqBlock, SeqKey, Session};
-
-/// How long an unused session is kept at least, in time that a leader served.
-pub const RETENTION: Duration = Duration::from_secs(600);
+use crate::{Epoch, RETENTION, RequestId, Result, SeqBlock, SeqKey, Session};
 
 const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
 
@@ -53,7 +48,7 @@ pub(super) enum Admission {
 /// Where the answer to a request goes.
 pub(super) struct Page {
     key: Key,
-    /// How requests are told apart there.
+    /// How requests are distinguished there.
     digest: Digest,
 }
 

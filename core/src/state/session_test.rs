@@ -269,7 +269,7 @@ fn a_batch_of_requests_that_jump_ahead_deletes_no_more_than_there_is() {
 fn a_page_of_the_release_before_is_read_and_goes_on_in_its_format() {
     let mut state = State::open();
     let first = state.advance(&[("a", 5)], Some(id(1, 1, 1))).unwrap();
-    // Its request is told from others by the first half of its SHA-256.
+    // Its request is distinguished from others by the first half of its SHA-256.
     let mut page = vec![1, 1, 18];
     page.extend(0x1cf3_bf6d_131a_fad4_d173_1051_89a4_0146_u128.to_be_bytes());
     page.extend([1, 0]);
@@ -291,7 +291,7 @@ fn the_first_answer_keeps_releases_away_that_could_not_read_it() {
     let rules = |state: &State| Meta::load(&whole(&state.store)).unwrap().rules;
     let mut state = State::open();
     state.advance(&[("a", 1)], None).unwrap();
-    assert_eq!(rules(&state), FIRST_RULES, "nothing is there yet that they could not read");
+    assert_eq!(rules(&state), FIRST_RULES, "nothing is stored yet that they could not read");
     state.advance(&[("a", 1)], Some(id(1, 1, 1))).unwrap();
     assert_eq!(rules(&state), ANSWER_RULES);
 }

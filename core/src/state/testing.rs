@@ -58,7 +58,7 @@ impl State {
         self.apply_as(self.epoch, commands)
     }
 
-    /// Commits a batch. Checks that a batch comes to the same as its commands one by one, that
+    /// Commits a batch. Checks that a batch has the same effect as its commands one by one, that
     /// each reads only what it names, and that refusals write nothing.
     pub(super) fn apply_as(
         &mut self,

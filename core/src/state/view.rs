@@ -102,7 +102,7 @@ impl View for Overlay<'_> {
         if written.is_empty() {
             return self.below.scan(from, to, limit);
         }
-        // Each deletion may hide one record from below, so that many more are asked for.
+        // Each deletion may hide one record from below, so this many more are read.
         let hidden = written.iter().filter(|(_, record)| record.is_none()).count();
         let below = self.below.scan(from, to, limit.saturating_add(hidden))?;
         let mut merged: BTreeMap<&[u8], &Record> = below.into_iter().collect();

@@ -182,7 +182,7 @@ fn records_of_two_versions_are_never_mixed() {
     let _ = known.learn(reads, snapshot);
 }
 
-/// A set that has learned so many records of that size.
+/// A set that holds `count` records of that size.
 fn filled(records: usize, size: usize) -> WorkingSet {
     let version = Version { era: 0, number: 1, name: 1 };
     let mut known = WorkingSet::at(version);

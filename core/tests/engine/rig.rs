@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 use tsoracle_core::{
-    Clock, CommitLimits, Effect, Entry, Epoch, Error, ErrorKind, Granted, Leadership, ManualClock,
+    Clock, CommitLimits, Effect, Entry, Epoch, Error, ErrorKind, Grant, Leadership, ManualClock,
     MemoryStore, NodeId, Oracle, OracleOptions, Outcome, Phase, Random, Reads, Result, SeqKey,
     SeqRequest, SeqStore, VERSION, Version,
     state::{REIGN, Record, ReignRecord, Stage},
@@ -339,7 +339,7 @@ impl Node {
     }
 
     /// One timestamp, which must be there at once.
-    pub(crate) fn grant(&self) -> Granted {
+    pub(crate) fn grant(&self) -> Grant {
         self.oracle.try_get_ts(1).unwrap().expect("this node serves")
     }
 

@@ -32,7 +32,8 @@ async fn requests_of_one_call_are_split_over_commits_where_a_driver_needs_it() {
     let (cluster, node) = Cluster::serving().await;
     // A thousand sequences, the counts and the version.
     node.driver.limits.lock().unwrap().writes = 1_002;
-    let request = |n: usize| SeqRequest::single(SeqKey::new(format!("{}", n % 2_500)).unwrap(), 1);
+    let request =
+        |n: usize| Ok(SeqRequest::single(SeqKey::new(format!("{}", n % 2_500)).unwrap(), 1)?);
     let before = cluster.log().len();
     let granted = node.oracle.get_seqs((0..2_500).map(request)).await;
     assert_eq!(cluster.log().len(), before + 3);
@@ -56,7 +57,7 @@ async fn requests_of_one_call_are_split_over_commits_where_a_driver_needs_it() {
 #[tokio::test]
 async fn a_commit_has_a_bounded_number_of_requests_however_little_they_write() {
     let (cluster, node) = Cluster::serving().await;
-    let request = |_| SeqRequest::single(SeqKey::new("a").unwrap(), 1);
+    let request = |_| Ok(SeqRequest::single(SeqKey::new("a").unwrap(), 1)?);
     let before = cluster.log().len();
     let granted = node.oracle.get_seqs((0..5_000).map(request)).await;
     assert_eq!(cluster.log().len(), before + 2);
@@ -75,7 +76,7 @@ async fn places_in_the_queue_are_counted_by_request() {
     let gate = node.hold(Step::Advance);
     let ask = |requests: usize| {
         let oracle = node.oracle.clone();
-        let request = |_| SeqRequest::single(SeqKey::new("a").unwrap(), 1);
+        let request = |_| Ok(SeqRequest::single(SeqKey::new("a").unwrap(), 1)?);
         tokio::spawn(async move { oracle.get_seqs((0..requests).map(request)).await })
     };
     let first = ask(4);

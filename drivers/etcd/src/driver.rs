@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
-    NodeId, Outcome, Reads, Result, Snapshot, Surroundings, Version,
+    NodeId, OpenContext, Outcome, Reads, Result, Snapshot, Version,
 };
 
 use crate::{
@@ -31,7 +31,7 @@ impl EtcdDriver {
     /// # Errors
     /// `Config` for options that make no sense, or if etcd does not let this user in; `Corrupt` if
     /// the state is damaged or of an unknown format; `Fatal` if it was written in another cluster.
-    pub async fn open(config: Config, surroundings: Surroundings) -> Result<Arc<Self>> {
+    pub async fn open(config: Config, context: OpenContext) -> Result<Arc<Self>> {
         config.validate()?;
         let etcd = Etcd::new(&config)?;
         first_look(&etcd).await?;
@@ -40,7 +40,7 @@ impl EtcdDriver {
         // No lock keeps another process from the same prefix, so every process is a node of its own.
         let node = NodeId(draw()?);
         let shared = Arc::new(Shared::new(etcd));
-        let endpoint = surroundings.service_endpoint.unwrap_or_default();
+        let endpoint = context.service_endpoint.unwrap_or_default();
         let elector = Elector::new(shared.clone(), lead, (config.ttl, config.probe), endpoint);
         // One task, so that a panic anywhere in it ends everything.
         tokio::spawn(run(shared.clone(), elector, left));
@@ -60,7 +60,7 @@ async fn run(
         () = watch(&shared) => {}
     }
     let outcome = elector.leave().await;
-    left.send_replace(Some(outcome.map_err(|error| error.to_string())));
+    left.send_replace(Some(outcome.map_err(|error| format!("{error:#}"))));
 }
 
 /// Looks at the state before anything else, if etcd can be reached.
@@ -69,7 +69,7 @@ async fn first_look(etcd: &Etcd) -> Result<()> {
     while let Err(error) = etcd.look().await {
         match pause_before_retry(error, deadline).await {
             Err(error) if *error.kind() == ErrorKind::Unavailable => {
-                tracing::warn!(%error, "etcd cannot be reached yet; this node waits for it");
+                tracing::warn!(error = %format_args!("{error:#}"), "etcd cannot be reached yet; this node waits for it");
                 break;
             }
             outcome => outcome?,
@@ -126,7 +126,7 @@ fn outcome(base: Version, next: Version, found: Version, was_sent: bool) -> Resu
 fn refused(error: Error) -> Error {
     match is_final(&error) {
         true => error,
-        false => Error::new(ErrorKind::Unavailable, error.to_string()),
+        false => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
     }
 }
 

@@ -14,7 +14,7 @@ mod watching;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, Result, Surroundings, register_driver,
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, register_driver,
 };
 
 pub use config::Config;
@@ -24,12 +24,9 @@ register_driver!(DriverFactory {
     name: "etcd",
     summary: "any number of nodes over an existing etcd, of which one is elected",
     options: config::OPTIONS,
-    open: |config, surroundings| Box::pin(open(config, surroundings)),
+    open: |config, context| Box::pin(open(config, context)),
 });
 
-async fn open(
-    config: DriverConfig,
-    surroundings: Surroundings,
-) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(EtcdDriver::open(config.options()?, surroundings).await?)
+async fn open(config: DriverConfig, context: OpenContext) -> Result<Arc<dyn ConsensusDriver>> {
+    Ok(EtcdDriver::open(config.options()?, context).await?)
 }

@@ -168,7 +168,7 @@ pub(crate) async fn pause_before_retry(error: Error, deadline: BootTime) -> Resu
         }
     }
     Err(match is_uncertain {
-        true => Error::new(ErrorKind::Unavailable, error.to_string()),
+        true => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
         false => error,
     })
 }

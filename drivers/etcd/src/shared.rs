@@ -39,7 +39,7 @@ impl Shared {
 
     /// Fails if this driver has failed or stopped.
     pub(crate) fn check(&self) -> Result<()> {
-        self.ended.borrow().as_ref().map_or(Ok(()), |error| Err(error.duplicate()))
+        self.ended.borrow().as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Waits until this driver has failed or stopped.
@@ -60,8 +60,8 @@ impl Shared {
     /// Passes an error on. A damaged or replaced state is final: this driver leads no more.
     pub(crate) fn latch(&self, error: Error) -> Error {
         if is_final(&error) && self.check().is_ok() {
-            tracing::error!(%error, "this process serves no more");
-            self.end(error.duplicate());
+            tracing::error!(error = %format_args!("{error:#}"), "this process serves no more");
+            self.end(error.clone());
         }
         error
     }

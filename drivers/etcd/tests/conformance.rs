@@ -18,7 +18,7 @@ use common::{Etcd, client, free_port, line::Line};
 use tokio::{runtime::Builder, sync::OnceCell, time::timeout};
 use tsoracle_conformance::{Config, Fault, Fixture, Shared, run};
 use tsoracle_core::{
-    Clock, ConsensusDriver, DriverConfig, Error, ErrorKind, Registry, Result, Surroundings,
+    Clock, ConsensusDriver, DriverConfig, Error, ErrorKind, OpenContext, Registry, Result,
     SystemClock,
 };
 use tsoracle_etcd as _;
@@ -99,8 +99,8 @@ impl Prefix {
         }
         let config = DriverConfig::parse(&self.string(line.port))?;
         let service_endpoint = Some(format!("127.0.0.1:{}", service.port));
-        let surroundings = Surroundings { service_endpoint };
-        let driver = Registry::linked()?.open(config, surroundings).await?;
+        let context = OpenContext { service_endpoint };
+        let driver = Registry::linked()?.open(config, context).await?;
         self.opened.push(Node { driver: driver.clone(), line, service });
         Ok(driver)
     }

@@ -97,7 +97,7 @@ impl Inbound {
 
     /// Logs why a message is ignored, unless that was the reason last time.
     fn ignore(&self, peer: u32, error: &Error) {
-        let (mut ignored, reason) = (lock(&self.ignored), error.to_string());
+        let (mut ignored, reason) = (lock(&self.ignored), format!("{error:#}"));
         if *ignored != reason {
             tracing::warn!(peer, reason, "ignoring a message from a peer");
             *ignored = reason;

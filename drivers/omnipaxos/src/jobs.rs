@@ -26,9 +26,9 @@ pub(crate) enum Job {
 impl Node {
     pub(crate) fn refuse(&mut self, job: Job, error: &Error) {
         match job {
-            Job::Commit(commit) => self.waiters.refuse(&commit.next(), error.duplicate()),
+            Job::Commit(commit) => self.waiters.refuse(&commit.next(), error.clone()),
             // The caller may have gone.
-            Job::Read { reply, .. } => drop(reply.send(Err(error.duplicate()))),
+            Job::Read { reply, .. } => drop(reply.send(Err(error.clone()))),
             Job::Resign { .. } => {}
             Job::Stop => self.leaving = Some(Leaving::at_once()),
         }

@@ -162,7 +162,7 @@ impl Node {
         now: BootTime,
     ) -> Vec<Outgoing> {
         self.guarded(|node| node.round(jobs.drain(..), events.drain(..), now));
-        if let Some(error) = self.latch.error().map(Error::duplicate) {
+        if let Some(error) = self.latch.error().cloned() {
             jobs.drain(..).for_each(|job| self.refuse(job, &error));
             events.clear();
         }
@@ -229,7 +229,7 @@ impl Node {
     fn fail(&mut self, error: &Error) {
         self.role = Role::Follower;
         self.announcer = None;
-        self.waiters.give_up_all(&format!("the node failed before it knew the outcome: {error}"));
+        self.waiters.give_up_all(&format!("the node failed before it knew the outcome: {error:#}"));
         // Nothing leaves that may depend on what is not durable.
         drop(self.peers.take_outgoing());
         self.peers.abandon_all();

@@ -170,7 +170,7 @@ impl Peers {
                 Err(error)
             }
             Err(error) => {
-                tracing::warn!(peer, %error, "the state could not be sent; it is tried again");
+                tracing::warn!(peer, error = %format_args!("{error:#}"), "the state could not be sent; it is tried again");
                 self.begin_session(peer)
             }
         }

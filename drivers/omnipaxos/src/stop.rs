@@ -84,7 +84,7 @@ impl Node {
             }
             Ok(Step::Wait) => {}
             Err(error) => {
-                tracing::info!(%error, "leadership was not handed over");
+                tracing::info!(error = %format_args!("{error:#}"), "leadership was not handed over");
                 return Ok(());
             }
         }

@@ -103,7 +103,7 @@ async fn watch_over(shared: &Shared, next: &Version, claim: u64, response: Respo
         Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(_))))) => {
             shared.waiters.refuse(next, shared.not_leader());
         }
-        Ok(Some(Ok(Err(error)))) => shared.waiters.give_up(next, &error.to_string()),
+        Ok(Some(Ok(Err(error)))) => shared.waiters.give_up(next, &format!("{error:#}")),
         Ok(Some(Err(_))) => shared.waiters.give_up(next, &shared.lifecycle.gone().to_string()),
         Ok(None) | Err(_) => {
             shared.waiters.give_up(next, "no majority of the nodes took it in time");

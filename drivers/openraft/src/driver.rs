@@ -140,7 +140,7 @@ async fn form(shared: &Shared) -> Result<()> {
         Ok(()) => Ok(()),
         // Another node was faster.
         Err(RaftError::APIError(error)) => {
-            tracing::debug!(%error, "the cluster was formed meanwhile");
+            tracing::debug!(error = %format_args!("{error:#}"), "the cluster was formed meanwhile");
             Ok(())
         }
         Err(RaftError::Fatal(error)) => Err(failed(&error)),
@@ -163,7 +163,7 @@ fn raft_config(cluster: &Cluster) -> Result<openraft::Config> {
         ..openraft::Config::default()
     };
     config.validate().map_err(|error| {
-        Error::new(ErrorKind::Config, format!("heartbeat and election cannot be used: {error}"))
+        Error::new(ErrorKind::Config, format!("heartbeat and election cannot be used: {error:#}"))
     })
 }
 
@@ -225,5 +225,5 @@ impl Drop for OpenraftDriver {
 }
 
 fn fatal(context: &str, error: &dyn std::error::Error) -> Error {
-    Error::new(ErrorKind::Fatal, format!("{context}: {error}"))
+    Error::new(ErrorKind::Fatal, format!("{context}: {error:#}"))
 }

@@ -56,7 +56,7 @@ impl Inbound {
 }
 
 fn stopped(error: impl Display) -> Error {
-    Error::new(ErrorKind::Unavailable, format!("raft does not answer: {error}"))
+    Error::new(ErrorKind::Unavailable, format!("raft does not answer: {error:#}"))
 }
 
 #[async_trait]

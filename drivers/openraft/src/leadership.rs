@@ -28,7 +28,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, mut announcer: Announcer) {
         error = announce(&shared, &mut announcer) => Some(error),
     };
     if let Some(error) = reason {
-        tracing::error!(%error, "this node serves no more");
+        tracing::error!(error = %format_args!("{error:#}"), "this node serves no more");
         shared.lifecycle.fail(error);
         // Calls fail from here on.
         drop(announcer);
@@ -45,7 +45,7 @@ async fn end(shared: &Shared) -> Option<Error> {
         biased;
         () = shared.lifecycle.stopping() => None,
         failed = failed.wait_for(Option::is_some) => Some(match failed.ok().as_deref() {
-            Some(Some(error)) => error.duplicate(),
+            Some(Some(error)) => Error::clone(error),
             _ => fatal("the store's thread has ended"),
         }),
         disowned = disowned.wait_for(Option::is_some) => {
@@ -89,7 +89,7 @@ async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() {
                 return match shared.metrics().running_state {
-                    Err(error) => fatal(&format!("raft has ended: {error}")),
+                    Err(error) => fatal(&format!("raft has ended: {error:#}")),
                     Ok(()) => fatal("raft has ended without a reason"),
                 };
             },
@@ -106,7 +106,9 @@ async fn confirm(shared: &Shared, vote: Vote) -> bool {
     while leads(&shared.metrics()) == Some(vote) {
         match timeout(CONFIRMED, shared.raft.ensure_linearizable()).await {
             Ok(Ok(_)) => return leads(&shared.metrics()) == Some(vote),
-            Ok(Err(error)) => tracing::debug!(%error, "not sure of leading yet"),
+            Ok(Err(error)) => {
+                tracing::debug!(error = %format_args!("{error:#}"), "not sure of leading yet")
+            }
             Err(_) => tracing::debug!("not sure of leading yet"),
         }
         SystemClock.sleep(PAUSE).await;

@@ -88,8 +88,8 @@ async fn make(shared: &Shared, change: MembershipChange) -> Result<()> {
 
 async fn add(shared: &Shared, member: Member) -> Result<()> {
     let at = Addresses { peer: member.peer, service: member.service };
-    at.check().map_err(|error| invalid(format!("node {} {error}", member.id)))?;
-    shared.cluster.allow(&at.peer).map_err(|error| invalid(error.to_string()))?;
+    at.check().map_err(|error| invalid(format!("node {} {error:#}", member.id)))?;
+    shared.cluster.allow(&at.peer).map_err(|error| invalid(format!("{error:#}")))?;
     if member.id == 0 || u32::try_from(member.id).is_err() {
         return Err(invalid(format!("{} is no id; ids are from 1 to {}", member.id, u32::MAX)));
     }
@@ -201,7 +201,7 @@ pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let resigning = shared.runtime.spawn(async move {
         let leads = *own.leadership.borrow() == Leadership::Leader { claim };
         if leads && let Err(error) = hand_over(&own, None).await {
-            tracing::warn!(%error, claim, "no other node takes over from this one");
+            tracing::warn!(error = %format_args!("{error:#}"), claim, "no other node takes over from this one");
         }
     });
     // It fails only if the node has ended.
@@ -292,7 +292,7 @@ async fn submit(shared: &Shared, change: ChangeMembers<u64, Addresses>) -> Resul
             Err(Error::new(ErrorKind::Uncertain, context))
         }
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-            Err(Error::new(ErrorKind::Unavailable, format!("not changed: {error}")))
+            Err(Error::new(ErrorKind::Unavailable, format!("not changed: {error:#}")))
         }
         Err(RaftError::Fatal(_)) => Err(shared.lifecycle.gone()),
     }

@@ -59,7 +59,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Addresses) -> Peer {
         let target = peer_id(target);
         if let Err(error) = self.transport.set_peer(target, &node.peer) {
-            tracing::error!(peer = target, %error, "a peer cannot be connected to");
+            tracing::error!(peer = target, error = %format_args!("{error:#}"), "a peer cannot be connected to");
         }
         Peer { network: self.clone(), node: target, matched: None }
     }

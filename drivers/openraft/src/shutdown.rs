@@ -19,7 +19,7 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
             if shared.leads()
                 && let Err(error) = members::hand_over(&shared, None).await
             {
-                tracing::info!(%error, "leadership is not handed over");
+                tracing::info!(error = %format_args!("{error:#}"), "leadership is not handed over");
             }
             stop(&shared).await;
         });

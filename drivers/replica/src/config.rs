@@ -259,7 +259,7 @@ fn parse_peer(text: &str) -> Result<(u32, Addresses)> {
     let (peer, service) =
         addresses.split_once('/').ok_or_else(|| malformed("has no service address"))?;
     let addresses = Addresses { peer: peer.trim().into(), service: service.trim().into() };
-    addresses.check().map_err(|error| malformed(&error.to_string()))?;
+    addresses.check().map_err(|error| malformed(&format!("{error:#}")))?;
     if addresses.peer == addresses.service {
         return Err(malformed("has one address for peers and clients"));
     }

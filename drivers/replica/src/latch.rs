@@ -18,18 +18,18 @@ impl Latch {
     /// That of `work`, or the one that is kept, which is `Corrupt` or `Fatal`.
     pub fn guard<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(error) = &self.0 {
-            return Err(error.duplicate());
+            return Err(error.clone());
         }
         let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Fatal, "the store or the consensus library panicked"))
         });
         outcome.inspect_err(|error| {
-            tracing::error!(%error, "this node has failed, and serves no more");
+            tracing::error!(error = %format_args!("{error:#}"), "this node has failed, and serves no more");
             let kind = match error.kind() {
                 ErrorKind::Corrupt => ErrorKind::Corrupt,
                 _ => ErrorKind::Fatal,
             };
-            let context = format!("this node has failed, which is not tried again: {error}");
+            let context = format!("this node has failed, which is not tried again: {error:#}");
             self.0 = Some(Error::new(kind, context));
         })
     }

@@ -28,7 +28,7 @@ impl Lifecycle {
     pub fn check(&self) -> Result<()> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         match &*failure {
-            Some(error) => Err(error.duplicate()),
+            Some(error) => Err(error.clone()),
             None if self.ended.borrow().is_some() => Err(stopped()),
             None => Ok(()),
         }
@@ -57,7 +57,7 @@ impl Lifecycle {
 
     /// Notes that the node has ended, and how.
     pub fn end(&self, outcome: Result<()>) {
-        self.ended.send_replace(Some(outcome.map_err(|error| error.to_string())));
+        self.ended.send_replace(Some(outcome.map_err(|error| format!("{error:#}"))));
     }
 
     /// Returns once the node has ended.

@@ -274,7 +274,7 @@ impl Owner {
             }
             (write.done)(match &written {
                 Ok(()) => Ok(()),
-                Err(error) => Err(error.duplicate()),
+                Err(error) => Err(error.clone()),
             });
         }
     }
@@ -284,7 +284,7 @@ impl Owner {
         if let Some(error) = self.latch.error()
             && self.status.failed.borrow().is_none()
         {
-            self.status.failed.send_replace(Some(Arc::new(error.duplicate())));
+            self.status.failed.send_replace(Some(Arc::new(error.clone())));
         }
         outcome
     }

@@ -121,7 +121,7 @@ impl Waiter {
             // A caller that has gone does not undo what was done for it.
             let _ = reply.send(match outcome {
                 Ok(outcome) => Ok(*outcome),
-                Err(error) => Err(error.duplicate()),
+                Err(error) => Err(error.clone()),
             });
         }
     }

@@ -42,11 +42,11 @@ pub(crate) struct Snapshot {
     pub(crate) size: u64,
 }
 
-/// Puts a snapshot in the place of the one before, durably, unless it is told meanwhile not to go on.
+/// Puts a snapshot in the place of the one before, durably, unless it is cancelled meanwhile.
 /// Returns the size of the file, or `None` if the one before is still there.
 ///
 /// # Errors
-/// Those of the files. Then either of both is there.
+/// Those of the files. Then one of the two exists.
 pub(crate) fn write(
     place: &Place,
     store: u128,

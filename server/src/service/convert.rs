@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, Granted, RequestId, Result, SeqKey, SeqRequest, Session,
+    Epoch, Error, ErrorKind, Grant, RequestId, Result, SeqKey, SeqRequest, Session,
 };
 use tsoracle_proto::{SESSION_BYTES, v1};
 
@@ -13,7 +13,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn timestamps(granted: Granted) -> v1::GetTsResponse {
+pub(super) fn timestamps(granted: Grant) -> v1::GetTsResponse {
     let first = granted.range.first();
     v1::GetTsResponse {
         physical_ms: first.physical_ms(),
@@ -33,7 +33,7 @@ pub(super) fn seq_request(
         .into_iter()
         .map(|(key, count)| Ok((SeqKey::new(key)?, count)))
         .collect::<Result<Vec<_>>>()?;
-    SeqRequest::new(entries, id.map(request_id).transpose()?)
+    Ok(SeqRequest::new(entries, id.map(request_id).transpose()?)?)
 }
 
 fn request_id(wire: v1::RequestId) -> Result<RequestId> {

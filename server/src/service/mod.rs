@@ -15,8 +15,8 @@ pub(crate) use cluster::Cluster;
 pub(crate) use sequence::Sequences;
 pub(crate) use tso::Tso;
 
-/// The oracle, as patient as whoever asks.
-fn patient<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
+/// The oracle, as within_deadline as whoever asks.
+fn within_deadline<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
     match request.extensions().get() {
         Some(&Allowed { hold, .. }) => oracle.with_hold(hold),
         None => oracle.clone(),

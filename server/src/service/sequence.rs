@@ -1,8 +1,8 @@
 use tonic::{Request, Response, Status};
-use tsoracle_core::{Epoch, MAX_SEQ_PAGE, Oracle, Phase, SeqKey, SeqList};
+use tsoracle_core::{Epoch, Error, MAX_SEQ_PAGE, Oracle, Phase, SeqKey, SeqList};
 use tsoracle_proto::v1::{self, sequence_service_server::SequenceService};
 
-use super::{convert, patient};
+use super::{convert, within_deadline};
 use crate::status::{Asked, Statuses, never_used};
 
 /// How many sequences a page has if the client does not say.
@@ -31,9 +31,9 @@ impl SequenceService for Sequences {
         &self,
         request: Request<v1::ReadSeqRequest>,
     ) -> Result<Response<v1::ReadSeqResponse>, Status> {
-        let refused = |error| self.statuses.of(&error, Asked::Sequences);
-        let oracle = patient(&self.oracle, &request);
-        let key = SeqKey::new(request.into_inner().key).map_err(refused)?;
+        let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
+        let oracle = within_deadline(&self.oracle, &request);
+        let key = SeqKey::new(request.into_inner().key).map_err(|error| refused(error.into()))?;
         match oracle.read_seq(key.clone()).await.map_err(refused)? {
             Some(next) => Ok(Response::new(v1::ReadSeqResponse {
                 key: key.into(),
@@ -48,7 +48,7 @@ impl SequenceService for Sequences {
         &self,
         request: Request<v1::ListSeqsRequest>,
     ) -> Result<Response<v1::ListSeqsResponse>, Status> {
-        let oracle = patient(&self.oracle, &request);
+        let oracle = within_deadline(&self.oracle, &request);
         let v1::ListSeqsRequest { prefix, page_size, start_after } = request.into_inner();
         let limit = match page_size as usize {
             0 => DEFAULT_PAGE,
@@ -69,10 +69,10 @@ impl SequenceService for Sequences {
         &self,
         request: Request<v1::SeedSeqRequest>,
     ) -> Result<Response<v1::SeedSeqResponse>, Status> {
-        let refused = |error| self.statuses.of(&error, Asked::Sequences);
-        let oracle = patient(&self.oracle, &request);
+        let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
+        let oracle = within_deadline(&self.oracle, &request);
         let v1::SeedSeqRequest { key, start } = request.into_inner();
-        let key = SeqKey::new(key).map_err(refused)?;
+        let key = SeqKey::new(key).map_err(|error| refused(error.into()))?;
         let (next, epoch) = oracle.seed_seq(key.clone(), start).await.map_err(refused)?;
         let epoch = Some(convert::epoch(epoch));
         Ok(Response::new(v1::SeedSeqResponse { key: key.into(), next, epoch }))

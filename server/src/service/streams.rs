@@ -37,7 +37,7 @@ impl Ending {
         let asked = allowed.and_then(|allowed| allowed.asked);
         let sleep = |time: Duration| Box::pin(tokio::time::sleep(time));
         let stopping = Box::pin(async move {
-            // An error means that the server is gone, and with it whoever could stop it.
+            // An error means that the server is gone, and nothing can stop it.
             if stopping.wait_for(|stopping| *stopping).await.is_err() {
                 std::future::pending().await
             }

@@ -11,8 +11,9 @@ use tsoracle_proto::{
 };
 
 use super::{
-    convert, patient,
+    convert,
     streams::{Ending, SeqAnswers, TsAnswers},
+    within_deadline,
 };
 use crate::status::{Asked, Statuses};
 
@@ -59,7 +60,7 @@ impl TsoService for Tso {
         let count = request.get_ref().count;
         let granted = match self.oracle.try_get_ts(count) {
             Ok(Some(granted)) => Ok(granted),
-            Ok(None) => patient(&self.oracle, &request).get_ts(count).await,
+            Ok(None) => within_deadline(&self.oracle, &request).get_ts(count).await,
             Err(error) => Err(error),
         };
         let granted = granted.map_err(|error| self.statuses.of(&error, Asked::Timestamps))?;
@@ -74,7 +75,7 @@ impl TsoService for Tso {
         if status.epoch.is_none() && matches!(status.phase, Phase::Serving { .. }) {
             // The lease of an idle leader has lapsed. Asking for a timestamp renews it, or finds
             // that this node does not lead any more; the answer is 0 then.
-            let _ = patient(&self.oracle, &request).get_ts(1).await;
+            let _ = within_deadline(&self.oracle, &request).get_ts(1).await;
             status = self.oracle.status();
         }
         let epoch = status.epoch.unwrap_or_default();
@@ -89,7 +90,7 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::GetSeqRequest>,
     ) -> Result<Response<v1::GetSeqResponse>, Status> {
-        let oracle = patient(&self.oracle, &request);
+        let oracle = within_deadline(&self.oracle, &request);
         let v1::GetSeqRequest { key, count, request_id } = request.into_inner();
         let grant = self.advance(oracle, convert::seq_request([(key, count)], request_id)).await?;
         let Some(block) = grant.blocks.into_iter().next() else {
@@ -107,7 +108,7 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::GetSeqBatchRequest>,
     ) -> Result<Response<v1::GetSeqBatchResponse>, Status> {
-        let oracle = patient(&self.oracle, &request);
+        let oracle = within_deadline(&self.oracle, &request);
         let v1::GetSeqBatchRequest { entries, request_id } = request.into_inner();
         let entries = entries.into_iter().map(|entry| (entry.key, entry.count));
         let grant = self.advance(oracle, convert::seq_request(entries, request_id)).await?;
@@ -126,7 +127,7 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::AcquireLeaseRequest>,
     ) -> Result<Response<v1::AcquireLeaseResponse>, Status> {
-        let oracle = patient(&self.oracle, &request);
+        let oracle = within_deadline(&self.oracle, &request);
         let v1::AcquireLeaseRequest { holder, holder_epoch, ttl_ms } = request.into_inner();
         let acquired = async {
             let holder = LeaseHolder::new(holder)?;
@@ -146,7 +147,7 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
-        let oracle = patient(&self.oracle, &request);
+        let oracle = within_deadline(&self.oracle, &request);
         let renewed = oracle.renew_lease(LeaseId(request.into_inner().lease_id)).await;
         let lease = renewed.map_err(|error| self.refused(&error))?;
         Ok(Response::new(v1::RenewLeaseResponse {
@@ -161,7 +162,7 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::ReleaseLeaseRequest>,
     ) -> Result<Response<v1::ReleaseLeaseResponse>, Status> {
-        let oracle = patient(&self.oracle, &request);
+        let oracle = within_deadline(&self.oracle, &request);
         let released = oracle.release_lease(LeaseId(request.into_inner().lease_id)).await;
         released.map_err(|error| self.refused(&error))?;
         Ok(Response::new(v1::ReleaseLeaseResponse {}))
@@ -171,7 +172,10 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::GetSafeFrontierRequest>,
     ) -> Result<Response<v1::GetSafeFrontierResponse>, Status> {
-        let (frontier_ms, epoch) = match patient(&self.oracle, &request).safe_frontier().await {
+        let (frontier_ms, epoch) = match within_deadline(&self.oracle, &request)
+            .safe_frontier()
+            .await
+        {
             Ok(frontier) => (frontier.physical_ms, frontier.epoch),
             // As of GetCurrentMaxSafe: every node answers.
             Err(error) if matches!(error.kind(), ErrorKind::NotLeader(_)) => (0, Epoch::default()),
@@ -188,7 +192,7 @@ impl TsoService for Tso {
         &self,
         request: Request<Streaming<v1::GetTsRequest>>,
     ) -> Result<Response<Self::StreamTsStream>, Status> {
-        let (oracle, ending) = (patient(&self.oracle, &request), self.ending(&request));
+        let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
         let answers = TsAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
         Ok(Response::new(answers))
     }
@@ -197,7 +201,7 @@ impl TsoService for Tso {
         &self,
         request: Request<Streaming<v1::StreamSeqRequest>>,
     ) -> Result<Response<Self::StreamSeqStream>, Status> {
-        let (oracle, ending) = (patient(&self.oracle, &request), self.ending(&request));
+        let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
         let answers = SeqAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
         let mut response = Response::new(answers);
         metadata::insert_flag(response.metadata_mut(), metadata::SEQ_RUNS);

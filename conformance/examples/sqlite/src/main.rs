@@ -6,5 +6,5 @@ use std::process::ExitCode;
 use tsoracle_sqlite as _;
 
 fn main() -> ExitCode {
-    tsoracle_server::cli::main()
+    tsoracle::main()
 }

@@ -144,7 +144,7 @@ fn verify(database: &Connection, config: &Config) -> rusqlite::Result<Result<Sea
 fn failed(name: &str, error: rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) | None => {
-            damaged(name, &error.to_string())
+            damaged(name, &format!("{error:#}"))
         }
         Some(ErrorCode::DatabaseBusy) => {
             Error::new(ErrorKind::Config, format!("{name} is in use by another process"))

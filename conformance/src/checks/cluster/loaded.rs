@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use tsoracle_core::{Clock, Granted, SeqBlock, SeqKey, SeqRequest, SystemClock};
+use tsoracle_core::{Clock, Grant, SeqBlock, SeqKey, SeqRequest, SystemClock};
 
 use crate::{Cluster, Service, fixture::the, load::Load, suite::Make};
 
@@ -93,12 +93,12 @@ impl Loaded {
     }
 
     /// The node that serves, and what it granted.
-    pub(super) async fn leader(&self) -> Result<(usize, Granted)> {
+    pub(super) async fn leader(&self) -> Result<(usize, Grant)> {
         self.leader_besides(None).await
     }
 
     /// As [`leader`](Self::leader), once it is another one than `old`.
-    pub(super) async fn leader_besides(&self, old: Option<usize>) -> Result<(usize, Granted)> {
+    pub(super) async fn leader_besides(&self, old: Option<usize>) -> Result<(usize, Grant)> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {
             for node in (0..self.nodes.len()).filter(|&node| Some(node) != old) {
@@ -113,7 +113,7 @@ impl Loaded {
 
     /// Has the leader transfer leadership, and returns what it had granted before. On a slow machine no node may
     /// be elected in time; then it is asked again.
-    pub(super) async fn transfer(&mut self) -> Result<Granted> {
+    pub(super) async fn transfer(&mut self) -> Result<Grant> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {
             let (leader, granted) = self.leader().await?;
@@ -163,6 +163,6 @@ impl Loaded {
 }
 
 /// One timestamp, if the node gives one soon.
-pub(super) async fn ask(node: &Arc<dyn Service>) -> Option<Granted> {
+pub(super) async fn ask(node: &Arc<dyn Service>) -> Option<Grant> {
     tokio::time::timeout(SOON, node.get_ts(1)).await.ok().and_then(Result::ok)
 }

@@ -28,7 +28,7 @@ pub(crate) enum Note {
 }
 
 impl Lock {
-    /// The file is never deleted: whoever still had it open would hold a lock that nobody sees.
+    /// The file is never deleted: a process that still had it open would hold a lock that no other sees.
     pub(crate) fn acquire(path: &Path, state: &str) -> Result<Self, TryLockError> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
@@ -79,7 +79,7 @@ fn text(state: &str, commit: u64) -> String {
     )
 }
 
-/// How often a lock that somebody holds is tried again, and after how long.
+/// How often a lock that another process holds is tried again, and after how long.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(5);
 

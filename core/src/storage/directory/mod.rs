@@ -1,4 +1,4 @@
-//! The directory of a store: its lock, and a state that is there whole or not at all.
+//! The directory of a store: its lock, and a state that exists whole or not at all.
 
 mod lock;
 
@@ -104,7 +104,7 @@ impl Directory {
         }
     }
 
-    /// The name under which a state is made, of which no file is there.
+    /// The name under which a state is made; no file has it.
     fn unfinished(&self) -> Result<PathBuf> {
         let mut unfinished = self.state.clone().into_os_string();
         unfinished.push(".new");

@@ -10,9 +10,9 @@ use std::{
 
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock, ConsensusDriver, DriverConfig, Effect, Error, ErrorKind, Leadership, Oracle,
-    OracleOptions, Outcome, Reads, Registry, RequestId, Result, SeqKey, SeqRequest, Session,
-    Surroundings, SystemClock, Version,
+    Clock, ConsensusDriver, DriverConfig, Effect, Error, ErrorKind, Leadership, OpenContext,
+    Oracle, OracleOptions, Outcome, Reads, Registry, RequestId, Result, SeqKey, SeqRequest,
+    Session, SystemClock, Version,
 };
 use tsoracle_etcd::EtcdDriver;
 
@@ -24,7 +24,7 @@ pub(crate) type Driver = Arc<dyn ConsensusDriver>;
 pub(crate) async fn open(config: &str, endpoint: &str) -> Result<Driver> {
     let service_endpoint = (!endpoint.is_empty()).then(|| endpoint.to_owned());
     let config = DriverConfig::parse(config)?.options()?;
-    Ok(EtcdDriver::open(config, Surroundings { service_endpoint }).await?)
+    Ok(EtcdDriver::open(config, OpenContext { service_endpoint }).await?)
 }
 
 /// A version that follows on `base`, under a name that no other has.
@@ -109,7 +109,7 @@ impl Asker {
     pub(crate) async fn over(config: &str, session: &str) -> Self {
         let config = DriverConfig::parse(config).unwrap();
         let registry = Registry::linked().unwrap();
-        let driver = registry.open(config, Surroundings::default()).await.unwrap();
+        let driver = registry.open(config, OpenContext::default()).await.unwrap();
         let oracle = Oracle::start(driver, OracleOptions::default()).unwrap();
         Self { oracle, session: Session::from_text(session), number: 0, next: 0 }
     }

@@ -20,8 +20,8 @@ use futures::future::select_all;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, Error, ErrorKind, Leadership, Registry, Result, SeqKey,
-    SeqRequest, Surroundings,
+    ConsensusDriver, DriverConfig, Error, ErrorKind, Leadership, OpenContext, Registry, Result,
+    SeqKey, SeqRequest,
 };
 use tsoracle_omnipaxos as _;
 
@@ -240,7 +240,7 @@ pub(crate) fn request(name: &str) -> SeqRequest {
 /// Opens the driver that a config string names.
 pub(crate) async fn open(config: &str) -> Result<Arc<dyn ConsensusDriver>> {
     let config = DriverConfig::parse(config)?;
-    Registry::linked()?.open(config, Surroundings::default()).await
+    Registry::linked()?.open(config, OpenContext::default()).await
 }
 
 /// An address that is free now, and may not be so for long.

@@ -99,7 +99,7 @@ impl Served {
             let mut id = RequestId::new(Session::from_text("test"), number, number)?;
             // A session that nobody knows yet is one that this request begins.
             id.retry = false;
-            SeqRequest::new(vec![(SeqKey::new("orders")?, count)], Some(id))
+            Ok(SeqRequest::new(vec![(SeqKey::new("orders")?, count)], Some(id))?)
         };
         let asking = async {
             loop {

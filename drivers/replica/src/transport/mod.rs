@@ -190,7 +190,9 @@ impl Transport {
     pub fn send(&self, to: u32, body: impl Into<Bytes>) {
         let frame = match self.0.envelope.wrap(to, 0, body.into()) {
             Ok(frame) => frame,
-            Err(error) => return tracing::error!(%error, "a message is dropped"),
+            Err(error) => {
+                return tracing::error!(error = %format_args!("{error:#}"), "a message is dropped");
+            }
         };
         if let Ok(peer) = self.0.peer(to) {
             peer.send(&self.0, frame);

@@ -153,7 +153,7 @@ impl Peer {
         }
         match &*attempted.borrow() {
             None => Ok(()),
-            Some(error) => Err(error.duplicate()),
+            Some(error) => Err(error.clone()),
         }
     }
 

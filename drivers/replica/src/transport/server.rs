@@ -68,15 +68,16 @@ pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
             _ = stop.wait_for(|stop| *stop) => return,
             accepted = listener.accept() => accepted,
         };
-        let stream =
-            match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a peer's connection");
-                    SystemClock.sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        let stream = match accepted
+            .and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream))
+        {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(error = %format_args!("{error:#}"), "cannot accept a peer's connection");
+                SystemClock.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         if let Err(unserved) = serving.send(Ok(stream)).await {
             tracing::error!("the server for peers has ended; it is started again");
             serving = serve(&inner);
@@ -102,8 +103,8 @@ fn serve(inner: &Arc<Inner>) -> mpsc::Sender<io::Result<TcpStream>> {
                 .add_service(service)
                 .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped)
                 .await
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+                .map_err(|error| format!("{error:#}")),
+            Err(error) => Err(format!("{error:#}")),
         };
         if let Err(error) = served {
             tracing::error!(error, "the server for peers failed");
@@ -125,14 +126,14 @@ impl Service {
                 Ok((handler, sender, body))
             }
             Err(error) if *error.kind() == ErrorKind::Config => {
-                Err(self.refused(error.to_string()))
+                Err(self.refused(format!("{error:#}")))
             }
-            Err(error) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(Status::unavailable(format!("{error:#}"))),
         }
     }
 
     fn handler(&self) -> Result<Arc<dyn Handler>, Status> {
-        self.0.handler().map_err(|error| Status::unavailable(error.to_string()))
+        self.0.handler().map_err(|error| Status::unavailable(format!("{error:#}")))
     }
 
     fn refused(&self, reason: String) -> Status {
@@ -236,7 +237,7 @@ async fn answer(
 ) -> Frame {
     let answering = async {
         let admitted = inner.admit(handler, sender);
-        admitted.inspect_err(|error| inner.refuse(&error.to_string()))?;
+        admitted.inspect_err(|error| inner.refuse(&format!("{error:#}")))?;
         let answer = AssertUnwindSafe(handler.call(sender, kind, body)).catch_unwind().await;
         answer
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Fatal, "the answer to a peer panicked")))
@@ -245,7 +246,7 @@ async fn answer(
     answer.unwrap_or_else(|error| {
         let is_lasting = *error.kind() == ErrorKind::Config;
         let empty = inner.envelope.wrap(sender.node, kind, bytes::Bytes::new());
-        let failure = Some(Failure { reason: error.to_string(), is_lasting });
+        let failure = Some(Failure { reason: format!("{error:#}"), is_lasting });
         Frame { failure, ..empty.unwrap_or_default() }
     })
 }

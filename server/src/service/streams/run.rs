@@ -39,7 +39,7 @@ impl Run {
         let number = number.ok_or_else(|| invalid("the numbers of the run exceed 64 bits"))?;
         let id = RequestId::new(self.session, number, wire.first_incomplete)?;
         let count = wire.counts.get(place).or(wire.counts.first()).copied().unwrap_or_default();
-        SeqRequest::new(vec![(SeqKey::new(key)?, count)], Some(id))
+        Ok(SeqRequest::new(vec![(SeqKey::new(key)?, count)], Some(id))?)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 
 use futures::Stream;
 use tonic::{Status, Streaming};
-use tsoracle_core::{Granted, Oracle, Result};
+use tsoracle_core::{Grant, Oracle, Result};
 use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
 
 use super::Ending;
@@ -24,7 +24,7 @@ pub(crate) struct TsAnswers {
     statuses: Statuses,
     requests: Streaming<GetTsRequest>,
     /// A request that cannot be granted at once.
-    held: Option<Pin<Box<dyn Future<Output = Result<Granted>> + Send>>>,
+    held: Option<Pin<Box<dyn Future<Output = Result<Grant>> + Send>>>,
     ending: Ending,
 }
 
@@ -38,7 +38,7 @@ impl TsAnswers {
         Self { oracle, statuses, requests, held: None, ending }
     }
 
-    fn answer(&self, granted: Result<Granted>) -> Result<GetTsResponse, Status> {
+    fn answer(&self, granted: Result<Grant>) -> Result<GetTsResponse, Status> {
         granted
             .map(convert::timestamps)
             .map_err(|error| self.statuses.of(&error, Asked::Timestamps))

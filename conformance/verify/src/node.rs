@@ -1,0 +1,91 @@
+use std::io;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tsoracle_client::{Client, TlsOptions};
+use tsoracle_proto::DEFAULT_PORT;
+use tsoracle_types::on_one_line;
+
+use super::Options;
+
+/// Certificates, in PEM.
+#[derive(Clone)]
+pub struct Tls {
+    /// Of the authorities that servers are trusted through.
+    pub ca: Vec<u8>,
+    /// This side's certificate chain and key, for servers that ask for one.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+/// A node that can be reached.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// As it was named.
+    pub(super) name: String,
+    pub(super) channel: Channel,
+}
+
+/// Connects to each endpoint that can be reached.
+pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    let mut causes = Vec::new();
+    for name in &options.endpoints {
+        let endpoint = endpoint(name, options)?;
+        match endpoint.connect().await {
+            Ok(channel) => nodes.push(Node { name: name.clone(), channel }),
+            Err(error) => causes.push(format!("{name}: {}", on_one_line(&error))),
+        }
+    }
+    if nodes.is_empty() {
+        let causes = causes.join("; ");
+        return Err(io::Error::new(io::ErrorKind::NotConnected, format!("cannot reach {causes}")));
+    }
+    Ok(nodes)
+}
+
+/// Connects to `name` again, on a connection of its own.
+pub(super) async fn dial(name: &str, options: &Options) -> io::Result<Channel> {
+    let endpoint = endpoint(name, options)?;
+    endpoint.connect().await.map_err(|error| io::Error::other(on_one_line(&error)))
+}
+
+/// A client of this project, with connections of its own.
+pub(super) fn client(options: &Options) -> io::Result<Client> {
+    let mut builder = Client::builder().endpoints(&options.endpoints).timeout(options.timeout);
+    if let Some(Tls { ca, identity }) = &options.tls {
+        let mut tls = TlsOptions::new(ca.clone());
+        if let Some((cert, key)) = identity {
+            tls = tls.identity(cert.clone(), key.clone());
+        }
+        builder = builder.tls(tls);
+    }
+    builder.build().map_err(invalid)
+}
+
+fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {
+    let authority = name.split_once("://").map_or(name, |(_, authority)| authority);
+    let port = match authority.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => String::new(),
+        _ => format!(":{DEFAULT_PORT}"),
+    };
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let mut endpoint =
+        Endpoint::from_shared(format!("{scheme}://{authority}{port}")).map_err(invalid)?;
+    if let Some(Tls { ca, identity }) = &options.tls {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some((cert, key)) = identity {
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
+        endpoint = endpoint.tls_config(tls).map_err(invalid)?;
+    }
+    Ok(endpoint.connect_timeout(options.timeout).timeout(options.timeout).tcp_nodelay(true))
+}
+
+fn invalid(error: impl std::error::Error + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, on_one_line(&error))
+}

@@ -1,0 +1,150 @@
+use std::{fs, path::PathBuf, time::Duration};
+
+use clap::Args;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tsoracle_client::{Client, ErrorKind, TlsOptions};
+use tsoracle_core::on_one_line;
+use tsoracle_proto::DEFAULT_PORT;
+
+use crate::failure::Failure;
+
+/// Which servers to ask, and how.
+#[derive(Args, Clone, Debug)]
+pub struct Endpoints {
+    /// A server, as HOST:PORT; repeat it, or separate by commas, to name several of a cluster
+    #[arg(
+        long = "endpoint",
+        value_name = "HOST:PORT",
+        env = "TSORACLE_ENDPOINT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:50551"
+    )]
+    pub endpoints: Vec<String>,
+
+    /// How long to try before giving up, connecting included
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TSORACLE_TIMEOUT",
+        value_parser = humantime::parse_duration,
+        default_value = "5s"
+    )]
+    pub timeout: Duration,
+
+    /// Encrypt, and trust servers with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// This client's certificate chain (PEM), for servers that ask for one
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TSORACLE_CLIENT_TLS_CERT",
+        requires = "tls_ca",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key that goes with --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_CLIENT_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// Which sequences are elsewhere.
+#[derive(Args, Clone, Default, Debug)]
+pub struct Routes {
+    /// Servers of another oracle, for sequences whose keys begin with PREFIX; repeat it for more
+    /// prefixes
+    #[arg(long = "route", value_name = "PREFIX=HOST:PORT[,HOST:PORT…]", value_parser = route)]
+    routes: Vec<(String, Vec<String>)>,
+}
+
+fn route(text: &str) -> Result<(String, Vec<String>), String> {
+    let (prefix, endpoints) = text.rsplit_once('=').ok_or("a route is PREFIX=HOST:PORT")?;
+    Ok((prefix.into(), endpoints.split(',').map(Into::into).collect()))
+}
+
+impl Endpoints {
+    /// To connect to them without the client.
+    pub fn dialer(&self) -> Result<Dialer, Failure> {
+        let mut dialer = Dialer { tls: None, timeout: self.timeout };
+        if let Some(ca) = &self.tls_ca {
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+                tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+            }
+            dialer.tls = Some(tls);
+        }
+        Ok(dialer)
+    }
+
+    /// One server on this machine.
+    pub fn local(address: &str) -> Self {
+        Self {
+            endpoints: vec![address.into()],
+            timeout: Duration::from_secs(5),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+        }
+    }
+
+    /// Connects to any of them.
+    pub async fn connect(&self) -> Result<Client, Failure> {
+        self.connect_with(Routes::default()).await
+    }
+
+    /// Connects to any of them, and to those of routes when they are needed.
+    pub async fn connect_with(&self, routes: Routes) -> Result<Client, Failure> {
+        let mut builder = Client::builder().endpoints(&self.endpoints).timeout(self.timeout);
+        if let Some(ca) = &self.tls_ca {
+            let mut tls = TlsOptions::new(read(ca)?);
+            if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+                tls = tls.identity(read(cert)?, read(key)?);
+            }
+            builder = builder.tls(tls);
+        }
+        for (prefix, endpoints) in routes.routes {
+            builder = builder.route(prefix, endpoints);
+        }
+        builder.connect().await.map_err(|error| match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::Timeout => {
+                Failure::failed(format!("{error:#}; is a server running there?"))
+            }
+            _ => error.into(),
+        })
+    }
+}
+
+/// Makes plain connections, for questions that the client does not ask.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    tls: Option<ClientTlsConfig>,
+    pub timeout: Duration,
+}
+
+impl Dialer {
+    /// Connects to `endpoint`, or says in one line why that cannot be.
+    pub async fn dial(&self, endpoint: &str) -> Result<Channel, String> {
+        let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
+        let port = match authority.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => String::new(),
+            _ => format!(":{DEFAULT_PORT}"),
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let dialled = Endpoint::from_shared(format!("{scheme}://{authority}{port}"))
+            .and_then(|dialled| match &self.tls {
+                Some(tls) => dialled.tls_config(tls.clone()),
+                None => Ok(dialled),
+            })
+            .map_err(|error| on_one_line(&error))?;
+        let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
+        dialled.connect().await.map_err(|error| on_one_line(&error))
+    }
+}
+
+/// A file's content.
+pub fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error:#}", path.display())))
+}

@@ -1,0 +1,74 @@
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use serde::Serialize;
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, ErrorKind, OpenContext, Reject, SystemClock, Timestamp,
+    wait_until_leader,
+};
+
+use crate::{
+    drivers,
+    failure::{Failure, usage_if_config},
+    output::Output,
+    serve,
+};
+
+/// How long a cluster may take to elect this node.
+const ELECTION: Duration = Duration::from_secs(30);
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tsoracle init file:/var/lib/tsoracle --seed-physical-ms 1795359025822
+  tsoracle init file:./data --seed-physical-ms $(($(date +%s) * 1000 + 60000))
+
+Take the highest timestamp of the other system, in milliseconds since 1970, once it has stopped.
+
+Exit codes: 0 done, 1 not done, 2 wrong arguments.";
+
+/// Options of `tsoracle init`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The driver that will be served, as for `tsoracle serve`; no server may be running over it
+    driver: String,
+
+    /// Every timestamp will be later than this many milliseconds since 1970
+    #[arg(long, value_name = "N")]
+    seed_physical_ms: u64,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Initialized<'a> {
+    driver: &'a str,
+    seed_physical_ms: u64,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    serve::start_logging("warn")?;
+    let Arguments { driver: text, seed_physical_ms, output } = arguments;
+    let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
+    let driver = drivers::open(config, OpenContext::default()).await?;
+    let initialized = initialize(&driver, seed_physical_ms).await;
+    let stopped = driver.shutdown().await;
+    initialized?;
+    stopped?;
+    output.print(&Initialized { driver: &text, seed_physical_ms }, || {
+        let time = Timestamp::from_parts(seed_physical_ms, 0).map(Timestamp::to_rfc3339);
+        format!("initialized: every timestamp will be later than {}", time.unwrap_or_default())
+    })
+}
+
+async fn initialize(driver: &Arc<dyn ConsensusDriver>, high_water_ms: u64) -> Result<(), Failure> {
+    wait_until_leader(&**driver, &SystemClock, ELECTION).await?;
+    match tsoracle_core::initialize(driver, high_water_ms).await {
+        Err(error) if *error.kind() == ErrorKind::Rejected(Reject::NotEmpty) => {
+            Err(Failure::failed(
+                "this driver holds state already, which was left as it is; init is for new ones only",
+            ))
+        }
+        initialized => Ok(initialized?),
+    }
+}

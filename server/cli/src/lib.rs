@@ -1,0 +1,79 @@
+#![doc = include_str!("../README.md")]
+
+mod arguments;
+mod ask;
+#[doc(hidden)]
+pub mod bench;
+mod cluster;
+mod completions;
+mod decode;
+#[doc(hidden)]
+pub mod drivers;
+#[doc(hidden)]
+pub mod endpoints;
+#[doc(hidden)]
+pub mod failure;
+mod init;
+mod leases;
+mod man;
+mod migrate;
+#[doc(hidden)]
+pub mod output;
+mod raise;
+mod sequences;
+mod serve;
+mod settings;
+mod status;
+mod verify;
+
+use std::process::ExitCode;
+
+use self::{
+    arguments::{Cli, Command},
+    failure::Failure,
+};
+
+/// The `tsoracle` program: reads the arguments of the process, and does what they say.
+///
+/// Its drivers are those of this crate's features, and any other that is linked into the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::from_arguments(std::env::args_os());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("cannot start threads: {error:#}")).report(),
+    };
+    let outcome = runtime.block_on(run(cli.command));
+    // Whatever still hangs, a disk for example, must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve::run(*arguments).await,
+        Command::Ts(arguments) => ask::ts(arguments).await,
+        Command::Seq(arguments) => ask::seq(arguments).await,
+        Command::SeqRead(arguments) => ask::seq_read(arguments).await,
+        Command::SeqList(arguments) => sequences::list(arguments).await,
+        Command::SeqSeed(arguments) => sequences::seed(arguments).await,
+        Command::LeaseAcquire(arguments) => leases::acquire(arguments).await,
+        Command::LeaseRenew(arguments) => leases::renew(arguments).await,
+        Command::LeaseRelease(arguments) => leases::release(arguments).await,
+        Command::Frontier(arguments) => leases::frontier(arguments).await,
+        Command::Decode(arguments) => decode::run(&arguments),
+        Command::Status(arguments) => status::run(arguments).await,
+        Command::Cluster(command) => cluster::run(command).await,
+        Command::Drivers(arguments) => drivers::run(&arguments),
+        Command::Init(arguments) => init::run(arguments).await,
+        Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Raise(arguments) => raise::run(arguments).await,
+        Command::Verify(arguments) => verify::run(*arguments).await,
+        Command::Bench(arguments) => bench::run(*arguments).await,
+        Command::BenchEcho => bench::echo::serve().await,
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
+    }
+}

@@ -1,0 +1,186 @@
+use std::{io::IsTerminal, sync::Arc, time::Duration};
+
+use clap::Args;
+use futures::future::{join_all, select_ok};
+use serde::Serialize;
+use tsoracle_core::{
+    BootTime, Clock, ConsensusDriver, DriverConfig, Error, Migrated, Migration, OpenContext,
+    SystemClock, Timestamp, wait_until_leader,
+};
+
+use crate::{
+    drivers,
+    failure::{Failure, usage_if_config},
+    output::Output,
+    serve,
+};
+
+/// How long a driver may take to let this node lead.
+const ELECTION: Duration = Duration::from_secs(30);
+
+/// How often the progress of the copy is printed.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tsoracle migrate file:/var/lib/tsoracle rocksdb:/var/lib/tsoracle-rocks
+  tsoracle migrate file:./old 'openraft:./n1?node=1&peers=1=10.0.0.1:7101/10.0.0.1:7100'
+  tsoracle migrate file:./old etcd://10.0.0.1:2379/tsoracle --json
+  PEERS=1=127.0.0.1:7101/127.0.0.1:1,2=127.0.0.1:7102/127.0.0.1:2,3=127.0.0.1:7103/127.0.0.1:3
+  tsoracle migrate file:./old \"omnipaxos:./n1?node=1&peers=$PEERS\" \\
+    \"omnipaxos:./n2?node=2&peers=$PEERS\" \"omnipaxos:./n3?node=3&peers=$PEERS\"
+
+Stop every server over both first, and keep the old one stopped for good: from then on, what it would
+hand out is handed out by the new one. The target must be new. To grow into a cluster of openraft, migrate
+into one of a single node, serve it, and let it grow by `tsoracle cluster add`. Nodes of omnipaxos do not
+change: name them all, with addresses of this machine, and move their directories to their machines then.
+
+If it is interrupted, the source is as it was. The target then refuses to serve: remove it, and migrate
+into a new one.
+
+Exit codes: 0 done, 1 not done, 2 wrong arguments.";
+
+/// Options of `tsoracle migrate`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The driver to copy from, as for `tsoracle serve`; it is not changed
+    from: String,
+
+    /// The driver to copy to, which was never used; all nodes of one that needs several to lead
+    #[arg(required = true)]
+    to: Vec<String>,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Report {
+    from: String,
+    to: String,
+    entries: u64,
+    sequences: u64,
+    sessions: u64,
+    leases: u64,
+    high_water_ms: u64,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    serve::start_logging("warn")?;
+    let Arguments { from, to, output } = arguments;
+    let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
+    let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
+    let to = to.map_err(usage_if_config)?;
+    for config in [&from].into_iter().chain(&to) {
+        drivers::check(config.name())?;
+    }
+    let names = (from.name().to_owned(), to[0].name().to_owned());
+    let source = drivers::open(from, OpenContext::default()).await.map_err(of("source"))?;
+    let migrated = migrate(source.clone(), &to).await;
+    let stopped = source.shutdown().await;
+    let migrated = migrated?;
+    stopped?;
+    report(names, migrated, output)
+}
+
+async fn migrate(
+    source: Arc<dyn ConsensusDriver>,
+    to: &[DriverConfig],
+) -> Result<Migrated, Failure> {
+    let elected =
+        wait_until_leader(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
+    elected.map_err(of("source"))?;
+    let migration = Migration::of(source, Arc::new(SystemClock)).await?;
+    let target = Target::open(to).await?;
+    let copied = match migration.begin(target.leader()).await {
+        Err(error) => Err(error.into()),
+        Ok(()) => migration.copy(target.leader(), teller()).await.map_err(|error| {
+            Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
+        }),
+    };
+    let stopped = target.shutdown().await;
+    let migrated = copied?;
+    stopped?;
+    Ok(migrated)
+}
+
+/// The nodes of the target, one of which leads.
+struct Target {
+    nodes: Vec<Arc<dyn ConsensusDriver>>,
+    leader: usize,
+}
+
+impl Target {
+    async fn open(to: &[DriverConfig]) -> Result<Self, Failure> {
+        let mut target = Self { nodes: Vec::new(), leader: 0 };
+        match target.lead(to).await {
+            Ok(()) => Ok(target),
+            Err(failure) => {
+                // It did not even lead; that it does not stop either would tell nothing more.
+                let _ = target.shutdown().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Opens all nodes, and waits until one leads.
+    async fn lead(&mut self, to: &[DriverConfig]) -> Result<(), Failure> {
+        for config in to {
+            let opened = drivers::open(config.clone(), OpenContext::default()).await;
+            self.nodes.push(opened.map_err(of("target"))?);
+        }
+        let standing = self.nodes.iter().enumerate().map(|(index, node)| {
+            Box::pin(async move {
+                wait_until_leader(&**node, &SystemClock, ELECTION).await.map(|_| index)
+            })
+        });
+        let (leader, _) = select_ok(standing).await.map_err(|error| {
+            Failure::failed(format!(
+                "{error:#}; a target of several nodes needs all of them to be named, or for openraft \
+                 migrate into one of a single node, and let it grow by `tsoracle cluster add`"
+            ))
+        })?;
+        self.leader = leader;
+        Ok(())
+    }
+
+    fn leader(&self) -> &Arc<dyn ConsensusDriver> {
+        &self.nodes[self.leader]
+    }
+
+    async fn shutdown(&self) -> Result<(), Error> {
+        let stopped = join_all(self.nodes.iter().map(|node| node.shutdown())).await;
+        stopped.into_iter().collect()
+    }
+}
+
+/// Prints the progress of the copy now and then, if standard error is a terminal.
+fn teller() -> impl FnMut(u64) {
+    let watched = std::io::stderr().is_terminal();
+    let mut next = BootTime::default();
+    move |entries| {
+        let now = SystemClock.now().boot;
+        if watched && now >= next {
+            next = now + PROGRESS;
+            eprintln!("{entries} entries copied");
+        }
+    }
+}
+
+/// Says which of the two it was.
+fn of(which: &'static str) -> impl Fn(Failure) -> Failure {
+    move |failure| failure.about(which)
+}
+
+fn report((from, to): (String, String), migrated: Migrated, output: Output) -> Result<(), Failure> {
+    let Migrated { entries, sequences, sessions, leases, high_water_ms } = migrated;
+    let report = Report { from, to, entries, sequences, sessions, leases, high_water_ms };
+    output.print(&report, || {
+        let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
+        format!(
+            "migrated: {sequences} sequences, {sessions} sessions and {leases} stamping leases; every \
+             timestamp will be later than {}; never serve from the source again",
+            time.unwrap_or_default()
+        )
+    })
+}

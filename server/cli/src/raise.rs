@@ -1,0 +1,67 @@
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tsoracle_core::{
+    DriverConfig, OpenContext, OracleOptions, SystemClock, Timestamp, adopt, wait_until_leader,
+};
+
+use crate::{
+    drivers,
+    failure::{Failure, usage_if_config},
+    output::Output,
+    serve,
+};
+
+/// How long a cluster may take to elect this node.
+const ELECTION: Duration = Duration::from_secs(30);
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tsoracle raise file:/var/lib/tsoracle --physical-ms $(($(date +%s) * 1000 + 60000))
+  tsoracle raise 'etcd://e1:2379/tsoracle?adopt=cdf818194e3a8c32' --physical-ms 1795359025822
+
+After a backup was restored, timestamps begin where they were when it was made. Take a time above every
+one that was issued since, and raise the time to it before anything is served. Sequences do go back to
+where the backup has them: their later values will be issued again.
+
+Exit codes: 0 done, 1 not done, 2 wrong arguments.";
+
+/// Options of `tsoracle raise`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// The driver, as for `tsoracle serve`; no server may be running over it
+    driver: String,
+
+    /// Every timestamp will be later than this many milliseconds since 1970
+    #[arg(long, value_name = "N")]
+    physical_ms: u64,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Raised<'a> {
+    driver: &'a str,
+    high_water_ms: u64,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    serve::start_logging("warn")?;
+    let Arguments { driver: text, physical_ms, output } = arguments;
+    let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
+    let name = config.name().to_owned();
+    let driver = drivers::open(config, OpenContext::default()).await?;
+    let raised = match wait_until_leader(&*driver, &SystemClock, ELECTION).await {
+        Ok(_) => adopt(&driver, physical_ms, OracleOptions::default().lease).await,
+        Err(error) => Err(error),
+    };
+    let stopped = driver.shutdown().await;
+    let high_water_ms = raised?;
+    stopped?;
+    output.print(&Raised { driver: &name, high_water_ms }, || {
+        let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
+        format!("raised: every timestamp will be later than {}", time.unwrap_or_default())
+    })
+}

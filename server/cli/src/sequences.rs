@@ -1,0 +1,109 @@
+//! Looking at sequences, and starting them elsewhere than at 0.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    endpoints::{Endpoints, Routes},
+    failure::Failure,
+    output::Output,
+};
+
+pub(crate) const LIST_EXAMPLES: &str = "\
+Examples:
+  tsoracle seq-list                             every sequence, with its next value
+  tsoracle seq-list orders-                     those whose keys begin with orders-
+  tsoracle seq-list --limit 10 --after orders-9 ten of those that come after that key
+  tsoracle seq-list --json | jq -r .key         their keys
+
+Sequences that are first used while the list is made may be left out; none is listed twice.
+
+Exit codes: 0 done, 1 no server could tell, 2 wrong arguments.";
+
+pub(crate) const SEED_EXAMPLES: &str = "\
+Examples:
+  tsoracle seq-seed invoices 20001              the first invoice will be 20001
+  tsoracle seq invoices                         20001
+
+A sequence that was used or seeded before stays as it is, and the command fails: sequences never go
+back, and have no gaps. A command that fails without a definite answer says so; seq-read then tells
+where the sequence stands.
+
+Exit codes: 0 done, 1 not done or not certain, 2 wrong arguments.";
+
+/// Options of `tsoracle seq-list`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArguments {
+    /// Only sequences whose keys begin with this
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+
+    /// Only sequences after this key, in byte order
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    after: String,
+
+    /// List at most this many [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+
+    #[command(flatten)]
+    endpoints: Endpoints,
+
+    #[command(flatten)]
+    routes: Routes,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Options of `tsoracle seq-seed`.
+#[derive(Args, Debug)]
+pub(crate) struct SeedArguments {
+    /// The sequence, 1 to 128 bytes of text, never used before
+    key: String,
+
+    /// Its first value
+    start: u64,
+
+    #[command(flatten)]
+    endpoints: Endpoints,
+
+    #[command(flatten)]
+    routes: Routes,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Next<'a> {
+    key: &'a str,
+    next: u64,
+}
+
+pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
+    let ListArguments { prefix, mut after, limit, endpoints, routes, output } = arguments;
+    let client = endpoints.connect_with(routes).await?;
+    let mut left = limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let page = client.list_seqs(&prefix, &after).await?;
+        for (key, next) in page.entries {
+            if left == 0 {
+                return Ok(());
+            }
+            output.print(&Next { key: key.as_str(), next }, || format!("{key} {next}"))?;
+            after = key.into();
+            left -= 1;
+        }
+        if !page.more {
+            break;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn seed(arguments: SeedArguments) -> Result<(), Failure> {
+    let SeedArguments { key, start, endpoints, routes, output } = arguments;
+    endpoints.connect_with(routes).await?.seed_seq(&key, start).await?;
+    output.print(&Next { key: &key, next: start }, || start.to_string())
+}

@@ -1,0 +1,157 @@
+use std::{
+    io::{IsTerminal, stderr},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
+use tsoracle_server::{Server, listen};
+
+use crate::{
+    drivers,
+    failure::Failure,
+    output::print_line,
+    settings::{DriverChoice, Settings},
+};
+
+const DRIVER: &str = "file";
+const LISTEN: &str = "127.0.0.1:50551";
+
+/// How long the line that says where this node serves waits for it to lead, or to know who does.
+/// Nodes of a cluster may be started one after another, each once the one before has printed its line.
+const SETTLE: Duration = Duration::from_secs(2);
+
+pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
+    let settings = settings.complete()?;
+    start_logging(settings.log.as_deref().unwrap_or("info"))?;
+    let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
+    let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
+    let config = match &settings.driver {
+        Some(DriverChoice(config)) => config.clone(),
+        None => DriverConfig::parse(DRIVER)?,
+    };
+    let name = config.name().to_owned();
+    drivers::check(&name)?;
+    let mut signals = Signals::install()?;
+
+    let listener = listen(&settings.listen.as_deref().unwrap_or(LISTEN)).await?;
+    let address = listener.local_addr().map_err(Failure::failed)?;
+    let service_endpoint =
+        advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+    let context = OpenContext { service_endpoint: service_endpoint.clone() };
+    if let Some(address) = settings.metrics_listen {
+        serve_metrics(address)?;
+    }
+    let driver = tokio::select! {
+        opened = drivers::open(config, context) => opened?,
+        () = signals.next() => return Ok(()),
+    };
+    let mut server = Server::builder().driver(driver).options(options).limits(limits);
+    if let Some(endpoint) = service_endpoint {
+        server = server.advertise(endpoint);
+    }
+    if let Some(tls) = tls {
+        server = server.tls(tls);
+    }
+    let listening = server.build()?.listen_on(listener)?;
+    tokio::spawn(announce(listening.oracle().clone(), address, name));
+    let stopped = listening.serve_with_shutdown(async move {
+        signals.next().await;
+        tracing::info!("stopping; a second signal exits at once");
+        tokio::spawn(async move {
+            signals.next().await;
+            std::process::exit(1);
+        });
+    });
+    Ok(stopped.await?)
+}
+
+/// Says once where this node serves, when it does or when it will not for now.
+async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
+    let mut phase = oracle.phase();
+    let settled =
+        phase.wait_for(|phase| !matches!(phase, Phase::Electing | Phase::TakingOver { .. }));
+    tokio::select! {
+        _ = settled => {}
+        () = SystemClock.sleep(SETTLE) => {}
+    }
+    let state = match &*oracle.phase().borrow() {
+        Phase::Serving { epoch } => format!("leading, epoch {epoch}"),
+        Phase::Following(Some(leader)) => format!("following {}", leader.endpoint),
+        Phase::Following(None) => "following".into(),
+        Phase::Electing => "no leader yet".into(),
+        Phase::TakingOver { .. } => "taking over".into(),
+        Phase::Stopping | Phase::Failed(_) => return,
+    };
+    let line = format!("tsoracle serving on {address} (driver {driver}, {state})");
+    if print_line(&line).is_err() {
+        tracing::warn!("standard output is closed; {line}");
+    }
+}
+
+/// Serves what is counted. Must be called before anything is.
+fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
+    let built = PrometheusBuilder::new().with_http_listener(address).build();
+    let (recorder, exporter) = built.map_err(|error| {
+        Failure::failed(format!("cannot serve metrics on {address}: {error:#}"))
+    })?;
+    metrics::set_global_recorder(recorder).map_err(Failure::failed)?;
+    tokio::spawn(exporter);
+    tracing::info!("serving metrics on http://{address}/metrics");
+    Ok(())
+}
+
+/// Sends logs to standard error.
+pub(crate) fn start_logging(filter: &str) -> Result<(), Failure> {
+    // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
+    let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
+        Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .try_init()
+        .map_err(Failure::failed)
+}
+
+/// Checks `HOST:PORT`.
+fn endpoint(text: &str) -> Result<String, Failure> {
+    let valid = !text.contains("//")
+        && text.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+        });
+    match valid {
+        true => Ok(text.into()),
+        false => Err(Failure::usage(format!("--advertise takes HOST:PORT, not {text:?}"))),
+    }
+}
+
+/// What asks this process to stop.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn install() -> Result<Self, Failure> {
+        let install = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
+        };
+        Ok(Self {
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

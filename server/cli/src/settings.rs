@@ -1,0 +1,346 @@
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use humantime::parse_duration;
+use serde::Deserialize;
+use tsoracle_core::{DriverConfig, OracleOptions};
+use tsoracle_server::{Limits, TlsOptions};
+
+use crate::failure::{Failure, usage_if_config};
+
+const PLACES: &str = "Place";
+const TIME: &str = "Time and leases";
+const TLS: &str = "TLS";
+const LIMITS: &str = "Limits";
+
+/// The options of `tsoracle serve`: on the command line, in the environment, and in the file.
+#[derive(Args, Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Settings {
+    /// What keeps the state: a name or a config string [default: file]
+    #[arg(value_name = "DRIVER", env = "TSORACLE_DRIVER", value_parser = DriverChoice::from_text,
+          hide_env_values = true)]
+    pub(crate) driver: Option<DriverChoice>,
+
+    /// TOML file with the same options, named without the dashes in front
+    #[arg(long, value_name = "FILE", env = "TSORACLE_CONFIG")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+
+    /// Where to listen; port 0 finds a free one [default: 127.0.0.1:50551]
+    #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_LISTEN", help_heading = PLACES)]
+    pub(crate) listen: Option<String>,
+
+    /// Where clients reach this server [default: the address it listens on]
+    #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_ADVERTISE", help_heading = PLACES)]
+    pub(crate) advertise: Option<String>,
+
+    /// Where to serve metrics to Prometheus, over HTTP [default: nowhere]
+    #[arg(long, value_name = "IP:PORT", env = "TSORACLE_METRICS_LISTEN", help_heading = PLACES)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
+    /// tsoracle_core=debug,warn [default: info]
+    #[arg(long, value_name = "FILTER", env = "TSORACLE_LOG", help_heading = PLACES)]
+    pub(crate) log: Option<String>,
+
+    /// How long a leader serves after its last renewal; a successor may wait a tenth longer
+    /// [default: 1s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_LEASE", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    lease: Option<Duration>,
+
+    /// How far beyond the present timestamps are reserved by each renewal [default: 3s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_WINDOW_AHEAD", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    window_ahead: Option<Duration>,
+
+    /// How far timestamps are reserved when taking over [default: 1s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_FAILOVER_ADVANCE", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    failover_advance: Option<Duration>,
+
+    /// How far timestamps may run ahead of the wall clock under load [default: the window]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_AHEAD", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    max_ahead: Option<Duration>,
+
+    /// How far the wall clock may leap ahead and still be followed [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_STEP", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    max_clock_step: Option<Duration>,
+
+    /// How long a call waits for a leader before it is refused [default: 1s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_HOLD", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    hold: Option<Duration>,
+
+    /// How long releasing the lease may take when stopping [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_SHUTDOWN_TIMEOUT", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    shutdown_timeout: Option<Duration>,
+
+    /// Encrypt, with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_CERT", help_heading = TLS)]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key that goes with --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_KEY", help_heading = TLS)]
+    tls_key: Option<PathBuf>,
+
+    /// Let in only clients with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_CLIENT_CA", help_heading = TLS)]
+    tls_client_ca: Option<PathBuf>,
+
+    /// The most calls that wait for a commit, a leader or the clock [default: 65536]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_WAITING", help_heading = LIMITS)]
+    max_waiting: Option<usize>,
+
+    /// The most values of one sequence block [default: 65536]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_SEQ_COUNT", help_heading = LIMITS)]
+    max_seq_count: Option<u32>,
+
+    /// The most sequences [default: 100000000]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_KEYS", help_heading = LIMITS)]
+    max_keys: Option<u64>,
+
+    /// The most clients whose requests are exactly once [default: 100000]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_SESSIONS", help_heading = LIMITS)]
+    max_sessions: Option<u64>,
+
+    /// The most stamping leases [default: 10000]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_LEASES", help_heading = LIMITS)]
+    max_leases: Option<u64>,
+
+    /// The shortest time that a stamping lease may be asked to run [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    min_lease_ttl: Option<Duration>,
+
+    /// The longest; timestamps may run as far ahead of the clock after a take-over [default: 5m]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_LEASE_TTL", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    max_lease_ttl: Option<Duration>,
+
+    /// The largest message that is read [default: 1048576]
+    #[arg(long, value_name = "BYTES", env = "TSORACLE_MAX_MESSAGE_BYTES", help_heading = LIMITS)]
+    max_message_bytes: Option<usize>,
+
+    /// The largest list of headers of a call [default: 16384]
+    #[arg(long, value_name = "BYTES", env = "TSORACLE_MAX_HEADER_BYTES", help_heading = LIMITS)]
+    max_header_bytes: Option<u32>,
+
+    /// The most calls under way on one connection [default: 1024]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONCURRENT_STREAMS", help_heading = LIMITS)]
+    max_concurrent_streams: Option<u32>,
+
+    /// The most connections [default: 10000]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONNECTIONS", help_heading = LIMITS)]
+    max_connections: Option<usize>,
+
+    /// How long a new connection may take to agree on TLS, and on HTTP/2 [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_HANDSHAKE_TIME", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    handshake_time: Option<Duration>,
+
+    /// How long a call may take, whatever its deadline says [default: 30s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_REQUEST_TIME", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    request_time: Option<Duration>,
+
+    /// How often a silent connection is asked for a sign of life [default: 20s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_INTERVAL",
+          help_heading = LIMITS, value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    keepalive_interval: Option<Duration>,
+
+    /// How long that sign may take [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_TIMEOUT",
+          help_heading = LIMITS, value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    keepalive_timeout: Option<Duration>,
+
+    /// How long calls under way may take to end when stopping [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_DRAIN_TIME", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    drain_time: Option<Duration>,
+}
+
+/// The driver, in one of its two forms.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(try_from = "toml::Value")]
+pub(crate) struct DriverChoice(pub(crate) DriverConfig);
+
+impl DriverChoice {
+    fn from_text(text: &str) -> Result<Self, String> {
+        DriverConfig::parse(text).map(Self).map_err(|error| format!("{error:#}"))
+    }
+}
+
+impl TryFrom<toml::Value> for DriverChoice {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::String(text) => Self::from_text(&text),
+            toml::Value::Table(table) => {
+                DriverConfig::from_table(table).map(Self).map_err(|error| format!("{error:#}"))
+            }
+            _ => Err("the driver is a config string or a table".into()),
+        }
+    }
+}
+
+impl Settings {
+    /// Adds what the config file says, if one is named.
+    pub(crate) fn complete(self) -> Result<Self, Failure> {
+        match self.config.clone() {
+            Some(path) => Ok(self.over(read(&path)?)),
+            None => Ok(self),
+        }
+    }
+
+    /// These settings, and where one is missing, that of `file`.
+    fn over(self, file: Self) -> Self {
+        macro_rules! first {
+            ($($field:ident)*) => { Self { $($field: self.$field.or(file.$field)),* } }
+        }
+        first!(
+            driver config listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
+            max_clock_step hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
+            max_seq_count max_keys max_sessions max_leases min_lease_ttl max_lease_ttl
+            max_message_bytes max_header_bytes
+            max_concurrent_streams max_connections handshake_time request_time keepalive_interval
+            keepalive_timeout drain_time
+        )
+    }
+
+    /// How the engine serves.
+    pub(crate) fn oracle_options(&self) -> Result<OracleOptions, Failure> {
+        let mut options = OracleOptions::default();
+        set(&mut options.lease, self.lease);
+        set(&mut options.window_ahead, self.window_ahead);
+        set(&mut options.failover_advance, self.failover_advance);
+        set(&mut options.max_ahead, self.max_ahead.or(self.window_ahead));
+        set(&mut options.max_clock_step, self.max_clock_step);
+        set(&mut options.hold, self.hold);
+        set(&mut options.shutdown_timeout, self.shutdown_timeout);
+        set(&mut options.max_waiting, self.max_waiting);
+        set(&mut options.max_seq_count, self.max_seq_count);
+        set(&mut options.limits.keys, self.max_keys);
+        set(&mut options.limits.sessions, self.max_sessions);
+        set(&mut options.limits.leases, self.max_leases);
+        set(&mut options.lease_ttl.0, self.min_lease_ttl);
+        set(&mut options.lease_ttl.1, self.max_lease_ttl);
+        options.validate().map_err(usage_if_config)?;
+        Ok(options)
+    }
+
+    /// What clients may take.
+    pub(crate) fn limits(&self) -> Result<Limits, Failure> {
+        let mut limits = Limits::default();
+        set(&mut limits.message_bytes, self.max_message_bytes);
+        set(&mut limits.header_bytes, self.max_header_bytes);
+        set(&mut limits.concurrent_streams, self.max_concurrent_streams);
+        set(&mut limits.connections, self.max_connections);
+        set(&mut limits.handshake_time, self.handshake_time);
+        set(&mut limits.request_time, self.request_time);
+        set(&mut limits.keepalive_interval, self.keepalive_interval);
+        set(&mut limits.keepalive_timeout, self.keepalive_timeout);
+        set(&mut limits.drain_time, self.drain_time);
+        limits.validate().map_err(usage_if_config)?;
+        Ok(limits)
+    }
+
+    /// How to encrypt, with every file read and checked.
+    pub(crate) fn tls(&self) -> Result<Option<TlsOptions>, Failure> {
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => TlsOptions::from_files(cert, key),
+            (None, None) if self.tls_client_ca.is_none() => return Ok(None),
+            _ => return Err(Failure::usage("TLS takes both --tls-cert and --tls-key")),
+        };
+        let tls = match &self.tls_client_ca {
+            Some(authorities) => tls.and_then(|tls| tls.client_ca_file(authorities)),
+            None => tls,
+        };
+        let tls = tls.and_then(|tls| tls.check().map(|()| tls));
+        tls.map(Some).map_err(usage_if_config)
+    }
+}
+
+fn set<T>(option: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *option = value;
+    }
+}
+
+fn read(path: &Path) -> Result<Settings, Failure> {
+    let place = path.display();
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!("cannot read the config file {place}: {error:#}"))
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map(|before| format!(", line {}", before.matches('\n').count() + 1));
+        let reason = error.message();
+        Failure::usage(format!("config file {place}{}: {reason}", line.unwrap_or_default()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.message().into())
+    }
+
+    #[test]
+    fn what_is_given_first_counts() {
+        let flags = Settings { lease: Some(Duration::from_secs(2)), ..Settings::default() };
+        let file = parse("lease = '4s'\nwindow-ahead = '9s'\nlisten = 'h:1'").unwrap();
+        let settings = flags.over(file);
+        let options = settings.oracle_options().unwrap();
+        assert_eq!(options.lease, Duration::from_secs(2));
+        assert_eq!(options.window_ahead, Duration::from_secs(9));
+        assert_eq!(options.max_ahead, Duration::from_secs(9));
+        assert_eq!(settings.listen.as_deref(), Some("h:1"));
+    }
+
+    #[test]
+    fn a_driver_has_two_forms() {
+        let name = |text| parse(text).unwrap().driver.unwrap().0.name().to_owned();
+        assert_eq!(name("driver = 'file:./data'"), "file");
+        assert_eq!(name("[driver]\ndriver = 'file'\npath = './data'"), "file");
+        assert!(parse("driver = 3").unwrap_err().contains("table"));
+        assert!(parse("[driver]\npath = 'x'").unwrap_err().contains("driver = \"NAME\""));
+    }
+
+    #[test]
+    fn an_unknown_option_lists_the_valid_ones() {
+        let error = parse("lesae = '4s'").unwrap_err();
+        for word in ["lesae", "lease", "window-ahead", "driver", "tls-client-ca"] {
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(!error.contains("`config`"), "a file names no other: {error}");
+    }
+}

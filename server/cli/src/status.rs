@@ -1,0 +1,178 @@
+use std::{fmt::Write as _, time::Duration};
+
+use clap::Args;
+use serde::{Serialize, Serializer};
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tsoracle_core::Timestamp;
+use tsoracle_proto::{
+    metadata,
+    v1::{
+        GetCurrentMaxSafeRequest, LeaderHint, ReadSeqRequest,
+        sequence_service_client::SequenceServiceClient, tso_service_client::TsoServiceClient,
+    },
+};
+
+use crate::{
+    endpoints::{Dialer, Endpoints},
+    failure::Failure,
+    output::Output,
+};
+
+/// Reading any sequence tells whether a node leads, and spends nothing.
+const PROBE: &str = "tsoracle-status";
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tsoracle status
+  tsoracle status --endpoint db1:50551,db2:50551,db3:50551
+  tsoracle status --json | jq -r .phase         leading, following, no leader, failing, unreachable
+  until tsoracle status --timeout 1s; do :; done
+
+Asking changes nothing. In JSON the epoch is a string, since it has 128 bits.
+
+Exit codes: 0 one of them serves, 1 none does, 2 wrong arguments.";
+
+/// Options of `tsoracle status`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoints: Endpoints,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How one server is doing.
+#[derive(Serialize, Default, Debug)]
+struct Report {
+    endpoint: String,
+    /// `leading`, `following`, `no leader`, `failing` or `unreachable`.
+    phase: &'static str,
+    health: Option<&'static str>,
+    leader: Option<String>,
+    /// In JSON a string: it has more bits than readers of numbers keep.
+    #[serde(serialize_with = "as_text")]
+    epoch: Option<u128>,
+    max_safe_physical_ms: Option<u64>,
+    error: Option<String>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { endpoints, output } = arguments;
+    let dialer = endpoints.dialer()?;
+    let asked = endpoints.endpoints.iter().map(|endpoint| {
+        let (endpoint, dialer) = (endpoint.clone(), dialer.clone());
+        tokio::spawn(async move { ask(endpoint, dialer).await })
+    });
+    // All at once: one that is down must not hold up the others.
+    let asked: Vec<_> = asked.collect();
+    let mut serves = false;
+    for answer in asked {
+        let report = answer.await.map_err(Failure::failed)?;
+        serves |= report.health == Some("SERVING");
+        output.print(&report, || text(&report))?;
+    }
+    match serves {
+        true => Ok(()),
+        false => Err(Failure::failed("none of these servers serves")),
+    }
+}
+
+async fn ask(endpoint: String, dialer: Dialer) -> Report {
+    let report = Report { endpoint, ..Report::default() };
+    let timeout = dialer.timeout;
+    let channel = match dialer.dial(&report.endpoint).await {
+        Ok(channel) => channel,
+        Err(error) => return Report { phase: "unreachable", error: Some(error), ..report },
+    };
+    let mut tso = TsoServiceClient::new(channel.clone());
+    let (health, led, max_safe) = tokio::join!(
+        health(channel.clone(), timeout),
+        leadership(channel, timeout),
+        tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
+    );
+    let report = Report { health: Some(health), ..report };
+    match led {
+        Led::Here => {
+            let answer = max_safe.map(tonic::Response::into_inner).unwrap_or_default();
+            let epoch = u128::from(answer.epoch_hi) << 64 | u128::from(answer.epoch_lo);
+            Report {
+                phase: "leading",
+                leader: Some(report.endpoint.clone()),
+                epoch: Some(epoch),
+                max_safe_physical_ms: Some(answer.max_safe_physical_ms),
+                ..report
+            }
+        }
+        Led::Elsewhere(LeaderHint { leader_endpoint: Some(leader), leader_epoch }) => Report {
+            phase: "following",
+            leader: Some(leader),
+            epoch: leader_epoch.map(u128::from),
+            ..report
+        },
+        Led::Elsewhere(_) => Report { phase: "no leader", ..report },
+        Led::Unknown(status) => {
+            let error = format!("{}: {}", status.code(), status.message());
+            Report { phase: "failing", error: Some(error), ..report }
+        }
+    }
+}
+
+enum Led {
+    Here,
+    Elsewhere(LeaderHint),
+    Unknown(Status),
+}
+
+async fn leadership(channel: Channel, timeout: Duration) -> Led {
+    let request = within(ReadSeqRequest { key: PROBE.into() }, timeout);
+    match SequenceServiceClient::new(channel).read_seq(request).await {
+        Ok(_) => Led::Here,
+        Err(status) => match (status.code(), metadata::leader_hint(status.metadata())) {
+            (Code::NotFound, _) => Led::Here,
+            (Code::FailedPrecondition, hint) => Led::Elsewhere(hint.unwrap_or_default()),
+            _ => Led::Unknown(status),
+        },
+    }
+}
+
+async fn health(channel: Channel, timeout: Duration) -> &'static str {
+    let request = within(HealthCheckRequest::default(), timeout);
+    match HealthClient::new(channel).check(request).await {
+        Ok(answer) => answer.get_ref().status().as_str_name(),
+        Err(_) => "UNKNOWN",
+    }
+}
+
+fn within<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+fn as_text<S: Serializer>(epoch: &Option<u128>, serializer: S) -> Result<S::Ok, S::Error> {
+    epoch.map(|epoch| epoch.to_string()).serialize(serializer)
+}
+
+fn text(report: &Report) -> String {
+    let mut text = format!("{}  {}", report.endpoint, report.phase);
+    // Writing to a string cannot fail.
+    if let Some(leader) = report.leader.as_ref().filter(|leader| **leader != report.endpoint) {
+        let _ = write!(text, " {leader}");
+    }
+    if let Some(epoch) = report.epoch {
+        let _ = write!(text, ", epoch {epoch}");
+    }
+    if let Some(max_safe_ms) = report.max_safe_physical_ms {
+        let time = Timestamp::from_parts(max_safe_ms, 0).map(Timestamp::to_rfc3339);
+        let _ = write!(text, ", max safe {}", time.unwrap_or_default());
+    }
+    if let Some(health) = report.health {
+        let _ = write!(text, ", health {health}");
+    }
+    if let Some(error) = &report.error {
+        let _ = write!(text, ": {error:#}");
+    }
+    text
+}

@@ -1,0 +1,16 @@
+//! The `tsoracle` binary, run as a person or an init system would.
+
+mod bench;
+mod cluster;
+mod commands;
+#[path = "../../../tests/common/mod.rs"]
+mod common;
+mod configuration;
+mod crashes;
+mod failures;
+mod manuals;
+mod migrate;
+mod node;
+mod stopping;
+mod tls;
+mod verify;

@@ -1,0 +1,159 @@
+//! The clusters of docs/OPERATIONS.md, copied and pasted; only the ports are others.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+const TEXT: &str = include_str!("../../../docs/OPERATIONS.md");
+const LOCAL: &str = "127.0.0.1:";
+
+/// A reader with an empty folder, `tsoracle` on the PATH, and ports that are free.
+struct Reader {
+    home: TempDir,
+    text: String,
+    running: Vec<Program>,
+}
+
+/// What runs in a terminal. It ends with the reader.
+struct Program {
+    line: String,
+    child: Child,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Reader {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let tool = home.path().join("tsoracle");
+        let script = format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", env!("CARGO_BIN_EXE_tsoracle"));
+        fs::write(&tool, script).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { home, text: with_free_ports(TEXT), running: Vec::new() }
+    }
+
+    /// The code block that begins with this comment.
+    fn block(&self, title: &str) -> String {
+        let (_, after) = self.text.split_once(&format!("```sh\n# {title}")).expect(title);
+        let (_, code) = after.split_once('\n').unwrap();
+        code.split_once("```").unwrap().0.to_owned()
+    }
+
+    fn bash(&self, script: &str) -> Command {
+        let path = std::env::var("PATH").unwrap();
+        let mut command = Command::new("bash");
+        command
+            .args(["-euo", "pipefail", "-c", script])
+            .current_dir(self.home.path())
+            .env("PATH", format!("{}:{path}", self.home.path().display()))
+            .env("TSORACLE_TIMEOUT", "60s")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    /// Runs each program of a block in a terminal of its own, until all servers say that they serve.
+    fn start(&mut self, title: &str) {
+        let block = self.block(title);
+        let (settings, programs): (Vec<_>, Vec<_>) = block
+            .lines()
+            .filter(|line| !line.is_empty())
+            .partition(|line| line.starts_with("PEERS="));
+        let first = self.running.len();
+        for line in programs {
+            let script = format!("{}\nexec {line}", settings.join("\n"));
+            let mut command = self.bash(&script);
+            let child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+            self.running.push(Program { line: line.into(), child });
+        }
+        for program in &mut self.running[first..] {
+            if program.line.starts_with("tsoracle") {
+                let mut said = String::new();
+                let stdout = program.child.stdout.take().unwrap();
+                BufReader::new(stdout).read_line(&mut said).unwrap();
+                assert!(said.starts_with("tsoracle serving on"), "{}: {said:?}", program.line);
+            }
+        }
+    }
+
+    /// Runs a block to its end.
+    fn run(&self, title: &str) -> String {
+        let Output { status, stdout, .. } = self.bash(&self.block(title)).output().unwrap();
+        let stdout = String::from_utf8(stdout).unwrap();
+        assert!(status.success(), "{title}: {status}, after\n{stdout}");
+        stdout
+    }
+
+    /// Kills what was started with this in its line.
+    fn kill(&mut self, what: &str) {
+        self.running.retain(|program| !program.line.contains(what));
+    }
+}
+
+/// The text with a free port in the place of each one that is in it.
+fn with_free_ports(text: &str) -> String {
+    let mut held = Vec::new();
+    let mut free = BTreeMap::new();
+    let mut parts = text.split(LOCAL);
+    let mut changed = parts.next().unwrap().to_owned();
+    for part in parts {
+        let port: String = part.chars().take_while(char::is_ascii_digit).collect();
+        let other = free.entry(port.clone()).or_insert_with(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            held.push(listener);
+            port
+        });
+        changed.push_str(&format!("{LOCAL}{other}{}", &part[port.len()..]));
+    }
+    changed
+}
+
+fn serves(driver: &str, terminals: &str) -> Reader {
+    let mut reader = Reader::new();
+    reader.start(&format!("{driver}, in {terminals} terminals"));
+    let said = reader.run(&format!("{driver}, as a client"));
+    assert!(said.contains("0 to 63 (64 values)"), "{said}");
+    assert_eq!(said.matches("health SERVING").count(), 1, "{said}");
+    reader
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn three_nodes_with_openraft_of_which_one_is_replaced() {
+    let mut reader = serves("openraft", "three");
+    reader.kill("./raft-2?");
+    reader.start("openraft, replacing node 2 by a new node 4");
+    let members = reader.run("openraft, and then, anywhere");
+    let last: Vec<_> = members.lines().rev().take(3).collect();
+    for (line, id) in last.iter().rev().zip(["1  ", "3  ", "4  "]) {
+        assert!(line.starts_with(id) && !line.contains("learns"), "{members}");
+    }
+}
+
+#[cfg(feature = "omnipaxos")]
+#[test]
+fn three_nodes_with_omnipaxos() {
+    serves("omnipaxos", "three");
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn three_nodes_over_etcd() {
+    serves("etcd", "four");
+}

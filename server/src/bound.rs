@@ -1,0 +1,178 @@
+use std::{
+    future::{Future, pending},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tonic_health::ServingStatus;
+use tsoracle_core::{Error, ErrorKind, Oracle, Phase, Result};
+
+use crate::{Server, connection::Connection, health::Health};
+
+/// A server whose socket is open; clients can connect, and are answered once it serves.
+#[derive(Debug)]
+pub struct BoundServer {
+    server: Server,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+/// How long to leave the listener alone when it fails, as it does without file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long calls under way may take once the oracle has failed: they are answered at once.
+const FAILED_DRAIN: Duration = Duration::from_millis(500);
+
+impl BoundServer {
+    pub(crate) fn new(server: Server, listener: TcpListener) -> Result<Self> {
+        let local_addr = listener.local_addr().map_err(|source| {
+            Error::new(ErrorKind::Config, "the listener has no address").with_source(source)
+        })?;
+        Ok(Self { server, listener, local_addr })
+    }
+
+    /// The address really bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The oracle that is served.
+    pub fn oracle(&self) -> &Oracle {
+        self.server.oracle()
+    }
+
+    /// Serves until the oracle fails.
+    ///
+    /// # Errors
+    /// As [`serve_with_shutdown`](Self::serve_with_shutdown).
+    pub async fn serve(self) -> Result<()> {
+        self.serve_with_shutdown(pending()).await
+    }
+
+    /// Serves until `shutdown` completes, or the oracle fails.
+    ///
+    /// Then health turns to `NOT_SERVING`, the socket closes, clients are sent away, and calls under
+    /// way end, for [`drain_time`](crate::Limits::drain_time) at most; meanwhile an oracle that was
+    /// started for this server releases its lease. Dropping the future closes everything at once.
+    ///
+    /// # Errors
+    /// `Fatal`, with the reason, if the oracle failed; `Unavailable` if it could not stop in time.
+    pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let Self { server, listener, .. } = self;
+        let health = Health::new().await;
+        let following = AbortOnDrop(health.follow(&server.oracle));
+        let routes = server.all_routes(&health)?;
+        let connection = Connection::new(routes, server.tls.clone(), server.limits.clone());
+        let stopping = server.stopping.subscribe();
+        let mut connections = Connections {
+            connection: Arc::new(connection),
+            most: server.limits.connections,
+            full: false,
+            stopping,
+            tasks: JoinSet::new(),
+        };
+        let failed = tokio::select! {
+            reason = failure(&server.oracle) => Some(reason),
+            () = shutdown => None,
+            () = accept(&listener, &server, &mut connections) => None,
+        };
+        drop(following);
+        health.set(ServingStatus::NotServing).await;
+        drop(listener);
+        server.stopping.send_replace(true);
+        let drain_time = match &failed {
+            Some(_) => FAILED_DRAIN.min(server.limits.drain_time),
+            None => server.limits.drain_time,
+        };
+        let (stopped, ()) = tokio::join!(
+            async {
+                match server.owns_oracle {
+                    true => server.oracle.shutdown().await,
+                    false => Ok(()),
+                }
+            },
+            connections.drain(drain_time),
+        );
+        match failed {
+            Some(reason) => Err(Error::new(ErrorKind::Fatal, reason)),
+            None => stopped,
+        }
+    }
+}
+
+/// Those who are connected.
+struct Connections {
+    connection: Arc<Connection>,
+    most: usize,
+    full: bool,
+    stopping: watch::Receiver<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if self.tasks.len() >= self.most {
+            // Logged once for as long as it lasts, since a client that causes it may go on.
+            if !self.full {
+                tracing::warn!(%peer, most = self.most, "too many connections; more are closed");
+            }
+            self.full = true;
+            return;
+        }
+        self.full = false;
+        let serving = self.connection.clone().serve(stream, peer, self.stopping.clone());
+        self.tasks.spawn(serving);
+    }
+
+    /// Waits until all have gone, and after `limit` closes those that have not.
+    async fn drain(mut self, limit: Duration) {
+        let gone = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, gone).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "closing connections that do not end");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, server: &Server, connections: &mut Connections) {
+    loop {
+        tokio::select! {
+            Some(_) = connections.tasks.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => connections.add(stream, peer),
+                Err(error) => {
+                    tracing::warn!(error = %format_args!("{error:#}"), "cannot accept a connection");
+                    server.clock.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why the oracle will not serve again, once it will not.
+async fn failure(oracle: &Oracle) -> String {
+    let mut phase = oracle.phase();
+    loop {
+        if let Phase::Failed(reason) = &*phase.borrow_and_update() {
+            return reason.to_string();
+        }
+        if phase.changed().await.is_err() {
+            // The oracle was stopped by its owner.
+            return pending().await;
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
