@@ -6,9 +6,9 @@ pub mod processes;
 #[cfg(feature = "suite")]
 mod checks;
 #[cfg(feature = "suite")]
-mod commanded;
+mod cluster;
 #[cfg(feature = "suite")]
-mod harness;
+mod fixture;
 #[cfg(feature = "suite")]
 mod load;
 #[cfg(feature = "suite")]
@@ -16,7 +16,7 @@ mod local;
 #[cfg(feature = "suite")]
 mod model;
 #[cfg(feature = "suite")]
-mod rig;
+mod oracles;
 #[cfg(feature = "suite")]
 mod suite;
 #[cfg(feature = "suite")]
@@ -25,7 +25,9 @@ mod worker;
 pub use tsoracle_history as history;
 
 #[cfg(feature = "suite")]
-pub use harness::{Ability, Cluster, Harness, Place, Service};
+pub use cluster::{BackingServices, Cluster, Disk, Partition, Service};
+#[cfg(feature = "suite")]
+pub use fixture::{Acting, Action, Config, Fault, Fixture, Shared};
 #[cfg(feature = "suite")]
 pub use local::Local;
 #[cfg(feature = "suite")]

@@ -2,7 +2,7 @@
 //!
 //! A test program of its own, without cargo's harness, names the drivers and [runs](run) the checks of
 //! clusters over each. Where the system lets it (Linux, as root or with user namespaces), the program
-//! runs itself anew in namespaces of its own: each node gets a network with one link to its peers and
+//! runs itself again in namespaces of its own: each node gets a network with one link to its peers and
 //! another one to its clients, nothing outside is touched, and all that was started ends with the
 //! program however that ends. Elsewhere nodes are on loopback, and cannot be cut off.
 
@@ -20,41 +20,37 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
-use libtest_mimic::{Arguments, Trial};
-use tsoracle_core::{ConsensusDriver, Error, ErrorKind, Result};
+use libtest_mimic::Arguments;
+use tsoracle_core::{Error, ErrorKind};
 
-use crate::{Ability, Check, Cluster, Harness, Place, suite::trial};
+use crate::{Cluster, suite::Plan};
 
-pub use deployed::{Companion, Site};
+pub use deployed::{BackingService, Site};
 pub use sandbox::enter as enter_sandbox;
 
 /// How many clusters there are at once, unless told otherwise.
 const AT_ONCE: usize = 2;
 
-/// How often a cluster on loopback is tried, whose ports were free when they were looked for.
-const ATTEMPTS: usize = 3;
-
 type ConfigOf = Arc<dyn Fn(&Site, usize) -> String + Send + Sync>;
-type CompanionOf = Arc<dyn Fn(&Site, usize) -> Companion + Send + Sync>;
+type ServiceOf = Arc<dyn Fn(&Site, usize) -> BackingService + Send + Sync>;
 
-/// The harness of a driver whose nodes are processes.
+/// How a driver is started whose nodes are processes.
 #[derive(Clone)]
 pub struct Processes {
     name: String,
     binary: PathBuf,
     config: ConfigOf,
-    companions: Option<Companions>,
+    backing_services: Option<Services>,
     state_file: Option<String>,
     has_members: bool,
 }
 
 /// Programs beside the nodes.
 #[derive(Clone)]
-struct Companions {
+struct Services {
     count: usize,
     ports: usize,
-    one: CompanionOf,
+    one: ServiceOf,
 }
 
 /// Runs the checks of clusters over each driver, as the whole of a test program.
@@ -66,8 +62,12 @@ pub fn run(drivers: impl IntoIterator<Item = Processes>) -> ExitCode {
         enter_sandbox();
     }
     arguments.test_threads.get_or_insert(AT_ONCE);
-    let trials = drivers.into_iter().flat_map(Processes::trials).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let mut plan = Plan::default();
+    for driver in drivers {
+        let prefix = format!("{}::", driver.name);
+        plan.add_clusters(&prefix, &(Arc::new(move || driver.cluster()) as _));
+    }
+    plan.run(&arguments)
 }
 
 impl Processes {
@@ -81,7 +81,7 @@ impl Processes {
             name: name.into(),
             binary: binary.as_ref().into(),
             config: Arc::new(config),
-            companions: None,
+            backing_services: None,
             state_file: None,
             has_members: false,
         }
@@ -99,17 +99,17 @@ impl Processes {
     /// with so many addresses. A node that is cut off reaches none of them. Of three or more, the
     /// nodes must be able to spare any one.
     #[must_use]
-    pub fn with_companions(
+    pub fn with_backing_services(
         mut self,
         count: usize,
         ports: usize,
-        one: impl Fn(&Site, usize) -> Companion + Send + Sync + 'static,
+        one: impl Fn(&Site, usize) -> BackingService + Send + Sync + 'static,
     ) -> Self {
-        self.companions = Some(Companions { count, ports, one: Arc::new(one) });
+        self.backing_services = Some(Services { count, ports, one: Arc::new(one) });
         self
     }
 
-    /// The driver's members can be changed while it runs, which hands the lead over as well.
+    /// The driver's members can be changed while it runs, which transfers leadership as well.
     #[must_use]
     pub fn with_members(mut self) -> Self {
         self.has_members = true;
@@ -121,64 +121,13 @@ impl Processes {
         &self.name
     }
 
-    fn trials(self) -> Vec<Trial> {
-        let harness: Arc<dyn Harness> = Arc::new(self.clone());
-        let checks = Check::all().into_iter().filter(|check| check.area() == "cluster");
-        checks
-            .map(|check| trial(format!("{}::{}", self.name, check.name()), check, harness.clone()))
-            .collect()
+    /// A cluster of such nodes, none of which runs yet.
+    pub fn cluster(&self) -> Cluster {
+        cluster::cluster(self)
     }
 }
 
-#[async_trait]
-impl Harness for Processes {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        match ability {
-            Ability::Cluster | Ability::Pause | Ability::Wipe | Ability::Client => None,
-            Ability::Partition => sandbox::lacking().map(Into::into),
-            Ability::HangDisk if self.state_file.is_none() => {
-                Some("the nodes keep no state of their own".into())
-            }
-            Ability::HangDisk => disk::lacking().map(Into::into),
-            Ability::Transfer => {
-                (!self.has_members).then(|| "its members cannot be changed".into())
-            }
-            Ability::Companion if self.companions.as_ref().is_some_and(|all| all.count >= 3) => {
-                None
-            }
-            Ability::Companion => Some("the nodes rest on nothing else of which one can go".into()),
-            _ => Some("the driver is in other processes".into()),
-        }
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        Ok(Box::new(Elsewhere))
-    }
-
-    async fn cluster(&self, nodes: usize) -> Result<Box<dyn Cluster>> {
-        let mut attempts = if sandbox::is_inside() { 1 } else { ATTEMPTS };
-        loop {
-            attempts -= 1;
-            match cluster::Processes::start(self, nodes).await {
-                Ok(cluster) => return Ok(Box::new(cluster)),
-                Err(error) if attempts == 0 => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-/// Where no driver can be opened.
-struct Elsewhere;
-
-#[async_trait]
-impl Place for Elsewhere {
-    async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
-        Err(Error::new(ErrorKind::Config, "drivers are opened by the nodes only"))
-    }
-}
-
-/// What this rig itself could not do.
+/// What this fixture itself could not do.
 fn failed(what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Fatal, what.to_string())
 }

@@ -1,19 +1,19 @@
 use std::{env, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use tempfile::TempDir;
 use tsoracle_client::Client;
 use tsoracle_core::Result;
 
 use super::{
-    Companion, Companions, ConfigOf, Site,
-    disk::Disk,
+    BackingService, ConfigOf, Processes, Services, Site,
+    disk::{self, Disk},
     failed,
     network::Network,
     node::{Process, said},
     remote::{self, Remote, Riding},
+    sandbox,
 };
-use crate::{Cluster, Service};
+use crate::{BackingServices, Cluster, Fault, Partition, Service, Shared};
 
 /// The leader lease, which is the default.
 const LEASE: Duration = Duration::from_secs(1);
@@ -27,48 +27,51 @@ const LOG: &str = "TSORACLE_CONFORMANCE_LOG";
 /// How long a call of a client may take: longer than anything here but what never ends.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often a cluster on loopback is tried, whose ports were free when they were looked for.
+const ATTEMPTS: usize = 3;
+
 /// Processes, and the network between them. Fields are dropped in this order.
-pub(super) struct Processes {
+struct Running {
     nodes: Vec<Option<Process>>,
-    companions: Vec<Option<Process>>,
+    backing_services: Vec<Option<Process>>,
     network: Network,
     services: Vec<Arc<dyn Service>>,
     site: Site,
     binary: PathBuf,
     config: ConfigOf,
     disks: Vec<Disk>,
-    companion: Option<Companions>,
+    services_of: Option<Services>,
     directory: Option<TempDir>,
 }
 
-impl Processes {
-    pub(super) async fn start(harness: &super::Processes, count: usize) -> Result<Self> {
+impl Running {
+    async fn launch(of: &Processes, count: usize) -> Result<Self> {
         let directory = TempDir::with_prefix("tsoracle-cluster-")?;
-        let companions = harness.companions.clone();
-        let beside = companions.as_ref().map_or((0, 0), |all| (all.count, all.ports));
+        let backing_services = of.backing_services.clone();
+        let beside = backing_services.as_ref().map_or((0, 0), |all| (all.count, all.ports));
         let (network, site) = Network::new(directory.path(), count, beside)?;
         let services =
             (0..count).map(|node| Remote::new(site.service(node))).collect::<Result<Vec<_>>>()?;
         let services = services.into_iter().map(|one| Arc::new(one) as Arc<dyn Service>).collect();
-        let disks = Disk::all(&site, harness.state_file.as_deref())?;
+        let disks = Disk::all(&site, of.state_file.as_deref())?;
         let mut cluster = Self {
             nodes: (0..count).map(|_| None).collect(),
-            companions: (0..beside.0).map(|_| None).collect(),
+            backing_services: (0..beside.0).map(|_| None).collect(),
             network,
             services,
             site,
-            binary: harness.binary.clone(),
-            config: harness.config.clone(),
+            binary: of.binary.clone(),
+            config: of.config.clone(),
             disks,
-            companion: companions,
+            services_of: backing_services,
             directory: Some(directory),
         };
-        for companion in 0..beside.0 {
-            cluster.start_companion(companion).await?;
+        for service in 0..beside.0 {
+            cluster.start_backing_service(service).await?;
         }
         for node in 0..count {
             fs::create_dir(cluster.site.directory(node))?;
-            Cluster::start(&mut cluster, node).await?;
+            cluster.start(node).await?;
         }
         Ok(cluster)
     }
@@ -92,6 +95,10 @@ impl Processes {
         command
     }
 
+    fn disk(&self, node: usize) -> &Disk {
+        &self.disks[node]
+    }
+
     fn running(&self, node: usize) -> Result<&Process> {
         self.nodes[node].as_ref().ok_or_else(|| failed(format!("node {node} does not run")))
     }
@@ -101,20 +108,11 @@ fn name(node: usize) -> String {
     format!("node-{node}")
 }
 
-fn name_of_companion(companion: usize) -> String {
-    format!("companion-{companion}")
+fn name_of_backing_service(service: usize) -> String {
+    format!("backing-service-{service}")
 }
 
-#[async_trait]
-impl Cluster for Processes {
-    fn lease(&self) -> Duration {
-        LEASE
-    }
-
-    fn service(&self, node: usize) -> Arc<dyn Service> {
-        self.services[node].clone()
-    }
-
+impl Running {
     async fn start(&mut self, node: usize) -> Result<()> {
         if self.nodes[node].is_some() {
             return Err(failed(format!("node {node} runs already")));
@@ -143,30 +141,6 @@ impl Cluster for Processes {
         }
     }
 
-    async fn pause(&mut self, node: usize) -> Result<()> {
-        self.running(node)?.pause().await
-    }
-
-    async fn resume(&mut self, node: usize) -> Result<()> {
-        self.running(node)?.resume()
-    }
-
-    async fn cut_off(&mut self, node: usize) -> Result<()> {
-        self.network.cut(node)
-    }
-
-    async fn heal(&mut self, node: usize) -> Result<()> {
-        self.network.heal(node)
-    }
-
-    async fn cut_link(&mut self, one: usize, other: usize) -> Result<()> {
-        self.network.cut_link(one, other)
-    }
-
-    async fn heal_link(&mut self, one: usize, other: usize) -> Result<()> {
-        self.network.heal_link(one, other)
-    }
-
     async fn wipe(&mut self, node: usize) -> Result<()> {
         if self.nodes[node].is_some() {
             return Err(failed(format!("node {node} runs, and cannot be wiped")));
@@ -176,46 +150,31 @@ impl Cluster for Processes {
         Ok(fs::create_dir(directory)?)
     }
 
-    async fn hang_disk(&mut self, node: usize) -> Result<()> {
-        self.disks[node].hang().await
-    }
-
-    async fn mend_disk(&mut self, node: usize) -> Result<()> {
-        self.disks[node].mend()
-    }
-
     async fn lose_power(&mut self, node: usize) -> Result<()> {
         self.kill(node).await?;
         self.disks[node].lose()
     }
 
-    async fn transfer(&mut self, node: usize) -> Result<()> {
-        remote::transfer(self.site.service(node)).await
-    }
-
-    fn companions(&self) -> usize {
-        self.companions.len()
-    }
-
-    async fn kill_companion(&mut self, companion: usize) -> Result<()> {
-        match self.companions[companion].take() {
+    async fn kill_backing_service(&mut self, service: usize) -> Result<()> {
+        match self.backing_services[service].take() {
             Some(process) => {
                 drop(process);
                 Ok(())
             }
-            None => Err(failed(format!("companion {companion} does not run"))),
+            None => Err(failed(format!("backing service {service} does not run"))),
         }
     }
 
-    async fn start_companion(&mut self, companion: usize) -> Result<()> {
-        let Some(all) = self.companion.as_ref().filter(|_| self.companions[companion].is_none())
+    async fn start_backing_service(&mut self, service: usize) -> Result<()> {
+        let Some(all) =
+            self.services_of.as_ref().filter(|_| self.backing_services[service].is_none())
         else {
-            return Err(failed(format!("companion {companion} runs already")));
+            return Err(failed(format!("backing service {service} runs already")));
         };
-        let Companion { command, ready } = (all.one)(&self.site, companion);
-        let name = name_of_companion(companion);
+        let BackingService { command, ready } = (all.one)(&self.site, service);
+        let name = name_of_backing_service(service);
         let process = Process::start(&name, command, &self.site.log(&name), ready).await?;
-        self.companions[companion] = Some(process);
+        self.backing_services[service] = Some(process);
         Ok(())
     }
 
@@ -226,17 +185,103 @@ impl Cluster for Processes {
     }
 
     fn report(&self) -> String {
-        let companions = (0..self.companions.len()).map(name_of_companion);
-        let names = companions.chain((0..self.nodes.len()).map(name));
+        let beside = (0..self.backing_services.len()).map(name_of_backing_service);
+        let names = beside.chain((0..self.nodes.len()).map(name));
         names.map(|name| said(&name, &self.site.log(&name))).collect::<Vec<_>>().join("\n")
     }
 }
 
-impl Drop for Processes {
+impl Drop for Running {
     fn drop(&mut self) {
         if env::var_os(KEEP).is_some() {
             let kept = self.directory.take().map(TempDir::keep);
             eprintln!("kept: {kept:?}");
         }
+    }
+}
+
+/// A cluster that runs once it was launched.
+struct Launched {
+    of: Processes,
+    running: Option<Running>,
+}
+
+impl Launched {
+    async fn launch(&mut self, count: usize) -> Result<Vec<Arc<dyn Service>>> {
+        let mut attempts = if sandbox::is_inside() { 1 } else { ATTEMPTS };
+        loop {
+            attempts -= 1;
+            match Running::launch(&self.of, count).await {
+                Ok(running) => return Ok(self.running.insert(running).services.clone()),
+                Err(error) if attempts == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn running(&mut self) -> Result<&mut Running> {
+        self.running.as_mut().ok_or_else(|| failed("the cluster was not launched"))
+    }
+}
+
+/// A cluster of processes, with the faults that this system lets be made.
+pub(super) fn cluster(of: &Processes) -> Cluster {
+    let cluster = Shared::new(Launched { of: of.clone(), running: None });
+    /// Does something to a cluster that runs.
+    macro_rules! does {
+        (|$running:ident, $on:tt| $act:expr) => {
+            cluster.action(|launched, $on| {
+                Box::pin(async move {
+                    let $running = launched.running()?;
+                    $act
+                })
+            })
+        };
+    }
+    let has_partitions = sandbox::lacking().is_none();
+    let has_disks = of.state_file.is_some() && disk::lacking().is_none();
+    let backing_services = of.backing_services.as_ref().filter(|all| all.count >= 3);
+    Cluster {
+        pause: Some(Fault {
+            begin: does!(|running, node| running.running(node)?.pause().await),
+            end: does!(|running, node| running.running(node)?.resume()),
+        }),
+        partition: has_partitions.then(|| Partition {
+            node: Fault {
+                begin: does!(|running, node| running.network.cut(node)),
+                end: does!(|running, node| running.network.heal(node)),
+            },
+            link: Fault {
+                begin: does!(|running, (one, other)| running.network.cut_link(one, other)),
+                end: does!(|running, (one, other)| running.network.heal_link(one, other)),
+            },
+        }),
+        wipe: Some(does!(|running, node| running.wipe(node).await)),
+        disk: has_disks.then(|| crate::Disk {
+            hang: Fault {
+                begin: does!(|running, node| running.disk(node).hang().await),
+                end: does!(|running, node| running.disk(node).mend()),
+            },
+            lose_power: does!(|running, node| running.lose_power(node).await),
+        }),
+        transfer: of
+            .has_members
+            .then(|| does!(|running, node| remote::transfer(running.site.service(node)).await)),
+        client: Some(does!(|running, ()| running.client())),
+        backing_services: backing_services.map(|all| BackingServices {
+            count: all.count,
+            kill: Fault {
+                begin: does!(|running, service| running.kill_backing_service(service).await),
+                end: does!(|running, service| running.start_backing_service(service).await),
+            },
+        }),
+        report: Some(does!(|running, ()| Ok(running.report()))),
+        ..Cluster::new(
+            LEASE,
+            cluster.action(|launched, count| Box::pin(launched.launch(count))),
+            does!(|running, node| running.start(node).await),
+            does!(|running, node| running.stop(node).await),
+            does!(|running, node| running.kill(node).await),
+        )
     }
 }
