@@ -116,7 +116,7 @@ impl<F: 'static> Copy for Check<F> {}
 
 /// Tests, and those that cannot be done, by what there is not.
 #[derive(Default)]
-pub(crate) struct Plan {
+struct Plan {
     trials: Vec<Trial>,
     skipped: BTreeMap<&'static str, Vec<String>>,
 }
@@ -138,14 +138,13 @@ impl Plan {
         }
     }
 
-    #[cfg(feature = "processes")]
-    pub(crate) fn add_clusters(&mut self, prefix: &str, make: &Make<Cluster>) {
+    fn add_clusters(&mut self, prefix: &str, make: &Make<Cluster>) {
         let checks = Check::<Cluster>::all().into_iter();
         self.add(prefix, make, checks.map(|check| (check, BOUND_OF_CLUSTERS)));
     }
 
     /// Runs the tests, and names at the end what was skipped.
-    pub(crate) fn run(self, arguments: &Arguments) -> ExitCode {
+    fn run(self, arguments: &Arguments) -> ExitCode {
         let conclusion = libtest_mimic::run(arguments, self.trials);
         if !self.skipped.is_empty() && !arguments.list && !arguments.exact {
             let by_field = self.skipped.iter();
@@ -169,6 +168,27 @@ pub fn run(make: impl Fn() -> Fixture + Send + Sync + 'static) -> ExitCode {
     let checks = Check::<Fixture>::all().into_iter();
     plan.add("", &make, checks.map(|check| (check, check.bound())));
     plan.run(&Arguments::from_args())
+}
+
+/// Runs the checks of clusters over each driver that is named, at most `at_once` clusters at a time, as the
+/// whole of a test program. `prepare` is called before, unless the checks are only listed.
+///
+/// In the crate's `Cargo.toml` the test is given `harness = false`.
+pub fn run_clusters<M: Fn() -> Cluster + Send + Sync + 'static>(
+    drivers: impl IntoIterator<Item = (String, M)>,
+    at_once: usize,
+    prepare: impl FnOnce(),
+) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if !arguments.list {
+        prepare();
+    }
+    arguments.test_threads.get_or_insert(at_once);
+    let mut plan = Plan::default();
+    for (name, make) in drivers {
+        plan.add_clusters(&format!("{name}::"), &(Arc::new(make) as _));
+    }
+    plan.run(&arguments)
 }
 
 pub(crate) fn runtime() -> std::io::Result<Runtime> {

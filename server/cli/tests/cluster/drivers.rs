@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tsoracle_conformance::processes::{BackingService, Processes, Site};
+use tsoracle_testbed::{BackingService, Processes, Site};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tsoracle");
 

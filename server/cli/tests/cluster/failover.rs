@@ -17,11 +17,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
-use tsoracle_conformance::{
-    Cluster, Service,
-    processes::{Processes, enter_sandbox},
-};
+use tsoracle_conformance::{Cluster, Service};
 use tsoracle_core::{BootTime, Clock, ErrorKind, SeqKey, SeqRequest, SystemClock};
+use tsoracle_testbed::{Processes, enter_sandbox};
 
 use crate::table::{Outage, Row, table};
 

@@ -20,10 +20,8 @@ use std::{
     sync::Arc,
 };
 
-use libtest_mimic::Arguments;
+use tsoracle_conformance::Cluster;
 use tsoracle_core::{Error, ErrorKind};
-
-use crate::{Cluster, suite::Plan};
 
 pub use deployed::{BackingService, Site};
 pub use sandbox::enter as enter_sandbox;
@@ -57,17 +55,9 @@ struct Services {
 ///
 /// In the crate's `Cargo.toml` the test is given `harness = false`.
 pub fn run(drivers: impl IntoIterator<Item = Processes>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    if !arguments.list {
-        enter_sandbox();
-    }
-    arguments.test_threads.get_or_insert(AT_ONCE);
-    let mut plan = Plan::default();
-    for driver in drivers {
-        let prefix = format!("{}::", driver.name);
-        plan.add_clusters(&prefix, &(Arc::new(move || driver.cluster()) as _));
-    }
-    plan.run(&arguments)
+    let drivers = drivers.into_iter();
+    let clusters = drivers.map(|driver| (driver.name.clone(), move || driver.cluster()));
+    tsoracle_conformance::run_clusters(clusters, AT_ONCE, enter_sandbox)
 }
 
 impl Processes {

@@ -13,7 +13,7 @@ use super::{
     remote::{self, Remote, Riding},
     sandbox,
 };
-use crate::{BackingServices, Cluster, Fault, Partition, Service, Shared};
+use tsoracle_conformance::{BackingServices, Cluster, Fault, Partition, Service, Shared};
 
 /// The leader lease, which is the default.
 const LEASE: Duration = Duration::from_secs(1);
@@ -257,7 +257,7 @@ pub(super) fn cluster(of: &Processes) -> Cluster {
             },
         }),
         wipe: Some(does!(|running, node| running.wipe(node).await)),
-        disk: has_disks.then(|| crate::Disk {
+        disk: has_disks.then(|| tsoracle_conformance::Disk {
             hang: Fault {
                 begin: does!(|running, node| running.disk(node).hang().await),
                 end: does!(|running, node| running.disk(node).mend()),

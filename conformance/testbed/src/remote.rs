@@ -23,7 +23,7 @@ use tsoracle_proto::{
 use super::failed;
 use tsoracle_verify::why_failed;
 
-use crate::Service;
+use tsoracle_conformance::Service;
 
 /// How long connecting may take. A node answers at once, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
