@@ -51,6 +51,7 @@ async fn timestamps_rise_over_restarts_though_the_clock_is_set_back(
         // Time stands still: what waited for a lease would wait for ever.
         let clock = clock(NOON_MS - round * 3_600_000);
         let oracle = oracle(fixture.open.run(()).await?, &clock)?;
+        serves(&oracle).await?;
         before = rising(&oracle, before).await?;
         oracle.shutdown().await?;
     }
@@ -84,6 +85,7 @@ async fn a_successor_waits_until_the_leader_before_has_stopped_granting(
 ) -> Result<()> {
     let (fixture, clock) = (make(), clock(NOON_MS));
     let first = oracle(fixture.open.run(()).await?, &clock)?;
+    serves(&first).await?;
     let mut last = first.get_ts(1).await?.range.last();
     let other = fixture.open.run(()).await?;
     let cut_off = the(&fixture.cut_off)?;
@@ -115,6 +117,7 @@ async fn a_successor_waits_until_the_leader_before_has_stopped_granting(
 async fn a_storage_error_ends_serving_with_the_lease(make: MakeFixture) -> Result<()> {
     let (fixture, clock) = (make(), clock(NOON_MS));
     let oracle = oracle(fixture.open.run(()).await?, &clock)?;
+    serves(&oracle).await?;
     oracle.get_ts(1).await?;
     the(&fixture.fail_storage)?.run(()).await?;
     clock.advance(Duration::from_secs(1));

@@ -44,7 +44,7 @@ macro_rules! sabotages {
 
 sabotages! {
     Disks SavesHalfOfAThousandWrites
-        caught by limits the_largest_commits_are_there_after_every_restart
+        caught by limits the_largest_commits_are_taken_and_there_after_every_restart
         foreseen "(i)"
         "saves only the first half of a commit of more than 1,000 writes"
     Disks CutsValuesAt64KiB
@@ -137,7 +137,7 @@ sabotages! {
         caught by leadership a_storage_error_closes_the_channel_of_leadership
         "tries a failed sync again, and believes the second answer"
     Disks SavesPartOfALargeCommit
-        caught by limits the_largest_commits_are_there_after_every_restart
+        caught by limits the_largest_commits_are_taken_and_there_after_every_restart
         "saves only the first part of a commit of some 200 kB"
     Disks TrimsZerosOfValues
         caught by commit an_empty_value_is_a_value_and_zeros_are_bytes_after_a_reopen
@@ -158,7 +158,7 @@ sabotages! {
         caught by commit keys_that_are_alike_are_different_keys_after_a_reopen
         "cuts keys at 250 bytes on disk, so that two of them collide"
     Disks ForgetsLongKeysAtRestart
-        caught by limits the_largest_commits_are_there_after_every_restart
+        caught by limits the_largest_commits_are_taken_and_there_after_every_restart
         "leaves keys of more than 300 bytes out when it is opened again"
     Disks BreaksOffAtAMissingKey
         caught by commit what_was_deleted_is_gone_after_a_reopen
@@ -249,10 +249,10 @@ sabotages! {
         caught by oracle a_successor_waits_until_the_leader_before_has_stopped_granting
         "answers a leader's commits though it is cut off, so that its lease never ends"
     Contenders LimitsTheWritesOfACommit
-        caught by limits the_largest_commits_are_taken
+        caught by limits the_largest_commits_are_taken_and_there_after_every_restart
         "takes no more than 128 writes in a commit, as etcd does"
     Contenders DropsTheTailOfALargeCommit
-        caught by limits the_largest_commits_are_taken
+        caught by limits the_largest_commits_are_taken_and_there_after_every_restart
         "drops, in memory and on disk alike, what is beyond the first 500 writes of a commit"
     Contenders CannotBeStoppedTwice
         caught by shutdown it_may_be_called_again
