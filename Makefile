@@ -4,10 +4,14 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tsoracle/targe
 
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: test packages fmt lint docs features unit stranger stranger-sqlite stranger-postgres \
-	stranger-piggyback instructions bench bench-public bench-against failover
+PARTS := packages fmt lint deny docs features unit stranger instructions
 
-test: packages fmt lint docs features unit stranger instructions
+.PHONY: test audit $(PARTS) stranger-sqlite stranger-postgres stranger-piggyback bench bench-public \
+	bench-against failover
+
+# Ends with how long each part took, and with the tests that were tried again.
+test:
+	@.ci/parts $(PARTS)
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
 # with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd;
@@ -21,6 +25,14 @@ fmt:
 
 lint:
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# Licences, banned crates and sources of what is depended on: deny.toml.
+deny:
+	.ci/deny check bans licenses sources
+
+# Known vulnerabilities, from a database that is fetched: not a part of `make test`, which needs none.
+audit:
+	.ci/deny check advisories
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features

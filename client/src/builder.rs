@@ -4,13 +4,35 @@ use std::time::Duration;
 
 use tsoracle_types::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
 
-use crate::address::Address;
+use crate::call::{Cluster, Oracles};
 use crate::client::Client;
-use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oracles::Oracles;
-use crate::pool::{Dialer, Pool};
+use crate::peers::{Address, Dialer};
 use crate::tls::TlsOptions;
+
+impl Client {
+    /// Connects to a cluster, or a single server, with default options and without encryption.
+    ///
+    /// `endpoints` are some or all of the nodes, as `host:port`; the port may be left out if it is
+    /// 50551. Further ones are found through the nodes themselves.
+    ///
+    /// # Errors
+    /// `Config` if an endpoint is malformed, `Unavailable` or `Timeout` if none can be reached in
+    /// time.
+    pub async fn connect<I>(endpoints: I) -> Result<Self>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self::builder().endpoints(endpoints).connect().await
+    }
+
+    /// Options, to set before connecting.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+}
 
 /// Options of a [`Client`].
 #[derive(Clone, Debug)]
@@ -60,9 +82,9 @@ impl ClientBuilder {
     ///
     /// Timestamps, stamping leases, and sequences without a route stay with
     /// [`endpoints`](Self::endpoints). The oracles know nothing of each other: no order holds between
-    /// them, no batch goes over two of them, and each fails alone. All clients that use a sequence
+    /// them, no batch spans two of them, and each fails alone. All clients that use a sequence
     /// must have the same routes, or two oracles hand out the same values: the operations guide
-    /// says how to move a prefix.
+    /// explains how to move a prefix.
     #[must_use]
     pub fn route<I>(mut self, prefix: impl Into<String>, endpoints: I) -> Self
     where
@@ -74,7 +96,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Encrypts every connection. Without it none is.
+    /// Encrypts every connection. Without this, none is encrypted.
     #[must_use]
     pub fn tls(mut self, tls: TlsOptions) -> Self {
         self.tls = Some(tls);
@@ -95,24 +117,24 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt of a call waits for its answer before another is made, maybe elsewhere:
+    /// How long one attempt of a call waits for its answer before another is made, maybe at another node:
     /// 2 s by default, at most a minute, and less when little of the call's time is left. A server
-    /// that does not know the leader holds a request for up to 1 s; allow more than that.
+    /// that does not know the leader keeps a request waiting for up to 1 s; allow more than that.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self
     }
 
-    /// Makes a call of its own of every request, where many callers' would go together over a
-    /// stream otherwise. Slower; for servers behind proxies that do not pass streams on.
+    /// Sends every request as a unary call, where those of many callers would share a stream otherwise.
+    /// Slower; for servers behind proxies that do not pass streams on.
     #[must_use]
     pub fn unary(mut self, unary: bool) -> Self {
         self.unary = unary;
         self
     }
 
-    /// Where time is read that bounds how late a request may be sent again. For tests.
+    /// The clock that bounds how late a request may be sent again. For tests.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -124,7 +146,6 @@ impl ClientBuilder {
     /// # Errors
     /// `Config` if there is no endpoint, or an option is wrong.
     pub fn build(self) -> Result<Client> {
-        let config = |context: String| Error::new(ErrorKind::Config, context);
         for (name, value) in [
             ("timeout", self.timeout),
             ("connect timeout", self.connect_timeout),
@@ -148,7 +169,8 @@ impl ClientBuilder {
                 return Err(config(context));
             }
             let oracle = self.oracle(endpoints).map_err(|error| {
-                Error::new(error.kind(), format!("the route {prefix:?}: {error}"))
+                Error::new(error.kind(), format!("the route {prefix:?} cannot be used"))
+                    .with_source(error)
             })?;
             routes.push((prefix.clone(), oracle));
         }
@@ -157,13 +179,12 @@ impl ClientBuilder {
 
     /// The oracle with these nodes.
     fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
-        let config = |context: String| Error::new(ErrorKind::Config, context);
         let dialer = Dialer::new(self.tls.clone(), self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
         for text in endpoints {
             let address = Address::parse(text, dialer.scheme()).map_err(config)?;
             dialer.endpoint(&address).map_err(|error| {
-                config(format!("endpoint {text:?} cannot be used: {}", on_one_line(&error)))
+                config(format!("endpoint {text:?} cannot be used")).with_source(on_one_line(&error))
             })?;
             if !addresses.contains(&address) {
                 addresses.push(address);
@@ -172,12 +193,12 @@ impl ClientBuilder {
         if addresses.is_empty() {
             return Err(config("there is no endpoint: name at least one, as host:port".into()));
         }
-        let pool = Pool::new(dialer, &addresses);
-        Ok(Cluster::new(pool, self.attempt_timeout, self.unary, self.clock.clone()))
+        let (attempt_timeout, clock) = (self.attempt_timeout, self.clock.clone());
+        Ok(Cluster::new(dialer, &addresses, attempt_timeout, self.unary, clock))
     }
 
-    /// Makes a client and waits until a connection to any of the endpoints stands. Those of routes are
-    /// connected to at the first call, so that one oracle that is down keeps no client from starting.
+    /// Makes a client and waits until there is a connection to any of the endpoints. Those of routes are
+    /// connected to at the first call, so that no oracle that is down keeps a client from starting.
     ///
     /// # Errors
     /// As of [`build`](Self::build); `Unavailable` or `Timeout` if no endpoint can be reached within
@@ -187,4 +208,8 @@ impl ClientBuilder {
         client.wait_for_connection().await?;
         Ok(client)
     }
+}
+
+fn config(context: String) -> Error {
+    Error::new(ErrorKind::Config, context)
 }

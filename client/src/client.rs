@@ -1,97 +1,52 @@
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
 use tsoracle_types::{
-    BootTime, Clock, Epoch, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
+    BootTime, Clock, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
 };
 
-use crate::builder::ClientBuilder;
-use crate::cluster::{Cluster, Limit};
+use crate::call::{Cluster, Limit, Oracles, TimestampCall};
 use crate::error::{Error, ErrorKind, Result};
-use crate::joined::TimestampCall;
-use crate::lease::{Lease, SafeFrontier};
-use crate::oracles::Oracles;
 use crate::rpc::{
     AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
     ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
 };
-use crate::stream::TimestampStream;
+use crate::values::{MaxSafe, SafeFrontier, SeqPage, StampingLease};
 
-/// Closing is a courtesy to the server, not worth more of the caller's time than this.
+/// Closing only helps the server, and is not worth more of the caller's time than this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many sequences are asked for in a page.
+/// How many sequences a page has at most.
 const PAGE: u32 = 1_000;
 
 /// Gets timestamps and sequence values from whichever node leads.
 ///
 /// Cloning is cheap, and clones share connections: make one client and clone it to wherever it is
-/// needed. Every call finds the leader by itself, follows it when it changes, and goes on trying
-/// until its timeout ([`ClientBuilder::timeout`], [`Client::with_timeout`]) has passed, which also
-/// covers connecting.
+/// needed. Every call finds the leader by itself, follows it when it changes, and retries
+/// until its timeout ([`ClientBuilder::timeout`](crate::ClientBuilder::timeout), [`Client::with_timeout`]) has
+/// passed, which also covers connecting.
 ///
 /// # Cancellation
 /// Any future returned here may be dropped. A dropped [`get_seq`](Self::get_seq) may have been
-/// carried out: its values are then spent without anyone having seen them.
-#[derive(Clone, Debug)]
+/// carried out: its values are then spent, and no caller has seen them.
+#[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
     timeout: Duration,
-    /// How long the first attempt at a call for timestamps may take, of that time.
+    /// The part of it that the first attempt at a call for timestamps may take.
     first_attempt_ms: u64,
 }
 
-#[derive(Debug)]
 struct Shared {
     oracles: Oracles,
     clock: Arc<dyn Clock>,
 }
 
-/// A page of [`Client::list_seqs`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SeqPage {
-    /// Keys in byte order, each with the value its next block starts with.
-    pub entries: Vec<(SeqKey, u64)>,
-    /// There are more after the last one.
-    pub more: bool,
-}
-
-/// The answer of [`Client::get_current_max_safe`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct MaxSafe {
-    /// Milliseconds since the Unix epoch. Every timestamp issued with at most this physical part
-    /// is durably covered.
-    pub physical_ms: u64,
-    /// The epoch of the leader that says so.
-    pub epoch: Epoch,
-}
-
 impl Client {
-    /// Connects to a cluster, or a single server, with default options and without encryption.
-    ///
-    /// `endpoints` are some or all of the nodes, as `host:port`; the port may be left out if it is
-    /// 50551. Further ones are found through the nodes themselves.
-    ///
-    /// # Errors
-    /// `Config` if an endpoint is malformed, `Unavailable` or `Timeout` if none can be reached in
-    /// time.
-    pub async fn connect<I>(endpoints: I) -> Result<Self>
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        Self::builder().endpoints(endpoints).connect().await
-    }
-
-    /// Options, to set before connecting.
-    #[must_use]
-    pub fn builder() -> ClientBuilder {
-        ClientBuilder::default()
-    }
-
     pub(crate) fn new(oracles: Oracles, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         Self::over(Arc::new(Shared { oracles, clock }), timeout)
     }
@@ -108,7 +63,7 @@ impl Client {
         Self::over(self.shared.clone(), timeout)
     }
 
-    /// Waits until a connection to any endpoint stands.
+    /// Waits until there is a connection to any endpoint.
     pub(crate) async fn wait_for_connection(&self) -> Result<()> {
         self.main().connect(self.limit()).await
     }
@@ -135,16 +90,6 @@ impl Client {
         }
     }
 
-    /// Timestamps one by one out of ranges of `size`, 1 to 262,144, for those who need them unique and
-    /// rising, but **not** greater than all that were answered before: see [`TimestampStream`].
-    ///
-    /// # Errors
-    /// `Invalid` if `size` is out of range. Nothing is requested yet.
-    pub fn timestamp_stream(&self, size: u32) -> Result<TimestampStream> {
-        check_ts_count(size)?;
-        Ok(TimestampStream::new(self.clone(), size))
-    }
-
     /// Gets the next `count` values of `key`, exactly once: if an answer is lost, the same block is
     /// asked for again, through any later leader.
     ///
@@ -165,22 +110,22 @@ impl Client {
     ///
     /// # Errors
     /// As of [`get_seq`](Self::get_seq); `Invalid` also for a key that comes twice, and for keys that
-    /// are [routed](ClientBuilder::route) to different oracles.
+    /// are [routed](crate::ClientBuilder::route) to different oracles.
     pub async fn get_seq_batch<K: AsRef<str>>(
         &self,
         requests: &[(K, u32)],
     ) -> Result<Vec<SeqBlock>> {
         let entries = checked_batch(requests)?;
         let (oracle, limit) = (self.shared.oracles.of_all(&entries)?, self.limit());
-        let request = oracle.sessions.begin_within(limit).await?;
+        let request = oracle.begin_request(limit).await?;
         oracle.call(&GetSeqBatch { entries, request }, limit).await
     }
 
-    /// Gets the block that `request_id` stands for: the same id, key and count give the same block
+    /// Gets the block that `request_id` identifies: the same id, key and count give the same block
     /// again, also from another client or after a restart of this one.
     ///
     /// The server remembers an id for ten minutes after its last use; a later request with it is a
-    /// new one. Use an id for one request only, and one that nobody else uses.
+    /// new one. Use an id for one request only, and one that no other program uses.
     ///
     /// # Errors
     /// As of [`get_seq`](Self::get_seq); `Invalid` also if the id was used with another key or
@@ -194,7 +139,7 @@ impl Client {
         let key = checked(key.as_ref(), count)?;
         let request_id = request_id.as_ref();
         if request_id.is_empty() {
-            let context = "the request id is empty: choose one that nobody else uses";
+            let context = "the request id is empty: choose one that no other program uses";
             return Err(Error::new(ErrorKind::Invalid, context));
         }
         let oracle = self.shared.oracles.of(&key);
@@ -205,7 +150,7 @@ impl Client {
     /// Reads the value that the next block of `key` starts with. Grants nothing.
     ///
     /// # Errors
-    /// `NotFound` if the key has never been used; `Unimplemented` if the server cannot tell;
+    /// `NotFound` if the key has never been used; `Unimplemented` if the server cannot read sequences;
     /// `Unavailable` or `Timeout` if no leader served in time.
     pub async fn read_seq(&self, key: impl AsRef<str>) -> Result<u64> {
         let key = checked(key.as_ref(), 1)?;
@@ -213,10 +158,10 @@ impl Client {
     }
 
     /// Lists sequences whose keys begin with `prefix`, in byte order, a page at a time: those after
-    /// the key `after`, the last one of the page before, or from the first one on if it is empty.
+    /// the key `after`, the last one of the previous page, or from the first one on if it is empty.
     ///
     /// Each page is as of one moment. Whatever is used or seeded between two pages, none comes twice.
-    /// With [routes](ClientBuilder::route), each oracle is asked for the keys that are its own, each as
+    /// With [routes](crate::ClientBuilder::route), each oracle is asked for the keys that are its own, each as
     /// of a moment of its own, and all of them must answer.
     ///
     /// # Errors
@@ -241,7 +186,7 @@ impl Client {
         }
     }
 
-    /// Lets the first block of a key that was never used start at `start`.
+    /// Sets the value that the first block of a key starts with, which was never used.
     ///
     /// # Errors
     /// `Refused` if the key was used or seeded before, with this value or another one; `Uncertain`
@@ -267,23 +212,23 @@ impl Client {
         holder: impl AsRef<[u8]>,
         holder_epoch: u64,
         ttl: Duration,
-    ) -> Result<Lease> {
+    ) -> Result<StampingLease> {
         let holder = LeaseHolder::new(holder.as_ref()).map_err(invalid)?;
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let began = self.boot_time();
         self.call(&AcquireLease { holder, holder_epoch, ttl_ms, began }, self.limit()).await
     }
 
-    /// Lets a live lease run for its whole time again. Its bound never falls.
+    /// Renews a live lease for its whole time. Its bound never falls.
     ///
     /// # Errors
-    /// `NotFound` if there never was such a lease; `Refused` if it has run out, was released or
+    /// `NotFound` if the lease is unknown; `Refused` if it has run out, was released or
     /// superseded; otherwise as [`acquire_lease`](Self::acquire_lease).
-    pub async fn renew_lease(&self, id: LeaseId) -> Result<Lease> {
+    pub async fn renew_lease(&self, id: LeaseId) -> Result<StampingLease> {
         self.call(&RenewLease { id, began: self.boot_time() }, self.limit()).await
     }
 
-    /// Gives a lease back, under which nothing must be stamped any more. One that is gone is no
+    /// Releases a lease, under which nothing must be stamped any more. Releasing an unknown lease is not an
     /// error.
     ///
     /// # Errors
@@ -309,13 +254,13 @@ impl Client {
         self.call(&GetCurrentMaxSafe, self.limit()).await
     }
 
-    /// Tells the server that this client's answers need not be kept any longer. A courtesy: what
-    /// is not closed runs out by itself. Call it when no request is under way; clones stay usable.
+    /// Closes the sessions of this client, so that servers need not keep its answers any longer. Optional:
+    /// a session that is not closed expires. Call it when no request is under way; clones stay usable.
     pub async fn close(self) {
         let limit = Limit::starting_now(self.timeout.min(CLOSE_TIMEOUT));
         let closing = self.shared.oracles.iter().map(async |oracle| {
             if let Some(id) = oracle.sessions.close() {
-                // If it fails the server forgets the session in its own time.
+                // If it fails, the session expires on the server.
                 let _ = oracle.call(&CloseSession { id }, limit).await;
             }
         });
@@ -331,6 +276,7 @@ impl Client {
         &self.shared.oracles.main
     }
 
+    /// The time of this machine's boot clock.
     pub(crate) fn boot_time(&self) -> BootTime {
         self.shared.clock.now().boot
     }
@@ -340,7 +286,13 @@ impl Client {
     }
 }
 
-fn check_ts_count(count: u32) -> Result<()> {
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn check_ts_count(count: u32) -> Result<()> {
     if (1..=MAX_TS_COUNT).contains(&count) {
         return Ok(());
     }
@@ -349,7 +301,7 @@ fn check_ts_count(count: u32) -> Result<()> {
 }
 
 fn invalid(error: tsoracle_types::Invalid) -> Error {
-    Error::new(ErrorKind::Invalid, error.to_string()).with_source(error)
+    Error::new(ErrorKind::Invalid, error.to_string())
 }
 
 fn checked(key: &str, count: u32) -> Result<SeqKey> {

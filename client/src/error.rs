@@ -1,49 +1,50 @@
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
-/// What a call of this crate returns.
+use tsoracle_types::on_one_line;
+
+/// The result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type Source = Box<dyn StdError + Send + Sync>;
-
-/// Why a call failed: a kind to act on, and a sentence to read.
-#[derive(Debug)]
+/// Reason why a call failed: a kind to act on, and a context to read. Its [`source`](StdError::source) is the
+/// cause, which `{}` leaves out; `{:#}` shows all causes on one line.
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     context: String,
-    source: Option<Source>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// What the caller does next.
 ///
-/// Of a sequence request, every kind but [`Uncertain`](Self::Uncertain) says that nothing was
+/// Of a sequence request, every kind but [`Uncertain`](Self::Uncertain) means that nothing was
 /// committed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The request itself is wrong. Mend the arguments.
+    /// The request itself is wrong. Correct the arguments.
     Invalid,
-    /// The client cannot be built from these options. Mend them.
+    /// The client cannot be built from these options. Correct them.
     Config,
-    /// The server refused, for good as long as its state is what it is. Look at the message.
+    /// The server refuses the request in its present state. Read the message.
     Refused,
     /// The server, or this client, is at a limit. Ask again later, or for less.
     Exhausted,
-    /// The server does not let this client in. Mend the credentials.
+    /// The server does not admit this client. Correct the credentials.
     Denied,
-    /// What was asked for does not exist.
+    /// The requested key or lease does not exist.
     NotFound,
     /// The server cannot do this. Upgrade it, or do without.
     Unimplemented,
-    /// Nobody served the call before its deadline. Ask again later.
+    /// No server served the call before its deadline. Ask again later.
     Unavailable,
-    /// The deadline passed while answers were awaited, and no server said anything at all. Ask again
-    /// later, or allow more time.
+    /// The deadline passed without an answer from any server. Ask again later, or allow more time.
     Timeout,
-    /// The request may or may not have been carried out, and nobody can tell any more. Sequence
-    /// values may have been granted that nobody will use.
+    /// The request may or may not have been carried out, and this cannot be found out any more. Sequence
+    /// values may have been granted that no caller will use.
     Uncertain,
-    /// The server answered what the protocol does not allow. Report a bug.
+    /// The server's answer breaks the protocol. Report a bug.
     Protocol,
 }
 
@@ -52,19 +53,21 @@ impl Error {
         Self { kind, context: context.into(), source: None }
     }
 
-    pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+    pub(crate) fn with_source(
+        mut self,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
-    /// What to do about it.
+    /// The kind to act on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// Whether the same call may succeed later without anyone mending anything, and without harm
-    /// from this one.
+    /// Whether the same call may succeed later without any correction, and without harm from this one.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, ErrorKind::Exhausted | ErrorKind::Unavailable | ErrorKind::Timeout)
@@ -73,13 +76,16 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.context)
+        match f.alternate() {
+            true => f.write_str(&on_one_line(self)),
+            false => f.write_str(&self.context),
+        }
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|source| source.as_ref() as _)
+        self.source.as_ref().map(|source| &**source as _)
     }
 }
 
@@ -88,8 +94,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_carried_out_is_not_simply_asked_again() {
+    fn what_may_have_been_carried_out_is_not_retryable() {
         assert!(Error::new(ErrorKind::Unavailable, "").is_retryable());
         assert!(!Error::new(ErrorKind::Uncertain, "").is_retryable());
+    }
+
+    #[test]
+    fn the_cause_is_the_source_and_not_in_the_text() {
+        let error = Error::new(ErrorKind::Unavailable, "no answer").with_source("a cause").clone();
+        assert_eq!(error.to_string(), "no answer");
+        assert_eq!(tsoracle_types::on_one_line(&error), "no answer: a cause");
     }
 }

@@ -1,33 +1,34 @@
 #![doc = include_str!("../README.md")]
 
-mod address;
-mod attempt;
-mod backoff;
-mod batched;
+// The modules in their order: each uses those below it, and none above. `tests/layers.rs` checks it.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
+
 mod builder;
+mod timestamp_stream;
+
 mod client;
-mod cluster;
-mod error;
-mod history;
-mod joined;
-mod leader;
-mod lease;
-mod oracles;
-mod pool;
-mod route;
+
+mod call;
+
 mod rpc;
-mod session;
+
 mod stream;
-mod suspicion;
+
+mod peers;
+mod session;
+
+mod error;
 mod tls;
-mod verdict;
+mod values;
 
 pub use builder::ClientBuilder;
-pub use client::{Client, MaxSafe, SeqPage};
+pub use client::Client;
 pub use error::{Error, ErrorKind, Result};
-pub use lease::{Lease, SafeFrontier};
-pub use stream::TimestampStream;
+pub use timestamp_stream::TimestampStream;
 pub use tls::TlsOptions;
 pub use tsoracle_types::{
     BootTime, Epoch, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampIter, TimestampRange,
 };
+pub use values::{MaxSafe, SafeFrontier, SeqPage, StampingLease};

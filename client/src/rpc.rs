@@ -1,4 +1,4 @@
-//! The calls, each as the retry loop needs it: how to send one, and what its answer must be.
+//! The calls, each as the retry loop needs it: how to send its request, and how to check the response.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,36 +10,38 @@ use tonic::{Request, Response, Status};
 use tsoracle_proto::v1;
 use tsoracle_types::Epoch;
 
-use crate::attempt::Failure;
-use crate::cluster::Cluster;
-use crate::pool::Peer;
 use crate::session::OpenRequest;
+use crate::stream::sequences::StreamOpener;
+use crate::stream::{CallError, Peer};
 
+mod inspect;
 mod leases;
 mod sequences;
-mod state;
 mod timestamps;
 
+pub(crate) use inspect::{ListSeqs, ReadSeq, SeedSeq};
 pub(crate) use leases::{AcquireLease, GetSafeFrontier, ReleaseLease, RenewLease};
 pub(crate) use sequences::{CloseSession, GetSeq, GetSeqBatch, granted, status};
-pub(crate) use state::{ListSeqs, ReadSeq, SeedSeq};
 pub(crate) use timestamps::{GetCurrentMaxSafe, GetTs};
 
-/// What it means to carry a call out more than once.
+/// What happens if a call is carried out more than once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Idempotency<'a> {
     /// No harm: timestamps are disposable, and reading changes nothing.
     Repeatable,
-    /// No harm: it comes to the same, or is refused for what the first time has done. Here, as for
+    /// No harm: it has the same result, or is refused because of what the first time has done. Here, as for
     /// sequences, a refusal without a hint is final.
     ByState,
-    /// Values spent for nobody, unless the server recognises the request by its id.
+    /// Values are spent that no caller gets, unless the server recognises the request by its id.
     ByRequestId(&'a OpenRequest),
 }
 
+/// What a server returns for a unary call.
+type Reply<T> = Result<Response<T>, Status>;
+
 /// One kind of call with its arguments.
 pub(crate) trait Rpc: Sync {
-    /// The message a server answers with.
+    /// The server's message.
     type Response: Send;
     /// What the caller gets.
     type Output: Send;
@@ -56,33 +58,33 @@ pub(crate) trait Rpc: Sync {
     /// The call with its arguments, for people.
     fn describe(&self) -> String;
 
-    /// Sends it along with others' until `until`. Nothing if it does not go that way, or the server
-    /// does not serve streams: then it was not sent.
+    /// Sends it on a batched stream, and waits until `until`. Nothing if it is never sent on one, or
+    /// none is left: then it was not sent.
     fn join(
         &self,
-        _cluster: &Cluster,
         _peer: &Arc<Peer>,
-        _channel: &Channel,
+        _opener: StreamOpener<'_>,
         _until: Instant,
         _resend: bool,
-    ) -> impl Future<Output = Option<Result<Self::Response, Failure>>> + Send {
+    ) -> impl Future<Output = Option<Result<Self::Response, CallError>>> + Send {
         std::future::ready(None)
     }
 
+    /// Sends it as a unary call.
     fn send(
         &self,
         channel: Channel,
         attempt: Attempt,
-    ) -> impl Future<Output = Result<Response<Self::Response>, Status>> + Send;
+    ) -> impl Future<Output = Reply<Self::Response>> + Send;
 
-    /// Checks an answer against the request and the protocol.
-    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Unacceptable>;
+    /// Checks a response against the request and the protocol.
+    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Rejected>;
 }
 
-/// One attempt at a call.
+/// One attempt at a unary call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
-    /// How long its answer is waited for. The server is told, and does not begin later.
+    /// How long its response is waited for. The server gets this limit too, and does not begin later.
     pub(crate) timeout: Duration,
     /// An earlier attempt may have been carried out.
     pub(crate) resend: bool,
@@ -96,25 +98,25 @@ impl Attempt {
     }
 }
 
-/// An acceptable answer.
+/// A response that was accepted.
 #[derive(Debug)]
 pub(crate) struct Answer<T> {
     pub(crate) output: T,
-    /// The epoch of the leader that gave it, if it says.
+    /// The epoch of the leader that gave it, if the response has it.
     pub(crate) epoch: Option<Epoch>,
 }
 
-/// Why an answer is none.
+/// Reason why a response is rejected.
 #[derive(Debug)]
-pub(crate) enum Unacceptable {
-    /// It is what a node says that does not lead.
+pub(crate) enum Rejected {
+    /// It is the response of a node that does not lead.
     NotLeader,
     /// It breaks the protocol, in this way.
     Malformed(String),
 }
 
-fn malformed<T>(what: impl Into<String>) -> Result<T, Unacceptable> {
-    Err(Unacceptable::Malformed(what.into()))
+fn malformed<T>(reason: impl Into<String>) -> Result<T, Rejected> {
+    Err(Rejected::Malformed(reason.into()))
 }
 
 fn epoch_of(wire: Option<v1::EpochWire>) -> Option<Epoch> {

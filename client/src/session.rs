@@ -7,20 +7,16 @@ use rand::Rng as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tsoracle_proto::v1;
-use tsoracle_types::RETENTION;
-use tsoracle_types::{BootTime, Clock, Session};
-
-use crate::cluster::Limit;
-use crate::error::{Error, ErrorKind, Result};
+use tsoracle_types::{BootTime, Clock, RETENTION, Session};
 
 /// How long after its beginning a request may be sent again.
 ///
 /// The server keeps a session for the retention after its last use, by a clock that may run 10 %
-/// faster. Half of it leaves room for that and for an attempt that lingers on its way.
+/// faster. Half of it leaves room for that and for an attempt that is delayed on its way.
 const RESEND_WITHIN: Duration = Duration::from_secs(RETENTION.as_secs() / 2);
 
 /// The most numbers between the first one still awaited and the next one. The server keeps the
-/// answers of all of them, so one request that is stuck must not keep it from forgetting the rest:
+/// answers of all of them, so one request that is stuck must not keep it from dropping the rest:
 /// beyond this, requests begin in a new session. The server takes up to 4,096.
 const MAX_SPAN: u64 = 3_072;
 
@@ -28,11 +24,11 @@ const MAX_SPAN: u64 = 3_072;
 /// does not exceed [`MAX_SPAN`] by itself.
 const MAX_IN_FLIGHT: usize = 2_048;
 
-/// Names the sequence requests of a client, so that each is carried out exactly once.
+/// Numbers the sequence requests of a client, so that each is carried out exactly once.
 ///
 /// A server that honours request ids keeps the answers of a session from `first_incomplete` on.
-/// A request that is sent again with the same session and number is given the answer of the first
-/// time, by whichever leader. What this side owes for it:
+/// A request that is sent again with the same session and number gets the answer of the first
+/// time, from whichever leader. The client's part in it:
 ///
 /// * A number is used for one request only, and `first_incomplete` never exceeds a number that is
 ///   still awaited. Both follow from [`Numbers`].
@@ -45,14 +41,13 @@ const MAX_IN_FLIGHT: usize = 2_048;
 ///   attempt never arrived. Leaving it out is safe by the point above: had an earlier attempt been
 ///   executed, its session would be known still.
 ///
-/// Two things this cannot cover. A process whose memory is duplicated, as by restoring a snapshot
-/// twice, gives one name to two requests, which may then get the same block. And a process that is
+/// Two cases are not covered. A process whose memory is duplicated, as by restoring a snapshot
+/// twice, gives one number to two requests, which may then get the same block. And a process that is
 /// stopped for longer than half the retention just between the check and the sending, in a session
-/// that is not confirmed yet, may spend a block for nobody.
+/// that is not confirmed yet, may spend a block that no caller gets.
 ///
 /// A session is replaced when it was not used for half the retention, when its numbers span too
 /// much, and when a server did not know it.
-#[derive(Debug)]
 pub(crate) struct Sessions {
     clock: Arc<dyn Clock>,
     current: Mutex<Option<Arc<OpenSession>>>,
@@ -65,7 +60,7 @@ impl Sessions {
         Self { clock, current: Mutex::default(), in_flight }
     }
 
-    /// Numbers a new request; nothing once `deadline` has passed before its turn came.
+    /// Numbers a new request. Nothing if `deadline` passes while too many are in flight.
     pub(crate) async fn begin(&self, deadline: Instant) -> Option<OpenRequest> {
         let turn = self.in_flight.clone().acquire_owned();
         let permit = tokio::time::timeout_at(deadline, turn).await.ok()?.ok()?;
@@ -73,20 +68,7 @@ impl Sessions {
         Some(OpenRequest::new(self.session_for(1, now), self.clock.clone(), now, Some(permit)))
     }
 
-    /// As [`begin`](Self::begin).
-    ///
-    /// # Errors
-    /// `Timeout` once the limit has passed.
-    pub(crate) async fn begin_within(&self, limit: Limit) -> Result<OpenRequest> {
-        self.begin(limit.deadline).await.ok_or_else(|| {
-            let timeout = limit.timeout;
-            let context =
-                format!("too many sequence requests are in flight: none ended within {timeout:?}");
-            Error::new(ErrorKind::Timeout, context)
-        })
-    }
-
-    /// Numbers new requests in a row. Not bounded here: the batches in flight are few.
+    /// Numbers `count` new requests consecutively. Not bounded here: the batches in flight are few.
     pub(crate) fn begin_run(&self, count: u32) -> OpenRun {
         let began = self.clock.now().boot;
         let session = self.session_for(u64::from(count), began);
@@ -95,7 +77,7 @@ impl Sessions {
         OpenRun { session, first, count, began, clock, requests }
     }
 
-    /// A session in which that many requests may begin.
+    /// A session in which `count` requests may begin.
     fn session_for(&self, count: u64, now: BootTime) -> Arc<OpenSession> {
         let mut current = self.lock();
         let session = match current.take().filter(|session| session.is_good_at(now, count)) {
@@ -106,15 +88,15 @@ impl Sessions {
         session
     }
 
-    /// The request that `text` stands for: number 1 of a session of its own, every time.
+    /// The request that `text` identifies: number 1 of a session of its own, every time.
     pub(crate) fn named(&self, text: &str) -> OpenRequest {
         let now = self.clock.now().boot;
         let session = OpenSession::new(Session::from_text(text), now);
         OpenRequest::new(Arc::new(session), self.clock.clone(), now, None)
     }
 
-    /// Gives up the current session. The id to close it with, unless no server knows it, an answer
-    /// is still awaited in it, which closing would forget, or a request was sent more than once: an
+    /// Gives up the current session, and returns the id to close it with, unless no server knows it, an
+    /// answer is still awaited in it, which closing would drop, or a request was sent more than once: an
     /// attempt that is still on its way must find its session, or it would be carried out again.
     pub(crate) fn close(&self) -> Option<v1::RequestId> {
         let session = self.lock().take()?;
@@ -160,13 +142,13 @@ impl OpenSession {
         }
     }
 
-    /// Whether that many requests may begin in it; if so, this is a use of it.
+    /// Whether `count` requests may begin in it; if so, this is a use of it.
     fn is_good_at(&self, now: BootTime, count: u64) -> bool {
         let mut last_use = self.last_use.lock().unwrap_or_else(PoisonError::into_inner);
         let numbers = self.numbers();
         let span = match self.confirmed.load(Ordering::Relaxed) {
             true => numbers.span(),
-            // A server that may not know it is asked to keep all answers.
+            // A server that may not know the session is asked to keep all answers.
             false => numbers.last,
         };
         drop(numbers);
@@ -181,7 +163,7 @@ impl OpenSession {
     fn state(&self) -> (bool, u64) {
         match self.confirmed.load(Ordering::Relaxed) {
             true => (true, self.numbers().first_incomplete()),
-            // Above 1 it would say that the session was known, and be refused where it is not.
+            // A number above 1 means that the session is known, and is refused where it is not.
             false => (false, 1),
         }
     }
@@ -196,11 +178,11 @@ impl OpenSession {
     }
 }
 
-/// The numbers of one session: which one is next, and which are awaited.
+/// The numbers of one session: the next one, and those that are awaited.
 #[derive(Debug, Default)]
 struct Numbers {
     last: u64,
-    /// Which of the last numbers have ended, from the lowest one on that has not.
+    /// Whether the request of each number has ended, from the lowest one on that has not.
     ended: VecDeque<bool>,
 }
 
@@ -234,8 +216,8 @@ impl Numbers {
     }
 }
 
-/// Requests with numbers in a row. They are awaited until this is dropped, or those that were taken out to
-/// be sent again until they are.
+/// Requests with consecutive numbers. They are awaited until this is dropped, except for those that were taken
+/// out to be sent again, which are awaited until they are dropped themselves.
 #[derive(Debug)]
 pub(crate) struct OpenRun {
     session: Arc<OpenSession>,
@@ -243,7 +225,7 @@ pub(crate) struct OpenRun {
     count: u32,
     began: BootTime,
     clock: Arc<dyn Clock>,
-    /// Which were taken out.
+    /// The positions of those that were taken out.
     requests: Mutex<Vec<u32>>,
 }
 
@@ -287,8 +269,8 @@ impl Drop for OpenRun {
     }
 }
 
-/// A numbered request. Its number is awaited until this is dropped: by its end, or because the
-/// caller's future was dropped. Then nobody waits for the answer, and it may be forgotten.
+/// A numbered request. Its number is awaited until this is dropped: when it ends, or because the
+/// caller's future was dropped. Then no caller waits for the answer, and the server may drop it.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     session: Arc<OpenSession>,
@@ -329,12 +311,12 @@ impl OpenRequest {
         self.session.lost.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a server which executed an earlier attempt is sure to recognise another one.
+    /// Whether a server that executed an earlier attempt is certain to recognise another one.
     pub(crate) fn may_resend(&self) -> bool {
         self.clock.now().boot.since(self.began) < RESEND_WITHIN
     }
 
-    /// Names the request for people.
+    /// The request, for people.
     pub(crate) fn describe(&self) -> String {
         format!("session {:?}, number {}", self.session.id, self.number)
     }

@@ -32,7 +32,7 @@ async fn numbers_rise_within_a_session() {
 async fn retry_is_claimed_only_of_a_session_that_was_confirmed() {
     let (sessions, _clock) = sessions();
     let (first, second) = (begin(&sessions).await, begin(&sessions).await);
-    assert!(!second.id(true).retry, "the server may never have heard of the session");
+    assert!(!second.id(true).retry, "the server may not know the session");
     first.confirm();
     assert!(second.id(true).retry);
     assert!(!second.id(false).retry, "nothing was executed before");

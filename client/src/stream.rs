@@ -1,84 +1,31 @@
-use std::time::Duration;
+//! Batched streams: calls of many callers that share the messages of one stream to a peer.
+//!
+//! A caller joins the batch that is not sent yet. A batch is sealed when the transport takes it to
+//! send it, so that every caller in it began before it was sent. It is sent at once while few are in
+//! flight, and otherwise when one of those is answered; no timer delays any caller, and nothing is
+//! requested in advance.
 
-use tsoracle_types::{BootTime, Timestamp, TimestampIter};
+use std::sync::Arc;
 
-use crate::client::Client;
-use crate::error::Result;
+mod batches;
+pub(crate) mod sequences;
+mod task;
+pub(crate) mod timestamps;
 
-/// How old timestamps may become before they are thrown away, unless set otherwise.
-const MAX_AGE: Duration = Duration::from_millis(100);
+pub(crate) use batches::{CallError, Lost, MAX_WAITING};
 
-/// Timestamps from ranges: one request gets many, which are handed out one by one.
-///
-/// Each is unique, and greater than the ones before it from the same stream. But **a timestamp may be
-/// older than the call that takes it**: it may be smaller than one that another caller has got
-/// meanwhile. So it is for what needs unique numbers that rise and lie close to the time, such as row ids
-/// or log positions of one writer. Where a timestamp has to be greater than every one that was
-/// answered before, as for a snapshot or a commit, use [`Client::get_ts`], or call
-/// [`discard`](Self::discard) at the point after which the order matters.
-///
-/// Nothing is fetched before it is asked for: a range is requested by the call that finds none left.
-/// What is left of it is thrown away once it is older than [`max_age`](Self::with_max_age), 100 ms by
-/// default, counted from before it was requested.
-///
-/// ```no_run
-/// # async fn example(client: tsoracle_client::Client) -> tsoracle_client::Result<()> {
-/// let mut ids = client.timestamp_stream(1_000)?;
-/// for _ in 0..1_000_000 {
-///     let id = ids.next().await?;
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct TimestampStream {
-    client: Client,
-    size: u32,
-    max_age: Duration,
-    range: Option<TimestampIter>,
-    requested: BootTime,
+/// The batched streams to one peer.
+pub(crate) struct Streams {
+    pub(crate) timestamps: timestamps::BatchedStream,
+    pub(crate) sequences: sequences::BatchedStream,
 }
 
-impl TimestampStream {
-    pub(crate) fn new(client: Client, size: u32) -> Self {
-        let requested = client.boot_time();
-        Self { client, size, max_age: MAX_AGE, range: None, requested }
-    }
+pub(crate) type Peer = crate::peers::Peer<Streams>;
+pub(crate) type Pool = crate::peers::Pool<Streams>;
 
-    /// How long after its request a range may be handed out. Zero lets each call request its own.
-    #[must_use]
-    pub fn with_max_age(mut self, max_age: Duration) -> Self {
-        self.max_age = max_age;
-        self
-    }
-
-    /// The next timestamp: greater than those before it from this stream, and maybe older than this call.
-    ///
-    /// # Errors
-    /// As [`Client::get_ts_batch`]; another call may be made.
-    ///
-    /// # Cancellation
-    /// A dropped future takes nothing: no timestamp is handed out twice.
-    pub async fn next(&mut self) -> Result<Timestamp> {
-        let now = self.client.boot_time();
-        if now.since(self.requested) >= self.max_age {
-            self.range = None;
-        }
-        if let Some(timestamp) = self.range.as_mut().and_then(Iterator::next) {
-            return Ok(timestamp);
-        }
-        let range = self.client.get_ts_batch(self.size).await?;
-        let mut rest = range.into_iter();
-        self.requested = now;
-        let first = rest.next();
-        self.range = Some(rest);
-        // A range has at least one.
-        Ok(first.unwrap_or(range.first()))
-    }
-
-    /// Throws away what is left of the range: the next timestamp is greater than every one that any caller
-    /// was given before this call.
-    pub fn discard(&mut self) {
-        self.range = None;
+impl Streams {
+    pub(crate) fn new(queues: Arc<timestamps::Queues>) -> Self {
+        let timestamps = timestamps::BatchedStream::new(queues);
+        Self { timestamps, sequences: sequences::BatchedStream::default() }
     }
 }

@@ -5,9 +5,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-/// How to verify servers, and how to prove who this client is. All in PEM.
+/// How to verify servers, and how to authenticate this client. All in PEM.
 ///
-/// With these options every connection is encrypted, also those to a leader that another node
+/// With these options every connection is encrypted, also one to a leader that another node
 /// named; without them none is.
 #[derive(Clone)]
 pub struct TlsOptions {
@@ -37,7 +37,7 @@ impl TlsOptions {
         self
     }
 
-    /// Checks what would otherwise show only as servers that cannot be verified.
+    /// Checks the certificates, which would otherwise fail only when a server is verified.
     pub(crate) fn check(&self) -> Result<(), String> {
         holds_certificates(&self.ca_pem, "the certificate authorities")?;
         match &self.identity {

@@ -4,6 +4,9 @@ mod admin;
 mod driver;
 mod engine;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod migrate;
 mod options;
 mod oracle;

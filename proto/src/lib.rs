@@ -15,7 +15,7 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/tsoracle_descriptor.bin"));
 
-/// The port a server listens on, and a client dials, unless told otherwise.
+/// The port a server listens on, and a client dials, unless set otherwise.
 pub const DEFAULT_PORT: u16 = 50_551;
 
 /// The most timestamps one `GetTs` grants: as many as one millisecond holds.

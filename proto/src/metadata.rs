@@ -10,7 +10,7 @@ use crate::v1::LeaderHint;
 pub const LEADER_HINT: &str = "tsoracle-leader-hint-bin";
 
 /// Trailer of an `UNAVAILABLE`, with the value `1`: nothing was committed, for certain. Without it
-/// nobody can tell, since proxies answer `UNAVAILABLE` too.
+/// the caller cannot know, since proxies answer `UNAVAILABLE` too.
 pub const UNCOMMITTED: &str = "tsoracle-uncommitted";
 
 /// Trailer of a `FAILED_PRECONDITION`, with the value `1`: a request marked as a retry named a

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use tonic::transport::Channel;
-use tonic::{Response, Status};
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_types::{BootTime, Epoch, LeaseHolder, LeaseId};
 
-use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, epoch_of};
-use crate::lease::{Lease, SafeFrontier};
+use super::{Answer, Attempt, Idempotency, Rejected, Reply, Rpc, epoch_of};
+use crate::values::{SafeFrontier, StampingLease};
 
 /// `AcquireLease`.
-#[derive(Debug)]
 pub(crate) struct AcquireLease {
     pub(crate) holder: LeaseHolder,
     pub(crate) holder_epoch: u64,
@@ -23,7 +21,7 @@ pub(crate) struct AcquireLease {
 
 impl Rpc for AcquireLease {
     type Response = v1::AcquireLeaseResponse;
-    type Output = Lease;
+    type Output = StampingLease;
 
     fn idempotency(&self) -> Idempotency<'_> {
         Idempotency::ByState
@@ -33,11 +31,7 @@ impl Rpc for AcquireLease {
         format!("AcquireLease(holder {:?}, holder epoch {})", self.holder, self.holder_epoch)
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(v1::AcquireLeaseRequest {
             holder: self.holder.as_bytes().to_vec().into(),
             holder_epoch: self.holder_epoch,
@@ -46,8 +40,8 @@ impl Rpc for AcquireLease {
         TsoServiceClient::new(channel).acquire_lease(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<Lease>, Unacceptable> {
-        let output = Lease {
+    fn accept(&self, response: Self::Response) -> Result<Answer<StampingLease>, Rejected> {
+        let output = StampingLease {
             id: LeaseId(response.lease_id),
             bound_ms: response.ts_upper_bound,
             expires_at_ms: response.expires_at_ms,
@@ -58,7 +52,6 @@ impl Rpc for AcquireLease {
 }
 
 /// `RenewLease`.
-#[derive(Debug)]
 pub(crate) struct RenewLease {
     pub(crate) id: LeaseId,
     /// When the call began, on this machine's boot clock.
@@ -67,7 +60,7 @@ pub(crate) struct RenewLease {
 
 impl Rpc for RenewLease {
     type Response = v1::RenewLeaseResponse;
-    type Output = Lease;
+    type Output = StampingLease;
 
     fn idempotency(&self) -> Idempotency<'_> {
         Idempotency::ByState
@@ -77,17 +70,13 @@ impl Rpc for RenewLease {
         format!("RenewLease(lease {})", self.id)
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(v1::RenewLeaseRequest { lease_id: self.id.0 });
         TsoServiceClient::new(channel).renew_lease(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<Lease>, Unacceptable> {
-        let output = Lease {
+    fn accept(&self, response: Self::Response) -> Result<Answer<StampingLease>, Rejected> {
+        let output = StampingLease {
             id: self.id,
             bound_ms: response.ts_upper_bound,
             expires_at_ms: response.expires_at_ms,
@@ -98,7 +87,6 @@ impl Rpc for RenewLease {
 }
 
 /// `ReleaseLease`.
-#[derive(Debug)]
 pub(crate) struct ReleaseLease {
     pub(crate) id: LeaseId,
 }
@@ -115,22 +103,17 @@ impl Rpc for ReleaseLease {
         format!("ReleaseLease(lease {})", self.id)
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(v1::ReleaseLeaseRequest { lease_id: self.id.0 });
         TsoServiceClient::new(channel).release_lease(request).await
     }
 
-    fn accept(&self, _: Self::Response) -> Result<Answer<()>, Unacceptable> {
+    fn accept(&self, _: Self::Response) -> Result<Answer<()>, Rejected> {
         Ok(Answer { output: (), epoch: None })
     }
 }
 
 /// `GetSafeFrontier`.
-#[derive(Debug)]
 pub(crate) struct GetSafeFrontier;
 
 impl Rpc for GetSafeFrontier {
@@ -141,19 +124,15 @@ impl Rpc for GetSafeFrontier {
         "GetSafeFrontier".into()
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(v1::GetSafeFrontierRequest {});
         TsoServiceClient::new(channel).get_safe_frontier(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<SafeFrontier>, Unacceptable> {
-        // Every node answers this one, and those that do not lead answer 0.
+    fn accept(&self, response: Self::Response) -> Result<Answer<SafeFrontier>, Rejected> {
+        // Every node answers this call, with 0 if it does not lead.
         if response.frontier_physical_ms == 0 {
-            return Err(Unacceptable::NotLeader);
+            return Err(Rejected::NotLeader);
         }
         let epoch = Epoch::from_parts(response.epoch_hi, response.epoch_lo);
         let output = SafeFrontier { physical_ms: response.frontier_physical_ms, epoch };
@@ -161,7 +140,7 @@ impl Rpc for GetSafeFrontier {
     }
 }
 
-/// A server that does not say how long a lease may be relied on leaves only its wall clock.
+/// Nothing from a server that does not say how long a lease may be relied on: only its wall clock is left then.
 fn valid_until(began: BootTime, remaining_ms: u64) -> Option<BootTime> {
     (remaining_ms > 0).then(|| began + Duration::from_millis(remaining_ms))
 }

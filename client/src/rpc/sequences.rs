@@ -3,25 +3,22 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::{metadata, v1};
 use tsoracle_types::{SeqBlock, SeqKey};
 
-use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, epoch_of, malformed};
-use crate::attempt::Failure;
-use crate::batched::sequences::{Entry, Grant, Opener};
-use crate::cluster::Cluster;
-use crate::pool::Peer;
+use super::{Answer, Attempt, Idempotency, Rejected, Reply, Rpc, epoch_of, malformed};
 use crate::session::OpenRequest;
+use crate::stream::sequences::{Entry, Grant, StreamOpener};
+use crate::stream::{CallError, Peer};
 
 /// `GetSeq`.
-#[derive(Debug)]
 pub(crate) struct GetSeq {
     pub(crate) key: SeqKey,
     pub(crate) count: u32,
     pub(crate) request: OpenRequest,
-    /// The caller chose the id, and so relies on it.
+    /// The caller chose the id, and relies on it.
     pub(crate) named: bool,
 }
 
@@ -44,37 +41,28 @@ impl Rpc for GetSeq {
 
     async fn join(
         &self,
-        cluster: &Cluster,
         peer: &Arc<Peer>,
-        channel: &Channel,
+        opener: StreamOpener<'_>,
         until: Instant,
         resend: bool,
-    ) -> Option<Result<Self::Response, Failure>> {
+    ) -> Option<Result<Self::Response, CallError>> {
         let entry = Entry::Numbered(self.request(resend));
-        let opener = Opener { channel, learner: peer.learner(), sessions: &cluster.sessions };
-        match peer.sequences.call(opener, entry, Instant::now(), until).await {
-            Ok(Grant::Whole(granted)) => {
-                cluster.serves_on_stream(peer);
-                Some(Ok(*granted))
-            }
+        Some(match peer.streams.sequences.call(opener, entry, Instant::now(), until).await {
+            Ok(Grant::Whole(granted)) => Ok(*granted),
             Ok(Grant::Start(start)) => {
                 let (key, count) = (self.key.as_str().to_owned(), self.count);
-                Some(Ok(v1::GetSeqResponse { key, start, count, epoch: None }))
+                Ok(v1::GetSeqResponse { key, start, count, epoch: None })
             }
-            Err(refused) => cluster.refused(peer, refused.refusal, self.idempotency()).map(Err),
-        }
+            Err(not_granted) => Err(not_granted.error),
+        })
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(self.request(attempt.resend));
         TsoServiceClient::new(channel).get_seq(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Unacceptable> {
+    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Rejected> {
         let v1::GetSeqResponse { key, start, count, epoch } = response;
         let grant = v1::SeqGrantEntry { key, start, count };
         let output = block(&self.key, self.count, &grant)?;
@@ -92,8 +80,8 @@ impl GetSeq {
     }
 }
 
-/// The block of a grant that came over a stream, if it is what was asked for.
-pub(crate) fn granted(key: &SeqKey, count: u32, grant: Grant) -> Result<SeqBlock, Unacceptable> {
+/// The block of a grant that came over a stream, if it matches the request.
+pub(crate) fn granted(key: &SeqKey, count: u32, grant: Grant) -> Result<SeqBlock, Rejected> {
     match grant {
         Grant::Start(start) => block_at(key, count, start),
         Grant::Whole(granted) => {
@@ -104,7 +92,7 @@ pub(crate) fn granted(key: &SeqKey, count: u32, grant: Grant) -> Result<SeqBlock
     }
 }
 
-/// The status with which a call of its own would have failed.
+/// The status with which a unary call would have failed.
 pub(crate) fn status(failed: v1::SeqFailure) -> Status {
     let v1::SeqFailure { code, message, uncommitted, hint, session_unknown } = failed;
     let mut trailers = MetadataMap::new();
@@ -121,7 +109,6 @@ pub(crate) fn status(failed: v1::SeqFailure) -> Status {
 }
 
 /// `GetSeqBatch`.
-#[derive(Debug)]
 pub(crate) struct GetSeqBatch {
     pub(crate) entries: Vec<(SeqKey, u32)>,
     pub(crate) request: OpenRequest,
@@ -139,11 +126,7 @@ impl Rpc for GetSeqBatch {
         format!("GetSeqBatch({} keys, {})", self.entries.len(), self.request.describe())
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let entry = |(key, count): &(SeqKey, u32)| v1::SeqRequestEntry {
             key: key.as_str().to_owned(),
             count: *count,
@@ -155,7 +138,7 @@ impl Rpc for GetSeqBatch {
         TsoServiceClient::new(channel).get_seq_batch(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Unacceptable> {
+    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Rejected> {
         let (asked, granted) = (self.entries.len(), response.grants.len());
         if asked != granted {
             return malformed(format!("{granted} blocks instead of {asked}"));
@@ -167,8 +150,8 @@ impl Rpc for GetSeqBatch {
     }
 }
 
-/// The block of a grant, if it is what was asked for.
-fn block(key: &SeqKey, count: u32, grant: &v1::SeqGrantEntry) -> Result<SeqBlock, Unacceptable> {
+/// The block of a grant, if it matches the request.
+fn block(key: &SeqKey, count: u32, grant: &v1::SeqGrantEntry) -> Result<SeqBlock, Rejected> {
     if grant.key != key.as_str() || grant.count != count {
         let (other, granted) = (&grant.key, grant.count);
         return malformed(format!("{granted} of {other:?} instead of {count} of {key:?}"));
@@ -176,7 +159,7 @@ fn block(key: &SeqKey, count: u32, grant: &v1::SeqGrantEntry) -> Result<SeqBlock
     block_at(key, count, grant.start)
 }
 
-fn block_at(key: &SeqKey, count: u32, start: u64) -> Result<SeqBlock, Unacceptable> {
+fn block_at(key: &SeqKey, count: u32, start: u64) -> Result<SeqBlock, Rejected> {
     if start.checked_add(u64::from(count)).is_none() {
         return malformed(format!("{count} values from {start} on exceed 64 bits"));
     }
@@ -184,7 +167,6 @@ fn block_at(key: &SeqKey, count: u32, start: u64) -> Result<SeqBlock, Unacceptab
 }
 
 /// `GetSeqBatch` without entries: closes a session.
-#[derive(Debug)]
 pub(crate) struct CloseSession {
     pub(crate) id: v1::RequestId,
 }
@@ -197,17 +179,13 @@ impl Rpc for CloseSession {
         "GetSeqBatch(close)".into()
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request_id = Some(self.id.clone());
         let request = attempt.request(v1::GetSeqBatchRequest { entries: Vec::new(), request_id });
         TsoServiceClient::new(channel).get_seq_batch(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<()>, Unacceptable> {
+    fn accept(&self, response: Self::Response) -> Result<Answer<()>, Rejected> {
         Ok(Answer { output: (), epoch: epoch_of(response.epoch) })
     }
 }

@@ -2,19 +2,16 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_types::{Epoch, Timestamp, TimestampRange};
 
-use super::{Answer, Attempt, Idempotency, Rpc, Unacceptable, malformed};
-use crate::attempt::Failure;
-use crate::client::MaxSafe;
-use crate::cluster::Cluster;
-use crate::pool::Peer;
+use super::{Answer, Attempt, Rejected, Reply, Rpc, malformed};
+use crate::stream::sequences::StreamOpener;
+use crate::stream::{CallError, Peer};
+use crate::values::MaxSafe;
 
 /// `GetTs`.
-#[derive(Debug)]
 pub(crate) struct GetTs {
     pub(crate) count: u32,
 }
@@ -29,37 +26,27 @@ impl Rpc for GetTs {
 
     async fn join(
         &self,
-        cluster: &Cluster,
         peer: &Arc<Peer>,
-        channel: &Channel,
+        opener: StreamOpener<'_>,
         until: Instant,
         _resend: bool,
-    ) -> Option<Result<Self::Response, Failure>> {
-        match peer.timestamps.call(peer, channel, self.count, until).await? {
-            Ok(first) => {
-                cluster.serves_on_stream(peer);
-                // In which epoch it served is told by the stream's task, for all at once.
-                Some(Ok(v1::GetTsResponse {
-                    physical_ms: first.physical_ms(),
-                    logical_start: first.logical(),
-                    count: self.count,
-                    ..v1::GetTsResponse::default()
-                }))
-            }
-            Err(error) => cluster.unanswered(peer, error, Idempotency::Repeatable).map(Err),
-        }
+    ) -> Option<Result<Self::Response, CallError>> {
+        let called = peer.streams.timestamps.call(peer, opener.channel, self.count, until).await?;
+        // The stream's task notes the epoch, once for all callers.
+        Some(called.map(|first| v1::GetTsResponse {
+            physical_ms: first.physical_ms(),
+            logical_start: first.logical(),
+            count: self.count,
+            ..v1::GetTsResponse::default()
+        }))
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(v1::GetTsRequest { count: self.count });
         TsoServiceClient::new(channel).get_ts(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Unacceptable> {
+    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Rejected> {
         if response.count != self.count {
             return malformed(format!("{} timestamps instead of {}", response.count, self.count));
         }
@@ -76,7 +63,6 @@ impl Rpc for GetTs {
 }
 
 /// `GetCurrentMaxSafe`.
-#[derive(Debug)]
 pub(crate) struct GetCurrentMaxSafe;
 
 impl Rpc for GetCurrentMaxSafe {
@@ -87,19 +73,15 @@ impl Rpc for GetCurrentMaxSafe {
         "GetCurrentMaxSafe".into()
     }
 
-    async fn send(
-        &self,
-        channel: Channel,
-        attempt: Attempt,
-    ) -> Result<Response<Self::Response>, Status> {
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
         let request = attempt.request(v1::GetCurrentMaxSafeRequest {});
         TsoServiceClient::new(channel).get_current_max_safe(request).await
     }
 
-    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Unacceptable> {
-        // Every node answers this one, and those that do not lead answer 0.
+    fn accept(&self, response: Self::Response) -> Result<Answer<Self::Output>, Rejected> {
+        // Every node answers this call, with 0 if it does not lead.
         if response.max_safe_physical_ms == 0 {
-            return Err(Unacceptable::NotLeader);
+            return Err(Rejected::NotLeader);
         }
         let epoch = Epoch::from_parts(response.epoch_hi, response.epoch_lo);
         let output = MaxSafe { physical_ms: response.max_safe_physical_ms, epoch };

@@ -1,4 +1,4 @@
-//! The client against servers that misbehave on cue.
+//! The client against servers that follow a script.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,12 +31,12 @@ fn client<const N: usize>(endpoints: [String; N]) -> Client {
     builder(endpoints).build().unwrap()
 }
 
-/// An address where nobody listens.
+/// An address where no server listens.
 async fn closed_address() -> String {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
 }
 
-/// Accepts connections and says nothing on them.
+/// Accepts connections and never answers on them.
 async fn black_hole() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! A server that does as it is told.
+//! A server that follows a script.
 
 use std::collections::VecDeque;
 use std::future::pending;

@@ -74,7 +74,7 @@ async fn any_answer_tells_whether_a_server_has_sessions() {
     node.script([Step::Fail(Status::resource_exhausted("busy"))]);
     client.get_ts().await.unwrap_err();
     client.get_seq("orders", 4).await.unwrap();
-    assert_eq!(node.seen().probes, 0, "the refusal told already");
+    assert_eq!(node.seen().probes, 0, "the refusal has shown it already");
 }
 
 #[tokio::test]

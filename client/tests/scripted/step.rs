@@ -1,4 +1,4 @@
-//! What the nodes are told to do, and what they have been asked.
+//! The steps of a node's script, and the requests that it has seen.
 
 use std::sync::Arc;
 
@@ -57,13 +57,13 @@ pub(crate) fn uncommitted() -> Step {
     Step::Fail(Status::with_metadata(Code::Unavailable, "no quorum", trailers))
 }
 
-/// Returns once the gate lets somebody through.
+/// Returns once the gate lets a request through.
 pub(crate) async fn pass(gate: &Semaphore) -> Result<(), Status> {
     gate.acquire().await.unwrap().forget();
     Ok(())
 }
 
-/// What a node has been asked.
+/// The requests that a node has seen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) timestamps: usize,

@@ -1,4 +1,4 @@
-//! Callers who go together.
+//! Batched calls.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -10,15 +10,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tonic::Status;
 use tsoracle_client::{Client, ErrorKind, Result, Timestamp};
+use tsoracle_types::on_one_line;
 
 use crate::node::Node;
 use crate::step::{Step, not_leader, not_leader_nor_who_is};
 use crate::{builder, client};
 
 /// More than this many batches are never on their way at once.
-const MOST_IN_FLIGHT: usize = 8;
+const MAX_IN_FLIGHT: usize = 8;
 
-fn patient(node: &Node) -> Client {
+fn with_long_attempts(node: &Node) -> Client {
     builder([node.address()]).attempt_timeout(Duration::from_secs(20)).build().unwrap()
 }
 
@@ -56,7 +57,7 @@ fn gate() -> (Arc<Semaphore>, Step) {
 #[tokio::test]
 async fn callers_behind_a_request_go_together() {
     let node = Node::serving().await;
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     let before = client.get_ts().await.unwrap();
     let (gate, held) = gate();
     node.script([held]);
@@ -70,7 +71,7 @@ async fn callers_behind_a_request_go_together() {
     assert_eq!(got.len(), 1_000, "each got a timestamp of its own");
     assert!(before < first && first < *got.first().unwrap());
     let counts = node.seen().counts;
-    assert!(counts.len() <= 2 + MOST_IN_FLIGHT + 1, "{counts:?}");
+    assert!(counts.len() <= 2 + MAX_IN_FLIGHT + 1, "{counts:?}");
     assert_eq!(counts.iter().sum::<u32>(), 1_002, "and nothing was asked for in advance");
     assert_eq!(node.seen().streams, 1);
 }
@@ -78,7 +79,7 @@ async fn callers_behind_a_request_go_together() {
 #[tokio::test]
 async fn callers_who_want_many_go_along() {
     let node = Node::serving().await;
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     client.get_ts().await.unwrap();
     let (gate, held) = gate();
     node.script([held]);
@@ -96,9 +97,9 @@ async fn callers_who_want_many_go_along() {
     let ranges = all(rest).await;
     assert!((1..=100).eq(ranges.iter().map(|range| range.count())));
     let got: BTreeSet<_> = ranges.into_iter().flatten().collect();
-    assert_eq!(got.len(), 5_050, "nobody got another's");
+    assert_eq!(got.len(), 5_050, "no caller got another's");
     let counts = node.seen().counts;
-    assert!(counts.len() <= 2 + MOST_IN_FLIGHT + 1, "{counts:?}");
+    assert!(counts.len() <= 2 + MAX_IN_FLIGHT + 1, "{counts:?}");
     assert_eq!(counts.iter().sum::<u32>(), 5_052, "and nothing was asked for in advance");
 }
 
@@ -117,18 +118,20 @@ async fn a_lone_caller_is_not_kept_waiting_for_others() {
 #[tokio::test]
 async fn whoever_gives_up_before_the_sending_spends_nothing() {
     let node = Node::serving().await;
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     client.get_seq("orders", 3).await.unwrap();
     let (gate, held) = gate();
     node.script([held]);
     let first = ask_seq(&client);
     node.wait_until(|seen| seen.sequences.len() == 2).await;
-    // As many as may be on their way at once, each by itself, and then those that wait.
+    // As many batches as may be on their way at once, each larger than those before it together, and then
+    // those that wait.
     let mut sent = vec![];
-    for _ in 0..MOST_IN_FLIGHT {
-        sent.push(ask_seq(&client));
+    for batch in 1..MAX_IN_FLIGHT {
+        sent.extend((0..1 << batch).map(|_| ask_seq(&client)));
         settle().await;
     }
+    let asked = 2 + sent.len();
     let queued: Vec<_> = (0..50).map(|_| ask_seq(&client)).collect();
     let stays = ask_seq(&client);
     settle().await;
@@ -138,20 +141,20 @@ async fn whoever_gives_up_before_the_sending_spends_nothing() {
     assert_eq!(first.await.unwrap().unwrap(), 3);
     all(sent).await;
     stays.await.unwrap().unwrap();
-    assert_eq!(node.executed(), 1 + 1 + MOST_IN_FLIGHT + 1);
+    assert_eq!(node.executed(), asked + 1);
 }
 
 #[tokio::test]
 async fn places_that_were_given_up_are_used_again() {
     let node = Node::serving().await;
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     client.get_ts().await.unwrap();
     let (gate, held) = gate();
     node.script([held]);
     let first = ask(&client);
     node.wait_until(|seen| seen.timestamps == 2).await;
     let mut sent = vec![];
-    for _ in 0..MOST_IN_FLIGHT {
+    for _ in 0..MAX_IN_FLIGHT {
         sent.push(ask(&client));
         settle().await;
     }
@@ -168,7 +171,7 @@ async fn places_that_were_given_up_are_used_again() {
     all(sent).await;
     last.await.unwrap().unwrap();
     let asked: u32 = node.seen().counts.iter().sum();
-    assert!(asked as usize <= 2 + MOST_IN_FLIGHT + 2, "{asked}");
+    assert!(asked as usize <= 2 + MAX_IN_FLIGHT + 2, "{asked}");
 }
 
 #[tokio::test]
@@ -242,7 +245,7 @@ async fn what_breaks_with_its_stream_is_uncertain_only_if_it_was_sent() {
     let id = node.seen().sequences.last().unwrap().clone();
     assert!(id.retry && id.number == 2, "it was sent again under its number: {id:?}");
 
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     client.get_seq("orders", 3).await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
     node.script([Step::AwaitThenBreak(gate.clone())]);
@@ -250,7 +253,7 @@ async fn what_breaks_with_its_stream_is_uncertain_only_if_it_was_sent() {
     let first = ask_seq(&client);
     node.wait_until(|seen| seen.sequences.len() == asked + 1).await;
     let mut sent = vec![];
-    for _ in 0..MOST_IN_FLIGHT {
+    for _ in 0..MAX_IN_FLIGHT {
         sent.push(ask_seq(&client));
         settle().await;
     }
@@ -329,7 +332,7 @@ async fn streams_can_be_done_without() {
 #[tokio::test]
 async fn every_deadline_in_a_batch_is_its_callers_own() {
     let node = Node::serving().await;
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     client.get_ts().await.unwrap();
     let (gate, held) = gate();
     node.script([held]);
@@ -352,7 +355,7 @@ async fn every_deadline_in_a_batch_is_its_callers_own() {
 async fn too_many_waiters_are_told_so() {
     const MOST: usize = 65_536;
     let node = Node::serving().await;
-    let client = patient(&node);
+    let client = with_long_attempts(&node);
     client.get_ts().await.unwrap();
     let (gate, held) = gate();
     node.script([held]);
@@ -365,7 +368,7 @@ async fn too_many_waiters_are_told_so() {
         panic!("it waits");
     };
     assert_eq!(error.kind(), ErrorKind::Exhausted);
-    assert!(error.to_string().contains("65536 callers"), "{error}");
+    assert!(on_one_line(&error).contains("65536 callers"), "{error:?}");
     asked.pop();
     let next = ask(&client);
     settle().await;

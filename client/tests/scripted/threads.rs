@@ -77,7 +77,7 @@ fn callers_of_many_runtimes_share_a_stream() {
         }
     });
     assert_eq!(got.all.lock().unwrap().len(), 4 * 32 * 160);
-    assert!(node.seen().timestamps < 4 * 32 * 200 / 2, "they go together");
+    assert!(node.seen().timestamps < 4 * 32 * 200 / 2, "they share batches");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
+use tsoracle_types::on_one_line;
 
 use crate::black_hole;
 use crate::node::Node;
@@ -57,7 +58,7 @@ async fn servers_are_verified() {
     let stranger = client(node.address(), TlsOptions::new(Authority::new().pem()));
     let error = stranger.with_timeout(Duration::from_secs(1)).get_ts().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(on_one_line(&error).contains("certificate"), "{error:?}");
 }
 
 #[tokio::test]

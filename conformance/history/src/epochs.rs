@@ -55,7 +55,7 @@ fn in_order(operations: &[Operation]) -> Check {
 }
 
 /// The blocks with their first values, where the answer's epoch is certainly the one that committed
-/// them: a request that is sent again is answered by whoever leads by then.
+/// them: a request that is sent again is answered by the leader of that time.
 fn blocks_by_key(operations: &[Operation]) -> BTreeMap<&str, Vec<(u64, Placed<'_>)>> {
     let mut keys: BTreeMap<&str, Vec<(u64, Placed<'_>)>> = BTreeMap::new();
     for operation in operations {

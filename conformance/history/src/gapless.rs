@@ -52,9 +52,9 @@ impl<'a> Gapless<'a> {
             return Vec::new();
         }
         let alone: Vec<Doubt> = self.doubts.iter().filter_map(|doubt| doubt.only(number)).collect();
-        let (gaps, hopeless): (Vec<_>, Vec<_>) =
+        let (gaps, unfillable): (Vec<_>, Vec<_>) =
             gaps.into_iter().partition(|gap| gap.might_be_filled(&alone));
-        for gap in hopeless {
+        for gap in unfillable {
             self.unexplained(number, key, &gap);
         }
         let gaps: Vec<_> = gaps.into_iter().map(|gap| (number, gap)).collect();

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Times are nanoseconds from any point on. An epoch is its upper and its lower 64 bits, and is left
-//! out where the caller was not told. A call ends in one of three ways:
+//! out where the caller did not learn the outcome. A call ends in one of three ways:
 //!
 //! * `answered`;
 //! * `refused`, with a status code: certainly not carried out;
@@ -121,7 +121,7 @@ pub struct Timestamps {
     pub epoch: Option<Epoch>,
 }
 
-/// A part of what a sequence request asks for.
+/// One entry of a sequence request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Ask {
     /// The key.

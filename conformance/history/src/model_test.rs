@@ -129,7 +129,7 @@ impl Model {
         };
         self.history.push(named(first));
         if let Some(later) = step.again {
-            // Its epoch is that of whoever answers; the one of the first answer will do.
+            // Its epoch is that of the answering leader; the one of the first answer will do.
             let again = batch(end_ns + later, end_ns + 2 * later, blocks);
             self.history.push(named(without_epoch(again)));
         }
@@ -314,7 +314,7 @@ fn explained(calls: &[(u64, u64, Small)], done: u32, next: u64) -> bool {
     }
     (0..calls.len()).filter(|&at| !is_done(at)).any(|at| {
         let (start, _, call) = calls[at];
-        // Nobody who is still to come has ended before it began.
+        // No later operation has ended before it began.
         let waits = (0..calls.len()).any(|other| {
             other != at && !is_done(other) && !doubtful(other) && calls[other].1 < start
         });

@@ -39,7 +39,7 @@ pub(super) fn seq(start_ns: u64, end_ns: u64, start: u64, count: u32) -> Operati
     batch(start_ns, end_ns, &[("k", start, count)])
 }
 
-/// `count` values of key `k` were asked for, and nobody knows.
+/// `count` values of key `k` were requested, and the outcome is unknown.
 pub(super) fn uncertain(start_ns: u64, end_ns: u64, count: u32) -> Operation {
     asked(start_ns, end_ns, &[("k", count)], Outcome::Uncertain("UNAVAILABLE".into()))
 }

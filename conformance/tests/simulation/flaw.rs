@@ -1,6 +1,7 @@
 //! What a driver, or a clock, can do wrong here.
 
 use tsoracle_omnipaxos::simulation::Sabotage;
+use tsoracle_openraft::simulation as openraft;
 
 /// A way in which a run is sabotaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,14 +46,22 @@ pub(crate) enum Flaw {
     SyncsLie,
     /// Something within the omnipaxos driver.
     Within(Sabotage),
+    /// Something within the openraft driver.
+    WithinOpenraft(openraft::Sabotage),
 }
 
 impl Flaw {
     /// Whether it is about leaders that do not wait for their own disk before they send an entry.
     pub(crate) fn is_about_early_leaders(self) -> bool {
+        use openraft::Sabotage;
         matches!(
             self,
-            Self::AppliesAheadOfItsDisk | Self::TellsAheadOfItsDisk | Self::LeadsOnAfterARestart
+            Self::AppliesAheadOfItsDisk
+                | Self::TellsAheadOfItsDisk
+                | Self::LeadsOnAfterARestart
+                | Self::WithinOpenraft(
+                    Sabotage::TellsAheadOfItsDisk | Sabotage::LeadsOnAfterARestart
+                )
         )
     }
 }

@@ -95,6 +95,12 @@ impl Gate {
     }
 }
 
+impl tsoracle_replica::Gate for Gate {
+    fn poll_open(&self, context: &Context<'_>) -> Poll<()> {
+        self.poll_open(context)
+    }
+}
+
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Gate")

@@ -64,7 +64,8 @@ pub(crate) fn leave_a_minority_broken(world: &Arc<World>) -> Vec<(usize, Fault)>
         world.start(node);
     }
     // Several with the same fault may keep leadership among themselves.
-    let same = world.system == System::Omnipaxos && world.chance(300);
+    let is_real = matches!(world.system, System::Omnipaxos | System::Openraft);
+    let same = is_real && world.chance(300);
     let same = same.then(|| Fault::draw(world));
     let strike = |victim| {
         let fault = same.unwrap_or_else(|| Fault::draw(world));
@@ -102,7 +103,9 @@ impl Fault {
         ];
         match world.system {
             System::Log => faults.push(Self::DiskHangs),
-            System::Omnipaxos => faults.extend([Self::DiskHangs, Self::IsDeaf]),
+            System::Omnipaxos | System::Openraft => {
+                faults.extend([Self::DiskHangs, Self::IsDeaf]);
+            }
             // In a log without pre-votes a deaf node stands for election all the time, and so keeps others
             // from being elected.
             System::KeyValue => faults.push(Self::IsDeaf),
@@ -146,6 +149,7 @@ fn strike(world: &Arc<World>) {
     let (what, long) = world.draw(|rng| (rng.between(0..=99), rng.millis(50..=4_000)));
     match what {
         0..=29 if world.leads_too_early() => orphan(world, victim),
+        0..=29 if world.acknowledges_too_early() => unlearn(world, victim),
         0..=49 if world.has(Flaw::AnswersByIndex) => depose(world, victim),
         0..=14 => world.pause(victim, long),
         15..=18 => {
@@ -250,6 +254,37 @@ fn orphan(world: &Arc<World>, victim: usize) {
         world.nodes[victim].hang_disk(None);
         world.crash(victim, world.draw(|rng| rng.millis(5..=100)));
         pass(world.draw(|rng| rng.millis(500..=2_500))).await;
+        if world.is_troubled() {
+            world.network.heal();
+        }
+    });
+}
+
+/// What is new on a node comes to as few others as make a majority with it, and not to their disks; then they
+/// lose their power, and the node is out of reach when the next leader is elected.
+fn unlearn(world: &Arc<World>, victim: usize) {
+    let nodes = world.nodes.len();
+    let learns = move |node: usize| (1..=nodes / 2).contains(&((node + nodes - victim) % nodes));
+    let cut = move |world: &World, node: usize| {
+        world.network.cut(node, victim, true);
+        world.network.cut(victim, node, true);
+    };
+    (0..nodes).filter(|&node| node != victim && !learns(node)).for_each(|node| cut(world, node));
+    let hung = Some(Instant::now() + FOR_GOOD);
+    (0..nodes).filter(|&node| learns(node)).for_each(|node| world.nodes[node].hang_disk(hung));
+    let world = world.clone();
+    tokio::spawn(async move {
+        pass(world.draw(|rng| rng.millis(20..=300))).await;
+        if !world.is_troubled() {
+            return;
+        }
+        world.network.heal();
+        (0..nodes).filter(|&node| node != victim).for_each(|node| cut(&world, node));
+        for node in (0..nodes).filter(|&node| learns(node)) {
+            world.nodes[node].hang_disk(None);
+            world.crash(node, world.draw(|rng| rng.millis(5..=100)));
+        }
+        pass(world.draw(|rng| rng.millis(800..=2_500))).await;
         if world.is_troubled() {
             world.network.heal();
         }

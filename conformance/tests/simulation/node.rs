@@ -17,9 +17,10 @@ use crate::{
     disk::Disk,
     flaw::Flaw,
     gate::Gate,
-    keyvalue, omnipaxos,
+    keyvalue, omnipaxos, openraft,
     raft::{self, Event},
     rng::Rng,
+    store_disk,
     world::{System, World},
 };
 
@@ -27,7 +28,7 @@ use crate::{
 pub(crate) struct Node {
     pub(crate) disk: Arc<Mutex<Disk>>,
     /// The disk of a node whose store is a real one.
-    pub(crate) store: Mutex<omnipaxos::Disk>,
+    pub(crate) store: Mutex<store_disk::Disk>,
     /// For a sabotage.
     pub(crate) places: Mutex<omnipaxos::Places>,
     rate_ppm: u64,
@@ -58,6 +59,17 @@ enum Inbox {
     None,
     Log(mpsc::UnboundedSender<Event>),
     Omnipaxos(mpsc::UnboundedSender<omnipaxos::Input>),
+    Openraft(Arc<openraft::Listener>),
+}
+
+impl Process {
+    /// Ends it at once.
+    fn end(&self) {
+        self.gate.kill();
+        if let Inbox::Openraft(listener) = &self.inbox {
+            listener.end();
+        }
+    }
 }
 
 impl Node {
@@ -95,6 +107,14 @@ impl Node {
         {
             // One that has stopped hears nothing.
             let _ = inbox.send(input);
+        }
+    }
+
+    /// What listens to the others, where they call each other.
+    pub(crate) fn listener(&self) -> Option<Arc<openraft::Listener>> {
+        match &self.running.lock().unwrap().as_ref()?.inbox {
+            Inbox::Openraft(listener) => Some(listener.clone()),
+            _ => None,
         }
     }
 
@@ -271,6 +291,10 @@ impl World {
                 let (driver, inbox) = omnipaxos::start(self, me, gate, clock, tasks)?;
                 (driver, Inbox::Omnipaxos(inbox))
             }
+            System::Openraft => {
+                let (driver, listener) = openraft::start(self, me, gate, clock, tasks)?;
+                (driver, Inbox::Openraft(listener))
+            }
         })
     }
 
@@ -278,7 +302,7 @@ impl World {
     pub(crate) fn crash(self: &Arc<Self>, me: usize, down: Duration) {
         let Some(mut process) = self.nodes[me].running.lock().unwrap().take() else { return };
         reap(&mut process.tasks);
-        process.gate.kill();
+        process.end();
         self.draw(|rng| self.nodes[me].disk.lock().unwrap().crash(rng));
         self.draw(|rng| self.nodes[me].store.lock().unwrap().crash(rng));
         self.disconnect(me);
@@ -294,7 +318,7 @@ impl World {
             // It stops all the same.
             let _ = within.oracle.shutdown().await;
             if let Some(process) = world.nodes[me].running.lock().unwrap().take() {
-                process.gate.kill();
+                process.end();
             }
             // A process that ends takes nothing with it that it has written.
             world.nodes[me].disk.lock().unwrap().sync_all();
@@ -343,7 +367,7 @@ impl World {
     }
 
     /// Randomness for one process.
-    fn random(&self) -> Random {
+    pub(crate) fn random(&self) -> Random {
         let rng = Mutex::new(self.draw(Rng::fork));
         Random::new(move || {
             let mut rng = rng.lock().unwrap();

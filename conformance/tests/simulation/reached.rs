@@ -67,7 +67,7 @@ impl Reached {
                 Frontier,
                 Listed,
             ],
-            System::Omnipaxos => &[
+            System::Omnipaxos | System::Openraft => &[
                 Conflict,
                 StoredBefore,
                 LateCommit,

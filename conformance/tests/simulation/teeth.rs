@@ -1,11 +1,12 @@
 //! That the simulation would notice: a run is sabotaged, and a promise is seen broken.
 
 use tsoracle_omnipaxos::simulation::Sabotage;
+use tsoracle_openraft::simulation::Sabotage as RaftSabotage;
 
 use crate::{
     flaw::Flaw,
     run::run,
-    world::System::{self, KeyValue, Log, Omnipaxos},
+    world::System::{self, KeyValue, Log, Omnipaxos, Openraft},
 };
 
 /// How many seeds a flaw may hide from.
@@ -206,4 +207,53 @@ fn a_leader_that_announces_itself_at_once_breaks_nothing() {
         let flaw = Flaw::Within(Sabotage::AnnouncesAtOnce);
         assert_eq!(run(Omnipaxos, seed, Some(flaw)).broken, [""; 0]);
     }
+}
+
+#[test]
+fn not_waiting_for_the_replaced_lease_breaks_the_order_over_openraft_as_well() {
+    is_caught(Openraft, Flaw::NoWaitForTheLease, "G1 order");
+}
+
+#[test]
+fn what_openraft_does_not_know_and_is_called_refused_breaks_gaplessness() {
+    is_caught(Openraft, Flaw::UncertainIsRefused, "G3 ");
+}
+
+#[test]
+fn a_leader_of_openraft_that_cannot_commit_and_never_resigns_stays_for_ever() {
+    is_caught(Openraft, Flaw::NeverResigns, "G6 live");
+}
+
+#[test]
+fn votes_and_entries_of_openraft_that_are_not_synced_lose_what_was_committed() {
+    is_caught(Openraft, Flaw::SyncsLie, "two entries were committed");
+}
+
+fn openraft_is_caught(sabotage: RaftSabotage, promise: &str) {
+    is_caught(Openraft, Flaw::WithinOpenraft(sabotage), promise);
+}
+
+#[test]
+fn what_a_leader_of_openraft_tells_ahead_of_its_disk_is_undone() {
+    openraft_is_caught(RaftSabotage::TellsAheadOfItsDisk, "two entries were committed");
+}
+
+#[test]
+fn a_leader_of_openraft_that_leads_on_after_a_restart_uses_places_twice() {
+    openraft_is_caught(RaftSabotage::LeadsOnAfterARestart, "two entries were committed");
+}
+
+#[test]
+fn what_a_follower_acknowledges_ahead_of_its_disk_is_lost() {
+    openraft_is_caught(RaftSabotage::AcknowledgesAheadOfItsDisk, "two entries were committed");
+}
+
+#[test]
+fn a_log_of_openraft_that_is_shortened_before_its_state_is_written_leaves_a_gap() {
+    openraft_is_caught(RaftSabotage::ShortensBeforeTheState, "does not start");
+}
+
+#[test]
+fn a_log_of_openraft_that_is_shortened_before_a_state_has_come_leaves_a_gap() {
+    openraft_is_caught(RaftSabotage::ShortensBeforeAStateComes, "does not start");
 }

@@ -16,6 +16,7 @@ use tokio::{sync::Notify, task::yield_now, time::Instant};
 use tsoracle_conformance::history::Operation;
 use tsoracle_core::{CommitLimits, state::Limits};
 use tsoracle_omnipaxos::simulation::Sabotage;
+use tsoracle_openraft::simulation as openraft;
 
 use crate::{
     clock::pass,
@@ -62,6 +63,8 @@ pub(crate) enum System {
     KeyValue,
     /// A log that they replicate with the code of the omnipaxos driver.
     Omnipaxos,
+    /// The same with that of the openraft driver.
+    Openraft,
 }
 
 /// How the nodes of a run elect their leaders, and how they read and remember.
@@ -122,7 +125,7 @@ pub(crate) struct World {
 }
 
 impl Temper {
-    fn of_omnipaxos(self, rng: &mut Rng, flaw: Option<Flaw>) -> Self {
+    fn of_a_real_driver(self, rng: &mut Rng, flaw: Option<Flaw>) -> Self {
         let millis =
             |(beat, election)| (Duration::from_millis(beat), Duration::from_millis(election));
         let beats = millis(*rng.pick(&[(100, 300), (50, 150), (30, 200)]));
@@ -158,7 +161,7 @@ impl World {
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         let count = if flaw == Some(Flaw::EvidenceOfUndecided) { MOST_NODES } else { count };
         let temper = match system {
-            System::Omnipaxos => temper.of_omnipaxos(&mut rng, flaw),
+            System::Omnipaxos | System::Openraft => temper.of_a_real_driver(&mut rng, flaw),
             System::Log | System::KeyValue => temper,
         };
         Arc::new(Self {
@@ -194,6 +197,11 @@ impl World {
     /// Whether the sabotage is about leaders that do not wait for their own disk.
     pub(crate) fn leads_too_early(&self) -> bool {
         self.flaw.is_some_and(Flaw::is_about_early_leaders)
+    }
+
+    /// Whether the sabotage is about followers that do not wait for their own disk.
+    pub(crate) fn acknowledges_too_early(&self) -> bool {
+        self.openraft_sabotage() == Some(openraft::Sabotage::AcknowledgesAheadOfItsDisk)
     }
 
     /// Whether something happens that does so in `permille` of 1,000 cases.
@@ -294,6 +302,14 @@ impl World {
     pub(crate) fn sabotage(&self) -> Option<Sabotage> {
         match self.flaw {
             Some(Flaw::Within(sabotage)) => Some(sabotage),
+            _ => None,
+        }
+    }
+
+    /// The same within the openraft driver.
+    pub(crate) fn openraft_sabotage(&self) -> Option<openraft::Sabotage> {
+        match self.flaw {
+            Some(Flaw::WithinOpenraft(sabotage)) => Some(sabotage),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! What the protocol adds to the public `tsoracle.v1` (streams, request ids, reading, listing and
 //! seeding sequences) is checked where the server offers it, and reported as not offered where not.
-//! All keys are under a prefix of their own, drawn anew for each run.
+//! All keys are under a prefix of their own, drawn at random for each run.
 
 mod load;
 mod node;

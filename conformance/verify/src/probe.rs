@@ -19,7 +19,7 @@ use tsoracle_history::{self as history, Check};
 /// How long to wait before asking again what could not be answered.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a check begins anew because the deployment was in trouble.
+/// How often a check is repeated because the deployment was in trouble.
 const ATTEMPTS: usize = 5;
 
 /// How many characters of an answer are shown.
@@ -82,7 +82,7 @@ impl Probe {
         }
     }
 
-    /// Runs one check, anew if the deployment was in trouble meanwhile.
+    /// Runs one check, and again if the deployment was in trouble meanwhile.
     pub(super) async fn run(
         &self,
         name: &'static str,
@@ -103,7 +103,7 @@ impl Probe {
                     SystemClock.sleep(PAUSE).await;
                 }
                 Err(Stop::Failed(status)) => {
-                    check.violated(&[], || format!("a valid request failed: {}", said(&status)));
+                    check.violated(&[], || format!("a valid request failed: {}", text_of(&status)));
                     return check;
                 }
             }
@@ -204,7 +204,7 @@ impl Expect for Check {
             }
             Err(status) => {
                 self.expect(status.code() == code, || {
-                    format!("{asked}: {}, not {code:?}", said(&status))
+                    format!("{asked}: {}, not {code:?}", text_of(&status))
                 });
                 let hint = metadata::leader_hint(status.metadata());
                 self.expect(hint.is_none(), || {
@@ -226,7 +226,7 @@ fn short(value: &impl Debug) -> String {
 }
 
 /// Code and message, for people.
-pub(super) fn said(status: &Status) -> String {
+pub(super) fn text_of(status: &Status) -> String {
     format!("{:?} ({:?})", status.code(), status.message())
 }
 

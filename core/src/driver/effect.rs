@@ -190,6 +190,10 @@ impl Effect {
         for _ in 0..count {
             let (write, behind) = postcard::take_from_bytes(rest).map_err(unreadable)?;
             let (key, value): (&[u8], Option<&[u8]>) = write;
+            // As they are encoded. To sort them here would take the longer the worse they are.
+            if effect.writes.last().is_some_and(|last| effect.key(last) >= key) {
+                return Err(corrupt("has keys out of order"));
+            }
             match value {
                 Some(value) => effect.put(key, value),
                 None => effect.delete(key),
@@ -315,6 +319,15 @@ mod tests {
             let within = expected.iter().filter(|(key, _)| **key >= from && **key < to);
             prop_assert_eq!(effect.range(&from, &to).count(), within.count());
             prop_assert_eq!(effect.touches(&from), expected.contains_key(&from));
+        }
+    }
+
+    #[test]
+    fn writes_that_are_out_of_order_or_doubled_are_no_effect() {
+        let of = |keys: [u8; 2]| [FORMAT, 2, 1, keys[0], 0, 1, keys[1], 0];
+        assert_eq!(Effect::decode(&of([1, 2])).unwrap().len(), 2);
+        for keys in [[2, 1], [1, 1]] {
+            assert_eq!(*Effect::decode(&of(keys)).unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }
 

@@ -272,6 +272,10 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
             }
         }
         if leadership.has_changed().is_err() {
+            // A driver that is stopped because the reign did not end in time has not failed.
+            if *stop.borrow() {
+                return Phase::Stopping;
+            }
             break failure_reason(shared).await;
         }
     };

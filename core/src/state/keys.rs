@@ -87,7 +87,7 @@ pub(super) fn answers_between(session: Session, from: u64, to: u64) -> (Key, Key
 /// The first request after those of a page.
 pub(super) fn end_of_page(answers: &[u8]) -> Option<u64> {
     let page = u64::from_be_bytes(answers.get(17..)?.try_into().ok()?);
-    Some((page + 1).saturating_mul(PAGE))
+    Some(page.saturating_add(1).saturating_mul(PAGE))
 }
 
 /// The index by last use, least recent first.

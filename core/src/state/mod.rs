@@ -7,6 +7,8 @@
 
 mod answers;
 mod command;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod import;
 mod keys;
 mod lease;

@@ -7,7 +7,7 @@ use tsoracle_core::{
 
 use crate::{etcd::Holder, members::pause_before_retry, probe::watch_over, shared::Shared};
 
-/// How often a contender looks who leads, in case that the watch has missed something.
+/// How often a contender reads which node leads, in case the watch has lost an event.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// When it looks again after it has failed to.
@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How often the leader looks whether it still is one, within the time its etcd lease takes to run out.
 const LOOKS_PER_TTL: u32 = 5;
 
-/// How long a node that has resigned leaves the election to the others: one that missed the watch has
+/// How long a node that has resigned leaves the election to the others: one whose watch lost the event has
 /// looked by then.
 const STAND_BACK: Duration = LOOK.saturating_mul(2);
 

@@ -20,7 +20,7 @@ pub(crate) async fn watch(shared: &Shared) {
         if let Err(error) = listen(shared, &mut left).await {
             tracing::debug!(error = %shared.latch(error), "the watch has ended; beginning another");
         }
-        // Something may be missed until there is another one, which has the elector look.
+        // Events may be lost until another watch begins, after which the elector reads.
         SystemClock.sleep(PAUSE).await;
     }
 }

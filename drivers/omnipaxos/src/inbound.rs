@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 use tsoracle_replica::{
-    Cluster,
+    Cluster, Tasks,
     message_parts::Joiner,
     transfer::{CHUNK, Inbox, Received},
     transport::{Handler, Remember, Sender},
@@ -68,9 +68,10 @@ impl Inbound {
             return Ok(Event::Heard { peer });
         };
         let state = match named {
-            Some(named) => {
-                Some(check_state(named, self.states.finish(peer, named.transfer).await?)?)
-            }
+            Some(named) => Some(check_state(
+                named,
+                self.states.finish(&Tasks::here(), peer, named.transfer).await?,
+            )?),
             None => None,
         };
         Ok(Event::Message { peer, message, state })
@@ -123,7 +124,7 @@ impl Handler for Inbound {
     async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
         self.send(Event::Heard { peer: sender.node }).await;
         match kind {
-            CHUNK => self.states.take(sender.node, &body).await,
+            CHUNK => self.states.take(&Tasks::here(), sender.node, &body).await,
             other => Err(Error::new(ErrorKind::Invalid, format!("no call is of kind {other}"))),
         }
     }

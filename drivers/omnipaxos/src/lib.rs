@@ -5,6 +5,9 @@ mod agreement_test;
 mod apply;
 mod driver;
 mod entry;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod inbound;
 mod jobs;
 mod leadership;

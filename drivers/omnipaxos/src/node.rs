@@ -76,8 +76,10 @@ pub(crate) struct Node {
     /// Answers to the heartbeats of this round, kept until it ends, and the promise when it began.
     pub(crate) replies: Vec<Message<Entry>>,
     pub(crate) promise_before: Ballot,
-    /// Something has to be made durable before the next round.
+    /// Something has to be done before the next round.
     pub(crate) owes: bool,
+    /// When the round began that owes it.
+    owes_since: BootTime,
     /// Decisions that the followers learn of with the next entries.
     pub(crate) decisions: Vec<Message<Entry>>,
     /// Per peer how far it is, and since when.
@@ -140,6 +142,7 @@ impl Node {
             replies: vec![],
             promise_before: promise,
             owes: false,
+            owes_since: now,
             decisions: vec![],
             progress: BTreeMap::new(),
             latch: Latch::default(),
@@ -169,14 +172,21 @@ impl Node {
         self.peers.take_outgoing()
     }
 
-    /// Whether something has to be made durable before the next round, once what was to leave has left.
+    /// Whether something has to be made durable or applied before the next round, once what was to leave
+    /// has left.
     pub(crate) fn owes(&self) -> bool {
         self.owes && self.latch.error().is_none()
     }
 
-    /// Makes durable what this node owes.
+    /// Makes durable and applies what this node owes.
     pub(crate) fn pay(&mut self) {
-        self.guarded(Self::persist);
+        self.guarded(|node| {
+            if node.log.borrow().urgent {
+                node.persist()?;
+            }
+            node.owes = false;
+            node.apply_decided(node.owes_since)
+        });
     }
 
     /// Whether it has stopped.
@@ -219,10 +229,17 @@ impl Node {
         for job in jobs {
             self.submit(job, now)?;
         }
-        self.apply_decided(now)?;
+        // The leader waits for what followers answer, and no caller for what they apply: so that comes after.
+        let applies_later = self.role == Role::Follower;
+        if !applies_later {
+            self.apply_decided(now)?;
+        }
         self.leave(now)?;
         self.announce(now);
-        self.send(is_due)
+        self.send(is_due)?;
+        self.owes_since = now;
+        self.owes |= applies_later && self.applied < self.log.borrow().decided;
+        Ok(())
     }
 
     /// Takes part no more. What was appended may or may not be decided by the others.

@@ -207,6 +207,19 @@ fn decided_entries_are_applied_once_each_though_another_leader_brings_more_at_on
 }
 
 #[test]
+fn a_follower_applies_what_was_decided_once_its_answers_may_have_left() {
+    let mut played = Played::new();
+    played.elect(2, &[1, 2, 3]);
+    played.append(2, [commit(0)]);
+    played.exchange(&[1, 2, 3]);
+    let node = &mut played.node;
+    node.work(&mut vec![], &mut vec![], now());
+    assert_eq!((node.applied, node.owes()), (0, true));
+    node.pay();
+    assert_eq!((node.applied, node.owes()), (1, false));
+}
+
+#[test]
 fn a_follower_installs_a_state_in_the_place_of_entries_that_its_leader_has_dropped() {
     let mut played = Played::new();
     played.elect(2, &[1, 2, 3]);

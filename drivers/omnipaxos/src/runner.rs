@@ -7,7 +7,7 @@ use tokio::{
     task::{JoinHandle, yield_now},
 };
 use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock};
-use tsoracle_replica::{snapshot::Chunks, transfer, transport::Transport};
+use tsoracle_replica::{Tasks, snapshot::Chunks, transfer, transport::Transport};
 
 use crate::{
     inbound::Event,
@@ -16,8 +16,8 @@ use crate::{
     peers::Outgoing,
 };
 
-/// How often the other tasks of this thread get their turn before it waits for the disk: a message
-/// passes through two of them on its way out.
+/// How often the other tasks of this thread get their turn before it waits for the disk, or applies: a
+/// message passes through two of them on its way out.
 const TURNS: usize = 3;
 
 /// See the module.
@@ -103,7 +103,7 @@ impl Runner {
     ) -> impl Future<Output = ()> + use<> {
         let (transport, events) = (self.transport.clone(), self.events.clone());
         async move {
-            let outcome = transfer::send(&transport, peer, transfer, chunks).await;
+            let outcome = transfer::send(&transport, &Tasks::here(), peer, transfer, chunks).await;
             // The node may have ended.
             let _ = events.send(Event::Transferred { peer, transfer, outcome }).await;
         }

@@ -163,7 +163,7 @@ impl Stepped {
         self.node.owes()
     }
 
-    /// Makes durable what is owed.
+    /// Makes durable and applies what is owed.
     pub fn pay(&mut self) {
         self.node.pay();
     }

@@ -1,18 +1,19 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use openraft::{SnapshotPolicy, error::RaftError};
-use tokio::{
-    runtime::Handle,
-    sync::{oneshot, watch},
+use openraft::{
+    RaftNetworkFactory, SnapshotPolicy,
+    error::RaftError,
+    storage::{RaftLogStorage, RaftStateMachine},
 };
+use tokio::sync::{oneshot, watch};
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
-    NodeId, Outcome, Reads, Result, Snapshot, Version,
+    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
+    Membership, NodeId, Outcome, Random, Reads, Result, Snapshot, SystemClock, Version,
 };
 use tsoracle_replica::{
-    Announcer, Cluster, Config, StoreThread, Waiters, own_thread,
-    transport::{PeerIds, Transport},
+    Announcer, Cluster, Config, Identity, StoreThread, Tasks, Waiters, own_thread,
+    transport::{Connections, PeerIds, Transport},
 };
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     shared::Shared,
     shutdown,
     store::{self, Found},
-    types::Raft,
+    types::{Raft, TypeConfig},
 };
 
 /// Bounds the memory and the time of one commit. A message to a peer holds several.
@@ -66,9 +67,11 @@ async fn run(cluster: Cluster, opened: oneshot::Sender<Result<Arc<OpenraftDriver
 }
 
 async fn open_here(cluster: Cluster) -> Result<Arc<OpenraftDriver>> {
-    let opened = cluster.clone();
-    let (store, found) = StoreThread::start(move || store::open(&opened)).await?;
-    let started = start(cluster, store.clone(), found).await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (opened, now) = (cluster.clone(), clock.now().boot);
+    let opening = StoreThread::start(clock.clone(), move || store::open(&opened, now));
+    let (store, (identity, found)) = opening.await?;
+    let started = listen(cluster, clock, store.clone(), identity, found).await;
     if started.is_err() {
         // So that the directory can be opened again at once.
         store.stop().await?;
@@ -76,16 +79,67 @@ async fn open_here(cluster: Cluster) -> Result<Arc<OpenraftDriver>> {
     started
 }
 
-async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc<OpenraftDriver>> {
-    let Found { identity, last, applied, peers, inbox } = found;
+async fn listen(
+    cluster: Cluster,
+    clock: Arc<dyn Clock>,
+    store: StoreThread,
+    identity: Identity,
+    mut found: Found,
+) -> Result<Arc<OpenraftDriver>> {
+    let ids = PeerIds::remembered_by(&store, &identity, std::mem::take(&mut found.peers));
+    let transport = Arc::new(Transport::open(&cluster, &identity, ids).await?);
+    let (tasks, random) = (Tasks::here(), Random::default());
+    let outside = Outside { id: identity.id(), tasks, clock, random, transport };
+    Ok(Arc::new(start(cluster, store, found, outside, |parts| parts).await?))
+}
+
+/// What a node has from outside.
+pub(crate) struct Outside {
+    pub(crate) id: NodeId,
+    pub(crate) tasks: Tasks,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Random,
+    pub(crate) transport: Arc<dyn Connections>,
+}
+
+/// What raft is given of a node.
+pub(crate) type Parts<N = Network, L = Log, M = StateMachine> = (N, L, M);
+
+/// Starts a node over its store. What raft is given of it is as `fit` makes it.
+pub(crate) async fn start<N, L, M>(
+    cluster: Cluster,
+    store: StoreThread,
+    found: Found,
+    outside: Outside,
+    fit: impl FnOnce(Parts) -> Parts<N, L, M>,
+) -> Result<OpenraftDriver>
+where
+    N: RaftNetworkFactory<TypeConfig>,
+    L: RaftLogStorage<TypeConfig>,
+    M: RaftStateMachine<TypeConfig>,
+{
+    let Outside { id, tasks, clock, random, transport } = outside;
+    let Found { last, applied, inbox, .. } = found;
     let waiters = Arc::<Waiters>::default();
-    let ids = PeerIds::remembered_by(&store, &identity, peers);
-    let transport = Transport::open(&cluster, &identity, ids).await?;
-    let log = Log::open(cluster.node.into(), store.clone(), waiters.clone(), last).await?;
-    let network =
-        Network { transport: transport.clone(), log: log.clone(), transfers: Arc::default() };
-    let machine = StateMachine { store: store.clone(), waiters: waiters.clone() };
+    let (node, own) = (cluster.node.into(), store.clone());
+    let log = Log::open(node, own, waiters.clone(), last, applied).await?;
+    let network = Network {
+        tasks: tasks.clone(),
+        clock: clock.clone(),
+        transport: transport.clone(),
+        log: log.clone(),
+        is_silent: Arc::default(),
+        transfers: Arc::default(),
+    };
+    let is_silent = network.is_silent.clone();
+    let machine = StateMachine {
+        store: store.clone(),
+        waiters: waiters.clone(),
+        clock: clock.clone(),
+        log: log.clone(),
+    };
     let config = Arc::new(raft_config(&cluster)?);
+    let (network, log, machine) = fit((network, log, machine));
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
     let raft = raft.map_err(|error| fatal("raft cannot be started", &error))?;
     // The state takes the place of the log from the start, or that would never be purged where starts
@@ -94,13 +148,16 @@ async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc
         let purging = raft.trigger().purge_log(purged).await;
         purging.map_err(|error| fatal("raft cannot be started", &error))?;
     }
-    let contact = Arc::new(Contact::new(cluster.election));
-    let inbound = Inbound { raft: raft.clone(), contact: contact.clone(), inbox };
+    let contact = Arc::new(Contact::new(cluster.election, clock.clone()));
+    let inbound =
+        Inbound { raft: raft.clone(), contact: contact.clone(), inbox, tasks: tasks.clone() };
     transport.serve(Arc::new(inbound));
     let (announcer, leadership) = Announcer::new();
     let shared = Arc::new(Shared {
-        runtime: Handle::current(),
-        elected: Contact::new(cluster.election),
+        elected: Contact::new(cluster.election, clock.clone()),
+        tasks,
+        clock,
+        random,
         cluster,
         store,
         transport,
@@ -110,13 +167,14 @@ async fn start(cluster: Cluster, store: StoreThread, found: Found) -> Result<Arc
         leadership,
         lifecycle: Default::default(),
         leaving: Default::default(),
+        is_silent,
         transfers: watch::Sender::new(0),
         changing: Default::default(),
     });
     form(&shared).await?;
-    tokio::spawn(leadership::follow(shared.clone(), announcer));
-    tokio::spawn(elections::run(shared.clone()));
-    Ok(Arc::new(OpenraftDriver { id: identity.id(), shared }))
+    shared.tasks.spawn(leadership::follow(shared.clone(), announcer));
+    shared.tasks.spawn(elections::run(shared.clone()));
+    Ok(OpenraftDriver { id, shared })
 }
 
 /// Forms the cluster, if this node was never part of one. Every node does so with the same members,
@@ -219,7 +277,7 @@ impl Drop for OpenraftDriver {
     fn drop(&mut self) {
         if self.shared.lifecycle.is_first_to_stop() {
             let shared = self.shared.clone();
-            self.shared.runtime.spawn(async move { shutdown::stop(&shared).await });
+            self.shared.tasks.spawn(async move { shutdown::stop(&shared).await });
         }
     }
 }

@@ -14,10 +14,11 @@ use std::{
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use openraft::ServerState;
-use tsoracle_core::{BootTime, Clock as _, SystemClock};
+use tsoracle_core::{BootTime, Clock, Random};
 use tsoracle_replica::Cluster;
 
 use crate::{
+    commit,
     shared::Shared,
     types::{Id, Metrics, Raft, peer_id},
     wire::{PRE_VOTE, pack, unpack},
@@ -35,43 +36,49 @@ pub(crate) const STALLED_DISK: Duration = Duration::from_secs(2);
 pub(crate) struct Contact {
     last: AtomicU64,
     election: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 impl Contact {
     /// No leader was heard yet, but there was no time for it either.
-    pub(crate) fn new(election: Duration) -> Self {
-        Self { last: AtomicU64::new(SystemClock.now().boot.as_nanos()), election }
+    pub(crate) fn new(election: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { last: AtomicU64::new(clock.now().boot.as_nanos()), election, clock }
     }
 
     pub(crate) fn note(&self) {
-        self.last.fetch_max(SystemClock.now().boot.as_nanos(), Ordering::AcqRel);
+        self.last.fetch_max(self.clock.now().boot.as_nanos(), Ordering::AcqRel);
     }
 
     pub(crate) fn silence(&self) -> Duration {
-        SystemClock.now().boot.since(BootTime::from_nanos(self.last.load(Ordering::Acquire)))
+        self.clock.now().boot.since(BootTime::from_nanos(self.last.load(Ordering::Acquire)))
     }
 }
 
 /// Campaigns when it is time to, until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     tokio::select! {
+        biased;
         () = shared.lifecycle.stopping() => {}
         () = campaign_when_due(&shared) => {}
     }
 }
 
 async fn campaign_when_due(shared: &Shared) {
-    let election = shared.cluster.election;
-    let mut max_wait = first_wait(election);
-    let mut since = SystemClock.now().boot;
+    let (election, clock) = (shared.cluster.election, &*shared.clock);
+    let random_part = |duration| part_of(&shared.random, duration);
+    let first_wait = || election + election / 8 + random_part(election * 7 / 8);
+    // The others have to have waited, too.
+    let mut max_wait = first_wait();
+    let mut since = clock.now().boot;
     let mut is_quiet = false;
     loop {
-        SystemClock.sleep(election / LOOKS).await;
+        clock.sleep(election / LOOKS).await;
         let metrics = shared.metrics();
         if metrics.running_state.is_err() {
             return;
         }
-        let now = SystemClock.now().boot;
+        commit::give_up_the_hopeless(shared, &metrics);
+        let now = clock.now().boot;
         if metrics.state == ServerState::Leader {
             let stalls = shared.store.stalled_for() > STALLED_DISK;
             if stalls != is_quiet {
@@ -79,7 +86,7 @@ async fn campaign_when_due(shared: &Shared) {
                 shared.raft.runtime_config().heartbeat(!stalls);
                 is_quiet = stalls;
             }
-            (since, max_wait) = (now, first_wait(election));
+            (since, max_wait) = (now, first_wait());
             continue;
         }
         if is_quiet {
@@ -95,7 +102,7 @@ async fn campaign_when_due(shared: &Shared) {
             let _ = shared.raft.trigger().elect().await;
         }
         // The next attempt comes sooner: the leader is known to be gone.
-        (since, max_wait) = (SystemClock.now().boot, election / 2 + part_of(election / 2));
+        (since, max_wait) = (clock.now().boot, election / 2 + random_part(election / 2));
     }
 }
 
@@ -156,15 +163,8 @@ pub(crate) fn vote_deadline(cluster: &Cluster) -> Duration {
     (cluster.election / 2).max(cluster.heartbeat + Duration::from_millis(1))
 }
 
-/// The others have to have waited, too.
-fn first_wait(election: Duration) -> Duration {
-    election + election / 8 + part_of(election * 7 / 8)
-}
-
 /// A random part of `duration`, so that nodes do not campaign at the same moment.
-fn part_of(duration: Duration) -> Duration {
-    let mut random = [0; 2];
-    // Without randomness, all of it.
-    let part = getrandom::fill(&mut random).map_or(u16::MAX, |()| u16::from_le_bytes(random));
-    duration * u32::from(part) / u32::from(u16::MAX)
+fn part_of(random: &Random, duration: Duration) -> Duration {
+    let part = u32::from(random.draw() as u16);
+    duration * part / u32::from(u16::MAX)
 }

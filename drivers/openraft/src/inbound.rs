@@ -5,6 +5,7 @@ use bytes::Bytes;
 use openraft::raft::AppendEntriesRequest;
 use tsoracle_core::{Error, ErrorKind, Result};
 use tsoracle_replica::{
+    Tasks,
     transfer::{CHUNK, Inbox},
     transport::{Handler, Sender},
 };
@@ -20,6 +21,7 @@ pub(crate) struct Inbound {
     pub(crate) raft: Raft,
     pub(crate) contact: Arc<Contact>,
     pub(crate) inbox: Inbox,
+    pub(crate) tasks: Tasks,
 }
 
 impl Inbound {
@@ -36,7 +38,7 @@ impl Inbound {
 
     async fn install(&self, from: u32, message: Install) -> Result<Bytes> {
         self.heard(&message.vote);
-        let received = self.inbox.finish(from, message.transfer).await?;
+        let received = self.inbox.finish(&self.tasks, from, message.transfer).await?;
         let chunks = Box::new(received.into_chunks()?);
         let snapshot = Snapshot { meta: message.meta, snapshot: Box::new(SnapshotData(chunks)) };
         let installed = self.raft.install_full_snapshot(message.vote, snapshot).await;
@@ -78,7 +80,7 @@ impl Handler for Inbound {
                 if self.is_leader(sender.node) {
                     self.contact.note();
                 }
-                self.inbox.take(sender.node, &body).await
+                self.inbox.take(&self.tasks, sender.node, &body).await
             }
             INSTALL => self.install(sender.node, unpack(&body)?).await,
             PRE_VOTE => {

@@ -1,13 +1,14 @@
 //! Who leads, as raft sees it, and the claims of this node.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use openraft::ServerState;
 use tokio::time::timeout;
-use tsoracle_core::{Clock as _, Error, ErrorKind, SystemClock};
+use tsoracle_core::{Error, ErrorKind};
 use tsoracle_replica::Announcer;
 
 use crate::{
+    commit,
     shared::{Shared, hint},
     types::{Metrics, Vote},
 };
@@ -56,12 +57,13 @@ async fn end(shared: &Shared) -> Option<Error> {
 }
 
 /// Returns when raft has ended.
-async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
+async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
     // Its values change with the vote and the membership only, so that this sleeps mostly.
     let mut changes = shared.raft.server_metrics();
     let mut transfers = shared.transfers.subscribe();
     // The vote under which this node has claimed to lead.
     let mut claimed: Option<Vote> = None;
+    let mut is_announced = false;
     loop {
         changes.borrow_and_update();
         let metrics = shared.metrics();
@@ -70,10 +72,13 @@ async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
             Some(vote) => {
                 shared.elected.note();
                 announcer.unknown();
+                if mem::take(&mut is_announced) {
+                    commit::give_up_later(shared);
+                }
                 if confirm(shared, vote).await {
                     let claim = announcer.lead();
                     tracing::info!(term = vote.leader_id.term, claim, "this node leads");
-                    claimed = Some(vote);
+                    (claimed, is_announced) = (Some(vote), true);
                 }
                 // Much may have happened meanwhile.
                 continue;
@@ -83,6 +88,9 @@ async fn announce(shared: &Shared, announcer: &mut Announcer) -> Error {
                 match metrics.current_leader {
                     Some(leader) if leader != metrics.id => announcer.follow(hint(&metrics)),
                     _ => announcer.unknown(),
+                }
+                if mem::take(&mut is_announced) {
+                    commit::give_up_later(shared);
                 }
             }
         }
@@ -111,7 +119,7 @@ async fn confirm(shared: &Shared, vote: Vote) -> bool {
             }
             Err(_) => tracing::debug!("not sure of leading yet"),
         }
-        SystemClock.sleep(PAUSE).await;
+        shared.clock.sleep(PAUSE).await;
     }
     false
 }

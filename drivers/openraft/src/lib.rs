@@ -3,14 +3,20 @@
 mod commit;
 mod driver;
 mod elections;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod inbound;
 mod leadership;
 mod log;
 mod machine;
 mod members;
 mod network;
+mod runtime;
 mod shared;
 mod shutdown;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 mod types;
 mod wire;

@@ -11,6 +11,7 @@ use openraft::{
     storage::{LogFlushed, RaftLogStorage},
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tsoracle_core::{Effect, Result, Version};
 use tsoracle_replica::{
     LogEntry, StoreThread, Waiters,
@@ -22,7 +23,7 @@ use crate::{
     types::{Entries, Entry, Id, Stored, TypeConfig, Vote, decode, encode, next_index, storage},
 };
 
-const VOTE: &[u8] = b"vote";
+pub(crate) const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 
 /// Bytes of entries that are kept in memory, for readers of the end of the log, at most, beside those
@@ -42,6 +43,8 @@ struct Inner {
     store: StoreThread,
     waiters: Arc<Waiters>,
     state: Mutex<State>,
+    /// How far the state has come that stands for what is purged.
+    applied: watch::Sender<Option<Id>>,
 }
 
 /// The log as it is to be, of which the last writes may still be under way.
@@ -58,17 +61,19 @@ struct State {
 }
 
 impl Log {
-    /// The log in the store, whose last entry is `last`.
+    /// The log in the store, whose last entry is `last`, and which is applied up to `applied`.
     pub(crate) async fn open(
         node: u64,
         store: StoreThread,
         waiters: Arc<Waiters>,
         last: Option<Id>,
+        applied: Option<Id>,
     ) -> Result<Self> {
         let purged: Option<Id> = read(&store, PURGED).await?;
         let last = last.max(purged);
         let state = State { purged, last, durable: last, ..State::default() };
-        Ok(Self(Arc::new(Inner { node, store, waiters, state: Mutex::new(state) })))
+        let (state, applied) = (Mutex::new(state), watch::Sender::new(applied));
+        Ok(Self(Arc::new(Inner { node, store, waiters, state, applied })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,6 +83,25 @@ impl Log {
     /// Up to where others may be told that the log is committed: not beyond what is on this node's disk.
     pub(crate) fn announceable(&self, committed: Option<Id>) -> Option<Id> {
         committed.min(self.state().durable)
+    }
+
+    /// Notes that the state has come so far.
+    pub(crate) fn applied(&self, last: Option<Id>) {
+        self.0.applied.send_if_modified(|applied| {
+            let is_later = last > *applied;
+            *applied = last.max(*applied);
+            is_later
+        });
+    }
+
+    /// Returns when the state has come so far, or never will.
+    async fn has_applied(&self, log_id: Id) {
+        let (mut applied, mut failed) = (self.0.applied.subscribe(), self.0.store.failed());
+        tokio::select! {
+            biased;
+            _ = applied.wait_for(|applied| *applied >= Some(log_id)) => {}
+            _ = failed.wait_for(Option::is_some) => {}
+        }
     }
 
     /// The entries from `from` to before `to`, as far as there are any.
@@ -117,7 +141,7 @@ impl Log {
     /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of
     /// members is built on it, and a leader that lost such an entry in a crash does not go on in its old
     /// term (see [`RaftLogStorage::read_vote`]).
-    fn append_entries(
+    pub(crate) fn append_entries(
         &self,
         entries: Vec<Entry>,
         done: impl FnOnce(Result<()>) + Send + 'static,
@@ -166,6 +190,21 @@ impl Log {
     }
 }
 
+/// Sabotage.
+#[cfg(feature = "simulation")]
+impl Log {
+    /// Takes this node for the leader that it was.
+    pub(crate) fn lead_on(&self, vote: Vote) {
+        self.state().vote = Some(vote);
+    }
+
+    /// Takes entries for durable.
+    pub(crate) fn pretend_durable(&self, last: Option<Id>) {
+        let mut state = self.state();
+        state.durable = state.durable.max(last);
+    }
+}
+
 impl State {
     fn written(&mut self, last: Id) {
         // What was cut off or overwritten meanwhile has a write of its own.
@@ -202,13 +241,16 @@ fn size(entry: &Entry) -> usize {
 }
 
 /// Reads what is stored under a key.
-async fn read<T: DeserializeOwned>(store: &StoreThread, key: &'static [u8]) -> Result<Option<T>> {
+pub(crate) async fn read<T: DeserializeOwned>(
+    store: &StoreThread,
+    key: &'static [u8],
+) -> Result<Option<T>> {
     let bytes = store.run(After::Everything, |replica| replica.store().read(RAFT, key)).await?;
     bytes.map(|bytes| decode(&bytes)).transpose()
 }
 
 /// The version that the commit in the entry makes, if there is one.
-fn version(entry: &Entry) -> Option<Version> {
+pub(crate) fn version(entry: &Entry) -> Option<Version> {
     match &entry.payload {
         EntryPayload::Normal(payload) => LogEntry::peek(&payload.0),
         _ => None,
@@ -307,7 +349,10 @@ impl RaftLogStorage<TypeConfig> for Log {
         written.await.map_err(storage)
     }
 
+    /// Where a state comes from the leader, openraft purges the log that it stands for while it is still being
+    /// installed. In a crash both would be missing. So the log waits for the state.
     async fn purge(&mut self, log_id: Id) -> Stored<()> {
+        self.has_applied(log_id).await;
         let written = {
             let mut state = self.state();
             let end = next_index(state.last.as_ref()).min(log_id.index + 1);

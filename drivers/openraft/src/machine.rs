@@ -1,11 +1,15 @@
 use std::sync::Arc;
 
 use openraft::{EntryPayload, RaftSnapshotBuilder, StoredMembership, storage::RaftStateMachine};
-use tsoracle_core::{Clock as _, Result, SystemClock};
+use tsoracle_core::{BootTime, Clock, Result};
 use tsoracle_replica::{Addresses, LogEntry, Replica, StoreThread, Waiters, store_thread::After};
 
-use crate::types::{
-    Applied, Entries, Entry, Id, Meta, Snapshot, SnapshotData, Stored, TypeConfig, encode, storage,
+use crate::{
+    log::Log,
+    types::{
+        Applied, Entries, Entry, Id, Meta, Snapshot, SnapshotData, Stored, TypeConfig, encode,
+        storage,
+    },
 };
 
 /// Raft's state machine, which is the replica.
@@ -15,6 +19,8 @@ use crate::types::{
 pub(crate) struct StateMachine {
     pub(crate) store: StoreThread,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: Log,
 }
 
 impl StateMachine {
@@ -26,10 +32,14 @@ impl StateMachine {
 }
 
 /// Applies entries, and answers those that wait for them.
-fn apply(replica: &mut Replica, entries: Vec<Entry>, waiters: &Waiters) -> Result<()> {
+fn apply(
+    replica: &mut Replica,
+    entries: Vec<Entry>,
+    waiters: &Waiters,
+    now: BootTime,
+) -> Result<()> {
     let mut applied = Applied::read(replica.applied().unwrap_or_default())?;
     let mut answers = Vec::with_capacity(entries.len());
-    let now = SystemClock.now().boot;
     for entry in entries {
         match entry.payload {
             EntryPayload::Blank => {}
@@ -69,9 +79,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let entries: Vec<_> = entries.into_iter().collect();
         let answers = vec![(); entries.len()];
         let after = entries.last().map_or(After::Anytime, |last| After::Log(last.log_id.index));
-        let waiters = self.waiters.clone();
-        let applied = self.store.run(after, move |replica| apply(replica, entries, &waiters));
+        let last = entries.last().map(|entry| entry.log_id);
+        let (waiters, clock) = (self.waiters.clone(), self.clock.clone());
+        let applied = self
+            .store
+            .run(after, move |replica| apply(replica, entries, &waiters, clock.now().boot));
         applied.await.map_err(storage)?;
+        self.log.applied(last);
         Ok(answers)
     }
 
@@ -84,11 +98,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(Box::new(SnapshotData(Box::new(std::iter::empty()))))
     }
 
-    async fn install_snapshot(&mut self, _: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<SnapshotData>) -> Stored<()> {
+        let clock = self.clock.clone();
         let restored = self.store.run(After::Everything, move |replica| {
-            replica.restore(snapshot.0, [], SystemClock.now().boot)
+            replica.restore(snapshot.0, [], clock.now().boot)
         });
-        restored.await.map_err(storage)
+        restored.await.map_err(storage)?;
+        self.log.applied(meta.last_log_id);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Stored<Option<Snapshot>> {

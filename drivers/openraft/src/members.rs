@@ -12,8 +12,7 @@ use openraft::{
 };
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, Error, ErrorKind, Leadership, Member, Members as All, Membership, MembershipChange,
-    Result, SystemClock,
+    Error, ErrorKind, Leadership, Member, Members as All, Membership, MembershipChange, Result,
 };
 use tsoracle_replica::{
     Addresses,
@@ -62,7 +61,7 @@ impl Membership for Members {
     async fn change(&self, change: MembershipChange) -> Result<()> {
         let shared = self.0.clone();
         // It goes on if the caller does not.
-        let changing = self.0.runtime.spawn(async move { make(&shared, change).await });
+        let changing = self.0.tasks.spawn(async move { make(&shared, change).await });
         changing.await.map_err(|_| Error::new(ErrorKind::Uncertain, "the change panicked"))?
     }
 }
@@ -191,14 +190,14 @@ pub(crate) async fn hand_over(shared: &Shared, to: Option<u64>) -> Result<()> {
     let _restored = Heartbeats(shared);
     let cluster = &shared.cluster;
     let deadline = elections::vote_lease(cluster) + cluster.election * 2 + ANSWERED;
-    handover::hand_over(shared, to.map(peer_id), deadline).await.map(drop)
+    handover::hand_over(shared, &*shared.clock, to.map(peer_id), deadline).await.map(drop)
 }
 
 /// Has another node lead, since this one cannot renew its lease: if it still leads under `claim`, and
 /// another node votes.
 pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let own = shared.clone();
-    let resigning = shared.runtime.spawn(async move {
+    let resigning = shared.tasks.spawn(async move {
         let leads = *own.leadership.borrow() == Leadership::Leader { claim };
         if leads && let Err(error) = hand_over(&own, None).await {
             tracing::warn!(error = %format_args!("{error:#}"), claim, "no other node takes over from this one");
@@ -208,13 +207,14 @@ pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let _ = resigning.await;
 }
 
-/// Sends heartbeats again when it goes.
+/// Sends entries and heartbeats again when it goes.
 struct Heartbeats<'a>(&'a Shared);
 
 impl Drop for Heartbeats<'_> {
     fn drop(&mut self) {
         let is_sound = self.0.store.stalled_for() <= STALLED_DISK;
         self.0.raft.runtime_config().heartbeat(is_sound);
+        self.0.is_silent.store(false, Ordering::Release);
     }
 }
 
@@ -234,17 +234,18 @@ impl Handover for Shared {
     }
 
     /// Nodes that hear from this leader grant no other their vote for a while, nor does this leader while
-    /// it has only just been elected: so it sends no heartbeats, and waits. Where its own vote is enough,
+    /// it has only just been elected: so it sends neither entries nor heartbeats, and waits. Where its own vote is enough,
     /// and its disk can take it, only for the latter.
     async fn campaign(&self, node: u32) -> Result<()> {
         self.raft.runtime_config().heartbeat(false);
+        self.is_silent.store(true, Ordering::Release);
         let lease = elections::vote_lease(&self.cluster);
         let votes = self.store.stalled_for() < lease;
         let heard = match other_voters(self, &self.metrics()).len() {
             ..=2 if votes => self.elected.silence(),
             _ => Duration::ZERO,
         };
-        SystemClock.sleep(lease.saturating_sub(heard)).await;
+        self.clock.sleep(lease.saturating_sub(heard)).await;
         self.transport.call(node, CAMPAIGN, bytes::Bytes::new(), ANSWERED).await.map(drop)
     }
 }
@@ -266,7 +267,7 @@ async fn caught_up(shared: &Shared, node: u64) -> Result<()> {
         if !shared.leads() {
             return Err(shared.not_leader());
         }
-        SystemClock.sleep(LOOK).await;
+        shared.clock.sleep(LOOK).await;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,8 +16,8 @@ use openraft::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tsoracle_core::{BootTime, Clock as _, Error, Result, SystemClock};
-use tsoracle_replica::{Addresses, transfer, transport::Transport};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result};
+use tsoracle_replica::{Addresses, Tasks, transfer, transport::Connections};
 
 use crate::{
     log::Log,
@@ -38,8 +38,12 @@ const INSTALLED: Duration = Duration::from_secs(120);
 /// Makes the connections to the peers, at the addresses that the membership says.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
-    pub(crate) transport: Transport,
+    pub(crate) tasks: Tasks,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) transport: Arc<dyn Connections>,
     pub(crate) log: Log,
+    /// Whether no entry and no heartbeat is sent: who hears of a leader votes for no other node.
+    pub(crate) is_silent: Arc<AtomicBool>,
     /// Numbers the states that are sent.
     pub(crate) transfers: Arc<AtomicU64>,
 }
@@ -81,10 +85,10 @@ impl Peer {
         vote: Vote,
         snapshot: Snapshot<TypeConfig>,
     ) -> Result<SnapshotResponse<u64>> {
-        let Network { transport, transfers, .. } = &self.network;
+        let Network { transport, tasks, transfers, .. } = &self.network;
         let transfer = transfers.fetch_add(1, Ordering::Relaxed);
         let Snapshot { meta, snapshot } = snapshot;
-        transfer::send(transport, self.node, transfer, snapshot.0).await?;
+        transfer::send(&**transport, tasks, self.node, transfer, snapshot.0).await?;
         self.ask(INSTALL, &Install { vote, meta, transfer }, INSTALLED).await
     }
 }
@@ -99,10 +103,15 @@ impl RaftNetwork<TypeConfig> for Peer {
         mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
+        // Whatever openraft still tries to replicate would keep its successor from being elected.
+        if self.network.is_silent.load(Ordering::Acquire) {
+            let context = "leadership is being handed over";
+            return Err(unreachable(Error::new(ErrorKind::Unavailable, context)));
+        }
         // openraft announces each commit at once, in a message of its own, though the next entries will
         // do so as well. A node that has answered just now need not hear it sooner.
         let just_now = option.hard_ttl() / 4;
-        let now = SystemClock.now().boot;
+        let now = self.network.clock.now().boot;
         if let Some((matched, since)) = self.matched
             && rpc.entries.is_empty()
             && rpc.prev_log_id == matched
@@ -133,6 +142,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         _: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, snapshot) => {
                 sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))

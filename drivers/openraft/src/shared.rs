@@ -2,14 +2,14 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use openraft::ServerState;
-use tokio::{runtime::Handle, sync::watch};
-use tsoracle_core::{Error, ErrorKind, LeaderHint, Leadership};
-use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Waiters, transport::Transport};
+use tokio::sync::watch;
+use tsoracle_core::{Clock, Error, ErrorKind, LeaderHint, Leadership, Random};
+use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Tasks, Waiters, transport::Connections};
 
 use crate::{
     elections::Contact,
@@ -18,11 +18,13 @@ use crate::{
 
 /// What the parts of a running node have in common.
 pub(crate) struct Shared {
-    /// That of the node's own thread.
-    pub(crate) runtime: Handle,
+    /// Those of the node's own thread.
+    pub(crate) tasks: Tasks,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Random,
     pub(crate) cluster: Cluster,
     pub(crate) store: StoreThread,
-    pub(crate) transport: Transport,
+    pub(crate) transport: Arc<dyn Connections>,
     pub(crate) raft: Raft,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) contact: Arc<Contact>,
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) lifecycle: Lifecycle,
     /// How many transfers of leadership, and shutdowns, are under way: meanwhile no commit is begun.
     pub(crate) leaving: AtomicUsize,
+    /// That of the network.
+    pub(crate) is_silent: Arc<AtomicBool>,
     /// How many transfers have ended.
     pub(crate) transfers: watch::Sender<u64>,
     /// One change of membership at a time.

@@ -13,9 +13,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
     if shared.lifecycle.is_first_to_stop() {
         let shared = shared.clone();
-        shared.runtime.clone().spawn(async move {
+        shared.tasks.clone().spawn(async move {
             shared.leave();
-            shared.waiters.drained(DRAIN).await;
+            shared.waiters.drained(&*shared.clock, DRAIN).await;
             if shared.leads()
                 && let Err(error) = members::hand_over(&shared, None).await
             {

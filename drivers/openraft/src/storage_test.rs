@@ -6,7 +6,7 @@ use openraft::{
     testing::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
-use tsoracle_core::{Effect, Result, Version};
+use tsoracle_core::{BootTime, Clock, Effect, Result, SystemClock, Version};
 use tsoracle_replica::{Config, LogEntry, StoreThread, Waiters, store_thread::After};
 
 use crate::{
@@ -23,6 +23,8 @@ impl StoreBuilder<TypeConfig, Log, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Stored<(TempDir, Log, StateMachine)> {
         let directory = tempfile::tempdir().unwrap();
         let Parts { log, machine, .. } = open(directory.path()).await.map_err(storage)?;
+        // The suite purges what was never applied.
+        log.applied(Some(id(u64::MAX, 0, u64::MAX)));
         Ok((directory, log, machine))
     }
 }
@@ -41,9 +43,14 @@ async fn open(directory: &Path) -> Result<Parts> {
         ..Config::default()
     };
     let (cluster, waiters) = (config.check()?, Arc::<Waiters>::default());
-    let (store, found) = StoreThread::start(move || store::open(&cluster)).await?;
-    let log = Log::open(1, store.clone(), waiters.clone(), found.last).await?;
-    Ok(Parts { log, machine: StateMachine { store: store.clone(), waiters }, store })
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let opening =
+        StoreThread::start(clock.clone(), move || store::open(&cluster, BootTime::default()));
+    let (store, (_, found)) = opening.await?;
+    let (own, last, applied) = (store.clone(), found.last, found.applied);
+    let log = Log::open(1, own, waiters.clone(), last, applied).await?;
+    let machine = StateMachine { store: store.clone(), waiters, clock, log: log.clone() };
+    Ok(Parts { log, machine, store })
 }
 
 fn id(term: u64, node: u64, index: u64) -> Id {
@@ -127,6 +134,42 @@ async fn a_leader_that_was_restarted_has_to_be_elected_anew() {
         assert_eq!(log.read_vote().await.unwrap(), Some(found));
         store.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_log_is_not_purged_before_the_state_that_stands_for_it_has_come() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut source = open(from.path()).await.unwrap().machine;
+    source.apply([commit(id(1, 1, 0)), commit(id(1, 1, 1))]).await.unwrap();
+    let Parts { store, mut log, .. } = open(to.path()).await.unwrap();
+    log.blocking_append([commit(id(1, 1, 0))]).await.unwrap();
+    // openraft purges while it has the state installed.
+    tokio::spawn(async move { log.purge(id(1, 1, 1)).await });
+    tokio::task::yield_now().await;
+    store.stop().await.unwrap();
+    // A crash has come first.
+    let Parts { store, mut log, mut machine } = open(to.path()).await.unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, None);
+    let mut purging = log.clone();
+    let purging = tokio::spawn(async move { purging.purge(id(1, 1, 1)).await });
+    let sent = source.get_current_snapshot().await.unwrap().unwrap();
+    machine.install_snapshot(&sent.meta, sent.snapshot).await.unwrap();
+    purging.await.unwrap().unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(id(1, 1, 1)));
+    store.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_log_holds_was_observed_when_the_node_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let Parts { store, mut log, .. } = open(directory.path()).await.unwrap();
+    log.blocking_append([commit(id(1, 1, 0))]).await.unwrap();
+    store.stop().await.unwrap();
+    let Parts { store, mut machine, .. } = open(directory.path()).await.unwrap();
+    assert_eq!(store.evidence().seen(&version(0)), None);
+    machine.apply([commit(id(1, 1, 0))]).await.unwrap();
+    assert_eq!(store.evidence().seen(&version(0)), Some(BootTime::default()));
+    store.stop().await.unwrap();
 }
 
 #[tokio::test]

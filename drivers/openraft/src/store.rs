@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tsoracle_core::{Clock as _, NodeId, Result, SystemClock};
+use tsoracle_core::{BootTime, NodeId, Result};
 use tsoracle_replica::{Cluster, Identity, Replica, transfer::Inbox, transport::PeerIds};
 use tsoracle_store::{Store, Table};
 
-use crate::types::{Applied, Entry, Id, decode};
+use crate::{
+    log,
+    types::{Applied, Entry, Id, decode, next_index},
+};
 
 /// The name in config strings, and of the owner of a directory.
 pub(crate) const DRIVER: &str = "openraft";
@@ -19,7 +22,6 @@ pub(crate) const RAFT: Table = Table::new("raft");
 
 /// What was found in a store, besides the state.
 pub(crate) struct Found {
-    pub(crate) identity: Identity,
     /// The last entry of the log.
     pub(crate) last: Option<Id>,
     /// The last one that is applied, with all before it.
@@ -28,15 +30,28 @@ pub(crate) struct Found {
     pub(crate) inbox: Inbox,
 }
 
-/// Opens the store in the directory of `cluster`.
-pub(crate) fn open(cluster: &Cluster) -> Result<(Replica, Found)> {
+/// Opens the store in the directory of `cluster`, and finds whose it is; `now` is read before.
+pub(crate) fn open(cluster: &Cluster, now: BootTime) -> Result<(Replica, (Identity, Found))> {
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, DRIVER, cluster)?;
+    let (replica, found) = read(store, cluster, now)?;
+    Ok((replica, (identity, found)))
+}
+
+/// Reads what the store of a node holds.
+pub(crate) fn read(store: Store, cluster: &Cluster, now: BootTime) -> Result<(Replica, Found)> {
     let last = store.last(LOG)?.map(|(_, bytes)| decode::<Entry>(&bytes)).transpose()?;
     let last = last.map(|entry| entry.log_id);
     let peers = PeerIds::stored(&store)?;
     let inbox = Inbox::open(&cluster.path)?;
-    let replica = Replica::open(store, SystemClock.now().boot)?;
+    let replica = Replica::open(store, now)?;
     let applied = Applied::read(replica.applied().unwrap_or_default())?.log_id;
-    Ok((replica, Found { identity, last, applied, peers, inbox }))
+    // What is in the log was observed by now, though it is applied only once a leader says how far.
+    let after = next_index(applied.as_ref()).to_be_bytes();
+    for (_, entry) in replica.store().entries(LOG, &after, &[u8::MAX; 9], usize::MAX)? {
+        if let Some(version) = log::version(&decode(&entry)?) {
+            replica.evidence().logged(version, now);
+        }
+    }
+    Ok((replica, Found { last, applied, peers, inbox }))
 }

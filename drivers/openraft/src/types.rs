@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tsoracle_core::{Error, Result};
 use tsoracle_replica::{Addresses, stored};
 
+use crate::runtime::Runtime;
+
 openraft::declare_raft_types!(
     /// What openraft works with here.
     pub(crate) TypeConfig:
@@ -15,6 +17,7 @@ openraft::declare_raft_types!(
         Node = Addresses,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = SnapshotData,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Entry = openraft::Entry<TypeConfig>;

@@ -190,7 +190,7 @@ impl Config {
     fn check_times(&self) -> Result<()> {
         let (heartbeat, election) = (self.heartbeat, self.election);
         let is_sane = Duration::from_millis(5) <= heartbeat
-            && heartbeat * 2 <= election
+            && heartbeat.saturating_mul(2) <= election
             && election <= Duration::from_secs(60);
         if !is_sane {
             let context = format!(
@@ -324,6 +324,12 @@ mod tests {
         assert_eq!((cluster.members[&3].clone(), &*cluster.listen), (third, "[::1]:7003"));
         let elsewhere = check(&format!("node=1&peers={PEERS}&peer_listen=127.0.0.1:0")).unwrap();
         assert_eq!(elsewhere.listen, "127.0.0.1:0");
+    }
+
+    #[test]
+    fn a_heartbeat_that_cannot_be_doubled_is_refused() {
+        let options = format!("node=1&peers={PEERS}&heartbeat=10000000000000000000s");
+        refused(&options, "do not go together");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use tsoracle_core::{BootTime, Clock as _, Error, ErrorKind, Result, SystemClock};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result};
 
 /// How long a successor has to catch up.
 const CATCH_UP: Duration = Duration::from_millis(500);
@@ -33,12 +33,17 @@ pub trait Handover: Send + Sync {
 ///
 /// # Errors
 /// `Unavailable` if there is no other voter, if `to` does not catch up, or if no other node was elected.
-pub async fn hand_over(driver: &impl Handover, to: Option<u32>, deadline: Duration) -> Result<u32> {
-    let mut passing = Passing::begin(to, deadline, SystemClock.now().boot);
+pub async fn hand_over(
+    driver: &impl Handover,
+    clock: &dyn Clock,
+    to: Option<u32>,
+    deadline: Duration,
+) -> Result<u32> {
+    let mut passing = Passing::begin(to, deadline, clock.now().boot);
     loop {
         let (progress, end) = driver.progress();
-        match passing.step(&progress, end, driver.successor(), SystemClock.now().boot)? {
-            Step::Wait => SystemClock.sleep(LOOK).await,
+        match passing.step(&progress, end, driver.successor(), clock.now().boot)? {
+            Step::Wait => clock.sleep(LOOK).await,
             Step::Campaign(node) => {
                 let late = |_| passing.late(node);
                 timeout(deadline, driver.campaign(node)).await.map_err(late)??;
@@ -133,6 +138,8 @@ fn unavailable(context: String) -> Error {
 mod tests {
     use std::sync::Mutex;
 
+    use tsoracle_core::SystemClock;
+
     use super::*;
 
     /// Elects the node that is asked to campaign, or another one.
@@ -161,7 +168,7 @@ mod tests {
     async fn hand(progress: &[(u32, u64)], elects: Option<u32>, to: Option<u32>) -> Result<u32> {
         let progress = progress.iter().copied().collect();
         let driver = Driver { progress, elects, asked: Mutex::default() };
-        let elected = hand_over(&driver, to, Duration::from_millis(20)).await?;
+        let elected = hand_over(&driver, &SystemClock, to, Duration::from_millis(20)).await?;
         assert_eq!(*driver.asked.lock().unwrap(), Some(to.unwrap_or(2)));
         Ok(elected)
     }

@@ -8,7 +8,7 @@ const NODE: Table = Table::new("node");
 const KEY: &[u8] = b"identity";
 
 /// The format this release writes, and the only one it reads. In format 1, logs held commands.
-const FORMAT: u8 = 2;
+pub(crate) const FORMAT: u8 = 2;
 
 /// Who the node of a directory is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl Identity {
     }
 
     /// The same for each node of that number.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn fixed(node: u32) -> Self {
         Self { node, cluster: "tsoracle".into(), id: NodeId(node.into()), starts: 1 }
     }
@@ -94,7 +94,7 @@ fn draw() -> Result<NodeId> {
     Ok(NodeId(u128::from_be_bytes(bytes)))
 }
 
-fn read(bytes: &[u8], cluster: &Cluster) -> Result<Identity> {
+pub(crate) fn read(bytes: &[u8], cluster: &Cluster) -> Result<Identity> {
     let path = cluster.path.display();
     if bytes.first().is_some_and(|format| *format < FORMAT) {
         let context = format!(

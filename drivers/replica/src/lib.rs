@@ -4,6 +4,9 @@ mod announcer;
 mod config;
 mod entry;
 mod evidence;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handover;
 mod identity;
 mod latch;
@@ -14,10 +17,13 @@ mod replica;
 #[cfg(test)]
 mod replica_test;
 pub mod snapshot;
+mod stepped_store;
+mod store_owner;
 pub mod store_thread;
 #[cfg(test)]
 mod store_thread_test;
 pub mod stored;
+mod tasks;
 mod tls;
 pub mod transfer;
 pub mod transport;
@@ -31,6 +37,8 @@ pub use identity::Identity;
 pub use latch::Latch;
 pub use lifecycle::Lifecycle;
 pub use replica::Replica;
+pub use stepped_store::{Next, SteppedStore};
 pub use store_thread::StoreThread;
+pub use tasks::{Gate, Gated, Tasks};
 pub use tls::PeerTls;
 pub use waiters::{Answer, Waiters};

@@ -17,9 +17,13 @@ const APPLIED: &[u8] = b"applied";
 
 const STATE: Table = Table::new("state");
 
-/// Applied entries, and keys that they have changed, that are not in the store yet, at most. They bound
-/// what a crash undoes, and how long it takes to write it all.
+/// Applied entries that are not in the store yet, at most, and keys that they have changed. They bound what a
+/// crash undoes, and how long it takes to write it all.
 const UNWRITTEN: (usize, usize) = (1_000, 2_000);
+
+/// Bytes of their writes, at most, those included that later ones replace: no more than what is found fast
+/// in the cache of a processor, in memory that need not be asked for again and again.
+const UNWRITTEN_BYTES: usize = 256 << 10;
 
 /// A replicated state: it applies the commits of a log, in order, over a [`Store`].
 ///
@@ -48,8 +52,8 @@ const UNWRITTEN: (usize, usize) = (1_000, 2_000);
 pub struct Replica {
     store: Store,
     version: Version,
-    /// What was applied and is not in the store yet, and how many entries that was.
-    unwritten: (Effect, usize),
+    /// What was applied and is not in the store yet, how many entries that was, and how many bytes.
+    unwritten: (Effect, usize, usize),
     applied: Option<Vec<u8>>,
     evidence: Evidence,
 }
@@ -114,6 +118,7 @@ impl Replica {
     ) -> Result<Result<Outcome>> {
         let next = effect.version()?;
         if base == self.version {
+            self.unwritten.2 += effect.size();
             self.unwritten.0.merge(effect);
             self.unwritten.1 += 1;
             self.version = next;
@@ -184,7 +189,8 @@ impl Replica {
     /// Those of the store.
     pub fn write(&mut self, writes: impl IntoIterator<Item = (Table, Effect)>) -> Result<()> {
         let (entries, keys) = UNWRITTEN;
-        let is_due = self.unwritten.1 >= entries || self.unwritten.0.len() >= keys;
+        let (effect, count, bytes) = &self.unwritten;
+        let is_due = *count >= entries || effect.len() >= keys || *bytes >= UNWRITTEN_BYTES;
         let state = if is_due { self.take_unwritten() } else { vec![] };
         self.store.write(writes.into_iter().chain(state))
     }
@@ -210,7 +216,7 @@ impl Replica {
     }
 
     fn take_unwritten(&mut self) -> Vec<(Table, Effect)> {
-        let (effect, entries) = std::mem::take(&mut self.unwritten);
+        let (effect, entries, _) = std::mem::take(&mut self.unwritten);
         match &self.applied {
             _ if entries == 0 => vec![],
             Some(applied) => vec![(STATE, effect), mark(applied)],

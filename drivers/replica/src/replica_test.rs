@@ -274,6 +274,17 @@ fn much_that_is_not_written_goes_along_with_the_next_write() {
     fixture.replica().write(log()).unwrap();
     fixture.reopen(at(5));
     assert_eq!(fixture.replica().version(), made);
+    // And by bytes, though they are all one key's, and replaced.
+    for _ in 0..300 {
+        let base = fixture.replica().version();
+        let mut effect = fixture.commit(base, 4);
+        effect.put([4], [7; 1_024]);
+        fixture.replica().apply(base, effect, at(6)).unwrap().unwrap();
+    }
+    fixture.replica().write(log()).unwrap();
+    let version = fixture.replica().version();
+    fixture.reopen(at(7));
+    assert_eq!(fixture.replica().version(), version);
 }
 
 #[test]

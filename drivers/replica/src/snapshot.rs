@@ -10,7 +10,7 @@ use tsoracle_core::{Entry, Error, ErrorKind, Result};
 use tsoracle_store::StateView;
 
 /// What a snapshot's first chunk begins with, the format last.
-const MAGIC: &[u8] = b"tsoracle snapshot 1\n";
+pub(crate) const MAGIC: &[u8] = b"tsoracle snapshot 1\n";
 
 /// Entries of one chunk, at most. They are read with one scan.
 const CHUNK_ENTRIES: usize = 1_000;
@@ -75,14 +75,14 @@ impl Iterator for Chunks {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-enum Chunk {
+pub(crate) enum Chunk {
     Begin { magic: Vec<u8>, header: Vec<u8> },
     Entries(Vec<Entry>),
     End { entries: u64 },
 }
 
 /// A checksum, then the chunk.
-fn encode(chunk: &Chunk) -> Result<Vec<u8>> {
+pub(crate) fn encode(chunk: &Chunk) -> Result<Vec<u8>> {
     let mut bytes = postcard::to_extend(chunk, vec![0; 4]).map_err(|source| {
         Error::new(ErrorKind::Fatal, "cannot encode a chunk of a snapshot").with_source(source)
     })?;
@@ -91,7 +91,7 @@ fn encode(chunk: &Chunk) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8]) -> Result<Chunk> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Chunk> {
     let chunk = bytes.split_first_chunk::<4>().and_then(|(checksum, chunk)| {
         (crc32c::crc32c(chunk) == u32::from_le_bytes(*checksum)).then_some(chunk)
     });
@@ -188,7 +188,7 @@ pub(crate) fn load(path: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>>> 
     }))
 }
 
-fn read_chunk(file: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_chunk(file: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     if file.read(&mut length[..1])? == 0 {
         return Ok(None);
@@ -198,8 +198,12 @@ fn read_chunk(file: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     if length > MAX_CHUNK_BYTES {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let mut chunk = vec![0; length];
-    file.read_exact(&mut chunk)?;
+    // Not more at once than there is, whatever the length says.
+    let mut chunk = vec![];
+    file.take(length as u64).read_to_end(&mut chunk)?;
+    if chunk.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(Some(chunk))
 }
 

@@ -1,26 +1,24 @@
 //! The thread that owns a replica, and everything that goes through it.
 
 use std::{
-    fmt, mem,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 
-use tokio::sync::{oneshot, watch};
-use tsoracle_core::{
-    BootTime, Clock as _, Effect, Error, ErrorKind, Reads, Result, Snapshot, SystemClock, Version,
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::spawn_blocking,
 };
+use tsoracle_core::{BootTime, Clock, Effect, Error, ErrorKind, Reads, Result, Snapshot, Version};
 use tsoracle_store::Table;
 
-use crate::{Evidence, Latch, Replica, snapshot::Chunks};
-
-/// Jobs that are done before those among them that wait for a sync get it.
-const SHARE: usize = 256;
+use crate::{
+    Evidence, Replica, SteppedStore,
+    snapshot::Chunks,
+    store_owner::{Owner, Status},
+};
 
 /// Speaks to the thread that owns a [`Replica`]. Cheap to clone.
 ///
@@ -32,16 +30,19 @@ pub struct StoreThread(Arc<Inner>);
 
 struct Inner {
     jobs: mpsc::Sender<Job>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
     evidence: Evidence,
     status: Arc<Status>,
+    clock: Arc<dyn Clock>,
+    /// Wakes the simulation, if it has the place of the thread.
+    asked: Option<Arc<Notify>>,
 }
 
-/// What the thread lets others see.
-struct Status {
-    failed: watch::Sender<Option<Arc<Error>>>,
-    /// Since when a sync has been under way, in nanoseconds of boot time; 0 if none is.
-    syncing_since: AtomicU64,
+/// What does the jobs.
+enum Thread {
+    Own(JoinHandle<()>),
+    /// A simulation, which tells when it has ended.
+    Simulated(oneshot::Receiver<()>),
 }
 
 /// Writes that may share a sync with others.
@@ -68,7 +69,7 @@ pub enum After {
     Everything,
 }
 
-enum Job {
+pub(crate) enum Job {
     Write(Write, BootTime),
     Work(After, Box<dyn FnOnce(&mut Owner) + Send>),
     Stop,
@@ -80,13 +81,13 @@ impl StoreThread {
     /// # Errors
     /// Those of `open`. The store is closed then.
     pub async fn start<T: Send + 'static>(
+        clock: Arc<dyn Clock>,
         open: impl FnOnce() -> Result<(Replica, T)> + Send + 'static,
     ) -> Result<(Self, T)> {
         let (jobs, queue) = mpsc::channel();
         let (opened, opening) = oneshot::channel();
-        let (failed, syncing_since) = (watch::Sender::new(None), AtomicU64::new(0));
-        let status = Arc::new(Status { failed, syncing_since });
-        let own = status.clone();
+        let status = Arc::<Status>::default();
+        let (own, own_clock) = (status.clone(), clock.clone());
         let thread = std::thread::Builder::new()
             .name("tsoracle-store".into())
             .spawn(move || match open() {
@@ -94,8 +95,7 @@ impl StoreThread {
                     let evidence = replica.evidence();
                     // If no caller waits any more, the queue is closed as well.
                     let _ = opened.send(Ok((evidence, found)));
-                    let latch = Latch::default();
-                    Owner { replica, pending: vec![], latch, status: own }.run(&queue);
+                    Owner::new(replica, own, own_clock).run(&queue);
                 }
                 // The store is dropped by now: it may be opened again at once.
                 Err(error) => drop(opened.send(Err(error))),
@@ -103,8 +103,22 @@ impl StoreThread {
             .map_err(|source| fatal("cannot start the store's thread").with_source(source))?;
         let (evidence, found) =
             opening.await.map_err(|_| fatal("the store panicked while it was opened"))??;
-        let thread = Mutex::new(Some(thread));
-        Ok((Self(Arc::new(Inner { jobs, thread, evidence, status })), found))
+        let thread = Mutex::new(Some(Thread::Own(thread)));
+        let asked = None;
+        Ok((Self(Arc::new(Inner { jobs, thread, evidence, status, clock, asked })), found))
+    }
+
+    /// What a simulation does itself, in the place of a thread.
+    pub fn simulated(clock: Arc<dyn Clock>, replica: Replica) -> (Self, SteppedStore) {
+        let (jobs, queue) = mpsc::channel();
+        let (asked, status) = (Arc::<Notify>::default(), Arc::<Status>::default());
+        let (ending, ended) = oneshot::channel();
+        let evidence = replica.evidence();
+        let owner = Owner::new(replica, status.clone(), clock.clone());
+        let stepped = SteppedStore::new(owner, queue, asked.clone(), ending);
+        let thread = Mutex::new(Some(Thread::Simulated(ended)));
+        let asked = Some(asked);
+        (Self(Arc::new(Inner { jobs, thread, evidence, status, clock, asked })), stepped)
     }
 
     /// When commits were first observed.
@@ -114,7 +128,7 @@ impl StoreThread {
 
     /// Has `write` made, after all that were submitted before.
     pub fn submit(&self, write: Write) {
-        self.send(Job::Write(write, SystemClock.now().boot));
+        self.send(Job::Write(write, self.0.clock.now().boot));
     }
 
     /// Has `writes` made in this order, and returns what waits until they are durable.
@@ -166,7 +180,7 @@ impl StoreThread {
     pub fn stalled_for(&self) -> Duration {
         match self.0.status.syncing_since.load(Ordering::Acquire) {
             0 => Duration::ZERO,
-            since => SystemClock.now().boot.since(BootTime::from_nanos(since)),
+            since => self.0.clock.now().boot.since(BootTime::from_nanos(since)),
         }
     }
 
@@ -182,111 +196,28 @@ impl StoreThread {
     pub async fn stop(&self) -> Result<()> {
         self.send(Job::Stop);
         let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(thread) = thread else { return Ok(()) };
-        match tokio::task::spawn_blocking(move || thread.join()).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(fatal("the store's thread panicked")),
-        }
+        let ended = match thread {
+            None => true,
+            Some(Thread::Own(thread)) => {
+                matches!(spawn_blocking(move || thread.join()).await, Ok(Ok(())))
+            }
+            Some(Thread::Simulated(ended)) => ended.await.is_err(),
+        };
+        if ended { Ok(()) } else { Err(fatal("the store's thread panicked")) }
     }
 
     fn send(&self, job: Job) {
         // Fails if the thread has ended; callers that wait are told as the job is dropped.
         let _ = self.0.jobs.send(job);
+        if let Some(asked) = &self.0.asked {
+            asked.notify_one();
+        }
     }
 }
 
 impl fmt::Debug for StoreThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreThread").finish_non_exhaustive()
-    }
-}
-
-/// The thread's side.
-struct Owner {
-    replica: Replica,
-    /// Writes that wait for the next sync, and when each was submitted.
-    pending: Vec<(Write, BootTime)>,
-    latch: Latch,
-    status: Arc<Status>,
-}
-
-impl Owner {
-    fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            let mut goes_on = self.take(job);
-            // Whatever came meanwhile shares the sync.
-            for _ in 0..SHARE {
-                match queue.try_recv() {
-                    Ok(job) if goes_on => goes_on = self.take(job),
-                    _ => break,
-                }
-            }
-            self.flush();
-            if !goes_on {
-                return;
-            }
-        }
-    }
-
-    /// Does one job, or puts it with those that wait for the next sync. False once told to stop.
-    fn take(&mut self, job: Job) -> bool {
-        match job {
-            Job::Write(write, now) => self.pending.push((write, now)),
-            Job::Work(after, work) => {
-                let must_wait = |first: u64| match after {
-                    After::Anytime => false,
-                    After::Log(last) => first <= last,
-                    After::Everything => true,
-                };
-                let mut pending = self.pending.iter();
-                if after == After::Everything
-                    || pending.any(|(write, _)| write.first.is_some_and(must_wait))
-                {
-                    self.flush();
-                }
-                work(self);
-            }
-            Job::Stop => {
-                self.flush();
-                // What cannot be written is applied again by the next start.
-                let _ = self.guard(Replica::settle);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Makes what waits durable, with one sync.
-    fn flush(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let mut pending = mem::take(&mut self.pending);
-        let writes: Vec<_> =
-            pending.iter_mut().flat_map(|(write, _)| mem::take(&mut write.writes)).collect();
-        let now = SystemClock.now().boot.as_nanos();
-        self.status.syncing_since.store(now, Ordering::Release);
-        let written = self.guard(|replica| replica.write(writes));
-        self.status.syncing_since.store(0, Ordering::Release);
-        for (write, submitted) in pending {
-            for version in write.logged {
-                self.replica.evidence().logged(version, submitted);
-            }
-            (write.done)(match &written {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.clone()),
-            });
-        }
-    }
-
-    fn guard<T>(&mut self, work: impl FnOnce(&mut Replica) -> Result<T>) -> Result<T> {
-        let outcome = self.latch.guard(|| work(&mut self.replica));
-        if let Some(error) = self.latch.error()
-            && self.status.failed.borrow().is_none()
-        {
-            self.status.failed.send_replace(Some(Arc::new(error.clone())));
-        }
-        outcome
     }
 }
 

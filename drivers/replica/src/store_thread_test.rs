@@ -7,7 +7,9 @@ use std::{
     },
 };
 
-use tsoracle_core::{BootTime, Effect, Error, ErrorKind, Outcome, Reads, Result, Version};
+use tsoracle_core::{
+    BootTime, Effect, Error, ErrorKind, Outcome, Reads, Result, SystemClock, Version,
+};
 use tsoracle_store::Store;
 
 use crate::{
@@ -21,7 +23,7 @@ async fn start(path: &Path) -> StoreThread {
         let store = Store::open(&path, Default::default())?;
         Ok((Replica::open(store, BootTime::default())?, ()))
     };
-    StoreThread::start(open).await.unwrap().0
+    StoreThread::start(Arc::new(SystemClock), open).await.unwrap().0
 }
 
 fn write(thread: &StoreThread, first: u64, done: impl FnOnce(Result<()>) + Send + 'static) {

@@ -20,8 +20,9 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use tsoracle_core::{Error, ErrorKind, Result};
 
 use crate::{
+    Tasks,
     snapshot::{self, load, write_chunk},
-    transport::Transport,
+    transport::Connections,
 };
 
 /// The kind of the calls that carry chunks: no other call of a driver is of it.
@@ -37,18 +38,18 @@ const AHEAD: usize = 2;
 const RECEIVED: &str = "received-";
 
 /// A chunk, the transfer that it belongs to, and its number in it, from 0.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     transfer: u64,
     number: u64,
     chunk: &'a [u8],
 }
 
 impl Part<'_> {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         [&self.transfer.to_be_bytes()[..], &self.number.to_be_bytes(), self.chunk].concat()
     }
 
-    fn decode(body: &[u8]) -> Option<Part<'_>> {
+    pub(crate) fn decode(body: &[u8]) -> Option<Part<'_>> {
         let (transfer, rest) = body.split_first_chunk()?;
         let (number, chunk) = rest.split_first_chunk()?;
         let (transfer, number) = (u64::from_be_bytes(*transfer), u64::from_be_bytes(*number));
@@ -72,17 +73,29 @@ pub fn calls(
 ///
 /// # Errors
 /// Those of the chunks, and those of the calls.
-pub async fn send<I>(transport: &Transport, to: u32, transfer: u64, chunks: I) -> Result<()>
+pub async fn send<I>(
+    peers: &dyn Connections,
+    tasks: &Tasks,
+    to: u32,
+    transfer: u64,
+    chunks: I,
+) -> Result<()>
 where
     I: Iterator<Item = Result<Vec<u8>>> + Send + 'static,
 {
+    if tasks.are_simulated() {
+        for call in calls(transfer, chunks) {
+            peers.call(to, CHUNK, call?.into(), DEADLINE).await?;
+        }
+        return Ok(());
+    }
     let (ahead, mut read) = mpsc::channel(AHEAD);
     // Reading may block. It ends when the receiver is gone.
     let reading = spawn_blocking(move || {
         let _ = calls(transfer, chunks).try_for_each(|call| ahead.blocking_send(call));
     });
     while let Some(call) = read.recv().await {
-        transport.call(to, CHUNK, call?, DEADLINE).await?;
+        peers.call(to, CHUNK, call?.into(), DEADLINE).await?;
     }
     let panicked = |source| {
         Error::new(ErrorKind::Unavailable, "reading the state panicked").with_source(source)
@@ -137,9 +150,9 @@ impl Inbox {
     /// # Errors
     /// `Unavailable` if chunks before it are missing: the transfer is begun again. `Fatal` or `Config`
     /// if the file cannot be written.
-    pub async fn take(&self, from: u32, body: &[u8]) -> Result<Bytes> {
+    pub async fn take(&self, tasks: &Tasks, from: u32, body: &[u8]) -> Result<Bytes> {
         let (inbox, body) = (self.clone(), body.to_vec());
-        blocking(move || inbox.blocking_take(from, &body)).await?;
+        tasks.blocking(move || inbox.blocking_take(from, &body)).await?;
         Ok(Bytes::new())
     }
 
@@ -172,9 +185,9 @@ impl Inbox {
     /// # Errors
     /// `Unavailable` if it has not come; `Corrupt` if it is not whole; `Fatal` or `Config` if the file
     /// cannot be used.
-    pub async fn finish(&self, from: u32, transfer: u64) -> Result<Received> {
+    pub async fn finish(&self, tasks: &Tasks, from: u32, transfer: u64) -> Result<Received> {
         let inbox = self.clone();
-        blocking(move || inbox.blocking_finish(from, transfer)).await
+        tasks.blocking(move || inbox.blocking_finish(from, transfer)).await
     }
 
     /// As [`finish`](Self::finish), on this thread.
@@ -241,14 +254,6 @@ impl Drop for Received {
     }
 }
 
-/// Runs what reads or writes files.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let panicked = |_| Error::new(ErrorKind::Fatal, "the work on a received state panicked");
-    spawn_blocking(work).await.map_err(panicked)?
-}
-
 fn out_of_order() -> Error {
     let context = "chunks of a state are missing, or came out of order; it is sent again";
     Error::new(ErrorKind::Unavailable, context)
@@ -278,7 +283,7 @@ mod tests {
         number: u64,
         chunk: &[u8],
     ) -> Result<()> {
-        inbox.take(from, &Part { transfer, number, chunk }.encode()).await.map(drop)
+        inbox.take(&Tasks::here(), from, &Part { transfer, number, chunk }.encode()).await.map(drop)
     }
 
     fn files(inbox: &Inbox) -> usize {
@@ -294,13 +299,16 @@ mod tests {
             take(&inbox, 1, 7, number as u64, first).await.unwrap();
             take(&inbox, 2, 7, number as u64, second).await.unwrap();
         }
-        let received = inbox.finish(2, 7).await.unwrap();
+        let received = inbox.finish(&Tasks::here(), 2, 7).await.unwrap();
         assert_eq!(received.applied().unwrap(), b"2");
-        assert_eq!(*inbox.finish(2, 7).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            *inbox.finish(&Tasks::here(), 2, 7).await.unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
         assert_eq!(files(&inbox), 2);
         let read: Vec<_> = received.into_chunks().unwrap().map(|chunk| chunk.unwrap()).collect();
         assert_eq!(read, second);
-        drop(inbox.finish(1, 7).await.unwrap());
+        drop(inbox.finish(&Tasks::here(), 1, 7).await.unwrap());
         assert_eq!(files(&inbox), 0);
     }
 
@@ -313,12 +321,18 @@ mod tests {
         let error = take(&inbox, 1, 7, 2, &chunks[1]).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Unavailable);
         take(&inbox, 1, 8, 0, &chunks[0]).await.unwrap();
-        assert_eq!(*inbox.finish(1, 8).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            *inbox.finish(&Tasks::here(), 1, 8).await.unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
         // Begun again, it takes the place of what came before.
         for transfer in [9, 10] {
             take(&inbox, 1, transfer, 0, &chunks[0]).await.unwrap();
         }
-        assert_eq!(*inbox.finish(1, 9).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            *inbox.finish(&Tasks::here(), 1, 9).await.unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
         assert_eq!(files(&inbox), 0);
         take(&inbox, 1, 11, 0, &chunks[0]).await.unwrap();
         assert_eq!(files(&inbox), 1);

@@ -5,9 +5,7 @@ use std::{
 };
 
 use tokio::{sync::oneshot, time::timeout};
-use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, Outcome, Result, SystemClock, Version,
-};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Outcome, Result, Version};
 
 /// How often to look whether all are answered.
 const LOOK: Duration = Duration::from_millis(2);
@@ -101,10 +99,10 @@ impl Waiters {
     }
 
     /// Returns when no caller waits any more, or after `max`.
-    pub async fn drained(&self, max: Duration) {
+    pub async fn drained(&self, clock: &dyn Clock, max: Duration) {
         let drained = async {
             while !self.is_empty() {
-                SystemClock.sleep(LOOK).await;
+                clock.sleep(LOOK).await;
             }
         };
         let _ = timeout(max, drained).await;

@@ -61,7 +61,7 @@ pub(crate) struct Done {
 }
 
 impl Task {
-    /// Writes the snapshot, and then removes the segments. `None` if it was told not to go on.
+    /// Writes the snapshot, and then removes the segments. `None` if it was cancelled.
     ///
     /// # Errors
     /// Those of the files.
@@ -111,7 +111,7 @@ pub(crate) fn step(floor: u64) -> u64 {
     (floor / 16).clamp(SMALLEST, LARGEST)
 }
 
-/// A task on a thread of its own. It is told not to go on, and waited for, when this is dropped.
+/// A task on a thread of its own. It is cancelled, and waited for, when this is dropped.
 pub(crate) struct Checkpoint {
     thread: Option<JoinHandle<Result<Option<Done>>>>,
     stop: Arc<AtomicBool>,
@@ -122,9 +122,9 @@ impl Checkpoint {
     /// `Fatal` if there cannot be another thread.
     pub(crate) fn start(task: Task, failure: Failure) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
+        let cancelled = stop.clone();
         let run = move || {
-            let goes_on = || !told.load(Ordering::Relaxed) && !failure.has_failed();
+            let goes_on = || !cancelled.load(Ordering::Relaxed) && !failure.has_failed();
             task.run(goes_on).map_err(|error| failure.latch(&error))
         };
         let thread = thread::Builder::new().name("tsoracle-snapshot".into()).spawn(run);

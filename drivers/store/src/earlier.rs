@@ -41,7 +41,7 @@ pub(crate) fn read(path: &Path) -> Result<Earlier> {
     let name = path.display().to_string();
     // Whatever damage redb did not expect is still damage, not a reason to take the process down.
     catch_unwind(AssertUnwindSafe(|| read_file(path, &name)))
-        .unwrap_or_else(|panic| Err(damaged(&name, &said(&*panic))))
+        .unwrap_or_else(|panic| Err(damaged(&name, &message(&*panic))))
 }
 
 fn read_file(path: &Path, name: &str) -> Result<Earlier> {
@@ -126,7 +126,7 @@ fn damaged(name: &str, how: &str) -> Error {
     Error::new(ErrorKind::Corrupt, context)
 }
 
-fn said(panic: &(dyn Any + Send)) -> String {
+fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }

@@ -146,7 +146,7 @@ impl DirectoryFiles {
         if !directory.metadata().map_err(unusable)?.is_dir() {
             return Err(unusable(io::ErrorKind::NotADirectory.into()));
         }
-        // Whoever removed the lock of the directory above does not get in either.
+        // A process that got past a removed lock of the directory above is kept out here.
         lock_file(&directory).map_err(|error| match error {
             TryLockError::WouldBlock => {
                 let context = format!("{} is in use by another process", path.display());

@@ -7,6 +7,9 @@ use crate::files::{OpenFile, Place};
 /// The format this release writes, and the only one it reads. Format 1 was one redb file.
 const FORMAT: u32 = 2;
 
+/// No store comes to as many commits: from here on, numbers need not be looked at before they are added to.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
+
 /// What a file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -71,9 +74,13 @@ impl Header {
         if crc32c::crc32c(&bytes[..60]) != u32::from_le_bytes(part(&bytes, 60)) {
             return Err(place.damaged(name, "its header fails its checksum"));
         }
+        let sequence = u64::from_le_bytes(part(&bytes, 36));
+        if sequence > MAX_SEQUENCE {
+            return Err(place.damaged(name, format_args!("it is of commit {sequence}")));
+        }
         Ok(Self {
             store: u128::from_le_bytes(part(&bytes, 20)),
-            sequence: u64::from_le_bytes(part(&bytes, 36)),
+            sequence,
             salt: u32::from_le_bytes(part(&bytes, 44)),
         })
     }

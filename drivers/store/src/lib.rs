@@ -4,6 +4,9 @@ mod checkpoint;
 mod directory;
 mod earlier;
 mod files;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod header;
 mod journal;
 mod record;

@@ -6,7 +6,7 @@
 //!
 //! `length` is that of the body, a multiple of eight. The checksum is over all that follows it, and over
 //! the salt of the segment. `synced` is the last commit that was known to be on the disk when this one
-//! was written: by it, a record that is damaged is told from one that was never finished.
+//! was written: by it, a damaged record is distinguished from one that was never finished.
 
 use tsoracle_core::Effect;
 
@@ -31,7 +31,7 @@ pub(crate) struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// The record that begins at the start of `bytes`, if there is one of a commit from `first` to
-    /// `last`. Those of others are told by their number alone: to work out a checksum at every place of
+    /// `last`. Others are recognized by their number alone: to work out a checksum at every place of
     /// a segment would take long.
     pub(crate) fn read(bytes: &'a [u8], salt: u32, first: u64, last: u64) -> Option<Self> {
         let (checksum, rest) = bytes.split_first_chunk::<4>()?;

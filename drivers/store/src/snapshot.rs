@@ -42,11 +42,11 @@ pub(crate) struct Snapshot {
     pub(crate) size: u64,
 }
 
-/// Puts a snapshot in the place of the one before, durably, unless it is told meanwhile not to go on.
+/// Puts a snapshot in the place of the one before, durably, unless it is cancelled meanwhile.
 /// Returns the size of the file, or `None` if the one before is still there.
 ///
 /// # Errors
-/// Those of the files. Then either of both is there.
+/// Those of the files. Then one of the two exists.
 pub(crate) fn write(
     place: &Place,
     store: u128,
@@ -219,6 +219,6 @@ fn take_block(mut block: &[u8], tables: &mut Tables) -> Option<()> {
     Some(())
 }
 
-fn checksum(salt: u32, number: u64, block: &[u8]) -> u32 {
+pub(crate) fn checksum(salt: u32, number: u64, block: &[u8]) -> u32 {
     crc32c::crc32c_append(seal(salt, &number.to_le_bytes()), block)
 }

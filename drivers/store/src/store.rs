@@ -42,7 +42,7 @@ impl Default for Options {
 pub struct Table(&'static str);
 
 impl Table {
-    /// The table of that name, which comes to be when it is first written to.
+    /// The table of that name; it is created by its first write.
     pub const fn new(name: &'static str) -> Self {
         assert!(name.len() < 256, "the name of a table is too long");
         Self(name)

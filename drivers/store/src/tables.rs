@@ -124,7 +124,7 @@ impl Tables {
         self.0.iter().find(|(found, _)| **found == *name).map(|(_, map)| map)
     }
 
-    /// The table of that name, which comes to be by that.
+    /// The table of that name; created if it does not exist.
     pub(crate) fn table(&mut self, name: &str) -> &mut Map {
         let index = self.0.iter().position(|(found, _)| **found == *name);
         let index = index.unwrap_or_else(|| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tsoracle_client::{Lease, LeaseId};
+use tsoracle_client::{LeaseId, StampingLease};
 use tsoracle_core::{Clock, SystemClock};
 
 use crate::{endpoints::Endpoints, failure::Failure, output::Output};
@@ -136,7 +136,7 @@ pub(crate) async fn frontier(arguments: FrontierArguments) -> Result<(), Failure
     arguments.output.print(&answer, || frontier_physical_ms.to_string())
 }
 
-fn print(lease: Lease, output: Output) -> Result<(), Failure> {
+fn print(lease: StampingLease, output: Output) -> Result<(), Failure> {
     let now = SystemClock.now().boot;
     let left =
         lease.valid_until.map(|until| Duration::from_millis(until.since(now).as_millis() as u64));

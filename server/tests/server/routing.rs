@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tsoracle_client::{Client, ClientBuilder, ErrorKind};
-use tsoracle_core::SeqKey;
+use tsoracle_core::{SeqKey, on_one_line};
 
 use crate::common::Running;
 
@@ -187,12 +187,13 @@ fn a_route_without_a_prefix_or_a_server_is_refused() {
     for (builder, says) in [
         (builder().route("", ["localhost"]), "1 to 128 bytes"),
         (builder().route("k".repeat(129), ["localhost"]), "1 to 128 bytes"),
-        (builder().route("k", none), "the route \"k\": there is no endpoint"),
-        (builder().route("k", ["local host"]), "the route \"k\":"),
+        (builder().route("k", none), "the route \"k\" cannot be used: there is no endpoint"),
+        (builder().route("k", ["local host"]), "the route \"k\" cannot be used:"),
         (Client::builder().route("k", ["localhost"]), "there is no endpoint"),
     ] {
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        assert!(error.to_string().contains(says), "{error}");
+        let line = on_one_line(&error);
+        assert!(line.contains(says), "{line}");
     }
 }

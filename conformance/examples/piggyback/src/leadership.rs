@@ -137,7 +137,8 @@ pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
 /// Has another node lead. No command is begun meanwhile, the service's own neither: an entry keeps those
 /// that take it from voting for another node.
 pub(crate) async fn hand_over(shared: &Shared) -> Result<()> {
-    let passed = handover::hand_over(shared, None, Config::vote_lease() + ELECTED).await;
+    let deadline = Config::vote_lease() + ELECTED;
+    let passed = handover::hand_over(shared, &SystemClock, None, deadline).await;
     shared.raft.runtime_config().heartbeat(true);
     passed.map(drop)
 }

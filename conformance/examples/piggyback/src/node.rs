@@ -84,7 +84,7 @@ impl Node {
     pub async fn open(config: Config, network: Network) -> Result<Arc<Self>> {
         let raft_config = Arc::new(config.raft()?);
         let path = config.path.clone();
-        let (store, id) = StoreThread::start(move || {
+        let (store, id) = StoreThread::start(Arc::new(SystemClock), move || {
             let store = Store::open(&path, Default::default())?;
             store.belong_to(OWNER)?;
             let id = node_id(&store)?;
@@ -148,7 +148,7 @@ impl Node {
             let shared = shared.clone();
             self.shared.runtime.spawn(async move {
                 shared.leave();
-                shared.waiters.drained(DRAIN).await;
+                shared.waiters.drained(&SystemClock, DRAIN).await;
                 if leadership::leads(&shared.metrics()).is_some()
                     && let Err(error) = leadership::hand_over(&shared).await
                 {

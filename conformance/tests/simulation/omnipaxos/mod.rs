@@ -2,32 +2,37 @@
 //! messages, states that are sent and installed, claims and handing over. Simulated are the thread, the disk,
 //! the connections and the clocks.
 
-mod disk;
-mod driver;
 mod links;
 mod process;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use send_wrapper::SendWrapper;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
-use tsoracle_core::{ConsensusDriver, Leadership, NodeId, Result};
+use tsoracle_core::{ConsensusDriver, Leadership, Result};
 use tsoracle_omnipaxos::simulation::Stepped;
-use tsoracle_replica::Config;
 
-use crate::{clock::NodeClock, flaw::Flaw, gate::Gate, world::World};
+use crate::{
+    clock::NodeClock,
+    flaw::Flaw,
+    gate::Gate,
+    real_driver::{self, SimulatedDriver, config, identity},
+    world::World,
+};
 
-pub(crate) use disk::Disk;
 pub(crate) use links::Links;
 
 /// Where a node has put commits into its log, by their names, and how much of it is applied.
 #[derive(Default, Debug)]
 pub(crate) struct Places {
-    indexes: BTreeMap<u128, usize>,
-    applied: usize,
+    pub(crate) indexes: BTreeMap<u128, usize>,
+    pub(crate) applied: usize,
 }
 
 /// What comes to a node from the others.
@@ -66,7 +71,7 @@ pub(crate) fn start(
 ) -> Result<(Arc<dyn ConsensusDriver>, mpsc::UnboundedSender<Input>)> {
     let syncs_lie = world.has(Flaw::SyncsLie);
     let (store, mounted, starts) = world.nodes[me].store.lock().unwrap().open(syncs_lie)?;
-    let id = (NodeId(me as u128 + 1), starts);
+    let id = (identity(me), starts);
     let sabotage = world.sabotage();
     let (node, inner) =
         Stepped::open(config(world, me), store, id, Arc::new(clock.clone()), sabotage)?;
@@ -88,25 +93,10 @@ pub(crate) fn start(
     // It never leaves the thread of the simulation.
     let working = SendWrapper::new(process.run(inputs));
     tasks.spawn(async move { running.run(working).await });
-    let spreading = driver::spread(world.clone(), inner.leadership(), known);
+    let spreading = real_driver::spread(world.clone(), inner.leadership(), known);
     tasks.spawn(async move { telling.run(spreading).await });
     world.connect(me);
-    let (world, gate, inner) = (world.clone(), gate.clone(), Arc::new(inner));
-    Ok((Arc::new(driver::SimulatedDriver { world, me, gate, inner, leadership }), inbox))
-}
-
-fn config(world: &World, me: usize) -> Config {
-    let peer = |node: usize| format!("{}=127.0.0.1:{}/h:{}", node + 1, node + 1, node + 1);
-    let (heartbeat, election) = world.temper.beats;
-    let (snapshot_every, log_keep) = world.temper.keeps;
-    Config {
-        path: world.directory.path().join(me.to_string()),
-        node: me as u32 + 1,
-        peers: (0..world.nodes.len()).map(peer).collect::<Vec<_>>().join(","),
-        heartbeat,
-        election,
-        snapshot_every,
-        log_keep,
-        ..Config::default()
-    }
+    let inner: Arc<dyn ConsensusDriver> = Arc::new(inner);
+    let (world, gate, inner) = (world.clone(), gate.clone(), Arc::new(OnceLock::from(inner)));
+    Ok((Arc::new(SimulatedDriver { world, me, gate, inner, leadership }), inbox))
 }

@@ -3,18 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{sync::mpsc, task::AbortHandle};
-use tsoracle_core::{
-    Clock, Error, ErrorKind, Reads, Result,
-    state::{REIGN, Record},
-};
+use tsoracle_core::{Clock, Error, ErrorKind, Result};
 use tsoracle_omnipaxos::simulation::{Outgoing, Stepped};
 
-use super::{Input, disk::Mounted};
+use super::Input;
 use crate::{
-    clock::{NodeClock, pass},
+    clock::NodeClock,
     flaw::Flaw,
     gate::Gate,
     reached::Reached,
+    real_driver::{id, node},
+    store_disk::Mounted,
     world::{Point, World},
 };
 
@@ -48,14 +47,14 @@ impl Process {
             }
             let outgoing = self.node.work(self.clock.now().boot);
             // The disk was written to, and its answer was waited for.
-            self.end_syncs().await;
+            self.world.end_syncs(self.me, &self.disk).await;
             outgoing.into_iter().for_each(|outgoing| self.carry_out(outgoing));
             if self.looks_promised() {
                 self.world.hazard(self.me, Point::Voted).await;
             }
             if self.node.owes() {
                 self.node.pay();
-                self.end_syncs().await;
+                self.world.end_syncs(self.me, &self.disk).await;
             }
             self.look();
             if let Some(failure) = self.node.failure() {
@@ -84,21 +83,6 @@ impl Process {
             Input::Transferred { peer, transfer, outcome } => {
                 self.node.transferred(id(peer), transfer, outcome);
             }
-        }
-    }
-
-    async fn end_syncs(&self) {
-        let syncs = self.disk.syncs();
-        if syncs > 0 {
-            self.world.hazard(self.me, Point::Sync).await;
-            for number in 0..syncs {
-                if number > 0 {
-                    self.world.hazard(self.me, Point::BetweenSyncs).await;
-                }
-                pass(self.world.sync_time()).await;
-            }
-            self.world.nodes[self.me].disk_answers().await;
-            self.disk.end_syncs();
         }
     }
 
@@ -134,7 +118,7 @@ impl Process {
 
     /// Compares what this node has applied with what others have.
     fn look(&mut self) {
-        let (applied, version) = self.node.progress();
+        let (applied, _) = self.node.progress();
         if self.world.has(Flaw::AnswersByIndex) {
             let mut places = self.world.nodes[self.me].places.lock().unwrap();
             places.applied = applied;
@@ -146,15 +130,7 @@ impl Process {
             return;
         }
         self.applied = applied;
-        let wanted = Reads { keys: vec![REIGN.into()], ranges: vec![] };
-        let read = self.node.read(&wanted).expect("memory does not fail");
-        let reign = read.values.into_iter().flatten().next().map(|bytes| {
-            match Record::decode(REIGN, bytes) {
-                Ok(Record::Reign(record)) => record.epoch,
-                other => panic!("the reign record is none, but {other:?}"),
-            }
-        });
-        self.world.has_applied(applied as u64, version, reign);
+        self.world.compare(applied as u64, |wanted| self.node.read(wanted));
     }
 }
 
@@ -170,13 +146,4 @@ async fn send_state(
         }
     }
     Ok(())
-}
-
-/// Nodes of a cluster are numbered from 1.
-fn id(node: usize) -> u32 {
-    node as u32 + 1
-}
-
-fn node(id: u32) -> usize {
-    id as usize - 1
 }

@@ -6,7 +6,7 @@ use tsoracle_types::{Clock, MAX_PHYSICAL_MS, SystemClock};
 
 use tsoracle_history::Check;
 
-use crate::probe::{Expect, Outcome, Probe, Stop, said};
+use crate::probe::{Expect, Outcome, Probe, Stop, text_of};
 
 /// The shortest time that a server must grant.
 const TTL_MS: u64 = 5_000;
@@ -102,8 +102,8 @@ async fn life_of_a_lease(probe: &Probe, check: &mut Check) -> Outcome {
 async fn refusals(probe: &Probe, check: &mut Check) -> Outcome {
     let holder = probe.key();
     let lease = first(probe, &holder).await?;
-    let nobody = acquire(probe, "", 1, TTL_MS).await;
-    check.expect_refusal("a lease for nobody", nobody, Code::InvalidArgument)?;
+    let nameless = acquire(probe, "", 1, TTL_MS).await;
+    check.expect_refusal("a lease without a holder", nameless, Code::InvalidArgument)?;
     for ttl_ms in [0, u64::MAX] {
         let answer = acquire(probe, &probe.key(), 1, ttl_ms).await;
         check.expect_refusal(&format!("a TTL of {ttl_ms} ms"), answer, Code::InvalidArgument)?;
@@ -145,7 +145,7 @@ async fn high_water(probe: &Probe, check: &mut Check) -> Outcome {
             lease = match acquire(probe, &holder, number + 1, TTL_MS).await {
                 // A cap on leases is allowed.
                 Err(status) if status.code() == Code::ResourceExhausted => {
-                    check.note = Some(format!("at {} leases: {}", number - 1, said(&status)));
+                    check.note = Some(format!("at {} leases: {}", number - 1, text_of(&status)));
                     break;
                 }
                 answer => answer?,

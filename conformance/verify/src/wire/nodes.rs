@@ -3,7 +3,7 @@ use tsoracle_proto::{metadata, v1};
 
 use tsoracle_history::Check;
 
-use crate::probe::{Expect, Outcome, Probe, is_trouble, said};
+use crate::probe::{Expect, Outcome, Probe, is_trouble, text_of};
 
 pub(super) async fn check(probe: &Probe) -> [Check; 1] {
     let promise = "refuses with FAILED_PRECONDITION, `not leader`, and a hint to another node";
@@ -39,7 +39,7 @@ async fn refusals(probe: &Probe, check: &mut Check) -> Outcome {
 
 fn refusal(check: &mut Check, asked: &str, refused: &Status, own: &str) {
     check.expect(refused.code() == Code::FailedPrecondition, || {
-        format!("{asked}: {}, not FailedPrecondition", said(refused))
+        format!("{asked}: {}, not FailedPrecondition", text_of(refused))
     });
     check.expect_eq(&format!("{asked}, message"), &refused.message(), &"not leader");
     let Some(hint) = metadata::leader_hint(refused.metadata()) else { return };

@@ -45,7 +45,7 @@ fn offered<A>(answer: Result<A, Status>) -> Result<A, Stop> {
     })
 }
 
-/// A stream that failed because nobody leads is asked again.
+/// A stream that failed because no node leads is begun again.
 fn ended_well(status: Option<Status>) -> Outcome {
     status.map_or(Ok(()), |status| Err(status.into()))
 }

@@ -53,7 +53,7 @@ async fn limits(probe: &Probe, check: &mut Check) -> Outcome {
 }
 
 async fn max_safe(probe: &Probe, check: &mut Check) -> Outcome {
-    // Whoever answers timestamps leads, and is asked next.
+    // The node that answers timestamps leads, and is asked next.
     let before = probe.get_ts(1).await?;
     let request = v1::GetCurrentMaxSafeRequest {};
     let answer = probe.ask(async |mut node| node.tso.get_current_max_safe(request).await).await?;

@@ -110,6 +110,6 @@ async fn a_deployment_that_cannot_be_reached_is_an_error() {
         duration: Duration::ZERO,
         callers: 1,
     };
-    let error = verify(&options).await.expect_err("nobody listens");
+    let error = verify(&options).await.expect_err("no server listens");
     assert!(error.to_string().starts_with(&format!("cannot reach {address}: ")), "{error}");
 }

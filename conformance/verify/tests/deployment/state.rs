@@ -107,7 +107,7 @@ impl State {
             self.logical = self.logical.saturating_add(count);
         }
         if self.lies_now(Lie::GoesBack) {
-            // Where nobody ever was, so that only the order is wrong.
+            // Where no timestamp ever was, so that only the order is wrong.
             answer.physical_ms = FIRST_MS - self.calls;
         }
         if self.lies_now(Lie::EpochGoesBack) {

@@ -1,6 +1,8 @@
 //! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
 mod frame;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod peer;
 pub(crate) mod peer_ids;
 mod server;
@@ -61,6 +63,46 @@ pub trait Handler: Send + Sync + 'static {
     /// The session with `peer` stands, for the first time or again. What was sent since it broke, or
     /// shortly before, is lost.
     fn connected(&self, peer: u32);
+}
+
+/// What a driver does with the connections of its node: a [`Transport`] does it over gRPC, and a simulation in
+/// its own way. Each method is as that of the transport.
+#[allow(missing_docs, reason = "the transport's methods say it")]
+#[async_trait]
+pub trait Connections: fmt::Debug + Send + Sync + 'static {
+    fn serve(&self, handler: Arc<dyn Handler>);
+    fn set_peer(&self, node: u32, address: &str) -> Result<()>;
+    fn disowned(&self) -> watch::Receiver<Option<String>>;
+    fn local_addr(&self) -> SocketAddr;
+    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes>;
+    async fn shutdown(&self);
+}
+
+#[async_trait]
+impl Connections for Transport {
+    fn serve(&self, handler: Arc<dyn Handler>) {
+        self.serve(handler);
+    }
+
+    fn set_peer(&self, node: u32, address: &str) -> Result<()> {
+        self.set_peer(node, address)
+    }
+
+    fn disowned(&self) -> watch::Receiver<Option<String>> {
+        self.disowned()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr()
+    }
+
+    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes> {
+        self.call(to, kind, body, deadline).await
+    }
+
+    async fn shutdown(&self) {
+        self.shutdown().await;
+    }
 }
 
 /// The connections to the peers, and from them. Cheap to clone.

@@ -103,7 +103,7 @@ async fn seed(client: &Client, keys: u64) -> Result<(), Failure> {
     }
     while let Some(seeded) = seeders.join_next().await {
         seeded.map_err(Failure::failed)?.map_err(|error: tsoracle_client::Error| {
-            Failure::failed(format!("cannot fill the store: {error}"))
+            Failure::failed(format!("cannot fill the store: {error:#}"))
         })?;
     }
     Ok(())

@@ -1,0 +1,121 @@
+use std::fmt;
+use std::sync::Arc;
+
+use tonic::transport::Uri;
+use tsoracle_proto::DEFAULT_PORT;
+
+/// Whether connections are encrypted. A client speaks one or the other, never both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scheme {
+    Plaintext,
+    Tls,
+}
+
+impl Scheme {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "http",
+            Self::Tls => "https",
+        }
+    }
+}
+
+/// Where a server listens: `host:port`, in lower case and without a scheme.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Address(Arc<str>);
+
+impl Address {
+    /// Reads `host`, `host:port` or either with `http://` or `https://` before it, for a client that
+    /// speaks `scheme`.
+    ///
+    /// A scheme other than the client's is refused: leader hints come through here too, and must
+    /// never lead a TLS client to plaintext.
+    pub(crate) fn parse(text: &str, scheme: Scheme) -> Result<Self, String> {
+        let (named, rest) = match text.trim().split_once("://") {
+            None => (None, text.trim()),
+            Some(("http", rest)) => (Some(Scheme::Plaintext), rest),
+            Some(("https", rest)) => (Some(Scheme::Tls), rest),
+            Some((other, _)) => {
+                return Err(format!("endpoint {text:?} has scheme {other:?}: use http or https"));
+            }
+        };
+        match (named, scheme) {
+            (Some(Scheme::Tls), Scheme::Plaintext) => {
+                return Err(format!("endpoint {text:?} is https: set the TLS options to use it"));
+            }
+            (Some(Scheme::Plaintext), Scheme::Tls) => {
+                return Err(format!(
+                    "endpoint {text:?} is http, but TLS options are set: use https or leave them out"
+                ));
+            }
+            _ => {}
+        }
+        let malformed = || format!("endpoint {text:?} is not of the form host:port");
+        let uri: Uri = format!("http://{rest}").parse().map_err(|_| malformed())?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(malformed)?;
+        let is_bare = uri.path() == "/" && uri.query().is_none();
+        let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        let has_bad_port = uri.port().is_none() && !rest.trim_end_matches('/').ends_with(host);
+        let is_v6 = host.starts_with('[') && host.ends_with(']');
+        let has_bad_host = !is_v6 && host.contains(['[', ']']);
+        if !is_bare || has_user || has_bad_host || has_bad_port {
+            return Err(malformed());
+        }
+        let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+        Ok(Self(format!("{}:{port}", host.to_ascii_lowercase()).into()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn plain(text: &str) -> String {
+        Address::parse(text, Scheme::Plaintext).unwrap().to_string()
+    }
+
+    #[test]
+    fn the_forms_an_endpoint_may_have() {
+        assert_eq!(plain("10.0.0.7:50551"), "10.0.0.7:50551");
+        assert_eq!(plain("http://Node-1.example:7000"), "node-1.example:7000");
+        assert_eq!(plain("http://localhost:7000/"), "localhost:7000");
+        assert_eq!(plain(" localhost "), "localhost:50551");
+        assert_eq!(plain("[::1]:7"), "[::1]:7");
+        assert_eq!(plain("[::1]"), "[::1]:50551");
+        let secure = Address::parse("https://node:1", Scheme::Tls).unwrap();
+        assert_eq!(secure, Address::parse("node:1", Scheme::Tls).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_endpoint() {
+        for text in [
+            "",
+            ":1",
+            "http://",
+            "a:b",
+            "a:70000",
+            "a/b",
+            "a:1/b",
+            "a:1?q",
+            "u@a:1",
+            "ftp://a:1",
+            "::1",
+            "a[::1]b:1",
+        ] {
+            assert!(Address::parse(text, Scheme::Plaintext).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_keeps_to_its_scheme() {
+        assert!(Address::parse("http://a:1", Scheme::Tls).is_err());
+        assert!(Address::parse("https://a:1", Scheme::Plaintext).is_err());
+    }
+}

@@ -1,0 +1,45 @@
+use bytes::Bytes;
+use futures::future::{FutureExt as _, ready};
+use prost::Message as _;
+use tokio::sync::watch;
+use tsoracle_core::{NodeId, Result};
+
+use super::{
+    PeerIds, Sender,
+    frame::Envelope,
+    proto::{Failure, Frame, PeerId},
+};
+
+/// Node `node` of a cluster, which knows node 1 alone.
+fn envelope(node: u32) -> Envelope {
+    let own = Sender { node, id: NodeId(node.into()) };
+    let known = [(1, NodeId(1)), (2, NodeId(2))].into();
+    Envelope {
+        cluster: "tsoracle".into(),
+        node,
+        id: own.id,
+        ids: PeerIds::new(own, known, Box::new(|_, _| ready(Ok(())).boxed())),
+        disowned: watch::Sender::new(None),
+    }
+}
+
+/// Reads a frame of a peer.
+pub fn frame(data: &[u8]) -> bool {
+    let Ok(frame) = Frame::decode(data) else { return false };
+    let again = Frame::decode(&frame.encode_to_vec()[..]).expect("what was encoded can be read");
+    assert_eq!(again, frame);
+    envelope(2).open(frame).is_ok()
+}
+
+/// Frames as nodes send them.
+pub fn frames() -> Result<Vec<Vec<u8>>> {
+    let message = envelope(1).wrap(2, 7, Bytes::from_static(b"a message"))?;
+    let failure = Failure { reason: "it stops".into(), is_lasting: true };
+    let known = vec![PeerId { node: 3, id: Bytes::from_static(&[7; 16]) }];
+    let frames = [
+        Frame { call: 9, failure: Some(failure), body: Bytes::new(), ..message.clone() },
+        Frame { kind: 0, body: Bytes::new(), known, ..message.clone() },
+        message,
+    ];
+    Ok(frames.iter().map(Frame::encode_to_vec).collect())
+}
