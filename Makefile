@@ -6,7 +6,8 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 PARTS := packages fmt lint deny docs features unit stranger instructions
 
-.PHONY: test audit $(PARTS) stranger-sqlite stranger-postgres bench bench-public bench-against failover
+.PHONY: test audit $(PARTS) stranger-sqlite stranger-postgres stranger-piggyback bench bench-public \
+	bench-against failover
 
 # Ends with how long each part took, and with the tests that were tried again.
 test:
@@ -60,15 +61,22 @@ endif
 # alone first, since they must not need the server. Their profile is made that of the workspace, so that they
 # share what is built.
 STRANGERS := stranger-sqlite stranger-postgres
-stranger: $(STRANGERS)
-$(STRANGERS): export CARGO_PROFILE_DEV_DEBUG = line-tables-only
-$(STRANGERS): export CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG = false
+stranger: $(STRANGERS) stranger-piggyback
+$(STRANGERS) stranger-piggyback: export CARGO_PROFILE_DEV_DEBUG = line-tables-only
+$(STRANGERS) stranger-piggyback: export CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG = false
 $(STRANGERS): stranger-%:
 	cd conformance/examples/$* && cargo fmt --check
 	cd conformance/examples/$* && cargo clippy --lib -- -D warnings
 	cd conformance/examples/$* && cargo clippy --all-targets --features server -- -D warnings
 	cd conformance/examples/$* && cargo test --features server
 	cd conformance/examples/$* && cargo run --quiet --features server -- drivers | grep -A1 '^$*$$'
+
+# A service that carries the oracle in a log of its own.
+stranger-piggyback:
+	cd conformance/examples/piggyback && cargo fmt --check
+	cd conformance/examples/piggyback && cargo clippy --all-targets -- -D warnings
+	cd conformance/examples/piggyback && cargo test
+	cd conformance/examples/piggyback && cargo run --quiet --example embedded
 
 # Counts instructions under valgrind, and compares them with those on record; without valgrind, or on another
 # processor or compiler, it says that it does not.

@@ -38,10 +38,13 @@ const UNWRITTEN_BYTES: usize = 256 << 10;
 ///    [`Evidence::logged`] when an entry has come into its log;
 /// 2. calls [`apply`](Self::apply) for each entry that is decided, in order, and answers the caller who
 ///    waits for it, if that is this process, with what it returns;
-/// 3. notes how far it has applied the log with [`set_applied`](Self::set_applied), in its own terms;
+/// 3. notes how far it has applied the log with [`set_applied`](Self::set_applied), in its own terms, and
+///    writes what its own entries have changed with [`settle_with`](Self::settle_with), so that a crash
+///    leaves both as of one entry;
 /// 4. MUST keep an entry in its log, durably, until what it has changed is in the store: before it
 ///    shortens the log it calls [`settle`](Self::settle);
-/// 5. lets its snapshots hold [`snapshot`](Self::snapshot), and [`restore`](Self::restore)s from them;
+/// 5. lets its snapshots hold [`snapshot`](Self::snapshot), beside its own data as of the same entry, and
+///    [`restore`](Self::restore)s from them, its own data in the same write;
 /// 6. answers [`read`](Self::read)s and [`Evidence::seen`] from here.
 ///
 /// After an error, the replica MUST be given up: part of what it had worked out is lost.
@@ -197,10 +200,19 @@ impl Replica {
     /// # Errors
     /// Those of the store.
     pub fn settle(&mut self) -> Result<()> {
-        match self.take_unwritten() {
-            writes if writes.is_empty() => Ok(()),
-            writes => self.store.write_unsynced(writes),
-        }
+        self.settle_with([])
+    }
+
+    /// As [`settle`](Self::settle), together with `writes` to other tables: a crash undoes both, or
+    /// neither. For what a service that carries the oracle has worked out from entries of its own, up to
+    /// where [`applied`](Self::applied) is.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn settle_with(&mut self, writes: impl IntoIterator<Item = (Table, Effect)>) -> Result<()> {
+        let mut settled = self.take_unwritten();
+        settled.extend(writes);
+        if settled.is_empty() { Ok(()) } else { self.store.write_unsynced(settled) }
     }
 
     fn take_unwritten(&mut self) -> Vec<(Table, Effect)> {

@@ -235,6 +235,23 @@ fn what_is_not_written_is_undone_by_a_crash_together_with_how_far_it_was() {
 }
 
 #[test]
+fn writes_of_another_table_are_settled_with_what_they_go_along_with() {
+    const OWN: Table = Table::new("own");
+    let mut fixture = Fixture::new();
+    let version = fixture.advance(1, at(1));
+    fixture.replica().set_applied(b"1".to_vec());
+    let mut own = Effect::default();
+    own.put(*b"own", *b"1");
+    fixture.replica().settle_with([(OWN, own)]).unwrap();
+    fixture.reopen(at(2));
+    let replica = fixture.replica();
+    assert_eq!((replica.version(), replica.applied()), (version, Some(&b"1"[..])));
+    assert_eq!(replica.store().read(OWN, b"own").unwrap(), Some(b"1".to_vec()));
+    // Nothing is no write.
+    replica.settle_with([]).unwrap();
+}
+
+#[test]
 fn much_that_is_not_written_goes_along_with_the_next_write() {
     const LOG: Table = Table::new("log");
     let mut fixture = Fixture::new();
