@@ -24,12 +24,14 @@ fn claim(walk: &Walk, node: usize) -> Result<u64> {
 }
 
 /// Has the leader of two nodes resign, and waits until its claim is over. Returns its number and the claim.
+/// That claims were resigned before which it never had hides nothing.
 async fn resigned(walk: &mut Walk) -> Result<(usize, u64)> {
     walk.commit(&alike("before")).await?;
     walk.join().await?;
     walk.commit(&alike("with two")).await?;
     let leader = walk.leader().await?;
     let first = claim(walk, leader)?;
+    walk.nodes[leader].driver.resign(u64::MAX).await;
     let mut watching = walk.nodes[leader].driver.leadership();
     walk.nodes[leader].driver.resign(first).await;
     let is_over = watching.wait_for(|now| *now != Leadership::Leader { claim: first });

@@ -316,12 +316,15 @@ impl Walk {
         era.era += 1;
         let lost = self.lost.iter().rev().take(20).copied();
         let never: Vec<_> = lost.chain([unknown, later, era]).collect();
+        // A commit in doubt may have landed, and the driver may have observed that by itself.
+        let doubtful = self.doubtful.iter().map(|commit| commit.next.position());
+        let reached = doubtful.chain([self.model.version.position()]).max();
         for node in &self.nodes {
             let now = |when| when <= SystemClock.now().boot;
             for &version in &never {
                 let seen = node.driver.seen(&version);
                 // Of an older one, it may know no more than that it is over.
-                let is_over = version.position() < self.model.version.position();
+                let is_over = Some(version.position()) < reached;
                 ensure!(
                     seen.is_none() || is_over,
                     "{version:?} was never made, but seen: {seen:?}"
