@@ -1,6 +1,6 @@
 //! Every rule of the oracle, written once, as pure functions over typed records.
 //!
-//! [`plan`] reads through a [`View`] and returns a reply with the records to write. It sees no clock,
+//! `plan` reads through a `View` and returns a reply with the records to write. It sees no clock,
 //! no randomness and no configuration: what it depends on is in the state or travels in the command.
 //! The leader plans on a version of the state; what it has worked out is stored only if the state is
 //! still at that version.
