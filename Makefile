@@ -44,9 +44,6 @@ features:
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features file
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features etcd
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features openraft
-	cargo check --manifest-path conformance/Cargo.toml --no-default-features
-	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features suite
-	cargo check --manifest-path conformance/Cargo.toml --no-default-features --features processes
 	cargo check --manifest-path server/Cargo.toml
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file

@@ -144,7 +144,7 @@ impl Load {
     }
 }
 
-/// Of whoever waits for an answer.
+/// How long a caller waits for an answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Patience {
     Little,

@@ -14,9 +14,9 @@ use tsoracle_core::{
     SeqStore,
 };
 
-use crate::{Ability, Harness, Place};
+use crate::{Action, Config, Fixture, fixture::Shared};
 
-/// The state of a place that has not crashed.
+/// The directory of a state that has not crashed.
 const STATE: &str = "state";
 
 /// How long a driver may take to stop when its check is over.
@@ -26,7 +26,7 @@ type OpenStore = Arc<dyn Fn(&Path) -> Result<Box<dyn OpenedStore>> + Send + Sync
 type ConfigOf = Arc<dyn Fn(&Path) -> String + Send + Sync>;
 type Damage = Arc<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
 
-/// The harness of a driver that keeps its state in a directory, which one process owns.
+/// The fixture of a driver that keeps its state in a directory, which one process owns.
 ///
 /// Each check gets a directory of its own. A crash goes on with a copy of the directory, taken while
 /// the driver is open: just what `kill -9` leaves.
@@ -36,7 +36,7 @@ type Damage = Arc<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
 /// use tsoracle_conformance::{Local, run};
 ///
 /// fn main() -> ExitCode {
-///     run(Local::config(|directory| format!("file:{}", directory.display())))
+///     run(|| Local::config(|directory| format!("file:{}", directory.display())).fixture())
 /// }
 /// ```
 #[derive(Clone, Default)]
@@ -94,83 +94,80 @@ impl Local {
     }
 }
 
-#[async_trait]
-impl Harness for Local {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        let reason = match ability {
-            Ability::Reopen | Ability::Crash | Ability::Lock | Ability::Process => {
-                if !self.forgets {
-                    return None;
-                }
-                "the driver forgets everything when it stops"
-            }
-            Ability::Configure if self.config.is_some() => return None,
-            Ability::Store if self.store.is_some() => return None,
-            Ability::Damage if self.damage.is_some() => return None,
-            Ability::Configure => "this rig was given no config string",
-            Ability::Store => "this rig was not given the store below the driver",
-            Ability::Contend | Ability::CutOff => "one process owns the directory",
-            Ability::Cluster
-            | Ability::Pause
-            | Ability::Partition
-            | Ability::Wipe
-            | Ability::HangDisk
-            | Ability::Client
-            | Ability::Transfer
-            | Ability::Companion => "the driver has one node",
-            Ability::Damage => "this rig was not told how to damage the state",
-            Ability::FailStorage | Ability::LosePower => {
-                "a directory's disk cannot be told to fail"
-            }
-        };
-        Some(reason.into())
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        let directory = TempDir::new()?;
-        fs::create_dir(directory.path().join(STATE))?;
-        Ok(Box::new(Directory::new(self.clone(), directory.path().into(), Some(directory))))
-    }
-
-    async fn place_named(&self, name: &str) -> Result<Box<dyn Place>> {
-        Ok(Box::new(Directory::new(self.clone(), name.into(), None)))
-    }
-
-    fn registry(&self) -> Result<Registry> {
-        self.registry.clone().map_or_else(Registry::linked, Ok)
+impl Local {
+    /// A fixture in a directory of its own.
+    pub fn fixture(&self) -> Fixture {
+        let keeps = !self.forgets;
+        let directory = Shared::new(Directory {
+            local: self.clone(),
+            temporary: None,
+            state: PathBuf::new(),
+            generation: 0,
+            opened: vec![],
+            crashed: vec![],
+        });
+        Fixture {
+            reopens: keeps,
+            locks: keeps,
+            crash: keeps.then(|| directory.action(|directory, ()| Box::pin(directory.crash()))),
+            damage: self.damage.clone().map(|damage| {
+                directory.action(move |directory, ()| {
+                    let damaged = directory.state().and_then(|state| Ok(damage(&state)?));
+                    Box::pin(async { damaged })
+                })
+            }),
+            store: self.store.clone().map(|open| {
+                directory.action(move |directory, ()| {
+                    let opened = directory.state().and_then(|state| Ok(open(&state)?.into_store()));
+                    Box::pin(async { opened })
+                })
+            }),
+            config: self.config.clone().map(|config| -> Action<(), Config> {
+                directory.action(move |directory, ()| {
+                    let string = directory.state().map(|state| config(&state));
+                    Box::pin(async { Ok(Config { string: string?, service_endpoint: None }) })
+                })
+            }),
+            process: keeps && self.config.is_some(),
+            registry: self.registry.clone(),
+            ..Fixture::new(directory.action(|directory, ()| Box::pin(directory.open())))
+        }
     }
 }
 
 /// A directory with the state of a driver.
 struct Directory {
     local: Local,
-    /// Below the root: the first one, or the copy that the last crash left.
+    /// Made when it is first needed.
+    temporary: Option<TempDir>,
+    /// The first one, or the copy that the last crash left.
     state: PathBuf,
     generation: u32,
-    root: PathBuf,
     /// What crashed is neither stopped nor dropped before the check has ended.
     opened: Vec<Arc<dyn ConsensusDriver>>,
     crashed: Vec<Arc<dyn ConsensusDriver>>,
-    _temporary: Option<TempDir>,
 }
 
 impl Directory {
-    fn new(local: Local, root: PathBuf, temporary: Option<TempDir>) -> Self {
-        let state = root.join(STATE);
-        let (opened, crashed) = Default::default();
-        Self { local, state, generation: 0, root, opened, crashed, _temporary: temporary }
+    fn state(&mut self) -> Result<PathBuf> {
+        if self.temporary.is_none() {
+            let root = TempDir::new()?;
+            self.state = root.path().join(STATE);
+            fs::create_dir(&self.state)?;
+            self.temporary = Some(root);
+        }
+        Ok(self.state.clone())
     }
-}
 
-#[async_trait]
-impl Place for Directory {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
+        let state = self.state()?;
         let driver = match (&self.local.config, &self.local.store) {
             (Some(config), _) => {
-                let config = DriverConfig::parse(&config(&self.state))?;
-                self.local.registry()?.open(config, OpenContext::default()).await?
+                let config = DriverConfig::parse(&config(&state))?;
+                let registry = self.local.registry.clone().map_or_else(Registry::linked, Ok)?;
+                registry.open(config, OpenContext::default()).await?
             }
-            (None, Some(open)) => open(&self.state)?.wrap().await?,
+            (None, Some(open)) => open(&state)?.wrap().await?,
             (None, None) => {
                 return Err(Error::new(ErrorKind::Config, "there is no driver to open"));
             }
@@ -181,36 +178,11 @@ impl Place for Directory {
 
     async fn crash(&mut self) -> Result<()> {
         self.generation += 1;
-        let copy = self.root.join(format!("after-crash-{}", self.generation));
+        let copy = self.state()?.with_file_name(format!("after-crash-{}", self.generation));
         copy_directory(&self.state, &copy)?;
         self.state = copy;
         self.crashed.append(&mut self.opened);
         Ok(())
-    }
-
-    async fn damage(&mut self) -> Result<()> {
-        match &self.local.damage {
-            Some(damage) => Ok(damage(&self.state)?),
-            None => Err(Error::new(ErrorKind::Config, "how to damage the state is not known")),
-        }
-    }
-
-    fn store(&mut self) -> Result<Box<dyn SeqStore>> {
-        match &self.local.store {
-            Some(open) => Ok(open(&self.state)?.into_store()),
-            None => Err(Error::new(ErrorKind::Config, "there is no store to open")),
-        }
-    }
-
-    fn config(&self) -> Result<String> {
-        match &self.local.config {
-            Some(config) => Ok(config(&self.state)),
-            None => Err(Error::new(ErrorKind::Config, "there is no config string")),
-        }
-    }
-
-    fn name(&self) -> Result<String> {
-        Ok(self.root.display().to_string())
     }
 }
 

@@ -1,10 +1,12 @@
-use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
-use anyhow::{Context, anyhow};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use anyhow::anyhow;
+use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Ability, Harness, checks, model, rig::Rig, worker};
+use crate::{Cluster, Fixture, checks, fixture::Need, model, worker};
 
 /// How long one check may take. It is there for what hangs; most take milliseconds.
 const BOUND: Duration = Duration::from_secs(60);
@@ -14,28 +16,47 @@ const BOUND_OF_CLUSTERS: Duration = Duration::from_secs(280);
 
 type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
-/// One sentence of the contract, and how to find out whether a driver keeps it.
-#[derive(Clone, Copy)]
-pub struct Check {
+/// Makes a fixture, whose state no other one shares.
+pub(crate) type Make<F> = Arc<dyn Fn() -> F + Send + Sync>;
+
+/// One sentence of the contract, and how to find out whether a driver keeps it: over a [`Fixture`], or
+/// over a [`Cluster`].
+#[derive(Debug)]
+pub struct Check<F: 'static> {
     area: &'static str,
     sentence: &'static str,
-    needs: &'static [Ability],
-    run: fn(Rig) -> Running,
+    needs: &'static [Need<F>],
+    run: fn(Make<F>) -> Running,
 }
 
-impl Check {
+impl Check<Fixture> {
+    /// Every check of a driver.
+    pub fn all() -> Vec<Self> {
+        checks::of_drivers()
+    }
+
+    fn bound(&self) -> Duration {
+        // As many steps as were asked for take as long as they do.
+        let is_long = model::steps().is_some() && self.sentence.starts_with("random_");
+        if is_long { BOUND_OF_CLUSTERS * 10 } else { BOUND }
+    }
+}
+
+impl Check<Cluster> {
+    /// Every check of a cluster.
+    pub fn all() -> Vec<Self> {
+        checks::of_clusters()
+    }
+}
+
+impl<F: 'static> Check<F> {
     pub(crate) const fn new(
         area: &'static str,
         sentence: &'static str,
-        needs: &'static [Ability],
-        run: fn(Rig) -> Running,
+        needs: &'static [Need<F>],
+        run: fn(Make<F>) -> Running,
     ) -> Self {
         Self { area, sentence, needs, run }
-    }
-
-    /// Every check there is.
-    pub fn all() -> Vec<Self> {
-        checks::all()
     }
 
     /// `area::sentence`.
@@ -48,39 +69,22 @@ impl Check {
         self.sentence.replace('_', " ")
     }
 
-    /// What the rig must be able to do.
-    pub fn needs(&self) -> &'static [Ability] {
-        self.needs
-    }
-
-    fn bound(&self) -> Duration {
-        // As many steps as were asked for take as long as they do.
-        if model::steps().is_some() && self.sentence.starts_with("random_") {
-            return BOUND_OF_CLUSTERS * 10;
-        }
-        if self.needs.contains(&Ability::Cluster) { BOUND_OF_CLUSTERS } else { BOUND }
-    }
-
-    #[cfg(feature = "processes")]
-    pub(crate) fn area(&self) -> &'static str {
-        self.area
-    }
-
-    /// Why this check cannot be done, if it cannot.
-    pub fn skipped(&self, harness: &dyn Harness) -> Option<String> {
-        self.needs.iter().find_map(|&ability| {
-            harness.lacks(ability).map(|reason| format!("cannot {ability}: {reason}"))
-        })
+    /// The field of the fixture for want of which this check cannot be done, if there is one.
+    pub fn lacks(&self, fixture: &F) -> Option<&'static str> {
+        self.needs.iter().find(|need| !(need.is_met)(fixture)).map(|need| need.name)
     }
 
     /// Finds out, in `bound` at most.
     ///
     /// # Errors
     /// What the driver did that breaks the sentence, or what kept it from being checked.
-    pub async fn run(&self, harness: Arc<dyn Harness>, bound: Duration) -> anyhow::Result<()> {
-        let rig = Rig::new(harness).await.context("no place for the check")?;
+    pub async fn run(
+        &self,
+        make: Arc<dyn Fn() -> F + Send + Sync>,
+        bound: Duration,
+    ) -> anyhow::Result<()> {
         // In a task of its own, so that a panic is a failure like any other.
-        let running = tokio::spawn((self.run)(rig));
+        let running = tokio::spawn((self.run)(make));
         let abort = running.abort_handle();
         match tokio::time::timeout(bound, running).await {
             Ok(Ok(outcome)) => outcome,
@@ -91,40 +95,100 @@ impl Check {
             }
         }
     }
-}
 
-/// Runs the suite as the whole of a test program, with the arguments of `cargo test`.
-///
-/// In the crate's `Cargo.toml` the test is given `harness = false`.
-pub fn run(harness: impl Harness) -> ExitCode {
-    let harness: Arc<dyn Harness> = Arc::new(harness);
-    if let Some(role) = worker::Role::of_this_process() {
-        return role.run(&*harness);
+    fn trial(self, name: String, make: Make<F>, bound: Duration) -> Trial {
+        Trial::test(name, move || {
+            let outcome = runtime()?.block_on(self.run(make, bound));
+            outcome.map_err(|error| {
+                Failed::from(format!("the contract says: {}\nbut: {error:?}", self.sentence()))
+            })
+        })
     }
-    let trials = Check::all().into_iter();
-    let trials = trials.map(|check| trial(check.name(), check, harness.clone())).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-pub(crate) fn trial(name: String, check: Check, harness: Arc<dyn Harness>) -> Trial {
-    let skipped = check.skipped(&*harness);
-    // Nextest takes for passed what says only at run time that it is ignored.
-    let ignored = skipped.is_some() && std::env::var_os("NEXTEST").is_some();
-    let run = move || match skipped {
-        Some(reason) => Ok(Completion::ignored_with(reason)),
-        None => {
-            let outcome = runtime()?.block_on(check.run(harness, check.bound()));
-            match outcome {
-                Ok(()) => Ok(Completion::Completed),
-                Err(error) => Err(failed(&check, &error)),
+impl<F: 'static> Clone for Check<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: 'static> Copy for Check<F> {}
+
+/// Tests, and those that cannot be done, by what there is not.
+#[derive(Default)]
+struct Plan {
+    trials: Vec<Trial>,
+    skipped: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Plan {
+    fn add<F: 'static>(
+        &mut self,
+        prefix: &str,
+        make: &Make<F>,
+        checks: impl IntoIterator<Item = (Check<F>, Duration)>,
+    ) {
+        let fixture = make();
+        for (check, bound) in checks {
+            let name = format!("{prefix}{}", check.name());
+            match check.lacks(&fixture) {
+                Some(field) => self.skipped.entry(field).or_default().push(name),
+                None => self.trials.push(check.trial(name, make.clone(), bound)),
             }
         }
-    };
-    Trial::ignorable_test(name, run).with_ignored_flag(ignored)
+    }
+
+    fn add_clusters(&mut self, prefix: &str, make: &Make<Cluster>) {
+        let checks = Check::<Cluster>::all().into_iter();
+        self.add(prefix, make, checks.map(|check| (check, BOUND_OF_CLUSTERS)));
+    }
+
+    /// Runs the tests, and names at the end what was skipped.
+    fn run(self, arguments: &Arguments) -> ExitCode {
+        let conclusion = libtest_mimic::run(arguments, self.trials);
+        if !self.skipped.is_empty() && !arguments.list && !arguments.exact {
+            let by_field = self.skipped.iter();
+            let by_field = by_field.map(|(field, names)| format!("{field}: {}", names.join(", ")));
+            println!("skipped, for want of {}\n", by_field.collect::<Vec<_>>().join("; of "));
+        }
+        conclusion.exit_code()
+    }
 }
 
-fn failed(check: &Check, error: &anyhow::Error) -> Failed {
-    format!("the contract says: {}\nbut: {error:?}", check.sentence()).into()
+/// Runs the checks of a driver as the whole of a test program, with the arguments of `cargo test`.
+/// Each check has a fixture of its own, which opens nothing before it is asked to.
+///
+/// In the crate's `Cargo.toml` the test is given `harness = false`.
+pub fn run(make: impl Fn() -> Fixture + Send + Sync + 'static) -> ExitCode {
+    if let Some(role) = worker::Role::of_this_process() {
+        return role.run(make().registry);
+    }
+    let make: Make<Fixture> = Arc::new(make);
+    let mut plan = Plan::default();
+    let checks = Check::<Fixture>::all().into_iter();
+    plan.add("", &make, checks.map(|check| (check, check.bound())));
+    plan.run(&Arguments::from_args())
+}
+
+/// Runs the checks of clusters over each driver that is named, at most `at_once` clusters at a time, as the
+/// whole of a test program. `prepare` is called before, unless the checks are only listed.
+///
+/// In the crate's `Cargo.toml` the test is given `harness = false`.
+pub fn run_clusters<M: Fn() -> Cluster + Send + Sync + 'static>(
+    drivers: impl IntoIterator<Item = (String, M)>,
+    at_once: usize,
+    prepare: impl FnOnce(),
+) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if !arguments.list {
+        prepare();
+    }
+    arguments.test_threads.get_or_insert(at_once);
+    let mut plan = Plan::default();
+    for (name, make) in drivers {
+        plan.add_clusters(&format!("{name}::"), &(Arc::new(make) as _));
+    }
+    plan.run(&arguments)
 }
 
 pub(crate) fn runtime() -> std::io::Result<Runtime> {

@@ -12,24 +12,22 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
-use tsoracle_core::{Oracle, OracleOptions, RequestId, SeqKey, SeqRequest, Session};
-
-use crate::{
-    Harness, Place,
-    commanded::Commanded,
-    rig::{Leader, serves},
-    suite::runtime,
+use tsoracle_core::{
+    DriverConfig, OpenContext, Oracle, OracleOptions, Registry, RequestId, SeqKey, SeqRequest,
+    Session,
 };
 
+use crate::{Config, oracles::serves, suite::runtime};
+
 const ROLE: &str = "TSORACLE_CONFORMANCE_ROLE";
-const PLACE: &str = "TSORACLE_CONFORMANCE_PLACE";
+const CONFIG: &str = "TSORACLE_CONFORMANCE_CONFIG";
+const SERVICE: &str = "TSORACLE_CONFORMANCE_SERVICE";
 
 /// What ends every line, since the last one may be there in part.
 const END: &str = " .";
 
-/// The sequences that a worker under load asks for: with ids, and without.
-pub(crate) const WITH_ID: &str = "with id";
-pub(crate) const WITHOUT_ID: &str = "without id";
+/// The sequence that a worker under load takes blocks of.
+pub(crate) const KEY: &str = "orders";
 
 /// How many callers ask at once, in each of the ways there are.
 const CALLERS: u64 = 4;
@@ -43,11 +41,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts a process that does `role` over the place.
-    pub(crate) fn start(place: &dyn Place, role: &str) -> Result<Self> {
+    /// Starts a process that opens the config string, and does `role`.
+    pub(crate) fn start(config: Config, role: &str) -> Result<Self> {
         let mut child = Command::new(env::current_exe()?)
             .env(ROLE, role)
-            .env(PLACE, place.name()?)
+            .env(CONFIG, config.string)
+            .env(SERVICE, config.service_endpoint.unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -89,18 +88,20 @@ impl Worker {
 /// What this process is to do, if it was started by a check.
 pub(crate) struct Role {
     role: String,
-    place: String,
+    config: String,
+    service_endpoint: Option<String>,
 }
 
 impl Role {
     pub(crate) fn of_this_process() -> Option<Self> {
-        Some(Self { role: env::var(ROLE).ok()?, place: env::var(PLACE).ok()? })
+        let service_endpoint = env::var(SERVICE).ok().filter(|endpoint| !endpoint.is_empty());
+        Some(Self { role: env::var(ROLE).ok()?, config: env::var(CONFIG).ok()?, service_endpoint })
     }
 
-    /// Does it until killed, or until whoever started this process has ended.
-    pub(crate) fn run(&self, harness: &dyn Harness) -> ExitCode {
+    /// Does it until killed, or until the process that started this one has ended.
+    pub(crate) fn run(self, registry: Option<Registry>) -> ExitCode {
         let outcome = runtime().context("no runtime").and_then(|runtime| {
-            let doing = self.perform(harness);
+            let doing = self.perform(registry);
             runtime.block_on(async {
                 tokio::select! {
                     outcome = doing => outcome,
@@ -115,31 +116,27 @@ impl Role {
         ExitCode::SUCCESS
     }
 
-    async fn perform(&self, harness: &dyn Harness) -> Result<()> {
-        let mut place = harness.place_named(&self.place).await?;
-        let driver = place.open().await?;
+    async fn perform(self, registry: Option<Registry>) -> Result<()> {
+        let registry = registry.map_or_else(Registry::linked, Ok)?;
+        let context = OpenContext { service_endpoint: self.service_endpoint };
+        let driver = registry.open(DriverConfig::parse(&self.config)?, context).await?;
+        let oracle = Oracle::start(driver, OracleOptions::default())?;
+        serves(&oracle).await?;
+        // Before the load, since what is written earlier is passed over.
+        say("up");
         match self.role.as_str() {
-            "hold" => Leader::of(Commanded::over(driver)).await?.reign().await.map(drop)?,
-            "load" => {
-                let oracle = Oracle::start(driver, OracleOptions::default())?;
-                serves(&oracle).await?;
-                // Before the load, since what is said earlier is passed over.
-                say("up");
-                load(&Arc::new(oracle));
-                return future::pending().await;
-            }
+            "hold" => {}
+            "load" => load(&Arc::new(oracle)),
             other => bail!("there is no role {other:?}"),
         }
-        say("up");
         future::pending().await
     }
 }
 
-/// Many callers at once, each saying what it asks before it asks, and what it got.
+/// Many callers at once, each of which writes what it requests before it does, and what it got.
 fn load(oracle: &Arc<Oracle>) {
     for caller in 0..CALLERS {
         tokio::spawn(with_ids(oracle.clone(), format!("caller-{caller}-{}", std::process::id())));
-        tokio::spawn(without_ids(oracle.clone()));
         tokio::spawn(timestamps(oracle.clone()));
     }
 }
@@ -153,21 +150,12 @@ async fn with_ids(oracle: Arc<Oracle>, session: String) -> Result<()> {
     Ok(())
 }
 
-async fn without_ids(oracle: Arc<Oracle>) -> Result<()> {
-    loop {
-        let request = SeqRequest::single(SeqKey::new(WITHOUT_ID)?, 3)?;
-        say("plain");
-        let grant = oracle.get_seq(request).await?;
-        say(&format!("had {}", grant.blocks[0].start));
-    }
-}
-
 async fn timestamps(oracle: Arc<Oracle>) -> Result<()> {
     loop {
         let granted = oracle.get_ts(10).await?;
         say(&format!("time {}", granted.range.last().as_u64()));
         // As many as sequence requests, not as many as possible.
-        oracle.read_seq(SeqKey::new(WITHOUT_ID)?).await?;
+        oracle.read_seq(SeqKey::new(KEY)?).await?;
     }
 }
 
@@ -176,10 +164,10 @@ pub(crate) fn asked(session: &str, number: u64) -> Result<SeqRequest> {
     let id = RequestId::new(Session::from_text(session), number, 1)?;
     let count = 1 + u32::try_from(number % 5)?;
     ensure!(number < 4_096, "the worker asked for more than a session keeps");
-    Ok(SeqRequest::new(vec![(SeqKey::new(WITH_ID)?, count)], Some(id))?)
+    Ok(SeqRequest::new(vec![(SeqKey::new(KEY)?, count)], Some(id))?)
 }
 
 fn say(line: &str) {
-    // Whoever listened may have gone; then this process ends as well.
+    // The process that reads it may have gone; then this one ends as well.
     let _ = writeln!(io::stdout(), "{line}{END}");
 }

@@ -1,7 +1,7 @@
 //! The suite over the memory driver.
 
+use tsoracle_conformance::{Local, run};
+
 fn main() -> std::process::ExitCode {
-    tsoracle_conformance::run(
-        tsoracle_conformance::Local::config(|_| "memory".into()).that_forgets(),
-    )
+    run(|| Local::config(|_| "memory".into()).that_forgets().fixture())
 }

@@ -11,6 +11,9 @@ mod migrate;
 mod options;
 mod oracle;
 mod random;
+// For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
+// public interface.
+#[doc(hidden)]
 pub mod state;
 mod storage;
 mod varint;

@@ -1,5 +1,24 @@
 //! Several nodes, on real clocks, while callers ask all of them.
 
+/// Declares checks of clusters: what is done to one of so many nodes that is under load, and what that
+/// needs besides.
+macro_rules! cluster_checks {
+    ($nodes:expr; $($sentence:ident $([$($need:ident),+])?),+ $(,)?) => {
+        pub(in crate::checks) const CHECKS: &[$crate::Check<$crate::Cluster>] = &[
+            $($crate::Check::new(
+                "cluster",
+                stringify!($sentence),
+                $crate::fixture::needs!($crate::Cluster: $($($need),+)?),
+                |make| {
+                    let body: $crate::checks::cluster::loaded::Body =
+                        |loaded| Box::pin($sentence(loaded));
+                    Box::pin($crate::checks::cluster::loaded::under_load($nodes, make, body))
+                },
+            )),+
+        ];
+    };
+}
+
 pub(super) mod disks;
 pub(super) mod five;
 mod loaded;
@@ -9,33 +28,34 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::{Result, bail, ensure};
 use tsoracle_core::{RequestId, SeqKey, SeqRequest, Session};
 
-use loaded::{Loaded, NODES, ask, under_load};
+use self::loaded::{Loaded, NODES, ask};
+use crate::fixture::the;
 
-checks!("cluster", under_load:
-    a_cluster_serves_after_its_start [Cluster],
-    one_node_serves_at_a_time [Cluster],
-    another_node_serves_after_the_leader_was_killed [Cluster],
-    a_second_failover_ends_as_the_first_did [Cluster],
-    a_stopped_follower_is_not_missed [Cluster],
-    a_node_far_behind_catches_up_before_it_is_counted_on [Cluster],
-    a_wiped_follower_does_no_harm [Cluster, Wipe],
-    a_wiped_node_makes_no_majority_forget [Cluster, Wipe],
-    everything_is_there_after_all_were_killed [Cluster],
-    order_holds_through_a_rolling_restart [Cluster],
-    no_call_of_a_client_fails_through_a_rolling_restart [Cluster, Client],
-    no_call_of_a_client_fails_while_the_lead_is_handed_over [Cluster, Client, Transfer],
-    a_leader_paused_past_its_lease_refuses_when_resumed [Cluster, Pause],
-    a_leader_that_comes_back_grants_above_all_before [Cluster, Pause],
-    a_cluster_that_stood_still_serves_again [Cluster, Pause],
-    a_leader_cut_off_from_the_others_stops_granting [Cluster, Partition],
-    a_second_leader_cut_off_is_replaced_as_the_first_was [Cluster, Partition],
-    a_follower_cut_off_from_the_others_is_not_missed [Cluster, Partition],
-    a_follower_cut_off_from_the_leader_alone_does_no_harm [Cluster, Partition],
-    no_call_of_a_client_fails_while_companions_die_in_turn [Cluster, Client, Companion],
+cluster_checks!(NODES;
+    a_cluster_serves_after_its_start,
+    one_node_serves_at_a_time,
+    another_node_serves_after_the_leader_was_killed,
+    a_second_failover_ends_as_the_first_did,
+    a_stopped_follower_is_not_missed,
+    a_node_far_behind_catches_up_before_it_is_counted_on,
+    a_wiped_follower_does_no_harm [wipe],
+    a_wiped_node_makes_no_majority_forget [wipe],
+    everything_is_there_after_all_were_killed,
+    order_holds_through_a_rolling_restart,
+    no_call_of_a_client_fails_through_a_rolling_restart [client],
+    no_call_of_a_client_fails_while_leadership_is_transferred [client, transfer],
+    a_leader_paused_past_its_lease_refuses_when_resumed [pause],
+    a_leader_that_comes_back_grants_above_all_before [pause],
+    a_cluster_that_stood_still_serves_again [pause],
+    a_leader_cut_off_from_the_others_stops_granting [partition],
+    a_second_leader_cut_off_is_replaced_as_the_first_was [partition],
+    a_follower_cut_off_from_the_others_is_not_missed [partition],
+    a_follower_cut_off_from_the_leader_alone_does_no_harm [partition],
+    no_call_of_a_client_fails_while_backing_services_die_in_turn [client, backing_services],
 );
 
-/// How many commits a node misses that is far behind: more than drivers keep, if their rigs have
-/// them keep few.
+/// How many commits a node misses that is far behind: more than drivers keep, if their fixtures
+/// have them keep few.
 const MISSED: usize = 400;
 
 /// How long nodes that ought not to serve are given to do so all the same.
@@ -59,7 +79,7 @@ async fn one_node_serves_at_a_time(loaded: &mut Loaded) -> Result<()> {
 
 async fn another_node_serves_after_the_leader_was_killed(loaded: &mut Loaded) -> Result<()> {
     let (old, before) = loaded.leader().await?;
-    loaded.cluster.kill(old).await?;
+    loaded.cluster.kill.run(old).await?;
     let (new, after) = loaded.leader().await?;
     ensure!(new != old, "the node that was killed serves");
     ensure!(after.epoch > before.epoch, "epoch {} came after {}", after.epoch, before.epoch);
@@ -69,10 +89,10 @@ async fn another_node_serves_after_the_leader_was_killed(loaded: &mut Loaded) ->
 async fn a_second_failover_ends_as_the_first_did(loaded: &mut Loaded) -> Result<()> {
     for _ in 0..4 {
         let (old, _) = loaded.leader().await?;
-        loaded.cluster.kill(old).await?;
+        loaded.cluster.kill.run(old).await?;
         loaded.leader_besides(Some(old)).await?;
         loaded.serve().await?;
-        loaded.cluster.start(old).await?;
+        loaded.cluster.start.run(old).await?;
         loaded.serve().await?;
     }
     Ok(())
@@ -81,26 +101,26 @@ async fn a_second_failover_ends_as_the_first_did(loaded: &mut Loaded) -> Result<
 async fn a_stopped_follower_is_not_missed(loaded: &mut Loaded) -> Result<()> {
     let (leader, _) = loaded.leader().await?;
     let follower = (leader + 1) % NODES;
-    loaded.cluster.stop(follower).await?;
+    loaded.cluster.stop.run(follower).await?;
     loaded.serve().await?;
-    loaded.cluster.start(follower).await?;
+    loaded.cluster.start.run(follower).await?;
     loaded.serve().await
 }
 
 async fn a_node_far_behind_catches_up_before_it_is_counted_on(loaded: &mut Loaded) -> Result<()> {
     let (leader, _) = loaded.leader().await?;
     let [behind, other] = [(leader + 1) % NODES, (leader + 2) % NODES];
-    loaded.cluster.kill(behind).await?;
+    loaded.cluster.kill.run(behind).await?;
     loaded.commit(MISSED).await?;
-    loaded.cluster.start(behind).await?;
+    loaded.cluster.start.run(behind).await?;
     // From here on nothing is done without it.
-    loaded.cluster.kill(other).await?;
+    loaded.cluster.kill.run(other).await?;
     loaded.serve().await?;
-    loaded.cluster.start(other).await?;
+    loaded.cluster.start.run(other).await?;
     loaded.serve().await?;
     let (leader, _) = loaded.leader().await?;
     let gone = if leader == behind { other } else { leader };
-    loaded.cluster.kill(gone).await?;
+    loaded.cluster.kill.run(gone).await?;
     loaded.leader_besides(Some(gone)).await?;
     loaded.serve().await
 }
@@ -108,14 +128,14 @@ async fn a_node_far_behind_catches_up_before_it_is_counted_on(loaded: &mut Loade
 async fn a_wiped_follower_does_no_harm(loaded: &mut Loaded) -> Result<()> {
     let (leader, _) = loaded.leader().await?;
     let wiped = (leader + 1) % NODES;
-    loaded.cluster.kill(wiped).await?;
+    loaded.cluster.kill.run(wiped).await?;
     loaded.serve().await?;
-    loaded.cluster.wipe(wiped).await?;
+    the(&loaded.cluster.wipe)?.run(wiped).await?;
     // A driver may refuse to start without what it had.
-    let started = loaded.cluster.start(wiped).await;
+    let started = loaded.cluster.start.run(wiped).await;
     loaded.serve().await?;
     if started.is_ok() {
-        loaded.cluster.kill(wiped).await?;
+        loaded.cluster.kill.run(wiped).await?;
     }
     loaded.serve().await
 }
@@ -125,19 +145,19 @@ async fn a_wiped_follower_does_no_harm(loaded: &mut Loaded) -> Result<()> {
 async fn a_wiped_node_makes_no_majority_forget(loaded: &mut Loaded) -> Result<()> {
     let (leader, _) = loaded.leader().await?;
     let [behind, wiped] = [(leader + 1) % NODES, (leader + 2) % NODES];
-    loaded.cluster.kill(behind).await?;
+    loaded.cluster.kill.run(behind).await?;
     loaded.serve().await?;
     let request = SeqRequest::single(SeqKey::new("acknowledged")?, 5)?;
     loaded.sequence(request.clone()).await?;
-    loaded.cluster.kill(wiped).await?;
-    loaded.cluster.kill(leader).await?;
-    loaded.cluster.wipe(wiped).await?;
-    loaded.cluster.start(behind).await?;
+    loaded.cluster.kill.run(wiped).await?;
+    loaded.cluster.kill.run(leader).await?;
+    the(&loaded.cluster.wipe)?.run(wiped).await?;
+    loaded.cluster.start.run(behind).await?;
     // A driver may refuse to start without what it had. One that keeps nothing on its nodes serves
     // here, and rightly so.
-    drop(loaded.cluster.start(wiped).await);
+    drop(loaded.cluster.start.run(wiped).await);
     loaded.serves(TEMPTATION).await;
-    loaded.cluster.start(leader).await?;
+    loaded.cluster.start.run(leader).await?;
     let next = loaded.sequence(request).await?;
     ensure!(next[0].start == 5, "after 0 to 4 were acknowledged, {next:?} was");
     Ok(())
@@ -149,10 +169,10 @@ async fn everything_is_there_after_all_were_killed(loaded: &mut Loaded) -> Resul
     let request = SeqRequest::new(vec![(SeqKey::new("orders")?, 5)], Some(id))?;
     let block = loaded.sequence(request.clone()).await?;
     for node in 0..NODES {
-        loaded.cluster.kill(node).await?;
+        loaded.cluster.kill.run(node).await?;
     }
     for node in 0..NODES {
-        loaded.cluster.start(node).await?;
+        loaded.cluster.start.run(node).await?;
     }
     loaded.serve().await?;
     let (_, after) = loaded.leader().await?;
@@ -164,9 +184,9 @@ async fn everything_is_there_after_all_were_killed(loaded: &mut Loaded) -> Resul
 
 async fn order_holds_through_a_rolling_restart(loaded: &mut Loaded) -> Result<()> {
     for node in 0..NODES {
-        loaded.cluster.stop(node).await?;
+        loaded.cluster.stop.run(node).await?;
         loaded.serve().await?;
-        loaded.cluster.start(node).await?;
+        loaded.cluster.start.run(node).await?;
         loaded.serve().await?;
     }
     Ok(())
@@ -177,8 +197,8 @@ async fn order_holds_through_a_rolling_restart(loaded: &mut Loaded) -> Result<()
 async fn no_call_of_a_client_fails_through_a_rolling_restart(loaded: &mut Loaded) -> Result<()> {
     for _ in 0..2 {
         for node in 0..NODES {
-            loaded.cluster.stop(node).await?;
-            loaded.cluster.start(node).await?;
+            loaded.cluster.stop.run(node).await?;
+            loaded.cluster.start.run(node).await?;
             loaded.serve().await?;
         }
     }
@@ -186,7 +206,7 @@ async fn no_call_of_a_client_fails_through_a_rolling_restart(loaded: &mut Loaded
 }
 
 /// That none of the client's calls failed is looked at when the load ends.
-async fn no_call_of_a_client_fails_while_the_lead_is_handed_over(
+async fn no_call_of_a_client_fails_while_leadership_is_transferred(
     loaded: &mut Loaded,
 ) -> Result<()> {
     for _ in 0..5 {
@@ -201,12 +221,12 @@ async fn no_call_of_a_client_fails_while_the_lead_is_handed_over(
 
 async fn a_leader_paused_past_its_lease_refuses_when_resumed(loaded: &mut Loaded) -> Result<()> {
     let (old, _) = loaded.leader().await?;
-    loaded.cluster.pause(old).await?;
+    the(&loaded.cluster.pause)?.begin.run(old).await?;
     let (_, new) = loaded.leader_besides(Some(old)).await?;
     // One question waits for it, and another one comes at once.
     let node = loaded.node(old);
     let waiting = tokio::spawn(async move { node.get_ts(1).await.ok() });
-    loaded.cluster.resume(old).await?;
+    the(&loaded.cluster.pause)?.end.run(old).await?;
     let at_once = ask(&loaded.node(old)).await;
     for granted in [at_once, waiting.await?].into_iter().flatten() {
         // It may have been elected again, of course.
@@ -224,10 +244,10 @@ async fn a_leader_that_comes_back_grants_above_all_before(loaded: &mut Loaded) -
         if !led.insert(old) {
             return loaded.serve().await;
         }
-        loaded.cluster.pause(old).await?;
+        the(&loaded.cluster.pause)?.begin.run(old).await?;
         let (_, after) = loaded.leader_besides(Some(old)).await?;
         ensure!(after.range.first() > before.range.last(), "{after:?} came after {before:?}");
-        loaded.cluster.resume(old).await?;
+        the(&loaded.cluster.pause)?.end.run(old).await?;
         loaded.serve().await?;
     }
     bail!("{led:?} led, and none of them again")
@@ -235,35 +255,35 @@ async fn a_leader_that_comes_back_grants_above_all_before(loaded: &mut Loaded) -
 
 async fn a_cluster_that_stood_still_serves_again(loaded: &mut Loaded) -> Result<()> {
     for node in 0..NODES {
-        loaded.cluster.pause(node).await?;
+        the(&loaded.cluster.pause)?.begin.run(node).await?;
     }
     // Past every lease and every election.
-    let lease = loaded.cluster.lease();
+    let lease = loaded.cluster.lease;
     loaded.pass(lease * 3).await;
     for node in 0..NODES {
-        loaded.cluster.resume(node).await?;
+        the(&loaded.cluster.pause)?.end.run(node).await?;
     }
     loaded.serve().await
 }
 
 async fn a_leader_cut_off_from_the_others_stops_granting(loaded: &mut Loaded) -> Result<()> {
     let (old, _) = loaded.leader().await?;
-    loaded.cluster.cut_off(old).await?;
+    the(&loaded.cluster.partition)?.node.begin.run(old).await?;
     let (_, new) = loaded.leader_besides(Some(old)).await?;
     let granted = ask(&loaded.node(old)).await;
     ensure!(granted.is_none(), "{new:?}, and then the one that is cut off: {granted:?}");
     loaded.serve().await?;
-    loaded.cluster.heal(old).await?;
+    the(&loaded.cluster.partition)?.node.end.run(old).await?;
     loaded.serve().await
 }
 
 async fn a_second_leader_cut_off_is_replaced_as_the_first_was(loaded: &mut Loaded) -> Result<()> {
     for _ in 0..3 {
         let (old, _) = loaded.leader().await?;
-        loaded.cluster.cut_off(old).await?;
+        the(&loaded.cluster.partition)?.node.begin.run(old).await?;
         loaded.leader_besides(Some(old)).await?;
         loaded.serve().await?;
-        loaded.cluster.heal(old).await?;
+        the(&loaded.cluster.partition)?.node.end.run(old).await?;
         loaded.serve().await?;
     }
     Ok(())
@@ -272,32 +292,32 @@ async fn a_second_leader_cut_off_is_replaced_as_the_first_was(loaded: &mut Loade
 async fn a_follower_cut_off_from_the_others_is_not_missed(loaded: &mut Loaded) -> Result<()> {
     let (leader, _) = loaded.leader().await?;
     let follower = (leader + 1) % NODES;
-    loaded.cluster.cut_off(follower).await?;
+    the(&loaded.cluster.partition)?.node.begin.run(follower).await?;
     loaded.commit(MISSED / 4).await?;
     let granted = ask(&loaded.node(follower)).await;
     ensure!(granted.is_none(), "a node that is cut off granted {granted:?}");
-    loaded.cluster.heal(follower).await?;
+    the(&loaded.cluster.partition)?.node.end.run(follower).await?;
     loaded.serve().await?;
     // It is in touch again: nothing is done without it.
     let (leader, _) = loaded.leader().await?;
     let gone = if leader == follower { (follower + 1) % NODES } else { leader };
-    loaded.cluster.kill(gone).await?;
+    loaded.cluster.kill.run(gone).await?;
     loaded.leader_besides(Some(gone)).await?;
     loaded.serve().await
 }
 
-/// Of three links one is cut. The follower hears of nobody who leads, but of somebody who does.
+/// Of three links one is cut. The follower hears from no leader, but from a node that does.
 async fn a_follower_cut_off_from_the_leader_alone_does_no_harm(loaded: &mut Loaded) -> Result<()> {
     for _ in 0..2 {
         let (leader, _) = loaded.leader().await?;
         let follower = (leader + 1) % NODES;
-        loaded.cluster.cut_link(leader, follower).await?;
+        the(&loaded.cluster.partition)?.link.begin.run((leader, follower)).await?;
         // Elections come and go meanwhile.
         for _ in 0..3 {
-            loaded.pass(loaded.cluster.lease()).await;
+            loaded.pass(loaded.cluster.lease).await;
             loaded.serve().await?;
         }
-        loaded.cluster.heal_link(leader, follower).await?;
+        the(&loaded.cluster.partition)?.link.end.run((leader, follower)).await?;
         loaded.serve().await?;
     }
     Ok(())
@@ -305,12 +325,14 @@ async fn a_follower_cut_off_from_the_leader_alone_does_no_harm(loaded: &mut Load
 
 /// One at a time, and with that also whichever leads the others. That none of the client's calls
 /// failed is looked at when the load ends.
-async fn no_call_of_a_client_fails_while_companions_die_in_turn(loaded: &mut Loaded) -> Result<()> {
-    for companion in 0..loaded.cluster.companions() {
-        loaded.cluster.kill_companion(companion).await?;
+async fn no_call_of_a_client_fails_while_backing_services_die_in_turn(
+    loaded: &mut Loaded,
+) -> Result<()> {
+    for service in 0..the(&loaded.cluster.backing_services)?.count {
+        the(&loaded.cluster.backing_services)?.kill.begin.run(service).await?;
         loaded.commit(MISSED / 4).await?;
         loaded.serve().await?;
-        loaded.cluster.start_companion(companion).await?;
+        the(&loaded.cluster.backing_services)?.kill.end.run(service).await?;
         loaded.commit(MISSED / 4).await?;
         loaded.serve().await?;
     }

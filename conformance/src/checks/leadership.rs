@@ -1,24 +1,25 @@
-//! Who should try to lead, and how one learns of it.
+//! `leadership`: who should try to lead. And storage errors, which end it.
 
 use anyhow::{Context, Result, ensure};
 use tokio::{sync::watch, time::timeout};
-use tsoracle_core::{Effect, Leadership, Reads};
+use tsoracle_core::{Effect, Error, ErrorKind, Leadership, Reads};
 
+use super::MakeFixture;
 use crate::{
-    model::Walk,
-    rig::{PATIENCE, Rig},
+    fixture::the,
+    model::{PATIENCE, Walk},
 };
 
 checks!("leadership":
     the_current_value_is_there_at_once,
-    a_driver_that_opens_comes_to_lead [Reopen],
-    a_stopped_driver_does_not_lead,
-    a_storage_error_ends_leadership [FailStorage],
-    a_storage_error_is_final [FailStorage],
-    of_two_contenders_one_leads [Contend],
-    a_contender_takes_over_when_the_leader_stops [Contend],
-    a_contender_takes_over_when_the_leader_is_cut_off [Contend, CutOff],
-    a_node_that_is_to_try_again_has_a_new_claim [Contend, CutOff],
+    a_node_that_opens_comes_to_lead [reopens],
+    a_node_that_has_stopped_does_not_lead,
+    a_storage_error_closes_the_channel_of_leadership [fail_storage],
+    after_a_storage_error_every_call_fails_for_good [fail_storage],
+    of_two_nodes_one_leads [contends],
+    another_node_leads_when_the_leader_stops [contends],
+    another_node_leads_when_the_leader_is_cut_off [contends, cut_off],
+    a_node_that_is_to_try_again_has_a_new_claim [contends, cut_off],
 );
 
 fn orders() -> Effect {
@@ -27,12 +28,16 @@ fn orders() -> Effect {
     effect
 }
 
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt)
+}
+
 fn leads(now: &Leadership) -> bool {
     matches!(now, Leadership::Leader { .. })
 }
 
-async fn the_current_value_is_there_at_once(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 1).await?;
+async fn the_current_value_is_there_at_once(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 1).await?;
     let leader = walk.leader().await?;
     for _ in 0..3 {
         let now = walk.nodes[leader].driver.leadership().borrow().clone();
@@ -41,8 +46,8 @@ async fn the_current_value_is_there_at_once(rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn a_driver_that_opens_comes_to_lead(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 2).await?;
+async fn a_node_that_opens_comes_to_lead(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 2).await?;
     for _ in 0..5 {
         walk.commit(&orders()).await?;
         walk.reopen().await?;
@@ -51,8 +56,8 @@ async fn a_driver_that_opens_comes_to_lead(rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn a_stopped_driver_does_not_lead(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 3).await?;
+async fn a_node_that_has_stopped_does_not_lead(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 3).await?;
     let leader = walk.leader().await?;
     let driver = &walk.nodes[leader].driver;
     let mut watching = driver.leadership();
@@ -67,10 +72,10 @@ async fn ended(watching: &mut watch::Receiver<Leadership>) -> Result<()> {
     Ok(())
 }
 
-async fn a_storage_error_ends_leadership(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 4).await?;
+async fn a_storage_error_closes_the_channel_of_leadership(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 4).await?;
     let mut watching = walk.nodes[0].driver.leadership();
-    walk.rig.place.fail_storage().await?;
+    the(&walk.fixture.fail_storage)?.run(()).await?;
     let commit = walk.prepare(&orders());
     let outcome = walk.nodes[0].driver.commit(commit.base, commit.effect).await;
     ensure!(outcome.is_err(), "a commit that could not be stored was answered {outcome:?}");
@@ -78,30 +83,27 @@ async fn a_storage_error_ends_leadership(rig: Rig) -> Result<()> {
     timeout(PATIENCE, closed).await.context("the channel of leadership is not closed")
 }
 
-async fn a_storage_error_is_final(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 5).await?;
+async fn after_a_storage_error_every_call_fails_for_good(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 5).await?;
     walk.commit(&orders()).await?;
-    walk.rig.place.fail_storage().await?;
+    the(&walk.fixture.fail_storage)?.run(()).await?;
     let driver = walk.nodes[0].driver.clone();
     for attempt in 0..4 {
         let commit = walk.prepare(&orders());
         let outcome = driver.commit(commit.base, commit.effect).await;
         let text = format!("attempt {attempt} was answered {outcome:?}");
         let error = outcome.err().context(text)?;
-        ensure!(
-            attempt == 0 || !error.is_retryable(),
-            "attempt {attempt} may be tried again: {error:#}"
-        );
+        ensure!(attempt == 0 || is_final(&error), "attempt {attempt} ends with {error:#}");
         let answer = driver.read(&Reads::keys(["orders"])).await;
         let text = format!("a read after attempt {attempt} was answered {answer:?}");
         let error = answer.err().context(text)?;
-        ensure!(!error.is_retryable(), "a read may be tried again: {error:#}");
+        ensure!(is_final(&error), "a read ends with {error:#}");
     }
     Ok(())
 }
 
-async fn of_two_contenders_one_leads(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 6).await?;
+async fn of_two_nodes_one_leads(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 6).await?;
     walk.leader().await?;
     walk.join().await?;
     walk.commit(&orders()).await?;
@@ -111,8 +113,8 @@ async fn of_two_contenders_one_leads(rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn a_contender_takes_over_when_the_leader_stops(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 7).await?;
+async fn another_node_leads_when_the_leader_stops(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 7).await?;
     walk.commit(&orders()).await?;
     walk.join().await?;
     let first = walk.nodes.remove(0);
@@ -121,29 +123,26 @@ async fn a_contender_takes_over_when_the_leader_stops(rig: Rig) -> Result<()> {
     walk.compare().await
 }
 
-async fn a_contender_takes_over_when_the_leader_is_cut_off(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 8).await?;
+async fn another_node_leads_when_the_leader_is_cut_off(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 8).await?;
     walk.commit(&orders()).await?;
     walk.join().await?;
-    walk.rig.place.cut_off(0).await?;
-    walk.nodes[0].is_cut_off = true;
+    walk.cut_off(0).await?;
     walk.commit(&orders()).await?;
     walk.compare().await
 }
 
-async fn a_node_that_is_to_try_again_has_a_new_claim(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 9).await?;
+async fn a_node_that_is_to_try_again_has_a_new_claim(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 9).await?;
     walk.leader().await?;
     let mut watching = walk.nodes[0].driver.leadership();
     let Leadership::Leader { claim: first } = watching.borrow_and_update().clone() else {
         anyhow::bail!("the driver does not lead");
     };
     walk.join().await?;
-    walk.rig.place.cut_off(0).await?;
-    walk.nodes[0].is_cut_off = true;
+    walk.cut_off(0).await?;
     walk.commit(&orders()).await?;
-    walk.rig.place.heal(0).await?;
-    walk.nodes[0].is_cut_off = false;
+    walk.reconnect(0).await?;
     let second = walk.nodes.remove(1);
     second.driver.shutdown().await?;
     let is_new = |now: &Leadership| matches!(now, Leadership::Leader { claim } if *claim != first);

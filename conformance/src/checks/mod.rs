@@ -1,72 +1,59 @@
 //! The checks, by area. Each is one sentence of the contracts of `ConsensusDriver` and `SeqStore`.
 
-use crate::Check;
+use crate::{Check, Cluster, Fixture, suite::Make};
 
-/// Declares the checks of an area: functions of this module, each with the abilities it needs. They
-/// take a rig, or what `around` makes of one.
+/// Declares the checks of an area: functions of this module, each with what it needs of a fixture. They
+/// take what makes fixtures.
 macro_rules! checks {
-    ($area:literal: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
-        pub(in crate::checks) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
-            $area,
-            stringify!($sentence),
-            &[$($($crate::Ability::$ability),+)?],
-            |rig| Box::pin($sentence(rig)),
-        )),+];
-    };
-    ($area:literal, $around:ident: $($sentence:ident $([$($ability:ident),+])?),+ $(,)?) => {
-        pub(in crate::checks) const CHECKS: &[$crate::Check] = &[$($crate::Check::new(
-            $area,
-            stringify!($sentence),
-            &[$($($crate::Ability::$ability),+)?],
-            |rig| Box::pin($around(rig, |what| Box::pin($sentence(what)))),
-        )),+];
+    ($area:literal: $($sentence:ident $([$($need:ident),+])?),+ $(,)?) => {
+        pub(in crate::checks) const CHECKS: &[$crate::Check<$crate::Fixture>] = &[
+            $($crate::Check::new(
+                $area,
+                stringify!($sentence),
+                $crate::fixture::needs!($crate::Fixture: $($($need),+)?),
+                |make| Box::pin($sentence(make)),
+            )),+
+        ];
     };
 }
 
-mod cancellation;
+mod calls;
 mod cluster;
-mod concurrency;
+mod commit;
 mod config;
-mod contract;
-mod crashes;
+mod evidence;
 mod identity;
 mod leadership;
-mod listing;
+mod limits;
 mod model;
-mod moving;
-mod order;
-mod reigns;
-mod sequences;
-mod sessions;
+mod oracle;
+mod read;
+mod resign;
 mod shutdown;
-mod sizes;
-mod stamping;
 mod store;
 
-pub(crate) fn all() -> Vec<Check> {
-    let contract = contract::checks();
+/// What each check of a driver is given.
+type MakeFixture = Make<Fixture>;
+
+pub(crate) fn of_drivers() -> Vec<Check<Fixture>> {
     [
         config::CHECKS,
         identity::CHECKS,
         store::CHECKS,
-        contract.as_slice(),
-        model::CHECKS,
+        commit::CHECKS,
+        calls::CHECKS,
+        read::CHECKS,
+        evidence::CHECKS,
         leadership::CHECKS,
-        reigns::CHECKS,
-        sequences::CHECKS,
-        sessions::CHECKS,
-        listing::CHECKS,
-        stamping::CHECKS,
-        concurrency::CHECKS,
-        cancellation::CHECKS,
-        crashes::CHECKS,
-        order::CHECKS,
-        sizes::CHECKS,
-        moving::CHECKS,
+        resign::CHECKS,
+        limits::CHECKS,
         shutdown::CHECKS,
-        cluster::CHECKS,
-        cluster::five::CHECKS,
-        cluster::disks::CHECKS,
+        model::CHECKS,
+        oracle::CHECKS,
     ]
     .concat()
+}
+
+pub(crate) fn of_clusters() -> Vec<Check<Cluster>> {
+    [cluster::CHECKS, cluster::five::CHECKS, cluster::disks::CHECKS].concat()
 }

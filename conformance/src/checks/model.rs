@@ -4,23 +4,21 @@ mod steps;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tsoracle_core::{Clock, Effect, SystemClock, VERSION};
+use anyhow::{Context, Result};
+use tsoracle_core::{Clock, Effect, SystemClock};
 
 use self::steps::{STEPS, Step};
+use super::MakeFixture;
 use crate::{
-    Ability,
-    model::{self, LONGEST_KEY, Random, SEED, Walk},
-    rig::Rig,
+    Fixture,
+    model::{self, SEED, Walk},
 };
 
 checks!("model":
     random_commits_reads_and_restarts_agree_with_a_sorted_map,
-    thousands_of_entries_are_there_after_each_of_twenty_reopens [Reopen],
-    thousands_of_commits_are_all_there_after_a_crash [Crash],
-    the_largest_commits_are_taken_and_there_after_every_restart,
-    an_empty_value_is_a_value_after_a_reopen [Reopen],
-    what_was_deleted_stays_deleted_after_a_reopen [Reopen],
+    thousands_of_entries_are_there_after_each_of_twenty_reopens [reopens],
+    thousands_of_commits_are_all_there_after_a_crash [crash],
+    thousands_of_commits_are_all_there_after_a_power_loss [lose_power],
 );
 
 /// How many steps a walk takes, unless told otherwise.
@@ -29,25 +27,23 @@ const DEFAULT_STEPS: u64 = 250;
 /// How long a walk takes about, unless it was told how many steps to take.
 const BUDGET: Duration = Duration::from_secs(3);
 
-/// More would only take longer.
-const MOST_WRITES: usize = 20_000;
-const MOST_BYTES: usize = 4 << 20;
-
-async fn random_commits_reads_and_restarts_agree_with_a_sorted_map(rig: Rig) -> Result<()> {
-    let harness = rig.harness.clone();
-    drop(rig);
+async fn random_commits_reads_and_restarts_agree_with_a_sorted_map(
+    make: MakeFixture,
+) -> Result<()> {
     for seed in model::seeds()? {
         let mut step = String::from("at the start");
-        let walked = walk(Rig::new(harness.clone()).await?, seed, &mut step).await;
+        let walked = walk(make(), seed, &mut step).await;
         walked.with_context(|| format!("{step}; {SEED}={seed} repeats it"))?;
     }
     Ok(())
 }
 
-async fn walk(rig: Rig, seed: u64, at: &mut String) -> Result<()> {
-    let mut walk = Walk::open(rig, seed).await?;
+async fn walk(fixture: Fixture, seed: u64, at: &mut String) -> Result<()> {
+    let mut walk = Walk::open(fixture, seed).await?;
     let mut choices = Vec::new();
-    for step in STEPS.iter().filter(|step| step.needs.iter().all(|&ability| walk.can(ability))) {
+    for step in
+        STEPS.iter().filter(|step| step.needs.iter().all(|need| (need.is_met)(&walk.fixture)))
+    {
         choices.extend(vec![step; step.weight]);
     }
     let begun = SystemClock.now().boot;
@@ -69,8 +65,10 @@ fn numbered(number: usize) -> Vec<u8> {
     format!("a/{}", number.wrapping_mul(7_919) % 100_003).into_bytes()
 }
 
-async fn thousands_of_entries_are_there_after_each_of_twenty_reopens(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 1).await?;
+async fn thousands_of_entries_are_there_after_each_of_twenty_reopens(
+    make: MakeFixture,
+) -> Result<()> {
+    let mut walk = Walk::open(make(), 1).await?;
     let limits = walk.nodes[0].driver.limits();
     let at_once = limits.writes.min(limits.bytes / 64).saturating_sub(1).clamp(1, 200);
     let (begun, mut written) = (SystemClock.now().boot, 0);
@@ -93,8 +91,8 @@ async fn thousands_of_entries_are_there_after_each_of_twenty_reopens(rig: Rig) -
     Ok(())
 }
 
-async fn thousands_of_commits_are_all_there_after_a_crash(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 2).await?;
+/// Commits to a few hundred keys, so that most values are replaced.
+async fn commit_thousands(walk: &mut Walk) -> Result<()> {
     let begun = SystemClock.now().boot;
     for number in 0..2_000 {
         let mut effect = Effect::default();
@@ -106,106 +104,19 @@ async fn thousands_of_commits_are_all_there_after_a_crash(rig: Rig) -> Result<()
             break;
         }
     }
+    Ok(())
+}
+
+async fn thousands_of_commits_are_all_there_after_a_crash(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 2).await?;
+    commit_thousands(&mut walk).await?;
     walk.crash().await?;
     walk.compare().await
 }
 
-/// Commits that are as large as the limits allow: in bytes, in writes, in one value, and in keys.
-async fn commit_the_largest(walk: &mut Walk) -> Result<()> {
-    let limits = walk.nodes[0].driver.limits();
-    let (bytes, writes) = (limits.bytes.min(MOST_BYTES), limits.writes.min(MOST_WRITES));
-    let of_version = Effect::size_of(VERSION, Some(&[0; 33]));
-    let mut random = Random::new(3);
-    // One value takes all.
-    let mut effect = Effect::default();
-    let room = bytes - of_version - Effect::size_of(b"a/one", Some(&[]));
-    effect.put("a/one", random.bytes(room));
-    walk.commit(&effect).await.context("one value of as many bytes as the limits allow")?;
-    // Values that are a little shorter than a power of two, and a little longer.
-    let mut effect = Effect::default();
-    let mut left = bytes - of_version;
-    for length in (0..22).flat_map(|power| (0..3).map(move |more| (1 << power) + more - 1)) {
-        let key = format!("a/length {length}").into_bytes();
-        let size = Effect::size_of(&key, Some(&[])) + length;
-        if size > left || effect.len() + 1 >= writes {
-            break;
-        }
-        left -= size;
-        effect.put(key, random.bytes(length));
-    }
-    walk.commit(&effect).await.context("values of all lengths")?;
-    // The longest keys, until the bytes are used up.
-    let mut effect = Effect::default();
-    let mut left = bytes - of_version;
-    for number in 0..writes - 1 {
-        let key = format!("a/{number:0>width$}", width = LONGEST_KEY - 2).into_bytes();
-        let size = Effect::size_of(&key, Some(b""));
-        if size > left {
-            break;
-        }
-        left -= size;
-        effect.put(key, "");
-    }
-    walk.commit(&effect).await.context("as many of the longest keys as the limits allow")?;
-    // As many writes as there may be, of which half delete what never existed.
-    let mut effect = Effect::default();
-    let fits = bytes / Effect::size_of(b"a/100000", Some(b"1")) - 10;
-    for number in 0..(writes - 1).min(fits) {
-        match number % 2 {
-            0 => effect.put(format!("a/{number}"), "1"),
-            _ => effect.delete(format!("a/{number}")),
-        }
-    }
-    walk.commit(&effect).await.context("as many writes as the limits allow")?;
-    ensure!(walk.model.entries.len() > 100, "the limits leave no room: {limits:?}");
-    walk.compare().await
-}
-
-async fn the_largest_commits_are_taken_and_there_after_every_restart(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 3).await?;
-    commit_the_largest(&mut walk).await?;
-    if walk.can(Ability::Crash) {
-        walk.crash().await?;
-        walk.compare().await.context("after a crash")?;
-    }
-    if walk.can(Ability::LosePower) {
-        walk.lose_power().await?;
-        walk.compare().await.context("after a power loss")?;
-    }
-    if walk.can(Ability::Reopen) {
-        walk.reopen().await?;
-        walk.compare().await.context("after a reopen")?;
-    }
-    Ok(())
-}
-
-async fn an_empty_value_is_a_value_after_a_reopen(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 6).await?;
-    let mut effect = Effect::default();
-    effect.put("a", "");
-    effect.put("ab", "1");
-    walk.commit(&effect).await?;
-    walk.compare().await?;
-    let mut effect = Effect::default();
-    effect.put("ab", "");
-    walk.commit(&effect).await?;
-    walk.reopen().await?;
-    walk.compare().await
-}
-
-async fn what_was_deleted_stays_deleted_after_a_reopen(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 7).await?;
-    let keys = ["a", "a\0", "ab", "b"];
-    let mut effect = Effect::default();
-    keys.iter().for_each(|&key| effect.put(key, key));
-    walk.commit(&effect).await?;
-    let mut effect = Effect::default();
-    effect.delete("a");
-    effect.delete("ab");
-    effect.delete("a that never existed");
-    effect.put("b", "2");
-    walk.commit(&effect).await.context("a commit that also deletes what does not exist")?;
-    walk.compare().await?;
-    walk.reopen().await?;
+async fn thousands_of_commits_are_all_there_after_a_power_loss(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 3).await?;
+    commit_thousands(&mut walk).await?;
+    walk.lose_power().await?;
     walk.compare().await
 }

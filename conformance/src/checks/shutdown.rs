@@ -1,23 +1,30 @@
-//! Stopping.
+//! `shutdown`: commits in flight end first, then leadership ends and locks are released.
 
-use anyhow::{Result, ensure};
-use futures::future::{join, join_all};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::{
+    FutureExt,
+    future::{Either, join_all, select},
+};
+use tokio::time::timeout;
 use tsoracle_core::{Effect, Reads};
 
-use crate::{
-    model::{Answer, Walk, send},
-    rig::Rig,
-};
+use super::MakeFixture;
+use crate::model::{Answer, Walk, send};
 
 checks!("shutdown":
-    a_driver_may_be_stopped_twice,
-    a_driver_may_be_stopped_by_many_at_once,
-    a_stop_that_was_given_up_may_be_asked_for_again,
-    calls_after_the_stop_are_refused,
-    calls_after_the_stop_change_nothing [Reopen],
-    commits_in_flight_end_before_the_stop_does [Reopen],
-    a_stopped_driver_releases_its_place [Reopen],
+    it_may_be_called_again,
+    it_may_be_called_while_another_call_is_under_way,
+    it_may_be_called_again_after_a_call_that_was_dropped,
+    every_call_fails_afterwards,
+    no_call_changes_anything_afterwards [reopens],
+    commits_in_flight_end_first [reopens],
+    the_state_can_be_opened_again_at_once [reopens],
 );
+
+/// How long a caller may take to notice that it was answered.
+const SOON: Duration = Duration::from_secs(1);
 
 fn orders(value: &str) -> Effect {
     let mut effect = Effect::default();
@@ -25,32 +32,32 @@ fn orders(value: &str) -> Effect {
     effect
 }
 
-async fn a_driver_may_be_stopped_twice(rig: Rig) -> Result<()> {
-    let walk = Walk::open(rig, 1).await?;
+async fn it_may_be_called_again(make: MakeFixture) -> Result<()> {
+    let walk = Walk::open(make(), 1).await?;
     let driver = &walk.nodes[0].driver;
     driver.shutdown().await?;
     driver.shutdown().await?;
     Ok(())
 }
 
-async fn a_driver_may_be_stopped_by_many_at_once(rig: Rig) -> Result<()> {
-    let walk = Walk::open(rig, 2).await?;
+async fn it_may_be_called_while_another_call_is_under_way(make: MakeFixture) -> Result<()> {
+    let walk = Walk::open(make(), 2).await?;
     for stopped in join_all((0..4).map(|_| walk.nodes[0].driver.shutdown())).await {
         stopped?;
     }
     Ok(())
 }
 
-async fn a_stop_that_was_given_up_may_be_asked_for_again(rig: Rig) -> Result<()> {
-    let walk = Walk::open(rig, 3).await?;
+async fn it_may_be_called_again_after_a_call_that_was_dropped(make: MakeFixture) -> Result<()> {
+    let walk = Walk::open(make(), 3).await?;
     let driver = &walk.nodes[0].driver;
-    drop(futures::FutureExt::now_or_never(driver.shutdown()));
+    drop(driver.shutdown().now_or_never());
     driver.shutdown().await?;
     Ok(())
 }
 
-async fn calls_after_the_stop_are_refused(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 4).await?;
+async fn every_call_fails_afterwards(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 4).await?;
     let driver = walk.nodes[0].driver.clone();
     driver.shutdown().await?;
     let commit = walk.prepare(&orders("1"));
@@ -61,8 +68,8 @@ async fn calls_after_the_stop_are_refused(rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn calls_after_the_stop_change_nothing(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 5).await?;
+async fn no_call_changes_anything_afterwards(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 5).await?;
     walk.commit(&orders("1")).await?;
     let driver = walk.nodes[0].driver.clone();
     driver.shutdown().await?;
@@ -75,8 +82,8 @@ async fn calls_after_the_stop_change_nothing(rig: Rig) -> Result<()> {
     walk.compare().await
 }
 
-async fn commits_in_flight_end_before_the_stop_does(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 6).await?;
+async fn commits_in_flight_end_first(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 6).await?;
     let driver = walk.nodes[0].driver.clone();
     let mut commits = vec![walk.prepare(&orders("0"))];
     for number in 1..10 {
@@ -84,9 +91,19 @@ async fn commits_in_flight_end_before_the_stop_does(rig: Rig) -> Result<()> {
         commits.push(walk.prepare_on(base, &orders(&number.to_string())));
     }
     // All of them are polled, and so begun, before the stop is.
-    let sending = join_all(commits.iter().map(|commit| send(&*driver, commit)));
-    let (answers, stopped) = join(sending, driver.shutdown()).await;
-    stopped?;
+    let sending = Box::pin(join_all(commits.iter().map(|commit| send(&*driver, commit))));
+    let answers = match select(sending, driver.shutdown()).await {
+        Either::Left((answers, stopping)) => {
+            stopping.await?;
+            answers
+        }
+        Either::Right((stopped, sending)) => {
+            stopped?;
+            // They have ended; only their callers may not know it yet.
+            let answers = timeout(SOON, sending).await;
+            answers.context("the driver has stopped, and commits are still under way")?
+        }
+    };
     let mut last = None;
     for (commit, answer) in commits.into_iter().zip(answers) {
         let answer = answer?;
@@ -105,8 +122,8 @@ async fn commits_in_flight_end_before_the_stop_does(rig: Rig) -> Result<()> {
     walk.compare().await
 }
 
-async fn a_stopped_driver_releases_its_place(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 7).await?;
+async fn the_state_can_be_opened_again_at_once(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 7).await?;
     let first = walk.nodes[0].driver.clone();
     // The first one still exists, though it has stopped.
     walk.reopen().await?;

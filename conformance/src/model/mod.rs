@@ -13,7 +13,7 @@ use tsoracle_core::{BootTime, Effect, Entry, KeyRange, Reads, Snapshot, Version}
 pub(crate) use self::{
     random::{Random, SEED, seeds, steps},
     sample::{END, LONGEST_KEY, effect, reads},
-    walk::{Answer, Walk, read, send},
+    walk::{Answer, PATIENCE, Walk, read, send},
 };
 
 /// How many bytes one page of a comparison holds, about.

@@ -7,9 +7,8 @@ use tsoracle_core::{Clock, Effect, Reads, SystemClock, Version};
 
 use super::{
     Commit, Walk,
-    walk::{Answer, send},
+    walk::{Answer, PATIENCE, send},
 };
-use crate::rig::PATIENCE;
 
 const PAUSE: Duration = Duration::from_millis(5);
 

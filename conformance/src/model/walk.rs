@@ -8,10 +8,11 @@ use tsoracle_core::{
 };
 
 use super::{Commit, END, Entries, Model, Random};
-use crate::{
-    Ability,
-    rig::{PATIENCE, Rig},
-};
+use crate::{Fixture, fixture::the};
+
+/// How long a check waits for what a driver must do by itself. Longer than any election, and than the largest
+/// commit on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// How long a walk waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -24,7 +25,7 @@ const PAGE: usize = 500;
 
 /// Drivers over one state, and the model that they are compared with.
 pub(crate) struct Walk {
-    pub(crate) rig: Rig,
+    pub(crate) fixture: Fixture,
     pub(crate) random: Random,
     pub(crate) model: Model,
     /// The drivers that are open.
@@ -41,7 +42,7 @@ pub(crate) struct Walk {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) driver: Arc<dyn ConsensusDriver>,
-    /// Its number for [`Place::cut_off`](crate::Place::cut_off).
+    /// Its number for [`Fixture::cut_off`].
     pub(crate) index: usize,
     pub(crate) is_cut_off: bool,
     leadership: watch::Receiver<Leadership>,
@@ -66,10 +67,10 @@ impl Node {
 }
 
 impl Walk {
-    /// Opens a driver in a fresh place.
-    pub(crate) async fn open(rig: Rig, seed: u64) -> Result<Self> {
+    /// Opens a driver over nothing.
+    pub(crate) async fn open(fixture: Fixture, seed: u64) -> Result<Self> {
         let mut walk = Self {
-            rig,
+            fixture,
             random: Random::new(seed),
             model: Model::default(),
             nodes: vec![],
@@ -82,13 +83,9 @@ impl Walk {
         Ok(walk)
     }
 
-    pub(crate) fn can(&self, ability: Ability) -> bool {
-        self.rig.harness.lacks(ability).is_none()
-    }
-
     /// Opens one more driver.
     pub(crate) async fn join(&mut self) -> Result<()> {
-        let driver = self.rig.open().await?;
+        let driver = self.fixture.open.run(()).await.context("the driver did not open")?;
         let leadership = driver.leadership();
         let (index, is_cut_off, at) = (self.opened, false, (0, 0));
         self.nodes.push(Node { driver, index, is_cut_off, leadership, at });
@@ -112,7 +109,7 @@ impl Walk {
         timeout(PATIENCE, waiting).await.context("no driver came to lead")
     }
 
-    /// Takes what a fresh place holds as the beginning, once a commit on that has shown it to be the newest.
+    /// Takes what a fresh state holds as the beginning, once a commit on that has shown it to be the newest.
     async fn learn(&mut self) -> Result<()> {
         let everything = KeyRange { from: vec![], to: END.into(), limit: PAGE };
         let reads = Reads { ranges: vec![everything], ..Reads::default() };
@@ -152,11 +149,22 @@ impl Walk {
 
     /// Makes a commit, however often that has to be tried. Returns the one that was stored.
     pub(crate) async fn commit(&mut self, effect: &Effect) -> Result<Commit> {
+        self.commit_in_era(effect, 0).await
+    }
+
+    /// Makes a commit that raises the era, as an operator does who adopts a state.
+    pub(crate) async fn raise_the_era(&mut self, effect: &Effect) -> Result<Commit> {
+        self.commit_in_era(effect, 1).await
+    }
+
+    async fn commit_in_era(&mut self, effect: &Effect, raised: u64) -> Result<Commit> {
         self.settle().await?;
         let begun = SystemClock.now().boot;
         while SystemClock.now().boot.since(begun) < PATIENCE {
             let node = self.leader().await?;
-            let commit = self.prepare(effect);
+            let mut commit = self.prepare(effect);
+            commit.next.era += raised;
+            commit.effect.set_version(commit.next);
             match send(&*self.nodes[node].driver, &commit).await? {
                 Answer::Stored => {
                     self.nodes[node].at = commit.next.position();
@@ -180,6 +188,20 @@ impl Walk {
         bail!("for {PATIENCE:?}, no commit was stored")
     }
 
+    /// Cuts a driver off from everything else.
+    pub(crate) async fn cut_off(&mut self, node: usize) -> Result<()> {
+        the(&self.fixture.cut_off)?.begin.run(self.nodes[node].index).await?;
+        self.nodes[node].is_cut_off = true;
+        Ok(())
+    }
+
+    /// Undoes [`cut_off`](Self::cut_off).
+    pub(crate) async fn reconnect(&mut self, node: usize) -> Result<()> {
+        the(&self.fixture.cut_off)?.end.run(self.nodes[node].index).await?;
+        self.nodes[node].is_cut_off = false;
+        Ok(())
+    }
+
     /// Cuts a driver off, and sends a commit through it, which cannot get through.
     pub(crate) async fn hold_up(
         &mut self,
@@ -187,8 +209,7 @@ impl Walk {
         effect: &Effect,
     ) -> Result<(Commit, JoinHandle<Result<Answer>>)> {
         let commit = self.prepare(effect);
-        self.rig.place.cut_off(self.nodes[node].index).await?;
-        self.nodes[node].is_cut_off = true;
+        self.cut_off(node).await?;
         let (driver, sent) = (self.nodes[node].driver.clone(), commit.clone());
         let sending = tokio::spawn(async move { send(&*driver, &sent).await });
         SystemClock.sleep(MOMENT).await;
@@ -204,8 +225,7 @@ impl Walk {
     ) -> Result<()> {
         self.settle().await?;
         let was_made = self.model.knows(commit.next);
-        self.rig.place.heal(self.nodes[node].index).await?;
-        self.nodes[node].is_cut_off = false;
+        self.reconnect(node).await?;
         let answer = timeout(PATIENCE, sending).await;
         let answer =
             answer.context("healed, it does not answer a commit that was held up")???;
@@ -279,7 +299,7 @@ impl Walk {
             }
             let waited = SystemClock.now().boot.since(begun);
             ensure!(
-                waited < PATIENCE && (self.can(Ability::Contend) || version.is_none()),
+                waited < PATIENCE && (self.fixture.contends || version.is_none()),
                 "the state is at {version:?}, and should be at {:?}",
                 self.model.version
             );
@@ -296,12 +316,15 @@ impl Walk {
         era.era += 1;
         let lost = self.lost.iter().rev().take(20).copied();
         let never: Vec<_> = lost.chain([unknown, later, era]).collect();
+        // A commit in doubt may have landed, and the driver may have observed that by itself.
+        let doubtful = self.doubtful.iter().map(|commit| commit.next.position());
+        let reached = doubtful.chain([self.model.version.position()]).max();
         for node in &self.nodes {
             let now = |when| when <= SystemClock.now().boot;
             for &version in &never {
                 let seen = node.driver.seen(&version);
                 // Of an older one, it may know no more than that it is over.
-                let is_over = version.position() < self.model.version.position();
+                let is_over = Some(version.position()) < reached;
                 ensure!(
                     seen.is_none() || is_over,
                     "{version:?} was never made, but seen: {seen:?}"
@@ -328,13 +351,13 @@ impl Walk {
 
     /// Ends all drivers as `kill -9` does, and opens one over what they left.
     pub(crate) async fn crash(&mut self) -> Result<()> {
-        self.rig.place.crash().await.context("the rig could not crash the drivers")?;
+        the(&self.fixture.crash)?.run(()).await.context("the drivers were not crashed")?;
         self.open_after_end().await
     }
 
     /// As [`crash`](Self::crash), and loses what was not synced.
     pub(crate) async fn lose_power(&mut self) -> Result<()> {
-        self.rig.place.lose_power().await.context("the rig could not cut the power")?;
+        the(&self.fixture.lose_power)?.run(()).await.context("the power was not cut")?;
         self.open_after_end().await
     }
 

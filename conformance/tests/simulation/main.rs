@@ -17,6 +17,7 @@ mod gate;
 mod herald;
 mod keyvalue;
 mod ledger;
+mod mutants;
 mod nemesis;
 mod network;
 mod node;
@@ -31,7 +32,6 @@ mod run;
 mod sessions;
 mod stamping;
 mod store_disk;
-mod teeth;
 mod world;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -95,7 +95,7 @@ fn keep_the_promises(system: System, least: u64, is_ours: impl Fn(u64) -> bool) 
         assert!(
             outcome.broken.is_empty(),
             "seed {seed} of {system:?}, which is run again by\n  TSORACLE_SEED={seed} cargo test --manifest-path \
-             conformance/Cargo.toml --no-default-features --test simulation promises\n{}",
+             conformance/Cargo.toml --test simulation promises\n{}",
             outcome.broken.join("\n")
         );
         let (answered, epochs) = (outcome.answered(), outcome.epochs());

@@ -252,3 +252,63 @@ fn fatal(context: &str) -> Error {
 fn stopped() -> Error {
     Error::new(ErrorKind::Unavailable, "the driver has stopped")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{Entry, MemoryStore};
+
+    /// Fails every commit but the first one, and counts its calls.
+    #[derive(Debug)]
+    struct Failing {
+        store: MemoryStore,
+        commits: usize,
+        calls: Arc<AtomicUsize>,
+    }
+
+    impl SeqStore for Failing {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.store.get(key)
+        }
+
+        fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.store.scan(from, to, limit)
+        }
+
+        fn commit(&mut self, effect: Effect) -> Result<()> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.commits += 1;
+            if self.commits > 1 {
+                Err(fatal("the disk is gone"))
+            } else {
+                self.store.commit(effect)
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn after_an_error_the_store_is_not_called_again() {
+        let calls = Arc::<AtomicUsize>::default();
+        let store = Failing { store: MemoryStore::default(), commits: 0, calls: calls.clone() };
+        let driver = LocalDriver::open(store).await.unwrap();
+        let base = driver.read(&Reads::default()).await.unwrap().version;
+        let effect = || {
+            let mut effect = Effect::default();
+            effect.set_version(base.next(1).unwrap());
+            effect
+        };
+        let error = driver.commit(base, effect()).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Uncertain);
+        let before = calls.load(Ordering::Relaxed);
+        let error = driver.commit(base, effect()).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Fatal);
+        let error = driver.read(&Reads::keys(["a"])).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Fatal);
+        assert_eq!(calls.load(Ordering::Relaxed), before);
+        assert!(driver.leadership().has_changed().is_err(), "the channel of leadership is open");
+    }
+}

@@ -38,7 +38,7 @@ pub enum Import {
 
 /// The ranges of keys that a copy holds: all but the reign record, the traces of an import, the version,
 /// and what belongs to a driver. From before the first key of each kind to behind its last.
-pub fn copied(after: &[u8], limit: usize) -> Vec<KeyRange> {
+pub(crate) fn copied(after: &[u8], limit: usize) -> Vec<KeyRange> {
     let ranges = keys::COPIED.iter().map(|&kind| keys::kind(kind));
     let ranges = ranges.filter(|(_, to)| after < &to[..]).map(|(from, to)| KeyRange {
         // Behind a key comes first the one that is a zero byte longer.

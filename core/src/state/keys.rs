@@ -26,7 +26,7 @@ pub(super) const IMPORT: &[u8] = b"i";
 pub(super) const COPIED: &[u8] = b"abehklmsux";
 
 /// The last epoch claimed over this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
-pub const CLAIM: &[u8] = b"c";
+pub(crate) const CLAIM: &[u8] = b"c";
 
 /// The node id of this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
 pub const NODE: &[u8] = b"n";

@@ -212,6 +212,20 @@ fn a_successor_begins_above_every_bound() {
 }
 
 #[test]
+fn no_id_is_given_twice_by_any_leader() {
+    let (mut world, mut last) = (World::new(), LeaseId(0));
+    for epoch in 1..=3 {
+        for name in ["a", "b"] {
+            let lease = world.acquire(name, epoch).unwrap();
+            assert!(lease.id > last, "{lease:?} came after {last}");
+            last = lease.id;
+            world.release(last);
+        }
+        world.state.take_over(NOON_MS);
+    }
+}
+
+#[test]
 fn no_wall_clock_ends_a_lease() {
     let mut world = World::new();
     let lease = world.acquire("a", 1).unwrap();

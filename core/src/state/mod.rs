@@ -24,16 +24,16 @@ mod working_set;
 mod written;
 
 pub use crate::RETENTION;
-pub(crate) use command::millis;
-pub use command::{Advance, Command, LeaseAsk, LeaseGrant, Limits, Moment, Reply, Seed};
-pub use import::{Import, copied};
-pub(crate) use keys::META;
-pub use keys::{CLAIM, NODE, REIGN};
-pub use plan::{Plan, Planned, plan};
+pub use command::{Advance, Command, LeaseAsk, Limits, Moment, Reply, Seed};
+pub(crate) use command::{LeaseGrant, millis};
+pub(crate) use import::{Import, copied};
+pub(crate) use keys::{CLAIM, META};
+pub use keys::{NODE, REIGN};
+pub use plan::{Plan, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{Record, ReignRecord, Stage};
 pub use reject::Reject;
-pub use view::{View, Writes};
+pub(crate) use view::{View, Writes};
 pub use working_set::WorkingSet;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The result of one command: its reply with the records to write, or a refusal.
-pub type Planned = Result<(Reply, Writes), Reject>;
+pub(crate) type Planned = Result<(Reply, Writes), Reject>;
 
 /// Works out what `command` of `epoch` does to the state behind `view`.
 ///

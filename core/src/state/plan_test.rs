@@ -9,7 +9,9 @@ use super::{
     record::Meta,
     testing::{State, commit, content, id, key, plan_all, whole, with},
 };
-use crate::{CommitLimits, Epoch, RequestId, SeqBlock, SeqKey, Session};
+use crate::{
+    CommitLimits, Effect, Epoch, MAX_BATCH, MAX_KEY_BYTES, RequestId, SeqBlock, SeqKey, Session,
+};
 
 const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
 
@@ -218,6 +220,32 @@ proptest! {
         }
         prop_assert_eq!(results, expected);
         prop_assert_eq!(content(&state.store), content(&all_at_once.store));
+    }
+}
+
+/// What a driver takes at least: its contract says so, and the conformance suite checks it.
+#[test]
+fn the_largest_request_keeps_within_the_least_that_a_driver_takes() {
+    let writes = 2 * MAX_BATCH;
+    let bytes = writes * Effect::size_of(&[0; MAX_KEY_BYTES + 1], Some(&[0; 32]));
+    let mut state = State::open();
+    // Another request of the session is done with, and its page is cleared away.
+    let names: Vec<_> = (0..MAX_BATCH).map(|name| format!("{name:0>MAX_KEY_BYTES$}")).collect();
+    let entries: Vec<_> = names.iter().map(|name| (name.as_str(), u32::MAX)).collect();
+    for (number, first) in [(1, 1), (40, 40)] {
+        let command =
+            state.advance_command(&entries, Some(id(1, number, first)), Limits::default());
+        let known = whole(&state.store);
+        let mut plan = Plan::default();
+        let result = plan.add(&known, state.epoch, &command, CommitLimits { writes, bytes });
+        assert!(matches!(result, Ok(Some(Ok(Reply::Advanced(_))))), "{result:?}");
+        let effect = commit(&mut state.store, plan, 0);
+        assert!(
+            effect.len() <= writes && effect.size() <= bytes,
+            "{} {}",
+            effect.len(),
+            effect.size()
+        );
     }
 }
 

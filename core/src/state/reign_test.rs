@@ -123,6 +123,21 @@ fn nothing_is_served_between_fence_and_open() {
 }
 
 #[test]
+fn nothing_is_served_under_an_epoch_that_no_fence_has_made() {
+    let mut state = State::default();
+    let advance = state.advance_command(&[("a", 1)], None, Limits::default());
+    for command in [open(), extend(NOW_MS), Command::Release, advance.clone()] {
+        assert_eq!(commit(&mut state, 1, command), fenced_by(0));
+    }
+    state.take_over(NOW_MS);
+    let before = state.store.clone();
+    for command in [open(), extend(NOW_MS), Command::Release, advance] {
+        assert_eq!(commit(&mut state, 2, command), fenced_by(1));
+    }
+    assert_eq!(state.store, before);
+}
+
+#[test]
 fn a_fence_that_never_opens_leaves_what_a_successor_must_reckon_with() {
     let mut state = State::open();
     fence_with(&mut state, NOW_MS, 1).unwrap();

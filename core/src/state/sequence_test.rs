@@ -57,6 +57,43 @@ fn seeding_counts_towards_the_cap_and_takes_an_open_reign() {
 }
 
 #[test]
+fn the_blocks_of_a_request_come_in_the_order_asked_for() {
+    let mut state = State::open();
+    for entries in [[("b", 2), ("c", 3), ("a", 1)], [("c", 1), ("a", 2), ("b", 3)]] {
+        let blocks = state.advance(&entries, None).unwrap();
+        let found: Vec<_> = blocks.iter().map(|block| (block.key.as_str(), block.count)).collect();
+        assert_eq!(found, entries);
+    }
+}
+
+/// A request for the keys given, where one key is all that may exist.
+fn with_one_key(state: &State, entries: &[(&str, u32)]) -> Command {
+    state.advance_command(entries, None, Limits { keys: 1, ..Limits::default() })
+}
+
+#[test]
+fn the_cap_of_keys_counts_each_once_and_refuses_whole_requests() {
+    let mut state = State::open();
+    let batch = [&[("a", 1)][..], &[("b", 1)], &[("a", 2)], &[("a", 1), ("b", 1)], &[("a", 3)]]
+        .map(|entries| with_one_key(&state, entries));
+    let accepted: Vec<_> = state.apply(&batch).iter().map(Result::is_ok).collect();
+    assert_eq!(accepted, [true, false, true, false, true]);
+    assert_eq!(list(&state, "", "", 9), [(key("a"), 6)], "what was refused left a trace");
+    let more = with_one_key(&state, &[("b", 1)]);
+    assert_eq!(state.apply(&[more]), [Err(Reject::TooManyKeys { limit: 1 })]);
+}
+
+#[test]
+fn a_key_that_was_never_used_has_no_value_and_is_not_listed() {
+    let mut state = State::open();
+    state.advance(&[("orders", 1)], None).unwrap();
+    for name in ["order", "orders2", "Orders"] {
+        assert_eq!(state.ask(&Query::Sequence(key(name))), Answer::Sequence(None));
+    }
+    assert_eq!(list(&state, "order", "", 9), [(key("orders"), 1)]);
+}
+
+#[test]
 fn within_a_batch_a_seed_sees_what_came_before() {
     let mut state = State::open();
     let limits = Limits::default();

@@ -173,7 +173,10 @@ impl ConsensusDriver for EtcdDriver {
     }
 
     async fn resign(&self, claim: u64) {
-        self.shared.resign(claim);
+        // Of a claim that is over it must not be noted either: it would hide a later resignation.
+        if *self.leadership.borrow() == (Leadership::Leader { claim }) {
+            self.shared.resign(claim);
+        }
     }
 
     fn limits(&self) -> CommitLimits {

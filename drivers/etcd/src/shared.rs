@@ -29,7 +29,7 @@ impl Shared {
 
     /// Has the elector end a claim, and let others lead.
     pub(crate) fn resign(&self, claim: u64) {
-        self.resigned.fetch_max(claim, Ordering::AcqRel);
+        self.resigned.store(claim, Ordering::Release);
         self.look.notify_one();
     }
 

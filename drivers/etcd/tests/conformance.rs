@@ -14,10 +14,9 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use common::{Etcd, client, free_port, line::Line};
 use tokio::{runtime::Builder, sync::OnceCell, time::timeout};
-use tsoracle_conformance::{Ability, Harness, Place, run};
+use tsoracle_conformance::{Config, Fault, Fixture, Shared, run};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, Error, ErrorKind, OpenContext, Registry, Result,
     SystemClock,
@@ -35,53 +34,30 @@ fn main() -> ExitCode {
     if !common::is_there() {
         return ExitCode::SUCCESS;
     }
-    run(Rig::default())
+    // One etcd for all checks, started by the first one, with a prefix for each.
+    let etcd = Arc::default();
+    run(move || fixture(&etcd))
 }
 
-/// One etcd for all checks, started by the first one, with a prefix for each.
-#[derive(Default)]
-struct Rig {
-    etcd: Arc<OnceCell<Etcd>>,
-    places: AtomicU64,
-}
-
-#[async_trait]
-impl Harness for Rig {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        let reason = match ability {
-            Ability::Lock => "any number of nodes may be open over one prefix",
-            Ability::LosePower | Ability::FailStorage => "etcd keeps the state, not the driver",
-            Ability::Store => "the state is in etcd",
-            Ability::Cluster
-            | Ability::Pause
-            | Ability::Partition
-            | Ability::Wipe
-            | Ability::HangDisk
-            | Ability::Client
-            | Ability::Transfer
-            | Ability::Companion => "clusters are made of processes of the server",
-            _ => return None,
-        };
-        Some(reason.into())
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        // Kept by every place, so that it ends with the last one.
-        let etcd = self.etcd.get_or_init(|| Etcd::single(&[])).await;
-        let number = self.places.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(Prefix::new(etcd.members[0].port, format!("place-{number}"), free_port())))
-    }
-
-    async fn place_named(&self, name: &str) -> Result<Box<dyn Place>> {
-        let parts: Vec<_> = name.split(' ').collect();
-        let port = |text: &str| text.parse::<u16>().unwrap();
-        Ok(Box::new(Prefix::new(port(parts[0]), parts[1].into(), port(parts[2]))))
+fn fixture(etcd: &Arc<OnceCell<Etcd>>) -> Fixture {
+    let prefix = Shared::new(Prefix::new(etcd.clone()));
+    Fixture {
+        contends: true,
+        crash: Some(prefix.action(|prefix, ()| Box::pin(async { prefix.crash() }))),
+        cut_off: Some(Fault {
+            begin: prefix.action(|prefix, index| Box::pin(prefix.cut_off(index))),
+            end: prefix.action(|prefix, index| Box::pin(async move { prefix.heal(index) })),
+        }),
+        damage: Some(prefix.action(|prefix, ()| Box::pin(prefix.damage()))),
+        config: Some(prefix.action(|prefix, ()| Box::pin(prefix.config()))),
+        process: true,
+        ..Fixture::new(prefix.action(|prefix, ()| Box::pin(prefix.open())))
     }
 }
 
 /// A prefix in etcd, and the drivers over it.
 struct Prefix {
-    etcd: u16,
+    etcd: Arc<OnceCell<Etcd>>,
     prefix: String,
     /// Where the services of drivers are: one that comes after a crash is where one was before.
     services: Vec<u16>,
@@ -97,19 +73,23 @@ struct Node {
 }
 
 impl Prefix {
-    fn new(etcd: u16, prefix: String, service: u16) -> Self {
-        Self { etcd, prefix, services: vec![service], opened: vec![], crashed: vec![] }
+    fn new(etcd: Arc<OnceCell<Etcd>>) -> Self {
+        static PREFIXES: AtomicU64 = AtomicU64::new(0);
+        let prefix = format!("state-{}", PREFIXES.fetch_add(1, Ordering::Relaxed));
+        let (opened, crashed) = Default::default();
+        Self { etcd, prefix, services: vec![free_port()], opened, crashed }
+    }
+
+    async fn etcd(&self) -> u16 {
+        self.etcd.get_or_init(|| Etcd::single(&[])).await.members[0].port
     }
 
     fn string(&self, port: u16) -> String {
         format!("etcd://127.0.0.1:{port}/{}?{OPTIONS}", self.prefix)
     }
-}
 
-#[async_trait]
-impl Place for Prefix {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
-        let line = Line::to(self.etcd);
+        let line = Line::to(self.etcd().await);
         let index = self.opened.len();
         let service = Line::service(self.services.get(index).copied().unwrap_or(0));
         self.services.truncate(index.max(1));
@@ -125,7 +105,7 @@ impl Place for Prefix {
         Ok(driver)
     }
 
-    async fn crash(&mut self) -> Result<()> {
+    fn crash(&mut self) -> Result<()> {
         for node in self.opened.drain(..) {
             node.line.close();
             node.service.close();
@@ -139,7 +119,7 @@ impl Place for Prefix {
         node.line.stall();
         node.service.stall();
         let endpoint = format!("127.0.0.1:{}", node.service.port);
-        let mut client = client(self.etcd).await;
+        let mut client = client(self.etcd().await).await;
         loop {
             let leader = client.get(format!("{}/leader", self.prefix), None).await;
             let leader = leader.map_err(|error| {
@@ -152,7 +132,7 @@ impl Place for Prefix {
         }
     }
 
-    async fn heal(&mut self, index: usize) -> Result<()> {
+    fn heal(&mut self, index: usize) -> Result<()> {
         self.opened[index].line.open();
         self.opened[index].service.open();
         Ok(())
@@ -160,16 +140,14 @@ impl Place for Prefix {
 
     async fn damage(&mut self) -> Result<()> {
         let key = format!("{}/state:v", self.prefix);
-        let written = client(self.etcd).await.put(key, "garbage", None).await;
+        let written = client(self.etcd().await).await.put(key, "garbage", None).await;
         written.map(drop).map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string()))
     }
 
-    fn config(&self) -> Result<String> {
-        Ok(self.string(self.etcd))
-    }
-
-    fn name(&self) -> Result<String> {
-        Ok(format!("{} {} {}", self.etcd, self.prefix, self.services[0]))
+    async fn config(&mut self) -> Result<Config> {
+        let string = self.string(self.etcd().await);
+        let service_endpoint = Some(format!("127.0.0.1:{}", self.services[0]));
+        Ok(Config { string, service_endpoint })
     }
 }
 
@@ -177,6 +155,9 @@ impl Place for Prefix {
 impl Drop for Prefix {
     fn drop(&mut self) {
         let nodes: Vec<_> = self.opened.drain(..).collect();
+        if nodes.is_empty() {
+            return;
+        }
         let stopping = thread::spawn(move || {
             let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
             runtime.block_on(async {

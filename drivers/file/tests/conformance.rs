@@ -7,9 +7,12 @@ use tsoracle_file as _;
 use tsoracle_store::{Options, Store};
 
 fn main() -> ExitCode {
-    run(Local::config(|directory| format!("file:{}", directory.display()))
-        .with_store(|directory| Store::open(directory, Options::default()))
-        .with_damage(flip_bits))
+    run(|| {
+        Local::config(|directory| format!("file:{}", directory.display()))
+            .with_store(|directory| Store::open(directory, Options::default()))
+            .with_damage(flip_bits)
+            .fixture()
+    })
 }
 
 /// Damages everything in the state.

@@ -1,17 +1,16 @@
 //! The conformance suite over a cluster of three nodes in this process.
 //!
-//! Clusters of processes, which are killed, paused and cut off, have a rig of their own.
+//! Clusters of processes, which are killed, paused and cut off, are in the suite of the server.
 
 mod common;
 
 use std::{fs, process::ExitCode, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use tokio::{
     sync::{Mutex, MutexGuard},
     task::JoinHandle,
 };
-use tsoracle_conformance::{Ability, Harness, Place, run};
+use tsoracle_conformance::{Config, Fault, Fixture, Shared, run};
 use tsoracle_core::{Clock, ConsensusDriver, Error, ErrorKind, Leadership, Result, SystemClock};
 
 use self::common::Nodes;
@@ -23,51 +22,32 @@ const LOOK: Duration = Duration::from_millis(20);
 const OPTIONS: &str = "&heartbeat=50ms&election=1s";
 
 fn main() -> ExitCode {
-    run(Clusters)
+    run(fixture)
 }
 
-struct Clusters;
-
-#[async_trait]
-impl Harness for Clusters {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        let reason = match ability {
-            Ability::Reopen
-            | Ability::Crash
-            | Ability::Contend
-            | Ability::CutOff
-            | Ability::Damage
-            | Ability::Configure => return None,
-            Ability::Lock => "several nodes of a place are open at once",
-            Ability::Store => "the state is behind a log",
-            Ability::Process => "the nodes of a place are in this process",
-            Ability::LosePower | Ability::FailStorage => {
-                "a directory's disk cannot be told to fail; the store's own tests do that"
-            }
-            Ability::Cluster
-            | Ability::Pause
-            | Ability::Partition
-            | Ability::Wipe
-            | Ability::HangDisk
-            | Ability::Client
-            | Ability::Transfer
-            | Ability::Companion => "clusters of processes have a rig of their own",
-        };
-        Some(reason.into())
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        let nodes = Nodes::new(3, OPTIONS).await;
-        let cluster = Cluster { nodes, opened: vec![] };
-        let cluster = Arc::new(Mutex::new(cluster));
-        let warden = tokio::spawn(keep_others_from_leading(cluster.clone()));
-        Ok(Box::new(ThreeNodes { cluster, warden }))
+fn fixture() -> Fixture {
+    let nodes = Shared::new(ThreeNodes::default());
+    Fixture {
+        contends: true,
+        crash: Some(nodes.action(|nodes, ()| Box::pin(nodes.crash()))),
+        cut_off: Some(Fault {
+            begin: nodes.action(|nodes, index| Box::pin(nodes.cut_off(index))),
+            end: nodes.action(|nodes, index| Box::pin(nodes.heal(index))),
+        }),
+        damage: Some(nodes.action(|nodes, ()| Box::pin(nodes.damage()))),
+        config: Some(nodes.action(|nodes, ()| Box::pin(nodes.config()))),
+        ..Fixture::new(nodes.action(|nodes, ()| Box::pin(nodes.open())))
     }
 }
 
 /// Three nodes, all running from the first opening on. The driver that is opened is that of the one
 /// that leads; a contender's is that of one that follows.
+#[derive(Default)]
 struct ThreeNodes {
+    running: Option<Running>,
+}
+
+struct Running {
     cluster: Arc<Mutex<Cluster>>,
     warden: JoinHandle<()>,
 }
@@ -139,13 +119,16 @@ async fn keep_others_from_leading(cluster: Arc<Mutex<Cluster>>) {
 }
 
 impl ThreeNodes {
-    async fn lock(&self) -> MutexGuard<'_, Cluster> {
-        self.cluster.lock().await
+    async fn lock(&mut self) -> MutexGuard<'_, Cluster> {
+        if self.running.is_none() {
+            let nodes = Nodes::new(3, OPTIONS).await;
+            let cluster = Arc::new(Mutex::new(Cluster { nodes, opened: vec![] }));
+            let warden = tokio::spawn(keep_others_from_leading(cluster.clone()));
+            self.running = Some(Running { cluster, warden });
+        }
+        self.running.as_ref().expect("it was just made").cluster.lock().await
     }
-}
 
-#[async_trait]
-impl Place for ThreeNodes {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
         let mut cluster = self.lock().await;
         cluster.start_stopped().await?;
@@ -197,14 +180,13 @@ impl Place for ThreeNodes {
         Ok(())
     }
 
-    fn config(&self) -> Result<String> {
-        // The warden has the nodes for moments.
-        let cluster = tokio::task::block_in_place(|| self.cluster.blocking_lock());
-        Ok(cluster.nodes.config(0))
+    async fn config(&mut self) -> Result<Config> {
+        let string = self.lock().await.nodes.config(0);
+        Ok(Config { string, service_endpoint: None })
     }
 }
 
-impl Drop for ThreeNodes {
+impl Drop for Running {
     fn drop(&mut self) {
         self.warden.abort();
     }

@@ -7,12 +7,13 @@ use tsoracle_conformance::{Local, run};
 use tsoracle_openraft as _;
 
 fn main() -> ExitCode {
-    run(Local::config(|directory| {
-        // A node of its own hears from no other, so any port will do.
-        let options = "node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0";
-        format!("openraft:{}?{options}", directory.display())
-    })
-    .with_damage(flip_bits))
+    run(|| Local::config(single_node).with_damage(flip_bits).fixture())
+}
+
+fn single_node(directory: &Path) -> String {
+    // A node of its own hears from no other, so any port will do.
+    let options = "node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0";
+    format!("openraft:{}?{options}", directory.display())
 }
 
 /// Damages everything in the state.

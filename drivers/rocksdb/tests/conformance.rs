@@ -6,9 +6,12 @@ use tsoracle_conformance::{Local, run};
 use tsoracle_rocksdb::{Config, Store};
 
 fn main() -> ExitCode {
-    run(Local::config(|directory| format!("rocksdb:{}", directory.display()))
-        .with_store(|path| Store::open(&Config { path: path.into(), ..Config::default() }))
-        .with_damage(flip_bits))
+    run(|| {
+        Local::config(|directory| format!("rocksdb:{}", directory.display()))
+            .with_store(|path| Store::open(&Config { path: path.into(), ..Config::default() }))
+            .with_damage(flip_bits)
+            .fixture()
+    })
 }
 
 /// Damages the tables and the logs.

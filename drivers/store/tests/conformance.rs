@@ -6,43 +6,41 @@ mod common;
 
 use std::{process::ExitCode, sync::Arc};
 
-use async_trait::async_trait;
 use common::{Disk, Fault, Image, WRITE_BEHIND, at_every_operation, made, survivor};
 use rand::{SeedableRng, rngs::StdRng};
-use tsoracle_conformance::{Ability, Harness, Place, run};
+use tsoracle_conformance::{Action, Fixture, Shared, run};
 use tsoracle_core::{ConsensusDriver, LocalDriver, Result, SeqStore};
 use tsoracle_store::Store;
 
 fn main() -> ExitCode {
-    run(Disks)
+    run(fixture)
 }
 
-struct Disks;
+/// A bare disk: the lock is the directory's.
+fn fixture() -> Fixture {
+    let disk = Shared::new(OneDisk::holding(made().image()));
+    let act = |act: fn(&mut OneDisk)| -> Action {
+        disk.action(move |disk, ()| {
+            act(disk);
+            Box::pin(async { Ok(()) })
+        })
+    };
+    Fixture {
+        crash: Some(act(OneDisk::crash)),
+        lose_power: Some(act(OneDisk::lose_power)),
+        fail_storage: Some(act(OneDisk::fail)),
+        damage: Some(act(OneDisk::damage)),
+        store: Some(disk.action(|disk, ()| {
+            let opened = open(&disk.disk);
+            Box::pin(async { Ok(Box::new(opened?) as Box<dyn SeqStore>) })
+        })),
+        ..Fixture::new(disk.action(|disk, ()| Box::pin(disk.open())))
+    }
+}
 
 /// Writes its state behind all the time.
 fn open(disk: &Disk) -> Result<Store> {
     Store::open_on(disk.clone(), "disk", WRITE_BEHIND)
-}
-
-#[async_trait]
-impl Harness for Disks {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        match ability {
-            Ability::Reopen
-            | Ability::Crash
-            | Ability::LosePower
-            | Ability::FailStorage
-            | Ability::Damage
-            | Ability::Store => None,
-            Ability::Lock => Some("the lock is the directory's, and this is a bare disk".into()),
-            Ability::Configure | Ability::Process => Some("the disk is in this process".into()),
-            _ => Some("one process owns the disk".into()),
-        }
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        Ok(Box::new(OneDisk::holding(made().image())))
-    }
 }
 
 struct OneDisk {
@@ -55,20 +53,16 @@ impl OneDisk {
     fn holding(image: Image) -> Self {
         Self { disk: Disk::holding(image.clone()), began: image, losses: 0 }
     }
-}
 
-#[async_trait]
-impl Place for OneDisk {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
         Ok(LocalDriver::open(open(&self.disk)?).await?)
     }
 
-    async fn crash(&mut self) -> Result<()> {
+    fn crash(&mut self) {
         *self = Self::holding(self.disk.image());
-        Ok(())
     }
 
-    async fn lose_power(&mut self) -> Result<()> {
+    fn lose_power(&mut self) {
         let (journal, losses) = (self.disk.journal(), self.losses + 1);
         let mut random = StdRng::seed_from_u64(losses);
         let mut left = Image::default();
@@ -78,24 +72,17 @@ impl Place for OneDisk {
             }
         });
         *self = Self { losses, ..Self::holding(left) };
-        Ok(())
     }
 
-    async fn fail_storage(&mut self) -> Result<()> {
+    fn fail(&mut self) {
         self.disk.fail(Fault::SyncOnce(std::io::ErrorKind::Other));
-        Ok(())
     }
 
-    async fn damage(&mut self) -> Result<()> {
+    fn damage(&mut self) {
         self.disk.change(|image| {
             for name in Vec::from_iter(image.names.keys().cloned()) {
                 image.file(&name).iter_mut().skip(64).for_each(|byte| *byte ^= 8);
             }
         });
-        Ok(())
-    }
-
-    fn store(&mut self) -> Result<Box<dyn SeqStore>> {
-        Ok(Box::new(open(&self.disk)?))
     }
 }

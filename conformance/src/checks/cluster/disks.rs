@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use tsoracle_core::{RequestId, SeqKey, SeqRequest, Session};
 
-use super::loaded::{Loaded, NODES, under_load};
-use crate::Service;
+use super::loaded::{Loaded, NODES};
+use crate::{Service, fixture::the};
 
-checks!("cluster", under_load:
-    a_leader_whose_disk_hangs_is_replaced [Cluster, HangDisk],
-    what_a_leader_lost_with_the_power_is_asked_for_again_and_done_once [Cluster, HangDisk],
-    what_a_minority_holds_after_a_power_loss_binds_nobody [Cluster, HangDisk, Partition],
+cluster_checks!(NODES;
+    a_leader_whose_disk_hangs_is_replaced [disk],
+    what_a_leader_lost_with_the_power_is_asked_for_again_and_done_once [disk],
+    what_a_minority_holds_after_a_power_loss_binds_no_node [disk, partition],
 );
 
 /// How long what is under way is given to get to the others, and to be answered too early.
@@ -19,14 +19,14 @@ const UNDER_WAY: Duration = Duration::from_millis(500);
 
 async fn a_leader_whose_disk_hangs_is_replaced(loaded: &mut Loaded) -> Result<()> {
     let (old, before) = loaded.leader().await?;
-    loaded.cluster.hang_disk(old).await?;
+    the(&loaded.cluster.disk)?.hang.begin.run(old).await?;
     let (new, after) = loaded.leader_besides(Some(old)).await?;
     ensure!(after.epoch > before.epoch, "epoch {} came after {}", after.epoch, before.epoch);
     loaded.serve().await?;
-    loaded.cluster.mend_disk(old).await?;
+    the(&loaded.cluster.disk)?.hang.end.run(old).await?;
     loaded.serve().await?;
     // It follows: with the new leader gone, nothing is done without it.
-    loaded.cluster.kill(new).await?;
+    loaded.cluster.kill.run(new).await?;
     loaded.leader_besides(Some(new)).await?;
     loaded.serve().await
 }
@@ -38,10 +38,10 @@ async fn what_a_leader_lost_with_the_power_is_asked_for_again_and_done_once(
     let askers: Vec<_> =
         (0..ASKERS).map(|number| tokio::spawn(Asker { number }.ask(loaded.node(old)))).collect();
     loaded.serve().await?;
-    loaded.cluster.hang_disk(old).await?;
+    the(&loaded.cluster.disk)?.hang.begin.run(old).await?;
     loaded.leader_besides(Some(old)).await?;
-    loaded.cluster.lose_power(old).await?;
-    loaded.cluster.start(old).await?;
+    the(&loaded.cluster.disk)?.lose_power.run(old).await?;
+    loaded.cluster.start.run(old).await?;
     for (number, asker) in askers.into_iter().enumerate() {
         let (asker, answered) = (Asker { number }, asker.await?);
         ensure!(answered > 0, "nothing was answered before the disk hung");
@@ -60,7 +60,7 @@ async fn what_a_leader_lost_with_the_power_is_asked_for_again_and_done_once(
 /// Enough that some of them have a request in the very commit that hangs.
 const ASKERS: usize = 4;
 
-/// Somebody who asks for one value after the other, each under an id.
+/// A caller that requests one value after the other, each under an id.
 #[derive(Clone, Copy)]
 struct Asker {
     number: usize,
@@ -87,28 +87,28 @@ impl Asker {
 
 /// What comes to one follower only, and is lost by the leader, was held by no majority. The two
 /// others go on without it, in its place.
-async fn what_a_minority_holds_after_a_power_loss_binds_nobody(loaded: &mut Loaded) -> Result<()> {
+async fn what_a_minority_holds_after_a_power_loss_binds_no_node(loaded: &mut Loaded) -> Result<()> {
     let (old, _) = loaded.leader().await?;
     let [knows, other] = [(old + 1) % NODES, (old + 2) % NODES];
-    loaded.cluster.cut_link(old, other).await?;
-    loaded.cluster.hang_disk(old).await?;
+    the(&loaded.cluster.partition)?.link.begin.run((old, other)).await?;
+    the(&loaded.cluster.disk)?.hang.begin.run(old).await?;
     // The load goes on asking, so that there is something under way.
     loaded.pass(UNDER_WAY).await;
     // It keeps what it was told, also of what it has only in memory.
-    loaded.cluster.cut_off(knows).await?;
-    loaded.cluster.lose_power(old).await?;
-    loaded.cluster.heal_link(old, other).await?;
-    loaded.cluster.start(old).await?;
+    the(&loaded.cluster.partition)?.node.begin.run(knows).await?;
+    the(&loaded.cluster.disk)?.lose_power.run(old).await?;
+    the(&loaded.cluster.partition)?.link.end.run((old, other)).await?;
+    loaded.cluster.start.run(old).await?;
     // Little, so that the one that is cut off gets it from the log, and not as a snapshot of the state.
     loaded.commit(1).await.context("without what was lost")?;
-    loaded.cluster.heal(knows).await?;
+    the(&loaded.cluster.partition)?.node.end.run(knows).await?;
     loaded.serve().await?;
     // From here on nothing is done without the one that knew of it, nor, soon, by any other.
     for gone in [other, old] {
-        loaded.cluster.kill(gone).await?;
+        loaded.cluster.kill.run(gone).await?;
         loaded.leader_besides(Some(gone)).await.context("with the one that knew")?;
         loaded.serve().await?;
-        loaded.cluster.start(gone).await?;
+        loaded.cluster.start.run(gone).await?;
         loaded.serve().await?;
     }
     Ok(())

@@ -2,32 +2,28 @@
 
 use anyhow::{Result, ensure};
 
-use super::loaded::{Body, Loaded, with_nodes};
-use crate::rig::Rig;
+use super::loaded::Loaded;
+use crate::fixture::the;
 
-checks!("cluster", five_under_load:
-    of_five_nodes_two_may_be_killed_at_once [Cluster],
-    three_of_five_nodes_serve_without_the_two_they_are_cut_off_from [Cluster, Partition],
+cluster_checks!(FIVE;
+    of_five_nodes_two_may_be_killed_at_once,
+    three_of_five_nodes_serve_without_the_two_they_are_cut_off_from [partition],
 );
 
 const FIVE: usize = 5;
-
-async fn five_under_load(rig: Rig, body: Body) -> Result<()> {
-    with_nodes(FIVE, rig, body).await
-}
 
 /// Twice in a row, so that the second time those fail who have come back.
 async fn of_five_nodes_two_may_be_killed_at_once(loaded: &mut Loaded) -> Result<()> {
     for _ in 0..2 {
         let (old, before) = loaded.leader().await?;
         let other = (old + 1) % FIVE;
-        loaded.cluster.kill(old).await?;
-        loaded.cluster.kill(other).await?;
+        loaded.cluster.kill.run(old).await?;
+        loaded.cluster.kill.run(other).await?;
         let (_, after) = loaded.leader_besides(Some(old)).await?;
         ensure!(after.epoch > before.epoch, "epoch {} came after {}", after.epoch, before.epoch);
         loaded.serve().await?;
-        loaded.cluster.start(old).await?;
-        loaded.cluster.start(other).await?;
+        loaded.cluster.start.run(old).await?;
+        loaded.cluster.start.run(other).await?;
         loaded.serve().await?;
     }
     Ok(())
@@ -40,18 +36,18 @@ async fn three_of_five_nodes_serve_without_the_two_they_are_cut_off_from(
     let few = [old, (old + 1) % FIVE];
     let many = [2, 3, 4].map(|after| (old + after) % FIVE);
     for (one, other) in pairs(few, many) {
-        loaded.cluster.cut_link(one, other).await?;
+        the(&loaded.cluster.partition)?.link.begin.run((one, other)).await?;
     }
     // Past the lease of the leader, who is among the two.
-    loaded.pass(loaded.cluster.lease() * 2).await;
+    loaded.pass(loaded.cluster.lease * 2).await;
     loaded.serve().await?;
     for (one, other) in pairs(few, many) {
-        loaded.cluster.heal_link(one, other).await?;
+        the(&loaded.cluster.partition)?.link.end.run((one, other)).await?;
     }
     loaded.serve().await?;
     // They are in touch again: with two of the three gone, nothing is done without them.
-    loaded.cluster.kill(many[0]).await?;
-    loaded.cluster.kill(many[1]).await?;
+    loaded.cluster.kill.run(many[0]).await?;
+    loaded.cluster.kill.run(many[1]).await?;
     loaded.serve().await
 }
 

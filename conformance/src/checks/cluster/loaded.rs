@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tsoracle_core::{Clock, Grant, SeqBlock, SeqKey, SeqRequest, SystemClock};
 
-use crate::{Ability, Cluster, Service, load::Load, rig::Rig};
+use crate::{Cluster, Service, fixture::the, load::Load, suite::Make};
 
 /// How many nodes a cluster has, unless a check is about more.
 pub(super) const NODES: usize = 3;
@@ -16,44 +16,45 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much is asked of a cluster before and after each fault.
 const CALLS: usize = 100;
 
-/// How long a node may take to answer somebody who wants to know whether it leads.
+/// How long a node may take to answer a question whether it leads.
 const SOON: Duration = Duration::from_millis(300);
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A cluster under load.
-pub(super) struct Loaded {
-    pub(super) cluster: Box<dyn Cluster>,
-    nodes: usize,
+pub(in crate::checks) struct Loaded {
+    pub(super) cluster: Cluster,
+    nodes: Vec<Arc<dyn Service>>,
     load: Load,
 }
 
 /// What a check does with it.
-pub(super) type Body =
+pub(in crate::checks) type Body =
     for<'a> fn(&'a mut Loaded) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
 /// Starts a cluster, does something to it, and checks what its callers saw.
-pub(super) async fn under_load(rig: Rig, body: Body) -> Result<()> {
-    with_nodes(NODES, rig, body).await
-}
-
-/// As [`under_load`], with so many nodes.
-pub(super) async fn with_nodes(count: usize, rig: Rig, body: Body) -> Result<()> {
-    let cluster = rig.harness.cluster(count).await.context("the cluster did not start")?;
-    let nodes: Vec<_> = (0..count).map(|node| cluster.service(node)).collect();
-    let has_client = rig.harness.lacks(Ability::Client).is_none();
-    let client = has_client.then(|| cluster.client()).transpose()?;
-    let mut loaded = Loaded { load: Load::start(&nodes, client), nodes: count, cluster };
+pub(in crate::checks) async fn under_load(
+    count: usize,
+    make: Make<Cluster>,
+    body: Body,
+) -> Result<()> {
+    let cluster = make();
+    let nodes = cluster.launch.run(count).await.context("the cluster did not start")?;
+    let client = match &cluster.client {
+        Some(client) => Some(client.run(()).await?),
+        None => None,
+    };
+    let mut loaded = Loaded { load: Load::start(&nodes, client), nodes, cluster };
     let outcome = match loaded.run(body).await {
         Ok(()) => loaded.load.finish().await,
         // A promise that was broken is the worse of two failures.
         Err(error) => loaded.load.judge().and(Err(error)),
     };
-    outcome.map_err(|error| match loaded.cluster.report() {
-        report if report.is_empty() => error,
-        report => anyhow!("{error:#}\n\n{report}"),
-    })
+    match (outcome, &loaded.cluster.report) {
+        (Err(error), Some(report)) => Err(anyhow!("{error:#}\n\n{}", report.run(()).await?)),
+        (outcome, _) => outcome,
+    }
 }
 
 impl Loaded {
@@ -64,7 +65,7 @@ impl Loaded {
 
     /// The node, as its clients see it.
     pub(super) fn node(&self, node: usize) -> Arc<dyn Service> {
-        self.cluster.service(node)
+        self.nodes[node].clone()
     }
 
     /// Waits until many more calls have been answered.
@@ -100,7 +101,7 @@ impl Loaded {
     pub(super) async fn leader_besides(&self, old: Option<usize>) -> Result<(usize, Grant)> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {
-            for node in (0..self.nodes).filter(|&node| Some(node) != old) {
+            for node in (0..self.nodes.len()).filter(|&node| Some(node) != old) {
                 if let Some(granted) = ask(&self.node(node)).await {
                     return Ok((node, granted));
                 }
@@ -110,16 +111,16 @@ impl Loaded {
         }
     }
 
-    /// Has the leader hand over, and returns what it had granted before. On a slow machine nobody may
+    /// Has the leader transfer leadership, and returns what it had granted before. On a slow machine no node may
     /// be elected in time; then it is asked again.
     pub(super) async fn transfer(&mut self) -> Result<Grant> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {
             let (leader, granted) = self.leader().await?;
-            match self.cluster.transfer(leader).await {
+            match the(&self.cluster.transfer)?.run(leader).await {
                 Ok(()) => return Ok(granted),
                 Err(error) if error.is_retryable() && SystemClock.now().boot < until => {}
-                Err(error) => return Err(error).context("the lead was not handed over"),
+                Err(error) => return Err(error).context("leadership was not transferred"),
             }
         }
     }
@@ -129,7 +130,7 @@ impl Loaded {
         Ok(self.sequence_of(None, request).await?.1)
     }
 
-    /// As [`sequence`](Self::sequence), from a node that may lead still, or whoever does then.
+    /// As [`sequence`](Self::sequence), from a node that may lead still, or the one that does then.
     async fn sequence_of(
         &self,
         mut leader: Option<usize>,

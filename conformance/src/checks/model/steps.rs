@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use tsoracle_core::{Effect, Outcome, Reads, Version};
 
 use crate::{
-    Ability::{self, Contend, Crash, CutOff, FailStorage, LosePower, Reopen},
+    Fixture,
+    fixture::{Need, needs, the},
     model::{self, Answer, Walk, read, send},
 };
 
@@ -23,7 +24,7 @@ type Taking<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 /// A thing that may happen.
 pub(super) struct Step {
     pub(super) name: &'static str,
-    pub(super) needs: &'static [Ability],
+    pub(super) needs: &'static [Need<Fixture>],
     /// How often it happens, compared with the others.
     pub(super) weight: usize,
     pub(super) take: for<'a> fn(&'a mut Walk) -> Taking<'a>,
@@ -33,7 +34,7 @@ macro_rules! steps {
     ($($name:ident $weight:literal [$($need:ident),*])+) => {
         pub(super) const STEPS: &[Step] = &[$(Step {
             name: stringify!($name),
-            needs: &[$($need),*],
+            needs: needs!(Fixture: $($need),*),
             weight: $weight,
             take: |walk| Box::pin($name(walk)),
         }),+];
@@ -52,13 +53,13 @@ steps! {
     send_a_chain_of_commits_and_read 8 []
     drop_a_commit 5 []
     raise_the_era 1 []
-    reopen 3 [Reopen]
-    crash 3 [Crash]
-    lose_power 4 [LosePower]
-    fail_the_storage 1 [FailStorage, Crash]
-    open_a_contender 3 [Contend]
-    stop_the_leader 1 [Contend]
-    cut_the_leader_off 1 [Contend, CutOff]
+    reopen 3 [reopens]
+    crash 3 [crash]
+    lose_power 4 [lose_power]
+    fail_the_storage 1 [fail_storage, crash]
+    open_a_contender 3 [contends]
+    stop_the_leader 1 [contends]
+    cut_the_leader_off 1 [contends, cut_off]
 }
 
 fn draw(walk: &mut Walk) -> Effect {
@@ -236,20 +237,8 @@ async fn drop_a_commit(walk: &mut Walk) -> Result<()> {
 
 /// As an operator does who adopts a state.
 async fn raise_the_era(walk: &mut Walk) -> Result<()> {
-    walk.settle().await?;
     let effect = draw(walk);
-    let mut commit = walk.prepare(&effect);
-    commit.next.era += 1;
-    commit.effect.set_version(commit.next);
-    let node = walk.leader().await?;
-    match send(&*walk.nodes[node].driver, &commit).await? {
-        Answer::Conflict(found) => {
-            anyhow::bail!("on the state's version, a commit conflicts with {found:?}")
-        }
-        Answer::Refused => walk.lose(&commit),
-        Answer::Stored | Answer::Uncertain => walk.doubt(commit),
-    }
-    walk.settle().await
+    walk.raise_the_era(&effect).await.map(drop)
 }
 
 async fn reopen(walk: &mut Walk) -> Result<()> {
@@ -278,7 +267,7 @@ async fn lose_power(walk: &mut Walk) -> Result<()> {
 async fn fail_the_storage(walk: &mut Walk) -> Result<()> {
     walk.settle().await?;
     let node = walk.leader().await?;
-    walk.rig.place.fail_storage().await?;
+    the(&walk.fixture.fail_storage)?.run(()).await?;
     let driver = walk.nodes[node].driver.clone();
     let effect = draw(walk);
     let commit = walk.prepare(&effect);

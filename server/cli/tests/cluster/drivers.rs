@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tsoracle_conformance::processes::{Companion, Processes, Site};
+use tsoracle_testbed::{BackingService, Processes, Site};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tsoracle");
 
@@ -42,12 +42,13 @@ fn replicated(driver: &'static str) -> Processes {
 fn etcd() -> Processes {
     const MEMBERS: usize = 3;
     let config = |site: &Site, _| {
-        let members: Vec<_> = site.companions().iter().map(|at| at[0].to_string()).collect();
+        let members: Vec<_> = site.backing_services().iter().map(|at| at[0].to_string()).collect();
         format!("etcd://{}/oracle", members.join(","))
     };
-    Processes::new("etcd", BINARY, config).with_companions(MEMBERS, 2, |site, member| {
-        let url =
-            |member: usize, port: usize| format!("http://{}", site.companions()[member][port]);
+    Processes::new("etcd", BINARY, config).with_backing_services(MEMBERS, 2, |site, member| {
+        let url = |member: usize, port: usize| {
+            format!("http://{}", site.backing_services()[member][port])
+        };
         let (client, peer) = (url(member, 0), url(member, 1));
         let all: Vec<_> = (0..MEMBERS).map(|one| format!("{one}={}", url(one, 1))).collect();
         let mut command = Command::new("etcd");
@@ -58,6 +59,6 @@ fn etcd() -> Processes {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &all.join(",")]);
-        Companion { command, ready: site.companions()[member][0] }
+        BackingService { command, ready: site.backing_services()[member][0] }
     })
 }

@@ -1,5 +1,5 @@
-//! How long a client waits while a node of three is killed, paused, cut off or restarted, or hands
-//! the lead over.
+//! How long a client waits while a node of three is killed, paused, cut off or restarted, or
+//! transfers leadership.
 //!
 //! Two callers ask through our client, one for timestamps and one for sequence values, each again as
 //! soon as it is answered. Whatever happens to a node, the call that takes longest is the one that
@@ -17,11 +17,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
-use tsoracle_conformance::{
-    Ability, Cluster, Harness, Service,
-    processes::{Processes, enter_sandbox},
-};
+use tsoracle_conformance::{Cluster, Service};
 use tsoracle_core::{BootTime, Clock, ErrorKind, SeqKey, SeqRequest, SystemClock};
+use tsoracle_testbed::{Processes, enter_sandbox};
 
 use crate::table::{Outage, Row, table};
 
@@ -74,7 +72,7 @@ pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
     for driver in drivers {
         for (fault, name) in FAULTS {
             let is_possible =
-                !matches!(fault, Fault::Transfer) || driver.lacks(Ability::Transfer).is_none();
+                !matches!(fault, Fault::Transfer) || driver.cluster().transfer.is_some();
             if !is_possible || !format!("{}, {name}", driver.name()).contains(&filter) {
                 continue;
             }
@@ -90,53 +88,74 @@ pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A cluster that runs, and its nodes.
+struct Nodes {
+    cluster: Cluster,
+    services: Vec<Arc<dyn Service>>,
+}
+
+/// What this system does not let be done.
+const IMPOSSIBLE: &str = "this system does not let that be done";
+
 /// Makes the same fault again and again.
 async fn outages(driver: &Processes, fault: Fault, rounds: usize) -> Result<Vec<Outage>> {
-    let mut cluster = driver.cluster(NODES).await?;
-    let calls = Callers::start(cluster.client()?);
+    let cluster = driver.cluster();
+    let services = cluster.launch.run(NODES).await?;
+    let nodes = Nodes { cluster, services };
+    let client = nodes.cluster.client.as_ref().context(IMPOSSIBLE)?.run(()).await?;
+    let calls = Callers::start(client);
     let mut outages = vec![];
     for round in 0..rounds {
-        leader(&*cluster).await?;
+        leader(&nodes).await?;
         for node in 0..NODES {
-            rejoined(&*cluster, node).await?;
+            rejoined(&nodes, node).await?;
         }
         SystemClock.sleep(REST).await;
-        let outage = outage(&mut *cluster, &calls, fault).await;
-        outages.push(outage.with_context(|| format!("round {round}\n{}", cluster.report()))?);
+        match (outage(&nodes, &calls, fault).await, &nodes.cluster.report) {
+            (Ok(outage), _) => outages.push(outage),
+            (Err(error), Some(report)) => {
+                let report = report.run(()).await?;
+                return Err(error.context(format!("round {round}\n{report}")));
+            }
+            (Err(error), None) => return Err(error),
+        }
     }
     Ok(outages)
 }
 
-async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> Result<Outage> {
-    let old = leader(cluster).await?;
+async fn outage(nodes: &Nodes, callers: &Callers, fault: Fault) -> Result<Outage> {
+    let cluster = &nodes.cluster;
+    let old = leader(nodes).await?;
     callers.forget();
     let mut began = SystemClock.now().boot;
     match fault {
-        Fault::Kill => cluster.kill(old).await?,
-        Fault::Pause => cluster.pause(old).await?,
-        Fault::CutOff => cluster.cut_off(old).await?,
-        Fault::Stop => cluster.stop(old).await?,
-        Fault::Transfer => cluster.transfer(old).await?,
+        Fault::Kill => cluster.kill.run(old).await?,
+        Fault::Pause => cluster.pause.as_ref().context(IMPOSSIBLE)?.begin.run(old).await?,
+        Fault::CutOff => {
+            cluster.partition.as_ref().context(IMPOSSIBLE)?.node.begin.run(old).await?
+        }
+        Fault::Stop => cluster.stop.run(old).await?,
+        Fault::Transfer => cluster.transfer.as_ref().context(IMPOSSIBLE)?.run(old).await?,
         Fault::RollingRestart => {
             for node in 0..NODES {
-                cluster.stop(node).await?;
-                cluster.start(node).await?;
-                rejoined(cluster, node).await?;
+                cluster.stop.run(node).await?;
+                cluster.start.run(node).await?;
+                rejoined(nodes, node).await?;
             }
         }
         Fault::KillAll => {
             for node in 0..NODES {
-                cluster.kill(node).await?;
+                cluster.kill.run(node).await?;
             }
             for node in 0..NODES {
                 began = SystemClock.now().boot;
-                cluster.start(node).await?;
+                cluster.start.run(node).await?;
             }
         }
     }
     if !matches!(fault, Fault::RollingRestart | Fault::KillAll) {
         // Its lease may let the old one serve on for a while, and rightly so.
-        leader_besides(cluster, Some(old)).await?;
+        leader_besides(nodes, Some(old)).await?;
     }
     callers.go_on().await?;
     let mut outage = callers.outage(began)?;
@@ -148,23 +167,23 @@ async fn outage(cluster: &mut dyn Cluster, callers: &Callers, fault: Fault) -> R
         _ => {}
     }
     match fault {
-        Fault::Kill | Fault::Stop => cluster.start(old).await?,
-        Fault::Pause => cluster.resume(old).await?,
-        Fault::CutOff => cluster.heal(old).await?,
+        Fault::Kill | Fault::Stop => cluster.start.run(old).await?,
+        Fault::Pause => cluster.pause.as_ref().context(IMPOSSIBLE)?.end.run(old).await?,
+        Fault::CutOff => cluster.partition.as_ref().context(IMPOSSIBLE)?.node.end.run(old).await?,
         Fault::Transfer | Fault::RollingRestart | Fault::KillAll => {}
     }
     Ok(outage)
 }
 
-async fn leader(cluster: &dyn Cluster) -> Result<usize> {
-    leader_besides(cluster, None).await
+async fn leader(nodes: &Nodes) -> Result<usize> {
+    leader_besides(nodes, None).await
 }
 
-async fn leader_besides(cluster: &dyn Cluster, old: Option<usize>) -> Result<usize> {
+async fn leader_besides(nodes: &Nodes, old: Option<usize>) -> Result<usize> {
     let until = SystemClock.now().boot + PATIENCE;
     loop {
         for node in (0..NODES).filter(|&node| Some(node) != old) {
-            let service = cluster.service(node);
+            let service = &nodes.services[node];
             let asked = tokio::time::timeout(Duration::from_millis(100), service.get_ts(1));
             if let Ok(Ok(_)) = asked.await {
                 return Ok(node);
@@ -176,10 +195,10 @@ async fn leader_besides(cluster: &dyn Cluster, old: Option<usize>) -> Result<usi
 }
 
 /// Waits until a node leads, or knows who does.
-async fn rejoined(cluster: &dyn Cluster, node: usize) -> Result<()> {
+async fn rejoined(nodes: &Nodes, node: usize) -> Result<()> {
     let until = SystemClock.now().boot + PATIENCE;
     loop {
-        match cluster.service(node).get_ts(1).await {
+        match nodes.services[node].get_ts(1).await {
             Ok(_) => return Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::NotLeader(Some(_))) => return Ok(()),
             Err(error) => {

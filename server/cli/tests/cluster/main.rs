@@ -7,11 +7,9 @@ mod table;
 
 use std::process::ExitCode;
 
-use tsoracle_conformance::processes;
-
 fn main() -> ExitCode {
     match failover::rounds() {
         Some(rounds) => failover::measure(rounds, drivers::all()),
-        None => processes::run(drivers::all()),
+        None => tsoracle_testbed::run(drivers::all()),
     }
 }

@@ -10,7 +10,7 @@ pub struct Site {
     pub(super) root: PathBuf,
     pub(super) nodes: Vec<Addresses>,
     /// So many addresses for each.
-    pub(super) companions: Vec<Vec<SocketAddr>>,
+    pub(super) backing_services: Vec<Vec<SocketAddr>>,
 }
 
 /// Of one node.
@@ -22,7 +22,7 @@ pub(super) struct Addresses {
 
 /// A program that runs beside the nodes.
 #[derive(Debug)]
-pub struct Companion {
+pub struct BackingService {
     /// How it is started.
     pub command: Command,
     /// Where it accepts connections once it is ready.
@@ -55,9 +55,9 @@ impl Site {
         self.nodes[node].service
     }
 
-    /// Where the companions may listen, each.
-    pub fn companions(&self) -> &[Vec<SocketAddr>] {
-        &self.companions
+    /// Where the backing services may listen, each.
+    pub fn backing_services(&self) -> &[Vec<SocketAddr>] {
+        &self.backing_services
     }
 
     pub(super) fn log(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@ use std::{env, fs, path::PathBuf};
 
 use libtest_mimic::Failed;
 
-use crate::flaw::SABOTAGES;
+use crate::sabotage::{SABOTAGES, Sabotage};
 
 /// When it is set, the table is written and not compared.
 const WRITE: &str = "TSORACLE_WRITE_DOCS";
@@ -14,8 +14,9 @@ const END: &str = "<!-- sabotages: end -->\n";
 
 fn table() -> String {
     let mut table = String::from("\n| a driver that … | fails |\n|---|---|\n");
-    for sabotage in SABOTAGES {
-        table += &format!("| {} | `{}` |\n", sabotage.does, sabotage.caught_by);
+    for Sabotage { does, caught_by, foreseen, .. } in SABOTAGES {
+        let mark = foreseen.map(|number| format!("**{number}** ")).unwrap_or_default();
+        table += &format!("| {mark}{does} | `{caught_by}` |\n");
     }
     table + "\n"
 }

@@ -15,7 +15,7 @@ const INSIDE: &str = "TSORACLE_CONFORMANCE_SANDBOX";
 const SETUP: &str = "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link set lo up && \
                      { \"$@\"; code=$?; exit $code; }";
 
-/// Runs this program anew in namespaces of its own, if that is possible and it does not run there
+/// Runs this program again in namespaces of its own, if that is possible and it does not run there
 /// yet. What the program starts is killed when it ends, and its networks are gone.
 pub fn enter() {
     if is_inside() || lacking().is_some() {

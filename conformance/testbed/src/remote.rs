@@ -23,7 +23,7 @@ use tsoracle_proto::{
 use super::failed;
 use tsoracle_verify::why_failed;
 
-use crate::Service;
+use tsoracle_conformance::Service;
 
 /// How long connecting may take. A node answers at once, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ fn channel(address: SocketAddr) -> Result<Channel> {
     Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy())
 }
 
-/// Has the node at `address` hand the lead over to whichever other one it likes.
+/// Has the node at `address` transfer leadership to whichever other one it likes.
 pub(super) async fn transfer(address: SocketAddr) -> Result<()> {
     let change = Some(Change::Transfer(0));
     let mut node = ClusterServiceClient::new(channel(address)?);

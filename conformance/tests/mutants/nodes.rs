@@ -7,16 +7,16 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tsoracle_conformance::{Cluster, Service};
+use tsoracle_conformance::{Action, Cluster, Fault, Partition, Service, Shared};
 use tsoracle_core::{Error, ErrorKind, Grant, Oracle, OracleOptions, Result, SeqGrant, SeqRequest};
 
-use crate::shared::Shared;
+use crate::shared::SharedState;
 
 /// Short, so that a take-over is.
 const LEASE: Duration = Duration::from_millis(150);
 
-pub(crate) struct Nodes {
-    shared: Shared,
+struct Nodes {
+    shared: SharedState,
     nodes: Vec<Arc<Node>>,
     /// Oracles that were killed: they are neither asked nor stopped.
     killed: Vec<Oracle>,
@@ -35,13 +35,12 @@ struct Running {
 }
 
 impl Nodes {
-    pub(crate) fn start(shared: Shared, count: usize) -> Result<Self> {
+    fn launch(&mut self, count: usize) -> Result<Vec<Arc<dyn Service>>> {
         let node =
             |_| Arc::new(Node { paused: watch::Sender::new(false), running: Mutex::default() });
-        let nodes: Vec<_> = (0..count).map(node).collect();
-        let nodes = Self { shared, nodes, killed: vec![] };
-        (0..count).try_for_each(|node| nodes.run(node))?;
-        Ok(nodes)
+        self.nodes = (0..count).map(node).collect();
+        (0..count).try_for_each(|node| self.run(node))?;
+        Ok(self.nodes.iter().map(|node| node.clone() as _).collect())
     }
 
     fn run(&self, node: usize) -> Result<()> {
@@ -59,25 +58,6 @@ impl Nodes {
     fn member(&self, node: usize) -> usize {
         self.nodes[node].running.lock().unwrap().as_ref().expect("the node runs").member
     }
-}
-
-#[async_trait]
-impl Cluster for Nodes {
-    fn lease(&self) -> Duration {
-        LEASE
-    }
-
-    fn service(&self, node: usize) -> Arc<dyn Service> {
-        self.nodes[node].clone()
-    }
-
-    async fn start(&mut self, node: usize) -> Result<()> {
-        self.run(node)
-    }
-
-    async fn stop(&mut self, node: usize) -> Result<()> {
-        self.take(node).oracle.shutdown().await
-    }
 
     async fn kill(&mut self, node: usize) -> Result<()> {
         let killed = self.take(node);
@@ -86,35 +66,45 @@ impl Cluster for Nodes {
         Ok(())
     }
 
-    async fn pause(&mut self, node: usize) -> Result<()> {
-        self.nodes[node].paused.send_replace(true);
-        self.shared.cut_off_member(self.member(node));
-        Ok(())
+    async fn pause(&mut self, node: usize, is_paused: bool) -> Result<()> {
+        self.nodes[node].paused.send_replace(is_paused);
+        self.cut_off(node, is_paused).await
     }
 
-    async fn resume(&mut self, node: usize) -> Result<()> {
-        self.nodes[node].paused.send_replace(false);
-        self.shared.heal_member(self.member(node));
+    async fn cut_off(&mut self, node: usize, is_cut_off: bool) -> Result<()> {
+        let member = self.member(node);
+        match is_cut_off {
+            true => self.shared.cut_off_member(member),
+            false => self.shared.heal_member(member),
+        }
         Ok(())
     }
+}
 
-    async fn cut_off(&mut self, node: usize) -> Result<()> {
-        self.shared.cut_off_member(self.member(node));
-        Ok(())
-    }
-
-    async fn heal(&mut self, node: usize) -> Result<()> {
-        self.shared.heal_member(self.member(node));
-        Ok(())
-    }
-
+/// A cluster of sound drivers, none of which is open yet.
+pub(crate) fn cluster() -> Cluster {
+    let nodes =
+        Shared::new(Nodes { shared: SharedState::new(None), nodes: vec![], killed: vec![] });
     // They have no links with each other, but only with what they share.
-    async fn cut_link(&mut self, _: usize, _: usize) -> Result<()> {
-        Ok(())
-    }
-
-    async fn heal_link(&mut self, _: usize, _: usize) -> Result<()> {
-        Ok(())
+    let nothing = || Action::new(|_| Box::pin(async { Ok(()) }));
+    let cut =
+        |is_cut_off| nodes.action(move |nodes, node| Box::pin(nodes.cut_off(node, is_cut_off)));
+    let pause = |is_paused| nodes.action(move |nodes, node| Box::pin(nodes.pause(node, is_paused)));
+    Cluster {
+        pause: Some(Fault { begin: pause(true), end: pause(false) }),
+        partition: Some(Partition {
+            node: Fault { begin: cut(true), end: cut(false) },
+            link: Fault { begin: nothing(), end: nothing() },
+        }),
+        ..Cluster::new(
+            LEASE,
+            nodes.action(|nodes, count| Box::pin(async move { nodes.launch(count) })),
+            nodes.action(|nodes, node| Box::pin(async move { nodes.run(node) })),
+            nodes.action(|nodes, node| {
+                Box::pin(async move { nodes.take(node).oracle.shutdown().await })
+            }),
+            nodes.action(|nodes, node| Box::pin(nodes.kill(node))),
+        )
     }
 }
 

@@ -17,8 +17,8 @@ use tsoracle_core::{
 };
 
 use crate::{
-    flaw::Flaw,
-    shared::{Shared, halves, without_version},
+    sabotage::Flaw,
+    shared::{SharedState, halves, without_version},
 };
 
 /// How long a flaw that needs time takes, so that it shows.
@@ -29,7 +29,7 @@ pub(crate) struct Contender {
     node: NodeId,
     index: usize,
     flaw: Option<Flaw>,
-    shared: Shared,
+    shared: SharedState,
     leadership: watch::Receiver<Leadership>,
     jobs: mpsc::UnboundedSender<Job>,
     stops: AtomicUsize,
@@ -45,7 +45,7 @@ enum Job {
 
 impl Contender {
     pub(crate) fn start(
-        shared: Shared,
+        shared: SharedState,
         index: usize,
         node: NodeId,
         flaw: Option<Flaw>,
@@ -129,12 +129,19 @@ impl ConsensusDriver for Contender {
             Some(Flaw::DatesEvidenceFromTheOpening) if state.seen.contains_key(version) => {
                 return Some(opened);
             }
+            Some(Flaw::DatesEvidenceFromTheCommitBefore) => {
+                let before = state.seen.iter().find(|(seen, _)| seen.number + 1 == version.number);
+                return before.map(|(_, &when)| when).filter(|_| state.seen.contains_key(version));
+            }
             _ => {}
         }
         state.seen.get(version).map(|&seen| seen.max(opened))
     }
 
     async fn resign(&self, claim: u64) {
+        if self.flaw == Some(Flaw::IgnoresResignations) {
+            return;
+        }
         let mut state = self.shared.lock();
         let now = self.leadership.borrow().clone();
         let any = self.flaw == Some(Flaw::ResignsWhateverTheClaim);
@@ -158,6 +165,11 @@ impl ConsensusDriver for Contender {
         }
         self.stopping.store(true, Ordering::Relaxed);
         let (reply, stopped) = oneshot::channel();
+        if self.flaw == Some(Flaw::StopsBeforeItsCommitsEnd) {
+            let _ = self.jobs.send(Job::Stop { reply });
+            self.shared.lock().leave(self.index);
+            return Ok(());
+        }
         if self.jobs.send(Job::Stop { reply }).is_ok() {
             // If the reply is dropped, it has stopped as well.
             let _ = stopped.await;
@@ -168,7 +180,7 @@ impl ConsensusDriver for Contender {
 
 /// The task's side.
 struct Side {
-    shared: Shared,
+    shared: SharedState,
     index: usize,
     flaw: Option<Flaw>,
     connection: watch::Receiver<bool>,
@@ -228,6 +240,10 @@ impl Side {
                 if self.is(Flaw::DropsWhatIsInFlightWhenStopped) && waiting > 0 {
                     SystemClock.sleep(MOMENT).await;
                 }
+                if self.stopping.load(Ordering::Relaxed) && self.is(Flaw::StopsBeforeItsCommitsEnd)
+                {
+                    SystemClock.sleep(MOMENT * 300).await;
+                }
                 if self.is(Flaw::ShowsACommitInPart) {
                     let half = halves(&effect).0;
                     self.shared.lock().store.commit(half).unwrap();
@@ -258,7 +274,35 @@ impl Side {
         if self.is(Flaw::ReadsWhatWasThereBefore) && state.reads.is_multiple_of(17) {
             return wanted.read_from(&state.before);
         }
-        wanted.read_from(&state.store)
+        let mut wanted = wanted.clone();
+        for range in &mut wanted.ranges {
+            match self.flaw {
+                Some(Flaw::RangesIncludeTheirEnd) => range.to.push(0),
+                Some(Flaw::RangesAreCutAt16) => range.limit = range.limit.min(16),
+                _ => {}
+            }
+        }
+        let mut found = wanted.read_from(&state.store)?;
+        for (range, page) in wanted.ranges.iter().zip(&mut found.ranges) {
+            match self.flaw {
+                Some(Flaw::LeavesOutTheLastOfAFullPage) if page.len() == range.limit => {
+                    let all = state.store.scan(&range.from, &range.to, usize::MAX)?;
+                    page.truncate(if all.len() == page.len() {
+                        page.len() - 1
+                    } else {
+                        page.len()
+                    });
+                }
+                Some(Flaw::ReadsRangesOfTheVersionBefore) if !wanted.keys.is_empty() => {
+                    *page = state.before.scan(&range.from, &range.to, range.limit)?;
+                }
+                _ => {}
+            }
+        }
+        if self.is(Flaw::SortsTheKeysOfARead) {
+            found.values.sort();
+        }
+        Ok(found)
     }
 
     fn commit(
@@ -275,6 +319,8 @@ impl Side {
         if std::mem::take(&mut state.storage_fails) {
             if !self.is(Flaw::LeadsOnAfterAStorageError) {
                 self.latched = true;
+            }
+            if self.latched && !self.is(Flaw::KeepsTheChannelOpenAfterAStorageError) {
                 state.leave(self.index);
             }
             return Err(Error::new(ErrorKind::Uncertain, "the storage was told to fail"));
@@ -296,7 +342,15 @@ impl Side {
         if self.is(Flaw::CommitsTwiceWhenBusy) && waiting > 0 {
             self.postponed.push_back((state.commits + 2, without_version(&effect)));
         }
-        state.compare_and_store(base, effect)
+        let (next, rest) = (effect.version()?, without_version(&effect));
+        if self.is(Flaw::SeesWhatConflicted) {
+            state.observe(next);
+        }
+        let outcome = state.compare_and_store(base, effect);
+        if self.is(Flaw::StoresAConflictLater) && matches!(outcome, Ok(Outcome::Conflict { .. })) {
+            self.postponed.push_back((state.commits + 2, rest));
+        }
+        outcome
     }
 
     fn minds_who_has_gone(&self) -> bool {

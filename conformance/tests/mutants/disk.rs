@@ -2,48 +2,60 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
 };
 
-use async_trait::async_trait;
 use serde::Deserialize;
-use tsoracle_conformance::{Ability, Harness, Place};
+use tsoracle_conformance::{Action, Config, Fixture, Shared};
 use tsoracle_core::{
     ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect, Entry, Error, ErrorKind,
     LocalDriver, MemoryStore, Registry, Result, SeqStore, VERSION, state::NODE,
 };
 
 use crate::{
-    flaw::Flaw,
+    sabotage::Flaw,
     shared::{halves, without_version},
 };
 
-/// The harness of `LocalDriver` over such stores.
-#[derive(Clone, Copy)]
-pub(crate) struct Disks(pub(crate) Option<Flaw>);
-
-#[async_trait]
-impl Harness for Disks {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        match ability {
-            Ability::Contend | Ability::CutOff => Some("one driver owns the disk".into()),
-            Ability::Cluster | Ability::Pause | Ability::Partition => Some("one node".into()),
-            Ability::Process => Some("the disk is in this process".into()),
-            _ => None,
-        }
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        Ok(Box::new(DiskPlace { disk: Disk::new(self.0), opened: vec![] }))
-    }
-
-    fn registry(&self) -> Result<Registry> {
-        Registry::default().register(DriverFactory {
-            name: "disk",
-            summary: "a disk in memory, by its name",
-            options: &[DriverOption { name: "path", default: "0", help: "the disk's name" }],
-            open: |config, _| Box::pin(open_config(config)),
+/// `LocalDriver` over such a store.
+pub(crate) fn fixture(flaw: Option<Flaw>) -> Fixture {
+    let disk = Shared::new(Mounted { disk: Disk::new(flaw), opened: vec![] });
+    let act = |act: fn(&mut Mounted)| -> Action {
+        disk.action(move |disk, ()| {
+            act(disk);
+            Box::pin(async { Ok(()) })
         })
+    };
+    Fixture {
+        locks: true,
+        crash: Some(act(|mounted| {
+            let written = mounted.disk.lock().written.clone();
+            mounted.disk = mounted.disk.holding(written);
+        })),
+        lose_power: Some(act(|mounted| {
+            let synced = mounted.disk.lock().synced.clone();
+            mounted.disk = mounted.disk.holding(synced);
+        })),
+        fail_storage: Some(act(|mounted| mounted.disk.lock().fails = true)),
+        damage: Some(act(|mounted| mounted.disk.lock().damaged = true)),
+        store: Some(disk.action(|mounted, ()| {
+            Box::pin(async { Ok(Box::new(mounted.disk.open()?) as Box<dyn SeqStore>) })
+        })),
+        config: Some(disk.action(|mounted, ()| {
+            let name = mounted.disk.name();
+            NAMED.lock().unwrap().insert(name.clone(), mounted.disk.clone());
+            let config = Config { string: format!("disk:{name}"), service_endpoint: None };
+            Box::pin(async { Ok(config) })
+        })),
+        registry: Registry::default()
+            .register(DriverFactory {
+                name: "disk",
+                summary: "a disk in memory, by its name",
+                options: &[DriverOption { name: "path", default: "0", help: "the disk's name" }],
+                open: |config, _| Box::pin(open_config(config)),
+            })
+            .ok(),
+        ..Fixture::new(disk.action(|mounted, ()| Box::pin(mounted.open())))
     }
 }
 
@@ -76,53 +88,20 @@ async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
     Ok(LocalDriver::open(disk.open()?).await?)
 }
 
-struct DiskPlace {
+struct Mounted {
     disk: Disk,
     opened: Vec<Arc<dyn ConsensusDriver>>,
 }
 
-#[async_trait]
-impl Place for DiskPlace {
+impl Mounted {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
         let driver = LocalDriver::open(self.disk.open()?).await?;
         self.opened.push(driver.clone());
         Ok(driver)
     }
-
-    async fn crash(&mut self) -> Result<()> {
-        let written = self.disk.0.lock().unwrap().written.clone();
-        self.disk = self.disk.holding(written);
-        Ok(())
-    }
-
-    async fn lose_power(&mut self) -> Result<()> {
-        let synced = self.disk.0.lock().unwrap().synced.clone();
-        self.disk = self.disk.holding(synced);
-        Ok(())
-    }
-
-    async fn fail_storage(&mut self) -> Result<()> {
-        self.disk.0.lock().unwrap().fails = true;
-        Ok(())
-    }
-
-    async fn damage(&mut self) -> Result<()> {
-        self.disk.0.lock().unwrap().damaged = true;
-        Ok(())
-    }
-
-    fn store(&mut self) -> Result<Box<dyn SeqStore>> {
-        Ok(Box::new(self.disk.open()?))
-    }
-
-    fn config(&self) -> Result<String> {
-        let name = self.disk.name();
-        NAMED.lock().unwrap().insert(name.clone(), self.disk.clone());
-        Ok(format!("disk:{name}"))
-    }
 }
 
-impl Drop for DiskPlace {
+impl Drop for Mounted {
     fn drop(&mut self) {
         NAMED.lock().unwrap().remove(&self.disk.name());
     }
@@ -139,6 +118,8 @@ struct Contents {
     written: MemoryStore,
     /// What is left when the power goes.
     synced: MemoryStore,
+    /// How often it was opened.
+    opens: u32,
     in_use: bool,
     fails: bool,
     damaged: bool,
@@ -148,17 +129,31 @@ impl Disk {
     fn new(flaw: Option<Flaw>) -> Self {
         let (written, synced) = Default::default();
         let (in_use, fails, damaged) = Default::default();
-        Self(Arc::new(Mutex::new(Contents { flaw, written, synced, in_use, fails, damaged })))
+        Self(Arc::new(Mutex::new(Contents {
+            flaw,
+            written,
+            synced,
+            opens: 0,
+            in_use,
+            fails,
+            damaged,
+        })))
     }
 
     fn holding(&self, contents: MemoryStore) -> Self {
-        let other = Self::new(self.0.lock().unwrap().flaw);
+        let opens = self.lock().opens;
+        let other = Self::new(self.lock().flaw);
         {
-            let mut new = other.0.lock().unwrap();
+            let mut new = other.lock();
+            new.opens = opens;
             new.written = contents.clone();
             new.synced = contents;
         }
         other
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().unwrap()
     }
 
     fn name(&self) -> String {
@@ -166,11 +161,11 @@ impl Disk {
     }
 
     fn is(&self, flaw: Flaw) -> bool {
-        self.0.lock().unwrap().flaw == Some(flaw)
+        self.lock().flaw == Some(flaw)
     }
 
     fn open(&self) -> Result<Store> {
-        let mut disk = self.0.lock().unwrap();
+        let mut disk = self.lock();
         let flaw = disk.flaw;
         if disk.in_use && flaw != Some(Flaw::LetsASecondDriverIn) {
             return Err(Error::new(ErrorKind::Config, "the disk is in use"));
@@ -183,18 +178,27 @@ impl Disk {
         disk.in_use = true;
         let memory = match flaw {
             Some(Flaw::DrawsANewNodeId) => without(&disk.written, NODE)?,
-            Some(Flaw::ForgetsSessionsAtRestart) => without(&without(&disk.written, b"u")?, b"a")?,
-            Some(Flaw::ForgetsLeasesAtRestart) => without(&without(&disk.written, b"l")?, b"h")?,
-            Some(Flaw::ForgetsTheLastLeaseIdAtRestart) => without(&disk.written, b"k")?,
-            Some(Flaw::ForgetsTheCountOfKeysAtRestart) => without(&disk.written, b"m")?,
             Some(Flaw::TakesAnEmptyValueForDeleted) => {
                 kept(&disk.written, |_, value| !value.is_empty())?
             }
+            Some(Flaw::ForgetsLongKeysAtRestart) => kept(&disk.written, |key, _| key.len() <= 300)?,
             _ => disk.written.clone(),
         };
+        disk.opens += 1;
+        let opens = disk.opens;
         let is_reopened = memory != MemoryStore::default();
         drop(disk);
-        Ok(Store { disk: self.clone(), flaw, memory, is_reopened, held_back: Effect::default() })
+        let (held_back, first) = Default::default();
+        Ok(Store {
+            disk: self.clone(),
+            flaw,
+            memory,
+            is_reopened,
+            opens,
+            commits: 0,
+            first,
+            held_back,
+        })
     }
 }
 
@@ -223,6 +227,11 @@ struct Store {
     memory: MemoryStore,
     /// Whether there was anything on the disk.
     is_reopened: bool,
+    /// How often the disk was opened until now.
+    opens: u32,
+    commits: u32,
+    /// The first value of each key that this session has written.
+    first: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// Writes that were answered and are not where they should be.
     held_back: Effect,
 }
@@ -230,7 +239,7 @@ struct Store {
 impl Drop for Store {
     fn drop(&mut self) {
         let held_back = std::mem::take(&mut self.held_back);
-        let mut disk = self.disk.0.lock().unwrap();
+        let mut disk = self.disk.lock();
         disk.in_use = false;
         if self.flaw != Some(Flaw::LosesTheLastWriteOnReopen) {
             disk.written.commit(held_back.clone()).unwrap();
@@ -259,12 +268,16 @@ impl SeqStore for Store {
         if self.flaw == Some(Flaw::OrdersKeysDifferentlyOnDisk) && self.is_reopened {
             found.sort_by_key(|(key, _)| (key.len(), key.clone()));
         }
+        if self.flaw == Some(Flaw::OrdersBytesAsSignedOnDisk) && self.is_reopened {
+            found.sort_by_key(|(key, _)| key.iter().map(|&byte| byte as i8).collect::<Vec<_>>());
+        }
         Ok(found)
     }
 
     fn commit(&mut self, effect: Effect) -> Result<()> {
         let effect = self.altered(effect);
-        let mut disk = self.disk.0.lock().unwrap();
+        let disk = self.disk.clone();
+        let mut disk = disk.lock();
         if std::mem::take(&mut disk.fails) && self.flaw != Some(Flaw::TriesAFailedSyncAgain) {
             return Err(Error::new(ErrorKind::Fatal, "the disk was told to fail"));
         }
@@ -287,6 +300,19 @@ impl SeqStore for Store {
                 if let Ok(version) = effect.version() {
                     self.held_back.set_version(version);
                 }
+            }
+            Some(Flaw::DeletesWithTheNextCommit) => {
+                let (puts, deletes) = apart(effect);
+                let mut all = puts;
+                all.merge(later);
+                disk.written.commit(all.clone())?;
+                disk.synced.commit(all)?;
+                self.held_back = deletes;
+            }
+            Some(Flaw::SyncsAllButEveryTenth) if self.commits.is_multiple_of(10) => {
+                disk.written.commit(effect.clone())?;
+                disk.synced.commit(later)?;
+                self.held_back = effect;
             }
             Some(Flaw::WritesOnlyWhenClosed) => {
                 self.held_back = later;
@@ -319,7 +345,7 @@ impl Store {
     fn stored(&self, key: &[u8]) -> Vec<u8> {
         match self.flaw {
             Some(Flaw::FoldsTheCaseOfKeys) => key.to_ascii_lowercase(),
-            Some(Flaw::EndsKeysAtZero) if key.first() == Some(&b's') => {
+            Some(Flaw::EndsKeysAtZero) if key.len() > 1 && key[0] != 0 => {
                 key.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
             }
             _ => key.to_vec(),
@@ -327,28 +353,67 @@ impl Store {
     }
 
     /// The part of a commit that reaches the disk; all of it is in memory.
-    fn saved(&self, effect: Effect) -> Effect {
-        let mut saved = Effect::default();
-        if self.flaw == Some(Flaw::SavesPartOfALargeCommit) && effect.size() > 200_000 {
-            saved = halves(&effect).0;
+    fn saved(&mut self, effect: Effect) -> Effect {
+        self.commits += 1;
+        let is_large = match self.flaw {
+            Some(Flaw::SavesPartOfALargeCommit) => effect.size() > 200_000,
+            Some(Flaw::SavesHalfOfAThousandWrites) => effect.len() > 1_000,
+            _ => false,
+        };
+        if is_large {
+            let mut half = halves(&effect).0;
             if let Ok(version) = effect.version() {
-                saved.set_version(version);
+                half.set_version(version);
             }
-            return saved;
+            return half;
         }
-        for (key, value) in effect {
-            match value {
-                Some(mut value) => {
-                    if self.flaw == Some(Flaw::CutsValuesAt64KiB) {
-                        value.truncate(1 << 16);
-                    }
-                    saved.put(key, value);
-                }
-                None if self.flaw == Some(Flaw::BringsBackWhatWasDeleted) => {}
-                None => saved.delete(key),
+        let is_lost = match self.flaw {
+            Some(Flaw::LosesWhatFollowsTheFirstReopen) => self.opens == 2,
+            Some(Flaw::LosesTheFirstRecordOfASegment) => self.commits.is_multiple_of(50),
+            _ => false,
+        };
+        let mut saved = Effect::default();
+        for (key, value) in effect.into_iter().filter(|(key, _)| !is_lost || key == VERSION) {
+            if self.flaw == Some(Flaw::ReplaysTheOlderValue) && key != VERSION {
+                let first = self.first.entry(key.clone()).or_insert(value).clone();
+                put(&mut saved, key, first);
+            } else {
+                put(
+                    &mut saved,
+                    self.key_on_disk(key),
+                    value.map(|value| self.value_on_disk(value)),
+                );
             }
+        }
+        if self.flaw == Some(Flaw::BringsBackWhatWasDeleted) {
+            saved = apart(saved).0;
         }
         saved
+    }
+
+    fn key_on_disk(&self, mut key: Vec<u8>) -> Vec<u8> {
+        match self.flaw {
+            Some(Flaw::DropsATrailingZeroOfKeys) if key.len() > 1 && key.ends_with(&[0]) => {
+                key.truncate(key.len() - 1);
+            }
+            Some(Flaw::FoldsTheCaseOfKeysOnDisk) => key.make_ascii_lowercase(),
+            Some(Flaw::CutsKeysAt250) => key.truncate(250),
+            _ => {}
+        }
+        key
+    }
+
+    fn value_on_disk(&self, mut value: Vec<u8>) -> Vec<u8> {
+        match self.flaw {
+            Some(Flaw::CutsValuesAt64KiB) => value.truncate(1 << 16),
+            Some(Flaw::TrimsZerosOfValues) => {
+                while value.len() < 16 && value.ends_with(&[0]) {
+                    value.truncate(value.len() - 1);
+                }
+            }
+            _ => {}
+        }
+        value
     }
 
     fn altered(&self, effect: Effect) -> Effect {
@@ -368,6 +433,25 @@ impl Store {
             }
         }
         altered
+    }
+}
+
+/// What an effect writes, and what it deletes.
+fn apart(effect: Effect) -> (Effect, Effect) {
+    let (mut puts, mut deletes) = (Effect::default(), Effect::default());
+    for (key, value) in effect {
+        match value {
+            Some(value) => puts.put(key, value),
+            None => deletes.delete(key),
+        }
+    }
+    (puts, deletes)
+}
+
+fn put(effect: &mut Effect, key: Vec<u8>, value: Option<Vec<u8>>) {
+    match value {
+        Some(value) => effect.put(key, value),
+        None => effect.delete(key),
     }
 }
 

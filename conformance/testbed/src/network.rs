@@ -25,8 +25,8 @@ const PEERS: u8 = 1;
 /// The last part of this side's addresses; those of nodes begin at 1.
 const HERE: u8 = 254;
 
-/// A hardware address that nobody has.
-const NOBODY: &str = "02:00:00:00:00:00";
+/// A hardware address that no device has.
+const NOWHERE: &str = "02:00:00:00:00:00";
 
 /// What connects the nodes of a cluster with each other, and with their clients.
 #[derive(Debug)]
@@ -49,16 +49,16 @@ impl Network {
         (others, ports): (usize, usize),
     ) -> Result<(Self, Site)> {
         let root = root.to_owned();
-        let by_companion =
+        let by_service =
             |all: Vec<SocketAddr>| all.chunks(ports.max(1)).map(<[_]>::to_vec).collect();
         let others = others * ports;
         if !sandbox::is_inside() {
             let mut free = free_addresses(nodes * 2 + others)?;
-            let companions = free.split_off(nodes * 2);
+            let backing_services = free.split_off(nodes * 2);
             let of_node = |pair: &[SocketAddr]| Addresses { peer: pair[0], service: pair[1] };
             let nodes = free.chunks(2).map(of_node).collect();
-            let companions = by_companion(companions);
-            return Ok((Self::Loopback, Site { root, nodes, companions }));
+            let backing_services = by_service(backing_services);
+            return Ok((Self::Loopback, Site { root, nodes, backing_services }));
         }
         static NUMBERS: AtomicU8 = AtomicU8::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed) % 200 + 1;
@@ -71,9 +71,9 @@ impl Network {
         };
         let port = |other| PEER_PORT + 1 + other as u16;
         let here = Ipv4Addr::new(10, number, PEERS, HERE).into();
-        let companions =
-            by_companion((0..others).map(|other| SocketAddr::new(here, port(other))).collect());
-        Ok((network, Site { root, nodes: (0..count).map(of_node).collect(), companions }))
+        let backing_services =
+            by_service((0..others).map(|other| SocketAddr::new(here, port(other))).collect());
+        Ok((network, Site { root, nodes: (0..count).map(of_node).collect(), backing_services }))
     }
 
     /// Has `command` run where a node is.
@@ -82,8 +82,8 @@ impl Network {
             Self::Loopback => Command::new(program),
             Self::Bridges { number, .. } => {
                 let mut command = Command::new("nsenter");
-                let place = format!("--net=/run/netns/{}", namespace(*number, node as u8));
-                command.arg(place).arg("--").arg(program);
+                let network = format!("--net=/run/netns/{}", namespace(*number, node as u8));
+                command.arg(network).arg("--").arg(program);
                 command
             }
         }
@@ -178,11 +178,11 @@ fn build(number: u8, nodes: u8) -> Result<()> {
     Ok(())
 }
 
-/// Has what two nodes send each other go to nobody.
+/// Has what two nodes send each other go nowhere.
 fn misdirect(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
     for (from, to) in [(one, other), (other, one)] {
         let (to, device) = (address(number, net, to), device(net));
-        let wrong = format!("neigh replace {to} lladdr {NOBODY} dev {device} nud permanent\n");
+        let wrong = format!("neigh replace {to} lladdr {NOWHERE} dev {device} nud permanent\n");
         ip(Some(&namespace(number, from)), &wrong)?;
     }
     Ok(())

@@ -8,48 +8,45 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
 use tokio::sync::watch;
-use tsoracle_conformance::{Ability, Cluster, Harness, Place};
+use tsoracle_conformance::{Action, Fault, Fixture, Shared};
 use tsoracle_core::{
     BootTime, Clock, ConsensusDriver, Effect, Error, ErrorKind, Leadership, MemoryStore, NodeId,
     Outcome, Result, SeqStore, SystemClock, VERSION, Version,
 };
 
-use crate::{contender::Contender, flaw::Flaw, nodes::Nodes};
+use crate::{contender::Contender, sabotage::Flaw};
 
-/// The harness of drivers that contend for one state.
-#[derive(Clone, Copy)]
-pub(crate) struct Contenders(pub(crate) Option<Flaw>);
-
-#[async_trait]
-impl Harness for Contenders {
-    fn lacks(&self, ability: Ability) -> Option<String> {
-        match ability {
-            Ability::Lock => Some("several drivers may be open at once".into()),
-            Ability::Store | Ability::Damage => Some("the state is in memory".into()),
-            Ability::Configure => Some("it has no name".into()),
-            Ability::Process => Some("the state is in this process".into()),
-            Ability::Wipe | Ability::HangDisk => {
-                Some("the nodes store nothing of their own".into())
+/// Drivers that contend for one state.
+pub(crate) fn fixture(flaw: Option<Flaw>) -> Fixture {
+    let state = Shared::new(SharedState::new(flaw));
+    let act = |act: fn(&SharedState)| -> Action {
+        state.action(move |state, ()| {
+            act(state);
+            Box::pin(async { Ok(()) })
+        })
+    };
+    let cut = |is_cut_off| {
+        state.action(move |state, index| {
+            let member = state.lock().first + index;
+            match is_cut_off {
+                true => state.cut_off_member(member),
+                false => state.heal_member(member),
             }
-            Ability::Client | Ability::Transfer | Ability::Companion => {
-                Some("the nodes are in this process".into())
-            }
-            _ => None,
-        }
-    }
-
-    async fn place(&self) -> Result<Box<dyn Place>> {
-        Ok(Box::new(Shared::new(self.0)))
-    }
-
-    async fn cluster(&self, nodes: usize) -> Result<Box<dyn Cluster>> {
-        Ok(Box::new(Nodes::start(Shared::new(self.0), nodes)?))
+            Box::pin(async { Ok(()) })
+        })
+    };
+    Fixture {
+        contends: true,
+        crash: Some(act(SharedState::crash)),
+        lose_power: Some(act(SharedState::crash)),
+        cut_off: Some(Fault { begin: cut(true), end: cut(false) }),
+        fail_storage: Some(act(|state| state.lock().storage_fails = true)),
+        ..Fixture::new(state.action(|state, ()| Box::pin(async { Ok(state.join().1) })))
     }
 }
 
-/// An id that no other place or driver of this process has.
+/// An id that no other state or driver of this process has.
 pub(crate) fn new_id() -> u128 {
     static IDS: AtomicU64 = AtomicU64::new(1);
     IDS.fetch_add(1, Ordering::Relaxed).into()
@@ -57,11 +54,11 @@ pub(crate) fn new_id() -> u128 {
 
 /// The state, and who contends for it. Clones are the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared(Arc<Mutex<State>>);
+pub(crate) struct SharedState(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 pub(crate) struct State {
-    place: u128,
+    id: u128,
     pub(crate) flaw: Option<Flaw>,
     pub(crate) store: MemoryStore,
     /// What is there after a crash.
@@ -72,6 +69,8 @@ pub(crate) struct State {
     first: usize,
     leader: Option<usize>,
     claims: u64,
+    /// Which driver resigned last, and from which claim.
+    resigned: Option<(usize, u64)>,
     pub(crate) storage_fails: bool,
     /// When each version was made, which all see at once.
     pub(crate) seen: HashMap<Version, BootTime>,
@@ -93,10 +92,10 @@ pub(crate) struct Member {
     pub(crate) cut_off_from: MemoryStore,
 }
 
-impl Shared {
-    fn new(flaw: Option<Flaw>) -> Self {
+impl SharedState {
+    pub(crate) fn new(flaw: Option<Flaw>) -> Self {
         Self(Arc::new(Mutex::new(State {
-            place: new_id(),
+            id: new_id(),
             flaw,
             store: MemoryStore::default(),
             saved: MemoryStore::default(),
@@ -105,6 +104,7 @@ impl Shared {
             first: 0,
             leader: None,
             claims: 0,
+            resigned: None,
             storage_fails: false,
             seen: HashMap::new(),
             commits: 0,
@@ -134,7 +134,7 @@ impl Shared {
             state.elect();
             let flaw = state.flaw;
             let shared = flaw == Some(Flaw::GivesContendersOneNodeId);
-            let node = if shared { state.place } else { new_id() };
+            let node = if shared { state.id } else { new_id() };
             (index, NodeId(node), flaw)
         };
         let contender = Contender::start(self.clone(), index, node, flaw, leadership, connection);
@@ -164,6 +164,19 @@ impl Shared {
             connected.send_replace(true);
         }
         state.elect();
+    }
+
+    /// Ends all drivers as `kill -9` would.
+    fn crash(&self) {
+        let mut state = self.lock();
+        state.unsaved = Effect::default();
+        state.store = state.saved.clone();
+        state.leader = None;
+        state.first = state.members.len();
+        for member in &mut state.members {
+            member.lead = None;
+            member.connected = None;
+        }
     }
 
     /// Ends a driver as `kill -9` would.
@@ -217,6 +230,14 @@ impl State {
             (_, Some(Outcome::Stored)) if current == next => return Ok(Outcome::Stored),
             (_, Some(Outcome::Stored)) | (Some(Flaw::DoesNotCompareTheBase), _) => {}
             (Some(Flaw::ComparesTheNumberAlone), _) if base.position() == current.position() => {}
+            (Some(Flaw::ComparesHalfOfTheName), _)
+                if (base.position(), base.name as u64)
+                    == (current.position(), current.name as u64) => {}
+            (Some(Flaw::IgnoresTheEra), _)
+                if (base.number, base.name) == (current.number, current.name) => {}
+            (Some(Flaw::IgnoresTheNumber), _)
+                if (base.era, base.name) == (current.era, current.name) => {}
+            (Some(Flaw::SaysStoredOfAConflict), Some(_)) => return Ok(Outcome::Stored),
             (Some(Flaw::ConflictsThoughItIsBehind), None) => {
                 return Ok(Outcome::Conflict { found: current });
             }
@@ -225,8 +246,12 @@ impl State {
                 return Err(Error::new(ErrorKind::Unavailable, "the state is behind the base"));
             }
         }
-        // Of a few, or else nothing works.
-        let is_denied = self.is(Flaw::SaysConflictOfWhatItStored) && effect.touches(b"z");
+        let effect = match effect.len() > MOST_WRITES {
+            true if self.is(Flaw::DropsTheTailOfALargeCommit) => head(&effect, MOST_WRITES),
+            _ => effect,
+        };
+        // Of one, or else nothing works.
+        let is_denied = self.is(Flaw::SaysConflictOfWhatItStored) && effect.touches(b"round 7");
         self.write(effect)?;
         if is_denied {
             let found = Version { name: !next.name, ..next };
@@ -243,6 +268,9 @@ impl State {
             return;
         };
         if let Some(lead) = &self.members[index].lead {
+            if let Leadership::Leader { claim } = *lead.borrow() {
+                self.resigned = Some((index, claim));
+            }
             lead.send_replace(Leadership::Follower { leader: None });
         }
         self.leader = Some(next);
@@ -285,10 +313,11 @@ impl State {
 
     fn claim(&mut self, index: usize) {
         self.claims += 1;
-        let claim = self.claims;
-        if self.is(Flaw::ForgetsSessionsWithTheLeader) && index > 0 {
-            self.forget(&[b"u", b"a"]);
-        }
+        let claim = match self.resigned {
+            Some((node, claim)) if node == index && self.is(Flaw::RepeatsAResignedClaim) => claim,
+            _ if self.is(Flaw::HasOneClaimForAll) => 1,
+            _ => self.claims,
+        };
         let told = !self.is(Flaw::MissesAReElection);
         for (other, member) in self.members.iter().enumerate() {
             let Some(lead) = &member.lead else { continue };
@@ -300,16 +329,24 @@ impl State {
             }
         }
     }
+}
 
-    fn forget(&mut self, prefixes: &[&[u8]]) {
-        let mut effect = Effect::default();
-        for (key, _) in self.store.scan(&[], &[0xff; 300], usize::MAX).unwrap() {
-            if prefixes.iter().any(|prefix| key.starts_with(prefix)) {
-                effect.delete(key);
-            }
+/// More than that is much for a commit.
+const MOST_WRITES: usize = 500;
+
+/// The first writes of an effect, and its version.
+fn head(effect: &Effect, writes: usize) -> Effect {
+    let mut head = Effect::default();
+    for (key, value) in effect.iter().take(writes) {
+        match value {
+            Some(value) => head.put(key, value),
+            None => head.delete(key),
         }
-        self.store.commit(effect).unwrap();
     }
+    if let Ok(version) = effect.version() {
+        head.set_version(version);
+    }
+    head
 }
 
 /// Both halves of what a commit writes.
@@ -335,45 +372,4 @@ pub(crate) fn without_version(effect: &Effect) -> Effect {
         }
     }
     rest
-}
-
-#[async_trait]
-impl Place for Shared {
-    async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
-        Ok(self.join().1)
-    }
-
-    async fn crash(&mut self) -> Result<()> {
-        let mut state = self.lock();
-        state.unsaved = Effect::default();
-        state.store = state.saved.clone();
-        state.leader = None;
-        state.first = state.members.len();
-        for member in &mut state.members {
-            member.lead = None;
-            member.connected = None;
-        }
-        Ok(())
-    }
-
-    async fn lose_power(&mut self) -> Result<()> {
-        self.crash().await
-    }
-
-    async fn cut_off(&mut self, index: usize) -> Result<()> {
-        let first = self.lock().first;
-        self.cut_off_member(first + index);
-        Ok(())
-    }
-
-    async fn heal(&mut self, index: usize) -> Result<()> {
-        let first = self.lock().first;
-        self.heal_member(first + index);
-        Ok(())
-    }
-
-    async fn fail_storage(&mut self) -> Result<()> {
-        self.lock().storage_fails = true;
-        Ok(())
-    }
 }

@@ -1,25 +1,22 @@
-//! When a process says to have seen a version.
+//! `seen`: when this process first observed the commit that made a version, once it was decided.
 
 use anyhow::{Result, ensure};
 use futures::future::join_all;
 use tsoracle_core::{Clock, SystemClock, Version};
 
-use super::alike;
-use crate::{
-    model::{Walk, send},
-    rig::Rig,
-};
+use super::{MakeFixture, calls::MOMENT, commit::alike};
+use crate::model::{Walk, send};
 
-checks!("contract":
+checks!("seen":
     evidence_is_of_no_moment_before_the_commit_was_sent,
     what_was_never_made_is_never_seen,
-    a_lost_commit_is_never_seen,
-    an_undecided_commit_is_not_seen [Contend, CutOff],
+    a_commit_that_conflicted_is_never_seen,
+    what_may_still_be_overwritten_is_not_seen [contends, cut_off],
 );
 
-async fn evidence_is_of_no_moment_before_the_commit_was_sent(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 1).await?;
-    if walk.can(crate::Ability::Contend) {
+async fn evidence_is_of_no_moment_before_the_commit_was_sent(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 1).await?;
+    if walk.fixture.contends {
         walk.join().await?;
     }
     for round in 0..10 {
@@ -27,12 +24,12 @@ async fn evidence_is_of_no_moment_before_the_commit_was_sent(rig: Rig) -> Result
         walk.check_evidence()?;
     }
     // A later look finds no earlier moment.
-    SystemClock.sleep(super::calls::MOMENT).await;
+    SystemClock.sleep(MOMENT).await;
     walk.check_evidence()
 }
 
-async fn what_was_never_made_is_never_seen(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 2).await?;
+async fn what_was_never_made_is_never_seen(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 2).await?;
     for round in 0..5 {
         walk.commit(&alike(&round.to_string())).await?;
         let now = walk.model.version;
@@ -49,8 +46,8 @@ async fn what_was_never_made_is_never_seen(rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn a_lost_commit_is_never_seen(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 3).await?;
+async fn a_commit_that_conflicted_is_never_seen(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 3).await?;
     for round in 0..10 {
         let leader = walk.leader().await?;
         let commits: Vec<_> =
@@ -63,8 +60,8 @@ async fn a_lost_commit_is_never_seen(rig: Rig) -> Result<()> {
     Ok(())
 }
 
-async fn an_undecided_commit_is_not_seen(rig: Rig) -> Result<()> {
-    let mut walk = Walk::open(rig, 4).await?;
+async fn what_may_still_be_overwritten_is_not_seen(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 4).await?;
     walk.commit(&alike("before")).await?;
     walk.join().await?;
     let (held_up, sending) = walk.hold_up(0, &alike("held up")).await?;

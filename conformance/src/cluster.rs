@@ -1,0 +1,118 @@
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tsoracle_core::{Grant, Oracle, Result, SeqGrant, SeqRequest};
+
+use crate::{Action, Fault};
+
+/// How the suite gets at nodes that serve: processes, usually, that are asked over the network.
+///
+/// Nodes are numbered from 0. What is not there is what this fixture cannot do.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Starts a cluster of so many nodes, once, and tells how each of them, and only that one, is asked.
+    pub launch: Action<usize, Vec<Arc<dyn Service>>>,
+    /// The leader lease that the nodes serve under.
+    pub lease: Duration,
+    /// Starts a node that is stopped or killed, over what it left.
+    pub start: Action<usize>,
+    /// Stops a node gracefully, and returns once it has ended.
+    pub stop: Action<usize>,
+    /// Ends a node as `kill -9` does.
+    pub kill: Action<usize>,
+    /// Has a node stand still, as `SIGSTOP` does.
+    pub pause: Option<Fault<usize>>,
+    /// Cuts a node off from the others, or the link between two; clients still reach all.
+    pub partition: Option<Partition>,
+    /// Removes everything that a node has stored. It is stopped or killed. Whether it starts again
+    /// is up to the driver; if it does, it must do no harm.
+    pub wipe: Option<Action<usize>>,
+    /// The disks of the nodes.
+    pub disk: Option<Disk>,
+    /// Has a node that leads transfer leadership to another one, and returns once that leads.
+    pub transfer: Option<Action<usize>>,
+    /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
+    /// The epoch of its answers is 0, unless it is known.
+    pub client: Option<Action<(), Arc<dyn Service>>>,
+    /// Programs that the nodes rest on, of which they can spare any one.
+    pub backing_services: Option<BackingServices>,
+    /// What the nodes logged lately, to find out about a failure.
+    pub report: Option<Action<(), String>>,
+}
+
+/// How nodes are cut off.
+#[derive(Debug)]
+pub struct Partition {
+    /// One node from all others.
+    pub node: Fault<usize>,
+    /// Two nodes from each other; both still reach the others.
+    pub link: Fault<(usize, usize)>,
+}
+
+/// How disks of nodes fail.
+#[derive(Debug)]
+pub struct Disk {
+    /// Has the disk of a node end no sync any more; begins once it has anything to sync.
+    pub hang: Fault<usize>,
+    /// Ends a node whose disk hangs as a power loss would: of what it wrote, only that is left which
+    /// was synced. The disk does not hang any more.
+    pub lose_power: Action<usize>,
+}
+
+/// Programs beside the nodes, numbered from 0.
+#[derive(Debug)]
+pub struct BackingServices {
+    /// How many there are.
+    pub count: usize,
+    /// Ends one as `kill -9` does; and starts it again, over what it left.
+    pub kill: Fault<usize>,
+}
+
+/// One node, as its clients see it. Calls fail as those of [`Oracle`] do; one that does not reach the
+/// node, or gets no answer, fails as `Unavailable` or `Uncertain`.
+#[async_trait]
+pub trait Service: Debug + Send + Sync {
+    /// As [`Oracle::get_ts`].
+    async fn get_ts(&self, count: u32) -> Result<Grant>;
+
+    /// As [`Oracle::get_seq`].
+    async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant>;
+}
+
+#[async_trait]
+impl Service for Oracle {
+    async fn get_ts(&self, count: u32) -> Result<Grant> {
+        Self::get_ts(self, count).await
+    }
+
+    async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant> {
+        Self::get_seq(self, request).await
+    }
+}
+
+impl Cluster {
+    /// Nodes that can be started, stopped and killed.
+    pub fn new(
+        lease: Duration,
+        launch: Action<usize, Vec<Arc<dyn Service>>>,
+        start: Action<usize>,
+        stop: Action<usize>,
+        kill: Action<usize>,
+    ) -> Self {
+        Self {
+            launch,
+            lease,
+            start,
+            stop,
+            kill,
+            pause: None,
+            partition: None,
+            wipe: None,
+            disk: None,
+            transfer: None,
+            client: None,
+            backing_services: None,
+            report: None,
+        }
+    }
+}

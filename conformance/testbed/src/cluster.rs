@@ -1,0 +1,287 @@
+use std::{env, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+use tsoracle_client::Client;
+use tsoracle_core::Result;
+
+use super::{
+    BackingService, ConfigOf, Processes, Services, Site,
+    disk::{self, Disk},
+    failed,
+    network::Network,
+    node::{Process, said},
+    remote::{self, Remote, Riding},
+    sandbox,
+};
+use tsoracle_conformance::{BackingServices, Cluster, Fault, Partition, Service, Shared};
+
+/// The leader lease, which is the default.
+const LEASE: Duration = Duration::from_secs(1);
+
+/// When it is set, what clusters wrote is kept, and said where.
+const KEEP: &str = "TSORACLE_CONFORMANCE_KEEP";
+
+/// What the nodes log, if it is set: as of `--log`.
+const LOG: &str = "TSORACLE_CONFORMANCE_LOG";
+
+/// How long a call of a client may take: longer than anything here but what never ends.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a cluster on loopback is tried, whose ports were free when they were looked for.
+const ATTEMPTS: usize = 3;
+
+/// Processes, and the network between them. Fields are dropped in this order.
+struct Running {
+    nodes: Vec<Option<Process>>,
+    backing_services: Vec<Option<Process>>,
+    network: Network,
+    services: Vec<Arc<dyn Service>>,
+    site: Site,
+    binary: PathBuf,
+    config: ConfigOf,
+    disks: Vec<Disk>,
+    services_of: Option<Services>,
+    directory: Option<TempDir>,
+}
+
+impl Running {
+    async fn launch(of: &Processes, count: usize) -> Result<Self> {
+        let directory = TempDir::with_prefix("tsoracle-cluster-")?;
+        let backing_services = of.backing_services.clone();
+        let beside = backing_services.as_ref().map_or((0, 0), |all| (all.count, all.ports));
+        let (network, site) = Network::new(directory.path(), count, beside)?;
+        let services =
+            (0..count).map(|node| Remote::new(site.service(node))).collect::<Result<Vec<_>>>()?;
+        let services = services.into_iter().map(|one| Arc::new(one) as Arc<dyn Service>).collect();
+        let disks = Disk::all(&site, of.state_file.as_deref())?;
+        let mut cluster = Self {
+            nodes: (0..count).map(|_| None).collect(),
+            backing_services: (0..beside.0).map(|_| None).collect(),
+            network,
+            services,
+            site,
+            binary: of.binary.clone(),
+            config: of.config.clone(),
+            disks,
+            services_of: backing_services,
+            directory: Some(directory),
+        };
+        for service in 0..beside.0 {
+            cluster.start_backing_service(service).await?;
+        }
+        for node in 0..count {
+            fs::create_dir(cluster.site.directory(node))?;
+            cluster.start(node).await?;
+        }
+        Ok(cluster)
+    }
+
+    fn command(&self, node: usize) -> Command {
+        let mut program = self.disks[node].holding(&self.binary).into_iter();
+        let first = program.next().unwrap_or_default();
+        let mut command = self.network.within(node, first.as_ref());
+        command.args(program);
+        let service = self.site.service(node).to_string();
+        command.args(["serve", &(self.config)(&self.site, node), "--listen", &service]);
+        if let Some(filter) = env::var_os(LOG) {
+            command.arg("--log").arg(filter);
+        }
+        command.current_dir(self.site.directory(node));
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("TSORACLE_") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn disk(&self, node: usize) -> &Disk {
+        &self.disks[node]
+    }
+
+    fn running(&self, node: usize) -> Result<&Process> {
+        self.nodes[node].as_ref().ok_or_else(|| failed(format!("node {node} does not run")))
+    }
+}
+
+fn name(node: usize) -> String {
+    format!("node-{node}")
+}
+
+fn name_of_backing_service(service: usize) -> String {
+    format!("backing-service-{service}")
+}
+
+impl Running {
+    async fn start(&mut self, node: usize) -> Result<()> {
+        if self.nodes[node].is_some() {
+            return Err(failed(format!("node {node} runs already")));
+        }
+        let (name, address) = (name(node), self.site.service(node));
+        let log = self.site.log(&name);
+        let process = Process::start(&name, self.command(node), &log, address).await?;
+        self.nodes[node] = Some(process);
+        Ok(())
+    }
+
+    async fn stop(&mut self, node: usize) -> Result<()> {
+        match self.nodes[node].take() {
+            Some(process) => process.stop().await,
+            None => Err(failed(format!("node {node} does not run"))),
+        }
+    }
+
+    async fn kill(&mut self, node: usize) -> Result<()> {
+        match self.nodes[node].take() {
+            Some(process) => {
+                drop(process);
+                Ok(())
+            }
+            None => Err(failed(format!("node {node} does not run"))),
+        }
+    }
+
+    async fn wipe(&mut self, node: usize) -> Result<()> {
+        if self.nodes[node].is_some() {
+            return Err(failed(format!("node {node} runs, and cannot be wiped")));
+        }
+        let directory = self.site.directory(node);
+        fs::remove_dir_all(&directory)?;
+        Ok(fs::create_dir(directory)?)
+    }
+
+    async fn lose_power(&mut self, node: usize) -> Result<()> {
+        self.kill(node).await?;
+        self.disks[node].lose()
+    }
+
+    async fn kill_backing_service(&mut self, service: usize) -> Result<()> {
+        match self.backing_services[service].take() {
+            Some(process) => {
+                drop(process);
+                Ok(())
+            }
+            None => Err(failed(format!("backing service {service} does not run"))),
+        }
+    }
+
+    async fn start_backing_service(&mut self, service: usize) -> Result<()> {
+        let Some(all) =
+            self.services_of.as_ref().filter(|_| self.backing_services[service].is_none())
+        else {
+            return Err(failed(format!("backing service {service} runs already")));
+        };
+        let BackingService { command, ready } = (all.one)(&self.site, service);
+        let name = name_of_backing_service(service);
+        let process = Process::start(&name, command, &self.site.log(&name), ready).await?;
+        self.backing_services[service] = Some(process);
+        Ok(())
+    }
+
+    fn client(&self) -> Result<Arc<dyn Service>> {
+        let endpoints = (0..self.site.nodes()).map(|node| self.site.service(node).to_string());
+        let client = Client::builder().endpoints(endpoints).timeout(CLIENT_TIMEOUT).build();
+        Ok(Arc::new(Riding::new(client.map_err(failed)?)))
+    }
+
+    fn report(&self) -> String {
+        let beside = (0..self.backing_services.len()).map(name_of_backing_service);
+        let names = beside.chain((0..self.nodes.len()).map(name));
+        names.map(|name| said(&name, &self.site.log(&name))).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if env::var_os(KEEP).is_some() {
+            let kept = self.directory.take().map(TempDir::keep);
+            eprintln!("kept: {kept:?}");
+        }
+    }
+}
+
+/// A cluster that runs once it was launched.
+struct Launched {
+    of: Processes,
+    running: Option<Running>,
+}
+
+impl Launched {
+    async fn launch(&mut self, count: usize) -> Result<Vec<Arc<dyn Service>>> {
+        let mut attempts = if sandbox::is_inside() { 1 } else { ATTEMPTS };
+        loop {
+            attempts -= 1;
+            match Running::launch(&self.of, count).await {
+                Ok(running) => return Ok(self.running.insert(running).services.clone()),
+                Err(error) if attempts == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn running(&mut self) -> Result<&mut Running> {
+        self.running.as_mut().ok_or_else(|| failed("the cluster was not launched"))
+    }
+}
+
+/// A cluster of processes, with the faults that this system lets be made.
+pub(super) fn cluster(of: &Processes) -> Cluster {
+    let cluster = Shared::new(Launched { of: of.clone(), running: None });
+    /// Does something to a cluster that runs.
+    macro_rules! does {
+        (|$running:ident, $on:tt| $act:expr) => {
+            cluster.action(|launched, $on| {
+                Box::pin(async move {
+                    let $running = launched.running()?;
+                    $act
+                })
+            })
+        };
+    }
+    let has_partitions = sandbox::lacking().is_none();
+    let has_disks = of.state_file.is_some() && disk::lacking().is_none();
+    let backing_services = of.backing_services.as_ref().filter(|all| all.count >= 3);
+    Cluster {
+        pause: Some(Fault {
+            begin: does!(|running, node| running.running(node)?.pause().await),
+            end: does!(|running, node| running.running(node)?.resume()),
+        }),
+        partition: has_partitions.then(|| Partition {
+            node: Fault {
+                begin: does!(|running, node| running.network.cut(node)),
+                end: does!(|running, node| running.network.heal(node)),
+            },
+            link: Fault {
+                begin: does!(|running, (one, other)| running.network.cut_link(one, other)),
+                end: does!(|running, (one, other)| running.network.heal_link(one, other)),
+            },
+        }),
+        wipe: Some(does!(|running, node| running.wipe(node).await)),
+        disk: has_disks.then(|| tsoracle_conformance::Disk {
+            hang: Fault {
+                begin: does!(|running, node| running.disk(node).hang().await),
+                end: does!(|running, node| running.disk(node).mend()),
+            },
+            lose_power: does!(|running, node| running.lose_power(node).await),
+        }),
+        transfer: of
+            .has_members
+            .then(|| does!(|running, node| remote::transfer(running.site.service(node)).await)),
+        client: Some(does!(|running, ()| running.client())),
+        backing_services: backing_services.map(|all| BackingServices {
+            count: all.count,
+            kill: Fault {
+                begin: does!(|running, service| running.kill_backing_service(service).await),
+                end: does!(|running, service| running.start_backing_service(service).await),
+            },
+        }),
+        report: Some(does!(|running, ()| Ok(running.report()))),
+        ..Cluster::new(
+            LEASE,
+            cluster.action(|launched, count| Box::pin(launched.launch(count))),
+            does!(|running, node| running.start(node).await),
+            does!(|running, node| running.stop(node).await),
+            does!(|running, node| running.kill(node).await),
+        )
+    }
+}

@@ -1,0 +1,123 @@
+//! Clusters whose nodes are processes: `tsoracle serve`, killed, paused and cut off for real.
+//!
+//! A test program of its own, without cargo's harness, names the drivers and [runs](run) the checks of
+//! clusters over each. Where the system lets it (Linux, as root or with user namespaces), the program
+//! runs itself again in namespaces of its own: each node gets a network with one link to its peers and
+//! another one to its clients, nothing outside is touched, and all that was started ends with the
+//! program however that ends. Elsewhere nodes are on loopback, and cannot be cut off.
+
+mod cluster;
+mod deployed;
+mod disk;
+mod network;
+mod node;
+mod remote;
+mod sandbox;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use tsoracle_conformance::Cluster;
+use tsoracle_core::{Error, ErrorKind};
+
+pub use deployed::{BackingService, Site};
+pub use sandbox::enter as enter_sandbox;
+
+/// How many clusters there are at once, unless told otherwise.
+const AT_ONCE: usize = 2;
+
+type ConfigOf = Arc<dyn Fn(&Site, usize) -> String + Send + Sync>;
+type ServiceOf = Arc<dyn Fn(&Site, usize) -> BackingService + Send + Sync>;
+
+/// How a driver is started whose nodes are processes.
+#[derive(Clone)]
+pub struct Processes {
+    name: String,
+    binary: PathBuf,
+    config: ConfigOf,
+    backing_services: Option<Services>,
+    state_file: Option<String>,
+    has_members: bool,
+}
+
+/// Programs beside the nodes.
+#[derive(Clone)]
+struct Services {
+    count: usize,
+    ports: usize,
+    one: ServiceOf,
+}
+
+/// Runs the checks of clusters over each driver, as the whole of a test program.
+///
+/// In the crate's `Cargo.toml` the test is given `harness = false`.
+pub fn run(drivers: impl IntoIterator<Item = Processes>) -> ExitCode {
+    let drivers = drivers.into_iter();
+    let clusters = drivers.map(|driver| (driver.name.clone(), move || driver.cluster()));
+    tsoracle_conformance::run_clusters(clusters, AT_ONCE, enter_sandbox)
+}
+
+impl Processes {
+    /// Nodes that run `binary`, each with the config string that it is given by its number.
+    pub fn new(
+        name: &str,
+        binary: impl AsRef<Path>,
+        config: impl Fn(&Site, usize) -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            binary: binary.as_ref().into(),
+            config: Arc::new(config),
+            backing_services: None,
+            state_file: None,
+            has_members: false,
+        }
+    }
+
+    /// Tells what the name of the file begins with, anywhere below a node's directory, that a node syncs
+    /// before it acknowledges anything. With that, the disks of nodes can be made to hang.
+    #[must_use]
+    pub fn with_state_file(mut self, name: &str) -> Self {
+        self.state_file = Some(name.into());
+        self
+    }
+
+    /// So many programs that run beside the nodes for as long as these do, each by its number and
+    /// with so many addresses. A node that is cut off reaches none of them. Of three or more, the
+    /// nodes must be able to spare any one.
+    #[must_use]
+    pub fn with_backing_services(
+        mut self,
+        count: usize,
+        ports: usize,
+        one: impl Fn(&Site, usize) -> BackingService + Send + Sync + 'static,
+    ) -> Self {
+        self.backing_services = Some(Services { count, ports, one: Arc::new(one) });
+        self
+    }
+
+    /// The driver's members can be changed while it runs, which transfers leadership as well.
+    #[must_use]
+    pub fn with_members(mut self) -> Self {
+        self.has_members = true;
+        self
+    }
+
+    /// What the driver is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A cluster of such nodes, none of which runs yet.
+    pub fn cluster(&self) -> Cluster {
+        cluster::cluster(self)
+    }
+}
+
+/// What this fixture itself could not do.
+fn failed(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Fatal, what.to_string())
+}
