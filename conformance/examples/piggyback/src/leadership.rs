@@ -115,12 +115,13 @@ pub(crate) fn leads(metrics: &Metrics) -> Option<Vote> {
     is_leader.then_some(metrics.vote)
 }
 
-/// Has another node lead, if this one still does under `claim`: in a task that goes on if the caller does
-/// not.
+/// Has another node lead, if there is one and this one still does under `claim`: in a task that goes on if
+/// the caller does not.
 pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let own = shared.clone();
     let resigning = shared.runtime.spawn(async move {
-        if *own.leadership.borrow() != (Leadership::Leader { claim }) {
+        let leads = *own.leadership.borrow() == Leadership::Leader { claim };
+        if !leads || other_voters(&own.metrics()).is_empty() {
             return;
         }
         own.leave();
@@ -148,9 +149,7 @@ impl Handover for Shared {
     fn progress(&self) -> (BTreeMap<u32, u64>, u64) {
         let metrics = self.metrics();
         let held = |index: Option<u64>| index.map_or(0, |index| index + 1);
-        let voters: BTreeSet<_> = metrics.membership_config.membership().voter_ids().collect();
-        let others = voters.into_iter().filter(|voter| *voter != metrics.id);
-        let progress = others.map(|voter| {
+        let progress = other_voters(&metrics).into_iter().map(|voter| {
             let matched = metrics.replication.as_ref().and_then(|all| *all.get(&voter)?);
             (node_id(voter), held(matched.map(|log_id| log_id.index)))
         });
@@ -169,6 +168,11 @@ impl Handover for Shared {
         SystemClock.sleep(Config::vote_lease()).await;
         self.network.campaign(self.config.node, node).await
     }
+}
+
+fn other_voters(metrics: &Metrics) -> BTreeSet<u64> {
+    let voters = metrics.membership_config.membership().voter_ids();
+    voters.filter(|voter| *voter != metrics.id).collect()
 }
 
 fn fatal(context: String) -> Error {

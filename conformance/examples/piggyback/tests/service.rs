@@ -66,7 +66,8 @@ impl Cluster {
 
     async fn leader(&self) -> u32 {
         eventually("a leader", async || {
-            self.running.iter().find(|(_, member)| is_leader(&member.node)).map(|(node, _)| *node)
+            let mut running = self.running.iter();
+            running.find(|(_, member)| claim(&member.node).is_some()).map(|(node, _)| *node)
         })
         .await
     }
@@ -132,8 +133,12 @@ impl Held {
     }
 }
 
-fn is_leader(node: &Node) -> bool {
-    matches!(*node.leadership().borrow(), Leadership::Leader { .. })
+/// The claim under which a node leads, if it does.
+fn claim(node: &Node) -> Option<u64> {
+    match *node.leadership().borrow() {
+        Leadership::Leader { claim } => Some(claim),
+        _ => None,
+    }
 }
 
 /// Whether another node should be asked, or this one later.
@@ -294,25 +299,39 @@ async fn nothing_that_was_answered_is_lost_with_a_leader_that_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_resigns_is_followed_by_another_node_if_there_is_one() {
-    for size in [3, 1] {
-        let cluster = Cluster::start(size, 10_000).await;
-        let first = cluster.leader().await;
-        let node = cluster.node(first);
-        let Leadership::Leader { claim } = *node.leadership().borrow() else { panic!("it led") };
-        node.resign(claim).await;
-        let now = eventually("a leader", async || match node.leadership().borrow().clone() {
-            Leadership::Leader { claim: same } if same == claim => None,
-            Leadership::Follower { leader: None } | Leadership::Unknown => None,
-            now => Some(now),
-        })
-        .await;
-        match now {
-            Leadership::Follower { leader: Some(hint) } => {
-                assert!(size == 3 && hint.endpoint != format!("node-{first}"), "{hint:?}");
-            }
-            now => assert!(size == 1, "{now:?}"),
-        }
-        cluster.get_ts().await;
-    }
+async fn a_leader_that_resigns_is_followed_by_another_node() {
+    let cluster = Cluster::start(3, 10_000).await;
+    let first = cluster.leader().await;
+    let node = cluster.node(first);
+    node.resign(claim(node).unwrap()).await;
+    let hint = eventually("another leader", async || match node.leadership().borrow().clone() {
+        Leadership::Follower { leader } => leader,
+        _ => None,
+    })
+    .await;
+    assert_ne!(hint.endpoint, format!("node-{first}"));
+    cluster.get_ts().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_resigns_in_vain_gives_up_its_claim() {
+    let cluster = Cluster::start(2, 10_000).await;
+    let first = cluster.leader().await;
+    let node = cluster.node(first);
+    let before = claim(node).unwrap();
+    cluster.network.disconnect(3 - first);
+    node.resign(before).await;
+    eventually("another claim", async || (claim(node) != Some(before)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_alone_does_not_resign() {
+    let cluster = Cluster::start(1, 10_000).await;
+    let node = cluster.node(cluster.leader().await);
+    let mut leadership = node.leadership();
+    let before = leadership.borrow_and_update().clone();
+    node.resign(claim(node).unwrap()).await;
+    cluster.deposit().await.unwrap();
+    assert_eq!(*leadership.borrow(), before);
+    assert!(!leadership.has_changed().unwrap());
 }
