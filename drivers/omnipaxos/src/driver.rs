@@ -79,7 +79,7 @@ pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
     Ok(Arc::new(driver.await?))
 }
 
-/// What can be told of the config without the directory.
+/// What the config shows without the directory.
 pub(crate) fn check(config: Config) -> Result<Cluster> {
     let refused = |context: &str| Err(Error::new(ErrorKind::Config, context));
     let cluster = config.check()?;

@@ -22,7 +22,7 @@ use crate::{
     node::read_applied,
 };
 
-/// What the node is told.
+/// What reaches the node.
 pub(crate) enum Event {
     /// A message has come; with a state, if it names one, and the index at which its entries begin.
     Message { peer: u32, message: PeerMessage, state: Option<(usize, Received)> },
@@ -32,7 +32,7 @@ pub(crate) enum Event {
     Connected { peer: u32 },
     /// By which id a peer is known has to be made durable.
     Remember { peer: u32, id: NodeId, reply: oneshot::Sender<Result<()>> },
-    /// A state has come to a peer, or has not.
+    /// A state has reached a peer, or has not.
     Transferred { peer: u32, transfer: u64, outcome: Result<()> },
     /// The others know this node by another directory.
     Disowned { reason: String },

@@ -5,7 +5,7 @@ use tsoracle_core::{BootTime, Error, ErrorKind, LeaderHint, Result};
 
 use crate::node::Node;
 
-/// After so many rounds of heartbeats without a majority a leader gives up leadership.
+/// After how many rounds of heartbeats without a majority a leader gives up leadership.
 const MISSES: u32 = 3;
 
 /// How many bytes the log may take before nothing more is appended. It is trimmed long before, unless

@@ -116,7 +116,7 @@ impl Log {
         }
     }
 
-    /// What is decided is known to a majority, and need not be durable here before others are told.
+    /// What is decided is known to a majority, and need not be durable here before others learn it.
     pub(crate) fn set_decided(&mut self, decided: usize) {
         self.decided = decided;
         self.stage(DECIDED, &decided, false);

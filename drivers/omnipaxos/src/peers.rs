@@ -23,7 +23,7 @@ const MOST_HELD: usize = 1 << 17;
 pub(crate) enum Outgoing {
     /// A message, or a part of one.
     Part { peer: u32, body: Vec<u8> },
-    /// A state, in place of the one that was on its way to that peer. How it went is told by
+    /// A state, in place of the one that was on its way to that peer. Its result comes by
     /// [`Event::Transferred`](crate::inbound::Event).
     State { peer: u32, transfer: u64, chunks: Box<Chunks> },
     /// The state on its way to that peer is of no use any more.
@@ -46,7 +46,7 @@ struct Link {
     sent: u32,
     heard: Option<BootTime>,
     transfer: Option<Transfer>,
-    /// When a state has come to it last.
+    /// When it last received a state.
     transferred: Option<BootTime>,
 }
 
@@ -147,7 +147,7 @@ impl Peers {
         Ok(())
     }
 
-    /// A state has come to `peer`, or has not: sends what waited for it.
+    /// A state has reached `peer`, or has not: sends what waited for it.
     ///
     /// # Errors
     /// Those of the store, also those met on the way.

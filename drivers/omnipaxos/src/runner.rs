@@ -34,7 +34,7 @@ impl Runner {
         Self { node, transport, events, transfers: BTreeMap::new() }
     }
 
-    /// Works until told to stop, or until no caller is left.
+    /// Works until it is stopped, or until no caller is left.
     ///
     /// # Errors
     /// Those of the store, if what was applied cannot be written at the end.

@@ -63,7 +63,7 @@ pub enum Outgoing {
     },
 }
 
-/// A node that works when it is told to.
+/// A node that works when it is stepped.
 pub struct Stepped {
     node: Node,
     inbound: Inbound,
@@ -137,7 +137,7 @@ impl Stepped {
         self.heard.push(Event::Connected { peer });
     }
 
-    /// A state has come to that peer, or has not.
+    /// A state has reached that peer, or has not.
     pub fn transferred(&mut self, peer: u32, transfer: u64, outcome: Result<()>) {
         self.heard.push(Event::Transferred { peer, transfer, outcome });
     }
@@ -168,7 +168,7 @@ impl Stepped {
         self.node.pay();
     }
 
-    /// Whether the node was told to stop, and has.
+    /// Whether the node was stopped, and has ended.
     pub fn has_ended(&self) -> bool {
         self.node.has_ended()
     }

@@ -58,7 +58,7 @@ impl Node {
         if self.handover.is_some() || drains {
             return Ok(());
         }
-        // A follower is not missed; and where no node is near, none can take over.
+        // A follower that stops needs no successor; and where no node is near, none can take over.
         if is_elected && has_neighbours && !leaving.has_handed_over {
             leaving.has_handed_over = true;
             self.begin_handover(now);

@@ -35,7 +35,7 @@ fn named(number: u64, name: u128) -> Commit {
     Commit::new(&LogEntry::new(base, effect).unwrap()).unwrap()
 }
 
-/// Node `node` of so many.
+/// Node `node` of `nodes`.
 pub(crate) fn config(path: &Path, node: u32, nodes: u32) -> Config {
     let peers = (1..=nodes).map(|node| format!("{node}=127.0.0.1:{node}/h:{node}"));
     Config {

@@ -12,7 +12,7 @@ use crate::{
 /// How long a commit may wait for a majority before its outcome is uncertain.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// After how long without progress a peer is told to ask for what it lacks.
+/// After how long without progress a peer is asked to fetch what it lacks.
 const STUCK: Duration = Duration::from_secs(1);
 
 /// Ballot numbers end here. No cluster gets there by elections, and to wrap would elect two leaders.

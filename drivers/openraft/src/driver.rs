@@ -61,7 +61,7 @@ async fn run(cluster: Cluster, opened: oneshot::Sender<Result<Arc<OpenraftDriver
     // Dropped, if no caller waits for it any more, it stops.
     drop(opened.send(driver));
     if let Some(shared) = shared {
-        // A caller that stops it is told how that went.
+        // A caller that stops it gets the result.
         let _ = shared.lifecycle.ended().await;
     }
 }

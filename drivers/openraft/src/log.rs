@@ -80,7 +80,7 @@ impl Log {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Up to where others may be told that the log is committed: not beyond what is on this node's disk.
+    /// Up to where the log may be announced as committed: not beyond what is on this node's disk.
     pub(crate) fn announceable(&self, committed: Option<Id>) -> Option<Id> {
         committed.min(self.state().durable)
     }
@@ -138,7 +138,7 @@ impl Log {
     /// openraft has its leader wait for its own disk before it sends an entry to others, which makes
     /// each commit two syncs long. Here both go on side by side, and what openraft then takes for
     /// committed stays within this node until its disk has the entry, too: it is not applied (the
-    /// store's thread syncs first), the others are not told (see [`Log::announceable`]), no change of
+    /// store's thread syncs first), it is not announced to others (see [`Log::announceable`]), no change of
     /// members is built on it, and a leader that lost such an entry in a crash does not go on in its old
     /// term (see [`RaftLogStorage::read_vote`]).
     pub(crate) fn append_entries(

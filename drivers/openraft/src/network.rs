@@ -53,7 +53,7 @@ pub(crate) struct Network {
 pub(crate) struct Peer {
     network: Network,
     node: u32,
-    /// Up to where its log is known to be ours, and when it said so.
+    /// Up to where its log is known to be ours, and when it confirmed that.
     matched: Option<(Option<Id>, BootTime)>,
 }
 

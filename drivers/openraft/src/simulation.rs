@@ -30,7 +30,7 @@ use crate::{
 /// What is done wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
-    /// Others are told that entries are committed which this leader's disk does not have.
+    /// Entries are announced as committed which this leader's disk does not have.
     TellsAheadOfItsDisk,
     /// A leader that is started again leads on in its term.
     LeadsOnAfterARestart,

@@ -102,7 +102,7 @@ impl Replica {
     }
 
     /// Applies the commit of `effect` on `base`, which is the next one in the log. Returns what its
-    /// caller is told.
+    /// caller gets.
     ///
     /// An entry whose base is not the state's version changes nothing. It conflicts; or it is `Stored`,
     /// if an earlier copy of it was. Its caller gets `Unavailable` for a base that the state has never

@@ -65,7 +65,7 @@ impl Owner {
         }
     }
 
-    /// Does one job, or puts it with those that wait for the next sync. False once told to stop.
+    /// Does one job, or puts it with those that wait for the next sync. False once it was stopped.
     fn take(&mut self, job: Job) -> bool {
         if self.must_flush(&job) {
             self.flush();
@@ -85,7 +85,7 @@ impl Owner {
         }
     }
 
-    /// Does one job, or puts it with those that wait for the next sync. False once told to stop.
+    /// Does one job, or puts it with those that wait for the next sync. False once it was stopped.
     pub(crate) fn perform(&mut self, job: Job) -> bool {
         match job {
             Job::Write(write, now) => self.pending.push((write, now)),

@@ -207,7 +207,7 @@ impl StoreThread {
     }
 
     fn send(&self, job: Job) {
-        // Fails if the thread has ended; callers that wait are told as the job is dropped.
+        // Fails if the thread has ended; callers that wait learn it as the job is dropped.
         let _ = self.0.jobs.send(job);
         if let Some(asked) = &self.0.asked {
             asked.notify_one();

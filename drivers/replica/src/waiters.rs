@@ -10,14 +10,14 @@ use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Outcome, Result, Version}
 /// How often to look whether all are answered.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Where a caller is told what became of its commit.
+/// Where a caller gets the outcome of its commit.
 pub type Answer = oneshot::Receiver<Result<Outcome>>;
 
 /// Callers that wait for their commits, by the versions that these make.
 #[derive(Default, Debug)]
 pub struct Waiters(Mutex<BTreeMap<Key, Waiter>>);
 
-/// Of a version. What all are told, they are told in this order.
+/// Of a version. Callers are answered in this order.
 type Key = ((u64, u64), u128);
 
 fn key(next: &Version) -> Key {

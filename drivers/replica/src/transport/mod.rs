@@ -48,7 +48,7 @@ pub trait Handler: Send + Sync + 'static {
     /// besides. Asked for every call, answer, and new session.
     ///
     /// # Errors
-    /// The reason why not: `Config` if that will not change by itself. The other side is told.
+    /// The reason why not: `Config` if that will not change by itself. The other side gets it.
     fn admit(&self, sender: Sender) -> Result<()>;
 
     /// Answers a call. It runs in a task of its own, to its end, even if the caller gives up.
