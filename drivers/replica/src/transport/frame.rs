@@ -1,8 +1,7 @@
 use bytes::Bytes;
-use tokio::sync::watch;
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 
-use super::{PeerIds, Sender, proto::Frame};
+use super::{PeerIds, Sender, disowned::Disowned, proto::Frame};
 
 /// The format of the frames and their bodies.
 pub const VERSION: u32 = 3;
@@ -24,8 +23,7 @@ pub(super) struct Envelope {
     pub(super) id: NodeId,
     /// By which id each peer is known.
     pub(super) ids: PeerIds,
-    /// Why this node is refused by one that knows it by another id, once it is.
-    pub(super) disowned: watch::Sender<Option<String>>,
+    pub(super) disowned: Disowned,
 }
 
 impl Envelope {
@@ -81,20 +79,19 @@ impl Envelope {
         let Ok(identity) = <[u8; 16]>::try_from(&frame.identity[..]) else {
             return Err(format!("node {from} has an identity that is not 16 bytes long"));
         };
+        let id = NodeId(u128::from_be_bytes(identity));
         if !frame.expected.is_empty() && frame.expected[..] != self.id.0.to_be_bytes() {
             let reason = format!(
                 "node {} is known to node {from} with another directory, which held a log: it was \
                  wiped or replaced; remove it from the cluster, and add it again under a new id",
                 self.node
             );
-            self.disowned.send_if_modified(|known| {
-                let is_news = known.is_none();
-                *known = Some(reason.clone());
-                is_news
-            });
+            // From another directory than the member's own it is the word of a stray node.
+            if self.ids.get(*from).is_none_or(|known| known == id) {
+                self.disowned.vote(*from, &reason);
+            }
             return Err(reason);
         }
-        let id = NodeId(u128::from_be_bytes(identity));
         Ok((Sender { node: *from, id }, frame.body))
     }
 }
@@ -110,7 +107,7 @@ mod tests {
             node,
             id: NodeId(node.into()),
             ids: PeerIds::new(Sender { node, id: NodeId(node.into()) }, known, remember()),
-            disowned: watch::Sender::new(None),
+            disowned: Disowned::default(),
         }
     }
 
@@ -130,12 +127,25 @@ mod tests {
         refused(Frame { to: 3, ..frame.clone() }, "takes this for node 3");
         refused(Frame { from: 2, ..frame.clone() }, "calls itself 2");
         refused(Frame { identity: Bytes::new(), ..frame }, "16 bytes");
-        assert_eq!(*two.disowned.borrow(), None);
+        assert_eq!(*two.disowned.subscribe().borrow(), None);
         let one = envelope("a", 1, &[(2, 2)]);
         two.open(one.wrap(2, 7, Bytes::new()).unwrap()).unwrap();
         let one = envelope("a", 1, &[(2, 9)]);
         refused(one.wrap(2, 7, Bytes::new()).unwrap(), "was wiped");
-        assert!(two.disowned.borrow().is_some());
+        assert_eq!(*two.disowned.subscribe().borrow(), None, "node 1 is not a member");
+        two.disowned.note_member(1);
+        two.open(one.wrap(2, 7, Bytes::new()).unwrap()).unwrap_err();
+        assert!(two.disowned.subscribe().borrow().is_some());
+    }
+
+    #[test]
+    fn a_stray_node_ends_no_other_one() {
+        let two = envelope("a", 2, &[(1, 1)]);
+        two.disowned.note_member(1);
+        let stray = Envelope { id: NodeId(77), ..envelope("a", 1, &[(2, 9)]) };
+        let reason = two.open(stray.wrap(2, 7, Bytes::new()).unwrap()).unwrap_err();
+        assert!(reason.contains("was wiped"), "{reason}");
+        assert_eq!(*two.disowned.subscribe().borrow(), None);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 use bytes::Bytes;
 use futures::future::{FutureExt as _, ready};
 use prost::Message as _;
-use tokio::sync::watch;
 use tsoracle_core::{NodeId, Result};
 
 use super::{
     PeerIds, Sender,
+    disowned::Disowned,
     frame::Envelope,
     proto::{Failure, Frame, PeerId},
 };
@@ -19,7 +19,7 @@ fn envelope(node: u32) -> Envelope {
         node,
         id: own.id,
         ids: PeerIds::new(own, known, Box::new(|_, _| ready(Ok(())).boxed())),
-        disowned: watch::Sender::new(None),
+        disowned: Disowned::default(),
     }
 }
 

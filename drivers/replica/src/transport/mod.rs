@@ -1,5 +1,6 @@
 //! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
+mod disowned;
 mod frame;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 
-use self::{frame::Envelope, peer::Peer, proto::Failure};
+use self::{disowned::Disowned, frame::Envelope, peer::Peer, proto::Failure};
 use crate::{Cluster, Identity};
 
 pub use frame::{MAX_BODY_BYTES, VERSION};
@@ -143,7 +144,7 @@ impl Transport {
                 node: identity.node(),
                 id: identity.id(),
                 ids,
-                disowned: watch::Sender::new(None),
+                disowned: Disowned::default(),
             },
             cluster: cluster.clone(),
             peers: Mutex::default(),
@@ -189,10 +190,11 @@ impl Transport {
         self.0.cluster.allow(address)?;
         let peer = Peer::new(node, address, self.0.cluster.tls.as_ref())?;
         peers.insert(node, Arc::new(peer));
+        self.0.envelope.disowned.note_member(node);
         Ok(())
     }
 
-    /// Why a peer that knew this node under another id refuses it, once one does: this node was
+    /// Why the members that knew this node under another id refuse it, once a majority does: this node was
     /// wiped, and must not take part as if it had not been.
     pub fn disowned(&self) -> watch::Receiver<Option<String>> {
         self.0.envelope.disowned.subscribe()
