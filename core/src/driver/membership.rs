@@ -58,6 +58,7 @@ pub struct Member {
 
 /// A change to a cluster's nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MembershipChange {
     /// Takes a node in, without a vote. Returns once it has caught up.
     Add(Member),

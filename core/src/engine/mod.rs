@@ -48,6 +48,7 @@ use crate::{
 
 /// What this node is doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Phase {
     /// No leader is known.
     Electing,

@@ -77,6 +77,7 @@ async fn make(shared: &Shared, change: MembershipChange) -> Result<()> {
             MembershipChange::Promote { id } => promote(shared, id).await,
             MembershipChange::Remove { id, force } => remove(shared, id, force).await,
             MembershipChange::Transfer { to } => transfer(shared, to).await,
+            other => Err(invalid(format!("{other:?} is a change that this driver does not know"))),
         }
     };
     timeout(DEADLINE, made).await.map_err(|_| {

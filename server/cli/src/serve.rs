@@ -84,7 +84,8 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
         Phase::Following(None) => "following".into(),
         Phase::Electing => "no leader yet".into(),
         Phase::TakingOver { .. } => "taking over".into(),
-        Phase::Stopping | Phase::Failed(_) => return,
+        // It stops, or has failed.
+        _ => return,
     };
     let line = format!("tsoracle serving on {address} (driver {driver}, {state})");
     if print_line(&line).is_err() {
