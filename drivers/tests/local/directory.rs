@@ -33,7 +33,7 @@ pub(crate) async fn run(role: &[String]) {
             say("up");
             std::future::pending().await
         }
-        ("intrude" | "race", Err(error)) => say(&format!("{:?}: {error}", error.kind())),
+        ("intrude" | "race", Err(error)) => say(&format!("{:?}: {error:#}", error.kind())),
         (_, outcome) => panic!("{outcome:?}"),
     }
 }
@@ -115,7 +115,7 @@ fn a_second_driver_in_one_process_is_refused_until_the_first_is_shut_down(driver
         let first = actor::driver(&config).await.unwrap();
         let error = actor::driver(&config).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Config);
-        assert!(error.to_string().contains(path), "{error}");
+        assert!(format!("{error:#}").contains(path), "{error:#}");
         first.shutdown().await.unwrap();
         actor::driver(&config).await.unwrap().shutdown().await.unwrap();
     });
@@ -141,7 +141,7 @@ fn a_directory_that_cannot_be_used_is_named_in_one_line(driver: &str) {
     for path in [file.join("below"), file, "/proc/tsoracle".into(), "/proc".into()] {
         let path = path.to_str().unwrap();
         let error = block_on(actor::driver(&format!("{driver}:{path}"))).unwrap_err();
-        let text = error.to_string();
+        let text = format!("{error:#}");
         assert_eq!(*error.kind(), ErrorKind::Config, "{text}");
         assert!(text.starts_with(&format!("cannot use directory {path}: ")), "{text}");
         assert!(!text.contains('\n'), "{text}");

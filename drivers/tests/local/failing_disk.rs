@@ -38,7 +38,7 @@ pub(crate) async fn run(role: &[String]) {
             Ok(_) => say(&format!("got {group}")),
             Err(error) if *error.kind() == ErrorKind::NotLeader(None) => {}
             Err(error) => {
-                say(&format!("{:?}: {error}", error.kind()));
+                say(&format!("{:?}: {error:#}", error.kind()));
                 break;
             }
         }
@@ -152,7 +152,7 @@ fn on_a_full_file_system(driver: &str) {
     block_on(async {
         match actor::driver(&config).await {
             Ok(driver) => driver.shutdown().await.unwrap(),
-            Err(error) => assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}"),
+            Err(error) => assert_eq!(*error.kind(), ErrorKind::Fatal, "{error:#}"),
         }
     });
     disk.grow(40);

@@ -146,7 +146,7 @@ async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut attempt: impl Fn
 fn tolerate(error: &Error) {
     match error.kind() {
         ErrorKind::NotLeader(None) | ErrorKind::Unavailable => {}
-        _ => say(&format!("failed {error}")),
+        _ => say(&format!("failed {error:#}")),
     }
 }
 
