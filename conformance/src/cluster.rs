@@ -10,7 +10,7 @@ use crate::{Action, Fault};
 /// Nodes are numbered from 0. What is not there is what this fixture cannot do.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Starts a cluster of so many nodes, once, and tells how each of them, and only that one, is asked.
+    /// Starts a cluster of the given number of nodes, once, and returns a service for each of them alone.
     pub launch: Action<usize, Vec<Arc<dyn Service>>>,
     /// The leader lease that the nodes serve under.
     pub lease: Duration,

@@ -3,7 +3,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use tokio::sync::Mutex;
 use tsoracle_core::{ConsensusDriver, Registry, Result, SeqStore};
 
-/// What an [`Action`] comes to.
+/// The future of an [`Action`].
 pub type Acting<'a, O> = Pin<Box<dyn Future<Output = Result<O>> + Send + 'a>>;
 
 /// How the suite gets at a driver: a state of its own, and what can be done with it.
@@ -38,7 +38,7 @@ pub struct Fixture {
     pub crash: Option<Action>,
     /// As `crash`, and loses what was not synced.
     pub lose_power: Option<Action>,
-    /// Cuts the driver that was opened as number so much since the last crash, from 0, off from
+    /// Cuts the driver with the given number, counted from 0 since the last crash, off from
     /// everything else; begins once it does not lead any more as far as the others can tell.
     pub cut_off: Option<Fault<usize>>,
     /// Makes the next write to the storage fail, once.
@@ -81,11 +81,11 @@ impl Fixture {
 pub struct Config {
     /// The config string.
     pub string: String,
-    /// `host:port` of the service that the driver is told of, if any.
+    /// `host:port` of the service that the driver announces, if any.
     pub service_endpoint: Option<String>,
 }
 
-/// Something that can be done, to what is told by an `I`.
+/// Something that can be done, to what an `I` names.
 pub struct Action<I = (), O = ()>(Box<dyn Fn(I) -> Acting<'static, O> + Send + Sync>);
 
 /// Something that can be done to a thing, and undone.

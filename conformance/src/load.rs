@@ -173,7 +173,7 @@ impl Caller {
                     physical_ms: first.physical_ms(),
                     logical: first.logical(),
                     count: granted.range.count(),
-                    epoch: told(granted.epoch),
+                    epoch: known_epoch(granted.epoch),
                 })
             };
             self.call(ask(node), |outcome| Call::GetTs { count, outcome }).await;
@@ -263,7 +263,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The epoch of an answer, if it says one.
-fn told(epoch: Epoch) -> Option<Epoch> {
+fn known_epoch(epoch: Epoch) -> Option<Epoch> {
     (epoch.0 != 0).then_some(epoch)
 }
 
@@ -275,5 +275,5 @@ async fn take(node: Arc<dyn Service>, request: SeqRequest) -> Result<Blocks, Err
         count: block.count,
     };
     let blocks = grant.blocks.into_iter().map(block).collect();
-    Ok(Blocks { blocks, epoch: told(grant.epoch) })
+    Ok(Blocks { blocks, epoch: known_epoch(grant.epoch) })
 }

@@ -1,4 +1,4 @@
-//! The suite in another process, which can be killed: what it does, and how it is told.
+//! The suite in another process, which can be killed: what it does, and how it is instructed.
 
 use std::{
     env, future,

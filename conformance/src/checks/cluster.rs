@@ -1,6 +1,6 @@
 //! Several nodes, on real clocks, while callers ask all of them.
 
-/// Declares checks of clusters: what is done to one of so many nodes that is under load, and what that
+/// Declares checks of clusters: what is done to one of several nodes that is under load, and what that
 /// needs besides.
 macro_rules! cluster_checks {
     ($nodes:expr; $($sentence:ident $([$($need:ident),+])?),+ $(,)?) => {

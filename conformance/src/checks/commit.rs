@@ -235,7 +235,7 @@ async fn what_was_stored_is_there_after_a_crash(make: MakeFixture) -> Result<()>
     Ok(())
 }
 
-/// After each number of commits: some drivers sync every so many, or rotate files.
+/// After each number of commits: a driver may sync every tenth commit, or rotate files.
 async fn what_was_stored_survives_a_power_loss(make: MakeFixture) -> Result<()> {
     let mut walk = Walk::open(make(), 12).await?;
     for commits in (1..=16).chain([20, 32, 50, 64, 100]) {

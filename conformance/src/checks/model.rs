@@ -21,10 +21,10 @@ checks!("model":
     thousands_of_commits_are_all_there_after_a_power_loss [lose_power],
 );
 
-/// How many steps a walk takes, unless told otherwise.
+/// How many steps a walk takes, unless set otherwise.
 const DEFAULT_STEPS: u64 = 250;
 
-/// How long a walk takes about, unless it was told how many steps to take.
+/// How long a walk takes about, unless its number of steps is set.
 const BUDGET: Duration = Duration::from_secs(3);
 
 async fn random_commits_reads_and_restarts_agree_with_a_sorted_map(

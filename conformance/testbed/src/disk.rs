@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const SOURCE: &str = include_str!("hold_sync.c");
 
 pub(super) struct Disk {
-    /// Where the program is told what to do, and tells what it has done.
+    /// The directory through which the program gets its instructions, and reports.
     control: PathBuf,
     directory: PathBuf,
     /// The program, and the file whose syncs count; none where disks cannot hang.

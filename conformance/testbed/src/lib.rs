@@ -26,7 +26,7 @@ use tsoracle_core::{Error, ErrorKind};
 pub use deployed::{BackingService, Site};
 pub use sandbox::enter as enter_sandbox;
 
-/// How many clusters there are at once, unless told otherwise.
+/// How many clusters there are at once, unless set otherwise.
 const AT_ONCE: usize = 2;
 
 type ConfigOf = Arc<dyn Fn(&Site, usize) -> String + Send + Sync>;
@@ -77,16 +77,16 @@ impl Processes {
         }
     }
 
-    /// Tells what the name of the file begins with, anywhere below a node's directory, that a node syncs
-    /// before it acknowledges anything. With that, the disks of nodes can be made to hang.
+    /// How the name of the file begins, anywhere below a node's directory, that a node syncs before it
+    /// acknowledges anything. With that, the disks of nodes can be made to hang.
     #[must_use]
     pub fn with_state_file(mut self, name: &str) -> Self {
         self.state_file = Some(name.into());
         self
     }
 
-    /// So many programs that run beside the nodes for as long as these do, each by its number and
-    /// with so many addresses. A node that is cut off reaches none of them. Of three or more, the
+    /// Programs that run beside the nodes for as long as these do: `count` of them, numbered from 0, with
+    /// `ports` addresses each. A node that is cut off reaches none of them. Of three or more, the
     /// nodes must be able to spare any one.
     #[must_use]
     pub fn with_backing_services(

@@ -41,8 +41,7 @@ pub(super) enum Network {
 }
 
 impl Network {
-    /// Makes one, with so many nodes, and with so many others beside them that have so many
-    /// addresses each.
+    /// Makes one, with nodes, and with other programs beside them that have several addresses each.
     pub(super) fn new(
         root: &Path,
         nodes: usize,

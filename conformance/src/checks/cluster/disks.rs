@@ -94,7 +94,7 @@ async fn what_a_minority_holds_after_a_power_loss_binds_no_node(loaded: &mut Loa
     the(&loaded.cluster.disk)?.hang.begin.run(old).await?;
     // The load goes on asking, so that there is something under way.
     loaded.pass(UNDER_WAY).await;
-    // It keeps what it was told, also of what it has only in memory.
+    // It keeps what it has received, also what it has only in memory.
     the(&loaded.cluster.partition)?.node.begin.run(knows).await?;
     the(&loaded.cluster.disk)?.lose_power.run(old).await?;
     the(&loaded.cluster.partition)?.link.end.run((old, other)).await?;

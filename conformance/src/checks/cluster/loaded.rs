@@ -151,7 +151,7 @@ impl Loaded {
         bail!("the request was not answered")
     }
 
-    /// Makes so many commits, one after the other.
+    /// Makes commits, one after the other.
     pub(super) async fn commit(&self, commits: usize) -> Result<()> {
         let mut leader = None;
         for _ in 0..commits {
