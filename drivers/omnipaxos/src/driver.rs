@@ -108,6 +108,7 @@ async fn start(
 ) -> Result<(OmnipaxosDriver, Runner)> {
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, NAME, cluster)?;
+    Identity::bind_members(&store, cluster)?;
     let inbound = Inbound::new(cluster, events.clone())?;
     let own = Sender { node: identity.node(), id: identity.id() };
     let known = PeerIds::stored(&store)?;

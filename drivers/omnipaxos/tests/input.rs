@@ -43,6 +43,7 @@ async fn a_directory_of_another_node_cluster_or_driver_is_refused_and_kept() {
     let config = nodes.config(0);
     refused(&config.replacen("node=1", "node=2", 1), "is node 1's, not node 2's").await;
     refused(&format!("{config}&cluster=other"), "is of the cluster \"tsoracle\"").await;
+    refused(&config.replacen(",3=", ",4=", 1), "of the nodes [1, 2, 3]").await;
     // It can still be used as before.
     nodes.start(0).await.unwrap();
     refused(&config, "is in use by another process").await;

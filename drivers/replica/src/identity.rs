@@ -6,9 +6,13 @@ use crate::{Cluster, stored};
 
 const NODE: Table = Table::new("node");
 const KEY: &[u8] = b"identity";
+const MEMBERS: &[u8] = b"members";
 
 /// The format this release writes, and the only one it reads. In format 1, logs held commands.
 pub(crate) const FORMAT: u8 = 2;
+
+/// The same of the list of members.
+const MEMBERS_FORMAT: u8 = 1;
 
 /// Who the node of a directory is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,6 +47,33 @@ impl Identity {
         effect.put(KEY, stored::encode(FORMAT, &identity)?);
         store.write([(NODE, effect)])?;
         Ok(identity)
+    }
+
+    /// Binds the directory to the numbers of the nodes in `peers`, for a driver whose members are those and
+    /// stay: two lists have majorities without a common node, and so two leaders. Durable on return.
+    ///
+    /// # Errors
+    /// `Config` if the directory is bound to another list; `Corrupt` if what is stored cannot be read; those
+    /// of the store.
+    pub fn bind_members(store: &Store, cluster: &Cluster) -> Result<()> {
+        let given: Vec<u32> = cluster.members.keys().copied().collect();
+        let path = cluster.path.display();
+        let Some(bytes) = store.read(NODE, MEMBERS)? else {
+            let mut effect = Effect::default();
+            effect.put(MEMBERS, stored::encode(MEMBERS_FORMAT, &given)?);
+            return store.write([(NODE, effect)]);
+        };
+        let what = format!("the list of members in {path}");
+        let bound: Vec<u32> = stored::decode(MEMBERS_FORMAT, &bytes, &what)?;
+        if bound == given {
+            return Ok(());
+        }
+        let context = format!(
+            "directory {path} is of a cluster of the nodes {bound:?}, and `peers` names {given:?}, but \
+             this driver's nodes stay; give the same list, or begin a new cluster and copy the state \
+             with `tsoracle migrate`"
+        );
+        Err(Error::new(ErrorKind::Config, context))
     }
 
     /// The same for each node of that number.
@@ -166,6 +197,28 @@ mod tests {
         let error = Store::open(path, Default::default()).unwrap().belong_to("file").unwrap_err();
         assert!(error.to_string().contains("the openraft driver's"), "{error}");
         assert_eq!(open(path, "openraft", 1, "a").unwrap().starts(), 2);
+    }
+
+    #[test]
+    fn another_list_of_members_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Default::default()).unwrap();
+        let bind = |peers: &str| {
+            let (path, peers) = (directory.path().into(), peers.into());
+            let config = Config { path, node: 1, peers, ..Config::default() };
+            Identity::bind_members(&store, &config.check().unwrap())
+        };
+        bind("1=127.0.0.1:1/a:1,2=127.0.0.1:2/b:1").unwrap();
+        for other in [
+            "1=127.0.0.1:1/a:1,2=127.0.0.1:2/b:1,3=127.0.0.1:3/c:1",
+            "1=127.0.0.1:1/a:1,3=127.0.0.1:2/b:1",
+        ] {
+            let error = bind(other).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains("nodes [1, 2]"), "{error}");
+        }
+        // The same nodes at other addresses.
+        bind("1=127.0.0.1:7/a:1,2=127.0.0.1:8/z:1").unwrap();
     }
 
     #[test]
