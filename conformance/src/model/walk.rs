@@ -12,7 +12,7 @@ use crate::{Fixture, fixture::the};
 
 /// How long a check waits for what a driver must do by itself. Longer than any election, and than the largest
 /// commit on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a walk waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(5);

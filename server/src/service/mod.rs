@@ -15,7 +15,7 @@ pub(crate) use cluster::Cluster;
 pub(crate) use sequence::Sequences;
 pub(crate) use tso::Tso;
 
-/// The oracle, as within_deadline as whoever asks.
+/// The oracle, waiting no longer than the deadline of the request.
 fn within_deadline<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
     match request.extensions().get() {
         Some(&Allowed { hold, .. }) => oracle.with_hold(hold),

@@ -275,7 +275,7 @@ fn halves_of_the_callers_become_one_batch() {
     drop(fixture.new_request("a"));
     let Poll::Ready(sent) = fixture.queue.poll_seal(1, &mut context) else { panic!("all came") };
     assert_eq!(sent.unwrap().run.unwrap().key_bytes.len(), 4);
-    // Nobody waits for those who do not come.
+    // The batch does not wait for callers that do not return.
     fixture.answer_run(&[Some(0); 4]).unwrap();
     drop(fixture.new_request("a"));
     let turns = (0..9).take_while(|_| fixture.queue.poll_seal(1, &mut context).is_pending());

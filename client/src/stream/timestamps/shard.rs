@@ -61,7 +61,7 @@ pub(super) struct Part {
     free: Vec<u32>,
     /// How many timestamps all slots are for.
     pub(super) width: u32,
-    /// So many slots, from the first on, are dated.
+    /// How many slots have a time, counted from the first.
     dated: usize,
 }
 
