@@ -10,6 +10,7 @@ pub mod fuzz;
 pub mod handover;
 mod identity;
 mod latch;
+pub mod leaps;
 mod lifecycle;
 pub mod message_parts;
 pub mod own_thread;
