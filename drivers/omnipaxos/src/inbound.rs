@@ -98,7 +98,7 @@ impl Inbound {
             own: cluster.node,
             members: cluster.members.keys().copied().collect(),
             joiners: Mutex::default(),
-            states: Inbox::open(&cluster.path)?,
+            states: Inbox::open(&cluster.path, cluster.transfer_bytes)?,
             events,
             progress,
             leaps: Leaps::default(),
@@ -190,6 +190,10 @@ impl Handler for Listener {
     fn connected(&self, peer: u32) {
         let events = self.inbound.events.clone();
         tokio::spawn(async move { events.send(Event::Connected { peer }).await });
+    }
+
+    fn disconnected(&self, peer: u32) {
+        self.inbound.states.abandon(peer);
     }
 }
 

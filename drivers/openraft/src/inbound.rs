@@ -119,4 +119,15 @@ impl Handler for Inbound {
     async fn received(&self, _: Sender, _: Bytes) {}
 
     fn connected(&self, _: u32) {}
+
+    fn disconnected(&self, peer: u32) {
+        self.inbox.abandon(peer);
+    }
+
+    fn address(&self, node: u32) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let member = metrics.membership_config.membership().get_node(&node.into())?;
+        Some(member.peer.clone())
+    }
 }

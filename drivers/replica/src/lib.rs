@@ -41,5 +41,5 @@ pub use replica::Replica;
 pub use stepped_store::{Next, SteppedStore};
 pub use store_thread::StoreThread;
 pub use tasks::{Gate, Gated, Tasks};
-pub use tls::PeerTls;
+pub use tls::{PeerNames, PeerTls};
 pub use waiters::{Answer, Waiters};
