@@ -111,9 +111,11 @@ impl Inbound {
         let Some(Decoded { message, state, named }) = self.decode(peer, body)? else {
             return Ok(Event::Heard { peer });
         };
-        let (own, voters) = ((self.own, self.progress.reached()), [self.members.clone()]);
-        let now = self.clock.now().boot;
-        self.leaps.admit(own, named, &voters, (peers, now)).await?;
+        let (own, now) = (self.progress.reached(), self.clock.now().boot);
+        if self.leaps.check(own, named, now).is_err() {
+            let voters = [self.members.clone()];
+            self.leaps.admit((self.own, own), named, &voters, (peers, now)).await?;
+        }
         let state = match state {
             Some(named) => Some(check_state(
                 named,

@@ -21,6 +21,9 @@ use crate::{
     paxos::{FIRST_BALLOT, LAST_BALLOT},
 };
 
+/// How many bytes the log of a follower may take before it takes no more entries: several times what a leader has.
+const MOST_BYTES: usize = 128 << 20;
+
 /// A message to a peer. It may be as large as the log, and is sent in parts.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum PeerMessage {
@@ -142,8 +145,8 @@ fn check_number(number: u64) -> Result<()> {
     }
 }
 
-/// Whether a message fits the log of this node: what is decided is in the log then, and no entry is missing before
-/// others. `has_state` is whether a state has come that stands for all entries before those of the message.
+/// Whether a message fits the log of this node: what is decided is in the log then, no entry is missing before
+/// others, and there are not too many. `has_state` is whether a state has come that stands for all entries before those of the message.
 pub(crate) fn fits(message: &Message<Entry>, log: &Log, has_state: bool) -> bool {
     let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return true };
     let begins = |sync: &LogSync<Entry>| has_state || sync.sync_idx <= log.end();
@@ -159,6 +162,7 @@ pub(crate) fn fits(message: &Message<Entry>, log: &Log, has_state: bool) -> bool
                 begins(sync) && sync.sync_idx >= log.decided && last <= end(sync)
             }
         },
+        PaxosMsg::AcceptDecide(_) => log.bytes <= MOST_BYTES,
         PaxosMsg::Accepted(accepted) => {
             Some(accepted.n) != log.promise || accepted.accepted_idx <= log.end()
         }

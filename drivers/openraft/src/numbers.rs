@@ -62,6 +62,9 @@ impl Numbers {
         }
         let named = Reached { term: vote.leader_id.term, index: next_index(state) };
         let now = self.clock.now().boot;
+        if self.leaps.check(own, named, now).is_ok() {
+            return Ok(());
+        }
         self.leaps.admit((self.node, own), named, &self.voters(), (&*self.peers, now)).await
     }
 

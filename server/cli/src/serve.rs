@@ -1,14 +1,17 @@
 use std::{
+    fs,
     io::{IsTerminal, stderr},
     net::SocketAddr,
+    path::PathBuf,
     time::Duration,
 };
 
 use metrics_exporter_prometheus::PrometheusBuilder;
+use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
-use tsoracle_server::{Server, listen};
+use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
     drivers,
@@ -35,6 +38,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     };
     let name = config.name().to_owned();
     drivers::check(&name)?;
+    if let Some(tls) = &tls {
+        warn_of_one_authority(&config, tls);
+    }
     let mut signals = Signals::install()?;
 
     let listener = listen(&settings.listen.as_deref().unwrap_or(LISTEN)).await?;
@@ -67,6 +73,22 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         });
     });
     Ok(stopped.await?)
+}
+
+/// Warns if clients have certificates of the authority that the nodes of a cluster trust each other by.
+fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
+    #[derive(Deserialize)]
+    struct Peers {
+        peer_ca: Option<PathBuf>,
+    }
+    let Ok(Peers { peer_ca: Some(peer_ca) }) = config.options() else { return };
+    if fs::read(&peer_ca).is_ok_and(|authorities| tls.lets_in_what_is_signed_by(&authorities)) {
+        tracing::warn!(
+            peer_ca = %peer_ca.display(),
+            "the authority that nodes are trusted by signs certificates of clients, too: a client whose certificate \
+             names a node may speak as it; use an authority for peers alone"
+        );
+    }
 }
 
 /// Says once where this node serves, when it does or when it will not for now.
