@@ -32,10 +32,19 @@ struct Entered {
     all: BTreeMap<u64, Entry>,
 }
 
+/// What is known of a caller.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Is {
+    Stranger,
+    /// It has a certificate, or knows the secret.
+    Proven,
+    /// It has begun a session as that node.
+    Node(u32),
+}
+
 struct Entry {
     address: IpAddr,
-    /// Which node it is, once it has begun a session.
-    node: Option<u32>,
+    is: Is,
     /// Ends the connection.
     end: Option<AbortHandle>,
 }
@@ -62,9 +71,9 @@ impl Callers {
         let mut entered = lock(&self.entered);
         entered.count += 1;
         let number = entered.count;
-        let entry = Entry { address: address.to_canonical(), node: None, end: None };
+        let entry = Entry { address: address.to_canonical(), is: Is::Stranger, end: None };
         entered.all.insert(number, entry);
-        let stranger = |entry: &Entry| entry.node.is_none();
+        let stranger = |entry: &Entry| entry.is == Is::Stranger;
         let near = |entry: &Entry| stranger(entry) && entry.address == address.to_canonical();
         entered.bound(self.of_one_address, &near);
         entered.bound(self.strangers, &stranger);
@@ -78,22 +87,34 @@ impl Callers {
         }
     }
 
+    /// That connection has proven who it is. Strangers do not take its place.
+    pub(super) fn prove(&self, number: u64) {
+        let mut entered = lock(&self.entered);
+        entered.set(number, Is::Proven);
+        entered.bound(self.strangers, &|entry: &Entry| entry.is == Is::Proven);
+    }
+
     /// That connection is a node's, which has begun a session.
     pub(super) fn admit(&self, number: u64, node: u32) {
         let mut entered = lock(&self.entered);
-        if let Some(entry) = entered.all.get_mut(&number) {
-            entry.node = Some(node);
-        }
-        entered.bound(OF_ONE_NODE, &|entry: &Entry| entry.node == Some(node));
-        entered.bound(OF_ALL_NODES, &|entry: &Entry| entry.node.is_some());
+        entered.set(number, Is::Node(node));
+        entered.bound(OF_ONE_NODE, &|entry: &Entry| entry.is == Is::Node(node));
+        entered.bound(OF_ALL_NODES, &|entry: &Entry| matches!(entry.is, Is::Node(_)));
     }
 
     pub(super) fn is_admitted(&self, number: u64) -> bool {
-        lock(&self.entered).all.get(&number).is_some_and(|entry| entry.node.is_some())
+        let entered = lock(&self.entered);
+        entered.all.get(&number).is_some_and(|entry| matches!(entry.is, Is::Node(_)))
     }
 }
 
 impl Entered {
+    fn set(&mut self, number: u64, is: Is) {
+        if let Some(entry) = self.all.get_mut(&number) {
+            entry.is = is;
+        }
+    }
+
     /// Ends the oldest one of a kind, if there are more than `most` of it.
     fn bound(&mut self, most: usize, kind: &dyn Fn(&Entry) -> bool) {
         let mut of_kind =
@@ -133,10 +154,13 @@ mod tests {
         assert_eq!(there(&callers), [2, 3, 5, 6]);
         places.push(callers.enter(address(3)));
         assert_eq!(there(&callers), [3, 5, 6, 7]);
-        // A node is none of them.
+        // A node is none of them, nor is one that has proven that it may be one.
         callers.admit(3, 9);
+        callers.prove(5);
         places.push(callers.enter(address(1)));
-        assert_eq!(there(&callers), [3, 5, 6, 7, 8]);
+        places.push(callers.enter(address(4)));
+        places.push(callers.enter(address(5)));
+        assert_eq!(there(&callers), [3, 5, 7, 8, 9, 10]);
         assert!(callers.is_admitted(3) && !callers.is_admitted(5));
         drop(places);
         assert!(there(&callers).is_empty());

@@ -17,7 +17,10 @@ use tokio::{
 use super::{Inner, secret};
 use crate::Cluster;
 
-/// How long a caller may take until HTTP/2 begins.
+/// A peer on a LAN is there at once, or not.
+const CONNECT: Duration = Duration::from_millis(500);
+
+/// How long a caller may take until HTTP/2 begins, and this node as one.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// What HTTP/2 begins with.
@@ -34,6 +37,13 @@ pub(super) struct Caller {
     pub(super) certificate: Option<CertificateDer<'static>>,
     /// Which node it is, as it has proven by the secret.
     pub(super) proven: Option<u32>,
+}
+
+impl Caller {
+    /// Whether it has proven anything.
+    pub(super) fn is_known(&self) -> bool {
+        self.certificate.is_some() || self.proven.is_some()
+    }
 }
 
 /// Takes a connection, up to where HTTP/2 begins. Returns why it is refused.
@@ -97,13 +107,25 @@ pub(super) async fn connect(
     address: &str,
 ) -> Result<Box<dyn Duplex>, String> {
     let failed = |error: io::Error| error.to_string();
-    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    let late = |what: &'static str| move |_| format!("it takes too long to {what}");
+    let connecting = timeout(CONNECT, TcpStream::connect(address)).await;
+    let stream = connecting.map_err(late("be reached"))?.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
+    let proving = timeout(HANDSHAKE, prove(cluster, (node, address), stream)).await;
+    proving.map_err(late("say who it is"))?
+}
+
+async fn prove(
+    cluster: &Cluster,
+    (node, address): (u32, &str),
+    stream: TcpStream,
+) -> Result<Box<dyn Duplex>, String> {
     let mut stream: Box<dyn Duplex> = match &cluster.tls {
         None => Box::new(stream),
         Some(tls) => {
             let name = tls.name(node, address).map_err(|error| format!("{error:#}"))?;
-            Box::new(tls.connector.connect(name, stream).await.map_err(failed)?)
+            let agreed = tls.connector.connect(name, stream).await;
+            Box::new(agreed.map_err(|error| error.to_string())?)
         }
     };
     if let Some(secret) = &cluster.secret {

@@ -32,9 +32,6 @@ use super::{
 };
 use crate::Cluster;
 
-/// A peer on a LAN is there at once, or not.
-const CONNECT: Duration = Duration::from_millis(500);
-
 /// After how long a silent connection is tested, and then given up: a packet that is lost on the way
 /// back from a partition must not keep a connection stuck for TCP's own, growing pauses.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
@@ -88,7 +85,6 @@ impl Peer {
         };
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(unusable)?
-            .connect_timeout(CONNECT)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .http2_keep_alive_interval(KEEPALIVE.0)

@@ -86,6 +86,9 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
         Err(reason) => return inner.refuse(&format!("{reason} ({})", address.ip())),
     };
     let number = place.number;
+    if caller.is_known() {
+        inner.callers.prove(number);
+    }
     let peer = PeerServer::new(Service { inner: inner.clone(), place: number, caller })
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
@@ -147,8 +150,7 @@ impl Service {
     /// One that has proven who it is learns why, others do not.
     fn refused(&self, reason: String) -> Status {
         self.inner.refuse(&reason);
-        let is_known = self.caller.certificate.is_some() || self.caller.proven.is_some();
-        Status::failed_precondition(if is_known { reason } else { REFUSED.into() })
+        Status::failed_precondition(if self.caller.is_known() { reason } else { REFUSED.into() })
     }
 }
 
