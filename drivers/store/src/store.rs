@@ -11,8 +11,9 @@ use crate::{
     directory,
     files::{Files, Place},
     journal::Journal,
+    map::Map,
     recovery::{Recovered, initialize},
-    tables::{Map, Tables},
+    tables::Tables,
 };
 
 const DRIVER_KEY: &[u8] = b"driver";
