@@ -6,6 +6,8 @@
 //! another one to its clients, nothing outside is touched, and all that was started ends with the
 //! program however that ends. Elsewhere nodes are on loopback, and cannot be cut off.
 
+#![allow(clippy::print_stderr, reason = "it is part of test programs")]
+
 mod cluster;
 mod deployed;
 mod disk;

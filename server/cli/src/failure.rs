@@ -2,6 +2,8 @@ use std::{fmt, process::ExitCode};
 
 use tsoracle_core::{Error, ErrorKind};
 
+use crate::log;
+
 /// Why a command ends without success: one line to read, and an exit code.
 #[derive(Debug)]
 pub struct Failure {
@@ -28,7 +30,8 @@ impl Failure {
     /// Says why, and gives the exit code.
     pub fn report(self) -> ExitCode {
         let line = self.line.split_whitespace().collect::<Vec<_>>().join(" ");
-        eprintln!("error: {line}");
+        log::line(&format!("error: {line}"));
+        log::flush();
         ExitCode::from(self.code)
     }
 }

@@ -10,8 +10,8 @@ use tsoracle_core::{
 use crate::{
     drivers,
     failure::{Failure, usage_if_config},
+    log,
     output::Output,
-    serve,
 };
 
 /// How long a cluster may take to elect this node.
@@ -47,7 +47,7 @@ struct Initialized<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    serve::start_logging("warn")?;
+    log::start("warn")?;
     let Arguments { driver: text, seed_physical_ms, output } = arguments;
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
     let driver = drivers::open(config, OpenContext::default()).await?;

@@ -15,6 +15,7 @@ pub mod endpoints;
 pub mod failure;
 mod init;
 mod leases;
+mod log;
 mod man;
 mod migrate;
 #[doc(hidden)]
@@ -46,7 +47,10 @@ pub fn main() -> ExitCode {
     // Whatever still hangs, a disk for example, must not keep the process.
     runtime.shutdown_background();
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
         Err(failure) => failure.report(),
     }
 }

@@ -11,8 +11,8 @@ use tsoracle_core::{
 use crate::{
     drivers,
     failure::{Failure, usage_if_config},
+    log,
     output::Output,
-    serve,
 };
 
 /// How long a driver may take to let this node lead.
@@ -66,7 +66,7 @@ struct Report {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    serve::start_logging("warn")?;
+    log::start("warn")?;
     let Arguments { from, to, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
@@ -162,7 +162,7 @@ fn teller() -> impl FnMut(u64) {
         let now = SystemClock.now().boot;
         if watched && now >= next {
             next = now + PROGRESS;
-            eprintln!("{entries} entries copied");
+            log::line(&format!("{entries} entries copied"));
         }
     }
 }

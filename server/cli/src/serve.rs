@@ -1,18 +1,14 @@
-use std::{
-    io::{IsTerminal, stderr},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
 use tsoracle_server::{Server, listen};
 
 use crate::{
     drivers,
     failure::Failure,
+    log,
     output::print_line,
     settings::{DriverChoice, Settings},
 };
@@ -26,7 +22,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let settings = settings.complete()?;
-    start_logging(settings.log.as_deref().unwrap_or("info"))?;
+    log::start(settings.log.as_deref().unwrap_or("info"))?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
     let config = match &settings.driver {
@@ -63,6 +59,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         tracing::info!("stopping; a second signal exits at once");
         tokio::spawn(async move {
             signals.next().await;
+            log::flush();
             std::process::exit(1);
         });
     });
@@ -88,7 +85,12 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
         _ => return,
     };
     let line = format!("tsoracle serving on {address} (driver {driver}, {state})");
-    if print_line(&line).is_err() {
+    // Nobody may be reading, so that it takes for ever.
+    let printed = tokio::task::spawn_blocking({
+        let line = line.clone();
+        move || print_line(&line)
+    });
+    if !matches!(printed.await, Ok(Ok(()))) {
         tracing::warn!("standard output is closed; {line}");
     }
 }
@@ -103,20 +105,6 @@ fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
     tokio::spawn(exporter);
     tracing::info!("serving metrics on http://{address}/metrics");
     Ok(())
-}
-
-/// Sends logs to standard error.
-pub(crate) fn start_logging(filter: &str) -> Result<(), Failure> {
-    // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
-    let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
-        Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .try_init()
-        .map_err(Failure::failed)
 }
 
 /// Checks `HOST:PORT`.

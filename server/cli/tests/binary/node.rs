@@ -1,7 +1,7 @@
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, PipeReader, Read, pipe},
     path::Path,
-    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +14,7 @@ pub(crate) struct Node {
     pub(crate) line: String,
     /// The address in it.
     pub(crate) address: String,
-    pub(crate) log: BufReader<ChildStderr>,
+    pub(crate) log: BufReader<PipeReader>,
 }
 
 /// The binary, in `directory`, with nothing of the environment that concerns it.
@@ -59,11 +59,14 @@ impl Node {
 
     /// Runs `command` until it says where it serves.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (log, errors) = pipe().expect("a pipe");
+        command.stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().expect("the binary runs");
+        // With it goes this process's end for writing.
+        drop(command);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut log = BufReader::new(log);
         BufReader::new(stdout).read_line(&mut line).expect("text");
         let address =
             line.strip_prefix("tsoracle serving on ").and_then(|rest| rest.split(' ').next());
@@ -92,6 +95,17 @@ impl Node {
             line.clear();
             assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "it never logs {text:?}");
         }
+    }
+
+    /// Has nobody read its log from now on.
+    pub(crate) fn close_log(&mut self) {
+        let (nobody, _) = pipe().expect("a pipe");
+        self.log = BufReader::new(nobody);
+    }
+
+    /// Waits for its end, without reading its log.
+    pub(crate) fn ended_unread(mut self) -> ExitStatus {
+        self.child.wait().expect("it ends")
     }
 
     /// Waits for its end, and returns what it logged until then.
