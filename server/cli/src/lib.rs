@@ -7,6 +7,7 @@ pub mod bench;
 mod cluster;
 mod completions;
 mod decode;
+mod descriptors;
 #[doc(hidden)]
 pub mod drivers;
 #[doc(hidden)]

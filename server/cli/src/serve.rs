@@ -41,6 +41,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     if let Some(address) = settings.metrics_listen {
         serve_metrics(address)?;
     }
+    tracing::info!(connections = limits.connections, "clients may have so many connections");
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
         () = signals.next() => return Ok(()),

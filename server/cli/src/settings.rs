@@ -11,7 +11,10 @@ use serde::Deserialize;
 use tsoracle_core::{DriverConfig, OracleOptions};
 use tsoracle_server::{Limits, TlsOptions};
 
-use crate::failure::{Failure, usage_if_config};
+use crate::{
+    descriptors,
+    failure::{Failure, usage_if_config},
+};
 
 const PLACES: &str = "Place";
 const TIME: &str = "Time and leases";
@@ -148,7 +151,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONCURRENT_STREAMS", help_heading = LIMITS)]
     max_concurrent_streams: Option<u32>,
 
-    /// The most connections [default: 10000]
+    /// The most connections [default: 10000, or what the limit of open files leaves]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONNECTIONS", help_heading = LIMITS)]
     max_connections: Option<usize>,
 
@@ -259,7 +262,7 @@ impl Settings {
         set(&mut limits.message_bytes, self.max_message_bytes);
         set(&mut limits.header_bytes, self.max_header_bytes);
         set(&mut limits.concurrent_streams, self.max_concurrent_streams);
-        set(&mut limits.connections, self.max_connections);
+        limits.connections = descriptors::connections(self.max_connections)?;
         set(&mut limits.handshake_time, self.handshake_time);
         set(&mut limits.request_time, self.request_time);
         set(&mut limits.keepalive_interval, self.keepalive_interval);

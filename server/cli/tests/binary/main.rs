@@ -8,6 +8,7 @@ mod common;
 mod configuration;
 mod crashes;
 mod failures;
+mod limits;
 mod logging;
 mod manuals;
 mod migrate;

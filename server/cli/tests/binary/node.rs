@@ -20,13 +20,26 @@ pub(crate) struct Node {
 /// The binary, in `directory`, with nothing of the environment that concerns it.
 pub(crate) fn tsoracle(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tsoracle"));
-    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    command.args(arguments);
+    prepare(&mut command, directory);
+    command
+}
+
+/// A shell's line, likewise.
+pub(crate) fn shell(directory: &Path, line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]);
+    prepare(&mut command, directory);
+    command
+}
+
+fn prepare(command: &mut Command, directory: &Path) {
+    command.current_dir(directory).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TSORACLE_") {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// Runs a command to its end.
