@@ -2,7 +2,7 @@ use std::{fmt, process::ExitCode};
 
 use tsoracle_core::{Error, ErrorKind};
 
-use crate::log;
+use crate::{log, output::printable};
 
 /// Why a command ends without success: one line to read, and an exit code.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Failure {
     /// Says why, and gives the exit code.
     pub fn report(self) -> ExitCode {
         let line = self.line.split_whitespace().collect::<Vec<_>>().join(" ");
-        log::line(&format!("error: {line}"));
+        log::line(&printable(&format!("error: {line}")));
         log::flush();
         ExitCode::from(self.code)
     }

@@ -1,11 +1,11 @@
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{fs, io::IsTerminal, sync::Arc, time::Duration};
 
 use clap::Args;
 use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, DriverConfig, Error, Migrated, Migration, OpenContext,
-    SystemClock, Timestamp, wait_until_leader,
+    BootTime, Clock, ConsensusDriver, DriverConfig, Error, LOCK_FILE, Migrated, Migration,
+    OpenContext, SystemClock, Timestamp, wait_until_leader,
 };
 
 use crate::{
@@ -74,6 +74,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     for config in [&from].into_iter().chain(&to) {
         drivers::check(config.name())?;
     }
+    exists(&from)?;
+    for config in &to {
+        if is_same(&from, config)? {
+            return Err(Failure::usage("the source and the target are the same"));
+        }
+    }
     let names = (from.name().to_owned(), to[0].name().to_owned());
     let source = drivers::open(from, OpenContext::default()).await.map_err(of("source"))?;
     let migrated = migrate(source.clone(), &to).await;
@@ -102,6 +108,25 @@ async fn migrate(
     let migrated = copied?;
     stopped?;
     Ok(migrated)
+}
+
+/// That there is a source, before an empty one is made.
+fn exists(source: &DriverConfig) -> Result<(), Failure> {
+    match drivers::directory(source)? {
+        Some(path) if !path.join(LOCK_FILE).exists() => Err(Failure::failed(format!(
+            "the source: there is no state in {}; is it the right directory?",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn is_same(source: &DriverConfig, target: &DriverConfig) -> Result<bool, Failure> {
+    let place = |config| Ok::<_, Failure>(drivers::directory(config)?.map(fs::canonicalize));
+    Ok(match (place(source)?, place(target)?) {
+        (Some(Ok(source)), Some(Ok(target))) => source == target,
+        _ => source == target,
+    })
 }
 
 /// The nodes of the target, one of which leads.

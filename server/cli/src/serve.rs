@@ -2,7 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
+use tsoracle_core::{Clock, DriverConfig, LOCK_FILE, OpenContext, Oracle, Phase, SystemClock};
 use tsoracle_server::{Server, listen};
 
 use crate::{
@@ -31,6 +31,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     };
     let name = config.name().to_owned();
     drivers::check(&name)?;
+    if settings.require_state == Some(true) {
+        require_state(&config)?;
+    }
     let mut signals = Signals::install()?;
 
     let listener = listen(&settings.listen.as_deref().unwrap_or(LISTEN)).await?;
@@ -41,11 +44,11 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     if let Some(address) = settings.metrics_listen {
         serve_metrics(address)?;
     }
-    tracing::info!(connections = limits.connections, "clients may have so many connections");
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
         () = signals.next() => return Ok(()),
     };
+    tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver).options(options).limits(limits);
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
@@ -108,15 +111,37 @@ fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Finds the file that every directory with a state has.
+fn require_state(config: &DriverConfig) -> Result<(), Failure> {
+    let Some(directory) = drivers::directory(config)? else {
+        let name = config.name();
+        return Err(Failure::usage(format!(
+            "--require-state: {name} keeps no state in a directory"
+        )));
+    };
+    match directory.join(LOCK_FILE).is_file() {
+        true => Ok(()),
+        false => Err(Failure::failed(format!(
+            "there is no state in {}, and none is begun with --require-state; is the volume mounted?",
+            directory.display()
+        ))),
+    }
+}
+
 /// Checks `HOST:PORT`.
 fn endpoint(text: &str) -> Result<String, Failure> {
     let valid = !text.contains("//")
         && text.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
         });
-    match valid {
-        true => Ok(text.into()),
-        false => Err(Failure::usage(format!("--advertise takes HOST:PORT, not {text:?}"))),
+    if !valid {
+        return Err(Failure::usage(format!("--advertise takes HOST:PORT, not {text:?}")));
+    }
+    match text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
+        true => Err(Failure::usage(format!(
+            "--advertise {text} is an address to listen on, where no client can connect to; name this machine"
+        ))),
+        false => Ok(text.into()),
     }
 }
 
@@ -124,6 +149,8 @@ fn endpoint(text: &str) -> Result<String, Failure> {
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Those that would end the process if nobody waited for them.
+    _ignored: [Signal; 3],
 }
 
 impl Signals {
@@ -135,6 +162,11 @@ impl Signals {
         Ok(Self {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,
+            _ignored: [
+                install(SignalKind::hangup())?,
+                install(SignalKind::user_defined1())?,
+                install(SignalKind::user_defined2())?,
+            ],
         })
     }
 

@@ -35,6 +35,11 @@ pub(crate) struct Settings {
     #[serde(skip)]
     config: Option<PathBuf>,
 
+    /// Refuse to begin a new state: for a directory on a volume that may not be mounted
+    #[arg(long, value_name = "BOOL", env = "TSORACLE_REQUIRE_STATE", help_heading = PLACES,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) require_state: Option<bool>,
+
     /// Where to listen; port 0 finds a free one [default: 127.0.0.1:50551]
     #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_LISTEN", help_heading = PLACES)]
     pub(crate) listen: Option<String>,
@@ -226,7 +231,7 @@ impl Settings {
             ($($field:ident)*) => { Self { $($field: self.$field.or(file.$field)),* } }
         }
         first!(
-            driver config listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
+            driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
             max_clock_step hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
             max_seq_count max_keys max_sessions max_leases min_lease_ttl max_lease_ttl
             max_message_bytes max_header_bytes

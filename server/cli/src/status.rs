@@ -61,8 +61,8 @@ struct Report {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { endpoints, output } = arguments;
     let dialer = endpoints.dialer()?;
-    let asked = endpoints.endpoints.iter().map(|endpoint| {
-        let (endpoint, dialer) = (endpoint.clone(), dialer.clone());
+    let asked = endpoints.names().map(|endpoint| {
+        let (endpoint, dialer) = (endpoint.to_owned(), dialer.clone());
         tokio::spawn(async move { ask(endpoint, dialer).await })
     });
     // All at once: one that is down must not hold up the others.

@@ -13,7 +13,9 @@ use std::{
 use self::lock::{Lock, Note};
 use crate::{Error, ErrorKind, Result};
 
-const LOCK: &str = "LOCK";
+/// The file that each directory with a state has.
+pub const LOCK_FILE: &str = "LOCK";
+const LOCK: &str = LOCK_FILE;
 
 /// A directory in which one process at a time keeps its state, in one file or one directory.
 ///

@@ -5,6 +5,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// A `tsoracle serve` that has said its line.
 #[derive(Debug)]
@@ -51,6 +52,21 @@ pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).expect("text").trim_end().to_owned()
+}
+
+/// An answer, whose whole numbers are there as strings too.
+pub(crate) fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let mut answer: Value = serde_json::from_str(&text).expect("JSON");
+    let Some(fields) = answer.as_object_mut() else { return answer };
+    let numbers: Vec<_> = fields.iter().filter(|(_, value)| value.is_u64()).collect();
+    let texts: Vec<_> =
+        numbers.iter().map(|(name, value)| (format!("{name}_text"), value.to_string())).collect();
+    for (name, text) in texts {
+        assert_eq!(fields.remove(&name), Some(text.into()), "{name}");
+    }
+    answer
 }
 
 /// The one line in which a command that fails says why.
