@@ -16,7 +16,6 @@ pub struct Endpoints {
         long = "endpoint",
         value_name = "HOST:PORT",
         env = "TSORACLE_ENDPOINT",
-        value_delimiter = ',',
         default_value = "127.0.0.1:50551"
     )]
     named: Vec<String>,
@@ -67,7 +66,8 @@ fn route(text: &str) -> Result<(String, Vec<String>), String> {
 impl Endpoints {
     /// Their names. A comma too many names none.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.named.iter().map(|name| name.trim()).filter(|name| !name.is_empty())
+        let names = self.named.iter().flat_map(|names| names.split(','));
+        names.map(str::trim).filter(|name| !name.is_empty())
     }
 
     /// To connect to them without the client.
@@ -83,7 +83,7 @@ impl Endpoints {
         Ok(dialer)
     }
 
-    /// One server on this machine.
+    /// Servers on this machine, separated by commas.
     pub fn local(address: &str) -> Self {
         Self {
             named: vec![address.into()],

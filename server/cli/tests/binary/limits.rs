@@ -31,7 +31,7 @@ fn take_connections(address: &str, times: usize) -> Vec<TcpStream> {
     let mut taken = vec![];
     for _ in 0..times {
         let Ok(mut stream) = TcpStream::connect(address) else { continue };
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
         let _ = stream.write_all(GREETING);
         match stream.read(&mut [0; 1]) {
             Ok(1..) => taken.push(stream),
