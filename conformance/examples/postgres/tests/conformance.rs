@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Server, client, proxy::Proxy, string};
+use common::{Server, client, string};
 use tokio::{runtime::Builder, sync::OnceCell, time::timeout};
 use tsoracle_conformance::{Config, Fault, Fixture, Shared, run};
 use tsoracle_core::{
@@ -21,6 +21,7 @@ use tsoracle_core::{
     SystemClock,
 };
 use tsoracle_postgres as _;
+use tsoracle_testbed::proxy::Proxy;
 
 /// How long a driver may take to stop when its check is over.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -81,8 +82,8 @@ impl Table {
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
         static NAMES: AtomicU64 = AtomicU64::new(0);
         let name = format!("node-{}", NAMES.fetch_add(1, Ordering::Relaxed));
-        let proxy = Proxy::to(self.address().await);
-        let connection = format!("{} application_name={name}", string(proxy.address));
+        let proxy = Proxy::to(self.address().await).unwrap();
+        let connection = format!("{} application_name={name}", string(proxy.address()));
         let config = DriverConfig::parse(&self.string(&connection))?;
         let driver = Registry::linked()?.open(config, OpenContext::default()).await?;
         self.nodes.push(Node { driver: driver.clone(), proxy, name });
@@ -99,7 +100,7 @@ impl Table {
 
     async fn cut_off(&mut self, index: usize) -> Result<()> {
         let node = &self.nodes[index];
-        node.proxy.stall();
+        node.proxy.hang();
         let client = client(self.address().await).await;
         let locks = "SELECT FROM pg_locks JOIN pg_stat_activity USING (pid) \
                      WHERE locktype = 'advisory' AND application_name = $1";

@@ -1,8 +1,6 @@
-//! A PostgreSQL for the tests, and what stands between it and a driver.
+//! A PostgreSQL for the tests.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
-
-pub(crate) mod proxy;
 
 use std::{
     io::{BufRead, BufReader},
