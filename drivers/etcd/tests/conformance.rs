@@ -50,6 +50,11 @@ fn fixture(etcd: &Arc<OnceCell<Etcd>>) -> Fixture {
             begin: prefix.action(|prefix, index| Box::pin(prefix.cut_off(index))),
             end: prefix.action(|prefix, index| Box::pin(async move { prefix.heal(index) })),
         }),
+        lose_answers: Some(Fault {
+            begin: prefix
+                .action(|prefix, index| Box::pin(async move { prefix.lose_answers(index) })),
+            end: prefix.action(|prefix, index| Box::pin(async move { prefix.heal(index) })),
+        }),
         damage: Some(prefix.action(|prefix, ()| Box::pin(prefix.damage()))),
         config: Some(prefix.action(|prefix, ()| Box::pin(prefix.config()))),
         process: true,
@@ -132,6 +137,11 @@ impl Prefix {
             }
             SystemClock.sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    fn lose_answers(&mut self, index: usize) -> Result<()> {
+        self.opened[index].proxy.hang_answers();
+        Ok(())
     }
 
     fn heal(&mut self, index: usize) -> Result<()> {

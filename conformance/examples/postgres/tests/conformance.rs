@@ -42,6 +42,10 @@ fn fixture(template: &Arc<OnceCell<Template>>) -> Fixture {
             begin: nodes.action(|nodes, index| Box::pin(nodes.cut_off(index))),
             end: nodes.action(|nodes, index| Box::pin(async move { nodes.heal(index) })),
         }),
+        lose_answers: Some(Fault {
+            begin: nodes.action(|nodes, index| Box::pin(async move { nodes.lose_answers(index) })),
+            end: nodes.action(|nodes, index| Box::pin(async move { nodes.heal(index) })),
+        }),
         damage: Some(nodes.action(|nodes, ()| Box::pin(nodes.damage()))),
         config: Some(nodes.action(|nodes, ()| Box::pin(nodes.config()))),
         process: true,
@@ -116,6 +120,11 @@ impl Nodes {
         while !client.query(locks, &[&node.name]).await.unwrap().is_empty() {
             SystemClock.sleep(Duration::from_millis(10)).await;
         }
+        Ok(())
+    }
+
+    fn lose_answers(&mut self, index: usize) -> Result<()> {
+        self.open[index].proxy.hang_answers();
         Ok(())
     }
 

@@ -136,6 +136,31 @@ async fn a_leader_that_resigns_is_replaced_and_its_address_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_damaged_under_a_leader_ends_it_for_good() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for damage in [
+        "UPDATE tsoracle SET value = 'garbage' WHERE key = 'v'",
+        "DELETE FROM tsoracle WHERE key = 'v'",
+    ] {
+        let driver = open(&string(server.address), "").await;
+        let base = version(&driver).await;
+        let (next, mut effect) = commit(base, 1);
+        effect.put("orders", "1");
+        assert_eq!(driver.commit(base, effect).await.unwrap(), Outcome::Stored);
+        let mended = "UPDATE tsoracle SET value = $1 WHERE key = 'v'";
+        client.batch_execute(damage).await.unwrap();
+        let error = driver.read(&Reads::default()).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
+        client.execute(mended, &[&next.encode().to_vec()]).await.unwrap();
+        let error = driver.commit(next, commit(next, 2).1).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
+        let mut leadership = driver.leadership();
+        while leadership.changed().await.is_ok() {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lets_nobody_in_is_an_error_of_the_config() {
     let server = Server::start().await;
     let connection = string(server.address).replace("dbname=postgres", "dbname=missing");
