@@ -156,7 +156,8 @@ async fn a_state_that_is_damaged_under_a_leader_ends_it_for_good() {
         let error = driver.commit(next, commit(next, 2).1).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
         let mut leadership = driver.leadership();
-        while leadership.changed().await.is_ok() {}
+        let closing = async { while leadership.changed().await.is_ok() {} };
+        timeout(common::PATIENCE, closing).await.expect("the channel of leadership is closed");
     }
 }
 
