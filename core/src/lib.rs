@@ -25,9 +25,10 @@ pub use admin::{adopt, initialize, wait_until_leader};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
-    CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect, Entry,
-    KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange, MemoryStore,
-    OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot, VERSION, Version,
+    Announcer, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect,
+    Entry, KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange,
+    MemoryStore, Observed, OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot,
+    VERSION, Version,
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase};
 pub use error::{Error, ErrorKind, LeaderHint, Result};

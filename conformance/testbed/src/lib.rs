@@ -13,6 +13,7 @@ mod deployed;
 mod disk;
 mod network;
 mod node;
+pub mod proxy;
 mod remote;
 mod sandbox;
 

@@ -7,7 +7,6 @@ mod etcd;
 mod keys;
 mod members;
 mod probe;
-mod seen;
 mod shared;
 mod watching;
 

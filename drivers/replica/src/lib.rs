@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod announcer;
 mod config;
 mod entry;
 mod evidence;
@@ -29,7 +28,6 @@ pub mod transfer;
 pub mod transport;
 mod waiters;
 
-pub use announcer::Announcer;
 pub use config::{Addresses, Cluster, Config, OPTIONS};
 pub use entry::LogEntry;
 pub use evidence::Evidence;
@@ -41,4 +39,5 @@ pub use stepped_store::{Next, SteppedStore};
 pub use store_thread::StoreThread;
 pub use tasks::{Gate, Gated, Tasks};
 pub use tls::PeerTls;
+pub use tsoracle_core::Announcer;
 pub use waiters::{Answer, Waiters};

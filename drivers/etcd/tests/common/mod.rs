@@ -1,14 +1,15 @@
-//! etcd processes, and lines to them that can be cut.
+//! etcd processes, and proxies before them.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
-pub(crate) mod line;
+mod frames;
 pub(crate) mod node;
+pub(crate) mod service;
 
 use std::{
     io::{BufRead, BufReader},
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
@@ -17,6 +18,7 @@ use std::{
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
 use tsoracle_core::{Clock, SystemClock};
+use tsoracle_testbed::proxy::{Filter, Proxy};
 
 /// How long to wait for what must come. It is there for what never does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +38,25 @@ pub(crate) fn is_there() -> bool {
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn member(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// A proxy before the member at `port`.
+pub(crate) fn proxy_to(port: u16) -> Proxy {
+    Proxy::to(member(port)).unwrap()
+}
+
+/// A proxy that keeps back that a request was given up: it arrives as if its sender still waited for the
+/// answer.
+pub(crate) fn proxy_that_gives_nothing_up(port: u16) -> Proxy {
+    let filter = || {
+        let mut frames = frames::Frames::default();
+        Box::new(move |bytes: &[u8]| frames.without_resets(bytes)) as Filter
+    };
+    Proxy::filtering(member(port), filter).unwrap()
 }
 
 /// A member of an etcd cluster: a process with a directory of its own.
