@@ -63,6 +63,14 @@ impl TlsOptions {
         Ok(Self { client_ca: Some(Pem::read(authorities.as_ref())?), ..self })
     }
 
+    /// Whether one of the authorities in PEM lets clients in: what it signs for others is then good for both.
+    pub fn lets_in_what_is_signed_by(&self, authorities: &[u8]) -> bool {
+        let certificates = |pem: &Pem| pem.certificates().unwrap_or_default();
+        let others = certificates(&Pem::new(authorities, "the other authorities"));
+        let own = self.client_ca.as_ref().map(certificates).unwrap_or_default();
+        own.iter().any(|own| others.contains(own))
+    }
+
     /// Checks everything without listening; building a server does so, too.
     ///
     /// # Errors

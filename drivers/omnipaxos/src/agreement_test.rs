@@ -167,7 +167,7 @@ impl World {
         else {
             return false;
         };
-        message::check(&message, from, to).unwrap();
+        message::check(&message, (from, to), &(1..=NODES).collect()).unwrap();
         let state = message::take_state(&mut message);
         let state = state.map(|state| (state.index, self.receive(to, chunks)));
         let event = Event::Message { peer: from, message: PeerMessage::Paxos(message), state };

@@ -20,7 +20,7 @@ use tsoracle_store::Store;
 
 use crate::{
     entry::Commit,
-    inbound::{self, Event, Inbound},
+    inbound::{self, Event, Inbound, Listener},
     jobs::Job,
     node::Node,
     peers::Peers,
@@ -109,14 +109,15 @@ async fn start(
     let store = Store::open(&cluster.path, cluster.store)?;
     let identity = Identity::open(&store, NAME, cluster)?;
     Identity::bind_members(&store, cluster)?;
-    let inbound = Inbound::new(cluster, events.clone())?;
     let own = Sender { node: identity.node(), id: identity.id() };
     let known = PeerIds::stored(&store)?;
     let ids = PeerIds::new(own, known, inbound::remember(events.clone()));
     let transport = Transport::open(cluster, &identity, ids).await?;
-    let clock = Arc::new(SystemClock);
-    let (driver, node) = connect(cluster, store, (identity.id(), identity.starts()), clock, jobs)?;
-    transport.serve(Arc::new(inbound));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let started = (identity.id(), identity.starts());
+    let (driver, node) = connect(cluster, store, started, clock.clone(), jobs)?;
+    let inbound = Inbound::new(cluster, events.clone(), node.own_progress.clone(), clock)?;
+    transport.serve(Arc::new(Listener { inbound, peers: Arc::new(transport.clone()) }));
     Ok((driver, Runner::new(node, transport, events)))
 }
 

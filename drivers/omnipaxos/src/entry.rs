@@ -19,12 +19,18 @@ impl Commit {
         Ok(Self { next: entry.next(), bytes: entry.encode()?.into() })
     }
 
-    /// The commit that was encoded.
+    /// The commit that was encoded, and stored.
     ///
     /// # Errors
-    /// As [`LogEntry::decode`]. A commit of a newer format is refused here, before it is stored.
+    /// As [`LogEntry::decode`].
     pub(crate) fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         Ok(Self { next: LogEntry::decode(&bytes)?.next(), bytes: bytes.into() })
+    }
+
+    /// What another node may send in the place of a commit.
+    #[cfg(test)]
+    pub(crate) fn unchecked(bytes: &[u8]) -> Self {
+        Self { next: Version::EMPTY, bytes: bytes.into() }
     }
 
     pub(crate) fn next(&self) -> Version {
@@ -50,7 +56,9 @@ impl<'de> Deserialize<'de> for Commit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // The format of messages has bytes as they are; nothing is copied twice.
         let bytes = <&[u8]>::deserialize(deserializer)?;
-        Self::from_bytes(bytes.to_vec()).map_err(D::Error::custom)
+        // What cannot be applied, as of a newer format, is refused here, before it is stored.
+        let next = LogEntry::decode_received(bytes).map_err(D::Error::custom)?.next();
+        Ok(Self { next, bytes: bytes.into() })
     }
 }
 

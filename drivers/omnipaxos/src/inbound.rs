@@ -2,18 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+use tsoracle_core::{Clock, Error, ErrorKind, NodeId, Result};
 use tsoracle_replica::{
     Cluster, Tasks,
+    leaps::{Leaps, REACHED, Reached},
     message_parts::Joiner,
     transfer::{CHUNK, Inbox, Received},
-    transport::{Handler, Remember, Sender},
+    transport::{Connections, Handler, Remember, Sender},
 };
 
 use crate::{
@@ -38,6 +42,35 @@ pub(crate) enum Event {
     Disowned { reason: String },
 }
 
+/// How far a node has come, for readers on any thread.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    ballot: AtomicU64,
+    end: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn note(&self, reached: Reached) {
+        self.ballot.store(reached.term, Ordering::Release);
+        self.end.store(reached.index, Ordering::Release);
+    }
+
+    fn reached(&self) -> Reached {
+        let (ballot, end) = (&self.ballot, &self.end);
+        Reached { term: ballot.load(Ordering::Acquire), index: end.load(Ordering::Acquire) }
+    }
+}
+
+/// A message that is whole, and what it names.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) message: PeerMessage,
+    /// The state that has come before it.
+    pub(crate) state: Option<State>,
+    /// Its ballot, and up to where the log is known by the state.
+    named: Reached,
+}
+
 /// Puts the messages of the peers together.
 pub(crate) struct Inbound {
     own: u32,
@@ -45,6 +78,9 @@ pub(crate) struct Inbound {
     joiners: Mutex<BTreeMap<u32, Joiner>>,
     pub(crate) states: Inbox,
     events: mpsc::Sender<Event>,
+    progress: Arc<Progress>,
+    leaps: Leaps,
+    clock: Arc<dyn Clock>,
     /// Why a message was ignored last.
     ignored: Mutex<String>,
 }
@@ -52,22 +88,35 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// # Errors
     /// Those of the directory for states that come.
-    pub(crate) fn new(cluster: &Cluster, events: mpsc::Sender<Event>) -> Result<Self> {
+    pub(crate) fn new(
+        cluster: &Cluster,
+        events: mpsc::Sender<Event>,
+        progress: Arc<Progress>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         Ok(Self {
             own: cluster.node,
             members: cluster.members.keys().copied().collect(),
             joiners: Mutex::default(),
-            states: Inbox::open(&cluster.path)?,
+            states: Inbox::open(&cluster.path, cluster.transfer_bytes)?,
             events,
+            progress,
+            leaps: Leaps::default(),
+            clock,
             ignored: Mutex::default(),
         })
     }
 
-    async fn take(&self, peer: u32, body: &[u8]) -> Result<Event> {
-        let Some((message, named)) = self.decode(peer, body)? else {
+    async fn take(&self, peers: &dyn Connections, peer: u32, body: &[u8]) -> Result<Event> {
+        let Some(Decoded { message, state, named }) = self.decode(peer, body)? else {
             return Ok(Event::Heard { peer });
         };
-        let state = match named {
+        let (own, now) = (self.progress.reached(), self.clock.now().boot);
+        if self.leaps.check(own, named, now).is_err() {
+            let voters = [self.members.clone()];
+            self.leaps.admit((self.own, own), named, &voters, (peers, now)).await?;
+        }
+        let state = match state {
             Some(named) => Some(check_state(
                 named,
                 self.states.finish(&Tasks::here(), peer, named.transfer).await?,
@@ -77,23 +126,18 @@ impl Inbound {
         Ok(Event::Message { peer, message, state })
     }
 
-    /// The message that is whole with this part, and the state that it names, which has come before it.
-    pub(crate) fn decode(
-        &self,
-        peer: u32,
-        body: &[u8],
-    ) -> Result<Option<(PeerMessage, Option<State>)>> {
+    /// The message that is whole with this part.
+    pub(crate) fn decode(&self, peer: u32, body: &[u8]) -> Result<Option<Decoded>> {
         let joined = lock(&self.joiners).entry(peer).or_default().take(body)?;
         let Some(bytes) = joined else { return Ok(None) };
         let mut message = PeerMessage::decode(&bytes)?;
-        let named = match &mut message {
-            PeerMessage::Paxos(message) => {
-                message::check(message, peer, self.own)?;
-                message::take_state(message)
-            }
-            _ => None,
-        };
-        Ok(Some((message, named)))
+        let (mut state, mut named) = (None, Reached::default());
+        if let PeerMessage::Paxos(message) = &mut message {
+            named.term = message::check(message, (peer, self.own), &self.members)?.into();
+            state = message::take_state(message);
+            named.index = state.map_or(0, |state| state.index as u64);
+        }
+        Ok(Some(Decoded { message, state, named }))
     }
 
     /// Logs why a message is ignored, unless that was the reason last time.
@@ -111,10 +155,16 @@ impl Inbound {
     }
 }
 
+/// What comes from the peers, with the connections to ask them.
+pub(crate) struct Listener {
+    pub(crate) inbound: Inbound,
+    pub(crate) peers: Arc<dyn Connections>,
+}
+
 #[async_trait]
-impl Handler for Inbound {
+impl Handler for Listener {
     fn admit(&self, sender: Sender) -> Result<()> {
-        if self.members.contains(&sender.node) {
+        if self.inbound.members.contains(&sender.node) {
             return Ok(());
         }
         let context = format!("node {} is not among the peers of this one", sender.node);
@@ -122,25 +172,30 @@ impl Handler for Inbound {
     }
 
     async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
-        self.send(Event::Heard { peer: sender.node }).await;
+        self.inbound.send(Event::Heard { peer: sender.node }).await;
         match kind {
-            CHUNK => self.states.take(&Tasks::here(), sender.node, &body).await,
+            REACHED => Ok(self.inbound.progress.reached().encode()),
+            CHUNK => self.inbound.states.take(&Tasks::here(), sender.node, &body).await,
             other => Err(Error::new(ErrorKind::Invalid, format!("no call is of kind {other}"))),
         }
     }
 
     async fn received(&self, sender: Sender, body: Bytes) {
         let peer = sender.node;
-        let event = self.take(peer, &body).await.unwrap_or_else(|error| {
-            self.ignore(peer, &error);
+        let event = self.inbound.take(&*self.peers, peer, &body).await.unwrap_or_else(|error| {
+            self.inbound.ignore(peer, &error);
             Event::Heard { peer }
         });
-        self.send(event).await;
+        self.inbound.send(event).await;
     }
 
     fn connected(&self, peer: u32) {
-        let events = self.events.clone();
+        let events = self.inbound.events.clone();
         tokio::spawn(async move { events.send(Event::Connected { peer }).await });
+    }
+
+    fn disconnected(&self, peer: u32) {
+        self.inbound.states.abandon(peer);
     }
 }
 

@@ -9,6 +9,8 @@ mod entry;
 #[doc(hidden)]
 pub mod fuzz;
 mod inbound;
+#[cfg(test)]
+mod inbound_test;
 mod jobs;
 mod leadership;
 mod log;

@@ -18,14 +18,14 @@ use omnipaxos::{
 };
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use tsoracle_replica::{
-    Addresses, Announcer, Cluster, Latch, Replica, Waiters, handover::Passing, transfer::Received,
-    transport::note,
+    Addresses, Announcer, Cluster, Latch, Replica, Waiters, handover::Passing, leaps::Reached,
+    transfer::Received, transport::note,
 };
 
 use crate::{
     apply::Keep,
     entry::Entry,
-    inbound::Event,
+    inbound::{Event, Progress},
     jobs::Job,
     leadership::Role,
     log::Log,
@@ -84,6 +84,8 @@ pub(crate) struct Node {
     pub(crate) decisions: Vec<Message<Entry>>,
     /// Per peer how far it is, and since when.
     pub(crate) progress: BTreeMap<u32, (usize, BootTime)>,
+    /// How far this node has come.
+    pub(crate) own_progress: Arc<Progress>,
     latch: Latch,
 }
 
@@ -115,7 +117,7 @@ impl Node {
             cluster.election.as_nanos().div_ceil(2 * cluster.heartbeat.as_nanos()) as u64;
         let paxos = paxos(cluster, ticks_per_round, log.clone())?;
         let promise = paxos.get_promise();
-        Ok(Self {
+        let node = Self {
             own: cluster.node,
             members: cluster.members.clone(),
             replica,
@@ -145,8 +147,16 @@ impl Node {
             owes_since: now,
             decisions: vec![],
             progress: BTreeMap::new(),
+            own_progress: Arc::default(),
             latch: Latch::default(),
-        })
+        };
+        node.note_progress();
+        Ok(node)
+    }
+
+    fn note_progress(&self) {
+        let (term, index) = (self.paxos.get_promise().n.into(), self.log.borrow().end() as u64);
+        self.own_progress.note(Reached { term, index });
     }
 
     /// When a round is due even if nothing comes.
@@ -236,6 +246,7 @@ impl Node {
         }
         self.leave(now)?;
         self.announce(now);
+        self.note_progress();
         self.send(is_due)?;
         self.owes_since = now;
         self.owes |= applies_later && self.applied < self.log.borrow().decided;
@@ -305,6 +316,10 @@ impl Node {
             return Ok(());
         }
         let state = state.filter(|(index, _)| message::begins_at(&mut message, *index));
+        if !message::fits(&message, &self.log.borrow(), state.is_some()) {
+            tracing::debug!(peer, "a message does not fit this node's log; it is ignored");
+            return Ok(());
+        }
         match message {
             Message::BLE(BLEMessage { msg: HeartbeatMsg::Reply(_), .. }) => {
                 self.replies.push(message);

@@ -83,7 +83,7 @@ impl Played {
     /// Node 1 takes a message as it does from a peer.
     fn deliver(&mut self, mut message: Message<Entry>) {
         let (from, to) = (message.get_sender() as u32, message.get_receiver() as u32);
-        message::check(&message, from, to).unwrap();
+        message::check(&message, (from, to), &(1..=NODES).collect()).unwrap();
         let state = message::take_state(&mut message);
         if let Some((paxos, log)) = self.others.get_mut(&to) {
             // Their states are not looked at.

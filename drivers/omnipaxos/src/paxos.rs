@@ -19,6 +19,9 @@ const CONFIGURATION: u32 = 1;
 pub(crate) const FIRST_BALLOT: Ballot =
     Ballot { config_id: CONFIGURATION, n: 1, priority: 0, pid: 0 };
 
+/// Ballot numbers end here. No cluster gets there by elections, and to wrap would elect two leaders.
+pub(crate) const LAST_BALLOT: u32 = u32::MAX - 1_000;
+
 pub(crate) fn paxos(
     cluster: &Cluster,
     ticks_per_round: u64,

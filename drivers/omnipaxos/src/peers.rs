@@ -7,7 +7,11 @@ use omnipaxos::messages::{
     sequence_paxos::{PaxosMessage, PaxosMsg},
 };
 use tsoracle_core::{BootTime, ErrorKind, Result};
-use tsoracle_replica::{Cluster, Replica, message_parts, snapshot::Chunks};
+use tsoracle_replica::{
+    Cluster, Replica,
+    message_parts::{self, Session},
+    snapshot::Chunks,
+};
 
 use crate::{
     entry::Entry,
@@ -34,14 +38,17 @@ pub(crate) enum Outgoing {
 pub(crate) struct Peers {
     outgoing: Vec<Outgoing>,
     links: BTreeMap<u32, Link>,
-    /// Rises with every session and transfer, and with every start.
-    counter: u64,
+    /// The last session that was begun with any of them. Those of an earlier start of this node are before it,
+    /// however many there were.
+    session: Session,
+    /// Numbers the states that are sent.
+    transfers: u64,
 }
 
 /// One peer.
 #[derive(Default)]
 struct Link {
-    session: u64,
+    session: Session,
     /// Messages of the session.
     sent: u32,
     heard: Option<BootTime>,
@@ -63,7 +70,8 @@ impl Peers {
         Self {
             outgoing: vec![],
             links: others.map(|node| (*node, Link::default())).collect(),
-            counter: starts << 32,
+            session: Session { start: starts, number: 0 },
+            transfers: 0,
         }
     }
 
@@ -86,7 +94,8 @@ impl Peers {
 
     /// Tells a peer that messages may have been lost, so that it asks for what it lacks.
     pub(crate) fn begin_session(&mut self, peer: u32) -> Result<()> {
-        let session = self.next_number();
+        self.session.number += 1;
+        let session = self.session;
         if let Some(link) = self.links.get_mut(&peer) {
             (link.session, link.sent) = (session, 0);
         }
@@ -109,7 +118,6 @@ impl Peers {
         replica: &mut Replica,
     ) -> Result<()> {
         let Ok(peer) = u32::try_from(message.get_receiver()) else { return Ok(()) };
-        let number = self.next_number();
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
         // Heartbeats overtake: they only show that this node is there.
         let waits = matches!(message, Message::SequencePaxos(_));
@@ -124,8 +132,9 @@ impl Peers {
         if let Some(state) = message::state_of(&mut message)
             && state.transfer == 0
         {
-            state.transfer = number;
-            return self.transfer(peer, number, message, replica);
+            self.transfers += 1;
+            state.transfer = self.transfers;
+            return self.transfer(peer, self.transfers, message, replica);
         }
         self.transmit(peer, &PeerMessage::Paxos(message))
     }
@@ -198,11 +207,6 @@ impl Peers {
         }
     }
 
-    fn next_number(&mut self) -> u64 {
-        self.counter += 1;
-        self.counter
-    }
-
     fn transmit(&mut self, peer: u32, message: &PeerMessage) -> Result<()> {
         let Some(link) = self.links.get_mut(&peer) else { return Ok(()) };
         let parts = message_parts::split(&message.encode()?, link.session, link.sent)?;
@@ -226,5 +230,40 @@ impl Transfer {
         if ballot.is_none() || self.held.iter().all(|held| promised(held) != ballot) {
             self.held.push(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tsoracle_core::BootTime;
+    use tsoracle_replica::message_parts::Joiner;
+    use tsoracle_store::Store;
+
+    use super::*;
+    use crate::{message::tests::heartbeat, testing::config};
+
+    #[test]
+    fn a_node_is_heard_after_a_restart_however_much_it_had_sent() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = config(directory.path(), 1, 3).check().unwrap();
+        let store = Store::open(directory.path(), Default::default()).unwrap();
+        let mut replica = Replica::open(store, BootTime::default()).unwrap();
+        let mut joiner = Joiner::default();
+        let mut hears = |peers: &mut Peers| {
+            peers.begin_session(2).unwrap();
+            peers.send(heartbeat(), &mut replica).unwrap();
+            let sent = peers.take_outgoing().into_iter();
+            let taken = sent.filter(|sent| match sent {
+                Outgoing::Part { body, .. } => joiner.take(body).unwrap().is_some(),
+                _ => false,
+            });
+            assert_eq!(taken.count(), 2);
+        };
+        let mut peers = Peers::new(&cluster, 1);
+        // More than fits into 32 bits, as after some months under load.
+        peers.session.number = 1 << 40;
+        peers.links.get_mut(&2).unwrap().sent = u32::MAX;
+        hears(&mut peers);
+        hears(&mut Peers::new(&cluster, 2));
     }
 }

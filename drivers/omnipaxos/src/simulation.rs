@@ -15,7 +15,7 @@ use tsoracle_store::Store;
 use crate::{
     driver::{OmnipaxosDriver, QUEUE, check, connect},
     entry::Commit,
-    inbound::{Event, Inbound, check_state},
+    inbound::{Decoded, Event, Inbound, check_state},
     jobs::Job,
     leadership::Role,
     message::PeerMessage,
@@ -89,8 +89,8 @@ impl Stepped {
         let cluster = check(config)?;
         let (asking, jobs) = mpsc::channel(QUEUE);
         let (unused, _) = mpsc::channel(1);
-        let inbound = Inbound::new(&cluster, unused)?;
-        let (driver, node) = connect(&cluster, store, id, clock, asking)?;
+        let (driver, node) = connect(&cluster, store, id, clock.clone(), asking)?;
+        let inbound = Inbound::new(&cluster, unused, node.own_progress.clone(), clock)?;
         let lifecycle = driver.lifecycle.clone();
         let (asked, heard) = (vec![], vec![]);
         Ok((Self { node, inbound, jobs, asked, heard, lifecycle, sabotage }, driver))
@@ -107,8 +107,8 @@ impl Stepped {
     /// The reason why it is ignored.
     pub fn hear(&mut self, peer: u32, body: &[u8]) -> Result<()> {
         let taken = self.inbound.decode(peer, body).and_then(|decoded| {
-            let Some((message, named)) = decoded else { return Ok(None) };
-            let state = named.map(|named| {
+            let Some(Decoded { message, state, .. }) = decoded else { return Ok(None) };
+            let state = state.map(|named| {
                 let received = self.inbound.states.blocking_finish(peer, named.transfer)?;
                 check_state(named, received)
             });

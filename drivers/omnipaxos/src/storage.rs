@@ -32,6 +32,16 @@ impl SharedLog {
     pub(crate) fn borrow_mut(&self) -> RefMut<'_, Log> {
         self.0.borrow_mut()
     }
+
+    /// What is decided beyond the end of the log is never stored: no start would open such a log.
+    fn check_decided(&self) -> StorageResult<()> {
+        let (decided, end) = (self.borrow().decided, self.borrow().end());
+        if decided <= end {
+            return Ok(());
+        }
+        let context = format!("{decided} entries are to be decided, and the log ends at {end}");
+        Err(Error::new(ErrorKind::Fatal, context).into())
+    }
 }
 
 /// What the library does only when it is told to compact its log or to end its configuration, which it
@@ -57,7 +67,8 @@ impl Storage<Entry> for SharedLog {
                 StorageOp::AppendEntries(entries) => self.append_entries(entries)?,
                 StorageOp::AppendOnPrefix(from, entries) => self.append_on_prefix(from, entries)?,
                 StorageOp::SetPromise(ballot) => self.set_promise(ballot)?,
-                StorageOp::SetDecidedIndex(index) => self.set_decided_idx(index)?,
+                // Before the entries, which may reach further.
+                StorageOp::SetDecidedIndex(index) => self.borrow_mut().set_decided(index),
                 StorageOp::SetAcceptedRound(ballot) => self.set_accepted_round(ballot)?,
                 StorageOp::SetCompactedIdx(_)
                 | StorageOp::Trim(_)
@@ -65,7 +76,7 @@ impl Storage<Entry> for SharedLog {
                 | StorageOp::SetSnapshot(_) => unused()?,
             }
         }
-        Ok(())
+        self.check_decided()
     }
 
     fn append_entry(&mut self, entry: Entry) -> StorageResult<()> {
@@ -88,7 +99,7 @@ impl Storage<Entry> for SharedLog {
 
     fn set_decided_idx(&mut self, index: usize) -> StorageResult<()> {
         self.borrow_mut().set_decided(index);
-        Ok(())
+        self.check_decided()
     }
 
     fn get_decided_idx(&self) -> StorageResult<usize> {

@@ -60,7 +60,7 @@ pub(crate) fn node(cluster: &Cluster) -> (Node, Arc<Waiters>, watch::Receiver<Le
 
 /// The state of these chunks, as a node receives it.
 pub(crate) fn receive(path: &Path, chunks: impl IntoIterator<Item = Vec<u8>>) -> Received {
-    let inbox = Inbox::open(path).unwrap();
+    let inbox = Inbox::open(path, 1 << 30).unwrap();
     for call in calls(7, chunks.into_iter().map(Ok)) {
         inbox.blocking_take(2, &call.unwrap()).unwrap();
     }

@@ -7,6 +7,7 @@ use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use crate::{
     leadership::Role,
     node::{ANSWERED, Node},
+    paxos::LAST_BALLOT,
 };
 
 /// How long a commit may wait for a majority before its outcome is uncertain.
@@ -14,9 +15,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// After how long without progress a peer is asked to fetch what it lacks.
 const STUCK: Duration = Duration::from_secs(1);
-
-/// Ballot numbers end here. No cluster gets there by elections, and to wrap would elect two leaders.
-const LAST_BALLOT: u32 = u32::MAX - 1_000;
 
 impl Node {
     /// One tick of the clock.

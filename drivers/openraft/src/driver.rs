@@ -25,6 +25,7 @@ use crate::{
     machine::StateMachine,
     members::{self, Members},
     network::Network,
+    numbers::Numbers,
     shared::Shared,
     shutdown,
     store::{self, Found},
@@ -38,7 +39,7 @@ const LIMITS: CommitLimits = CommitLimits { writes: 16_384, bytes: 1 << 20 };
 #[derive(Debug)]
 pub struct OpenraftDriver {
     id: NodeId,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// Opens the driver: locks the directory, verifies the state in it, listens for peers, and takes its
@@ -123,11 +124,13 @@ where
     let waiters = Arc::<Waiters>::default();
     let (node, own) = (cluster.node.into(), store.clone());
     let log = Log::open(node, own, waiters.clone(), last, applied).await?;
+    let numbers =
+        Arc::new(Numbers::new(cluster.node, log.clone(), transport.clone(), clock.clone()));
     let network = Network {
         tasks: tasks.clone(),
         clock: clock.clone(),
         transport: transport.clone(),
-        log: log.clone(),
+        numbers: numbers.clone(),
         is_silent: Arc::default(),
         transfers: Arc::default(),
     };
@@ -142,6 +145,7 @@ where
     let (network, log, machine) = fit((network, log, machine));
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
     let raft = raft.map_err(|error| fatal("raft cannot be started", &error))?;
+    let _ = numbers.raft.set(raft.clone());
     // The state takes the place of the log from the start, or that would never be purged where starts
     // are frequent.
     if let Some(purged) = applied.and_then(|last| last.index.checked_sub(cluster.log_keep)) {
@@ -149,8 +153,8 @@ where
         purging.map_err(|error| fatal("raft cannot be started", &error))?;
     }
     let contact = Arc::new(Contact::new(cluster.election, clock.clone()));
-    let inbound =
-        Inbound { raft: raft.clone(), contact: contact.clone(), inbox, tasks: tasks.clone() };
+    let (own, heard) = (tasks.clone(), contact.clone());
+    let inbound = Inbound { raft: raft.clone(), contact: heard, inbox, tasks: own, numbers };
     transport.serve(Arc::new(inbound));
     let (announcer, leadership) = Announcer::new();
     let shared = Arc::new(Shared {

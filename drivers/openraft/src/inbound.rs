@@ -2,17 +2,19 @@ use std::{fmt::Display, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tsoracle_core::{Error, ErrorKind, Result};
 use tsoracle_replica::{
     Tasks,
+    leaps::REACHED,
     transfer::{CHUNK, Inbox},
     transport::{Handler, Sender},
 };
 
 use crate::{
     elections::{self, Contact},
-    types::{Raft, Snapshot, SnapshotData, TypeConfig, Vote},
+    numbers::{self, Numbers},
+    types::{Applied, Id, Raft, Snapshot, SnapshotData, TypeConfig, Vote},
     wire::{APPEND, CAMPAIGN, INSTALL, Install, PING, PRE_VOTE, VOTE, pack, unpack},
 };
 
@@ -22,6 +24,7 @@ pub(crate) struct Inbound {
     pub(crate) contact: Arc<Contact>,
     pub(crate) inbox: Inbox,
     pub(crate) tasks: Tasks,
+    pub(crate) numbers: Arc<Numbers>,
 }
 
 impl Inbound {
@@ -36,9 +39,26 @@ impl Inbound {
         self.raft.metrics().borrow().current_leader == Some(node.into())
     }
 
+    async fn append(&self, from: u32, rpc: AppendEntriesRequest<TypeConfig>) -> Result<Bytes> {
+        numbers::check_append(&rpc, from, self.numbers.applied().as_ref())?;
+        self.numbers.admit(&rpc.vote, None).await?;
+        self.heard(&rpc.vote);
+        pack(&self.raft.append_entries(rpc).await.map_err(stopped)?)
+    }
+
+    async fn vote(&self, from: u32, rpc: VoteRequest<u64>) -> Result<Bytes> {
+        numbers::check_vote(&rpc, from)?;
+        self.numbers.admit(&rpc.vote, None).await?;
+        pack(&self.raft.vote(rpc).await.map_err(stopped)?)
+    }
+
     async fn install(&self, from: u32, message: Install) -> Result<Bytes> {
-        self.heard(&message.vote);
         let received = self.inbox.finish(&self.tasks, from, message.transfer).await?;
+        let found = Applied::read(&received.applied()?)?;
+        let (vote, meta) = (&message.vote, &message.meta);
+        numbers::check_state((vote, meta), from, &found, self.numbers.applied().as_ref())?;
+        self.numbers.admit(vote, meta.last_log_id.as_ref()).await?;
+        self.heard(vote);
         let chunks = Box::new(received.into_chunks()?);
         let snapshot = Snapshot { meta: message.meta, snapshot: Box::new(SnapshotData(chunks)) };
         let installed = self.raft.install_full_snapshot(message.vote, snapshot).await;
@@ -70,12 +90,8 @@ impl Handler for Inbound {
 
     async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes> {
         match kind {
-            APPEND => {
-                let rpc: AppendEntriesRequest<TypeConfig> = unpack(&body)?;
-                self.heard(&rpc.vote);
-                pack(&self.raft.append_entries(rpc).await.map_err(stopped)?)
-            }
-            VOTE => pack(&self.raft.vote(unpack(&body)?).await.map_err(stopped)?),
+            APPEND => self.append(sender.node, unpack(&body)?).await,
+            VOTE => self.vote(sender.node, unpack(&body)?).await,
             CHUNK => {
                 if self.is_leader(sender.node) {
                     self.contact.note();
@@ -84,11 +100,14 @@ impl Handler for Inbound {
             }
             INSTALL => self.install(sender.node, unpack(&body)?).await,
             PRE_VOTE => {
-                let would_vote = elections::would_vote(&self.raft, &self.contact, unpack(&body)?);
+                let last: Option<Id> = unpack(&body)?;
+                let would_vote = self.numbers.is_near(last.as_ref())
+                    && elections::would_vote(&self.raft, &self.contact, last);
                 pack(&would_vote)
             }
             CAMPAIGN => self.campaign(sender.node).await,
             PING => Ok(Bytes::new()),
+            REACHED => Ok(self.numbers.log.reached().encode()),
             kind => {
                 let context = format!("a message of kind {kind} is not known to this release");
                 Err(Error::new(ErrorKind::Config, context))
@@ -100,4 +119,15 @@ impl Handler for Inbound {
     async fn received(&self, _: Sender, _: Bytes) {}
 
     fn connected(&self, _: u32) {}
+
+    fn disconnected(&self, peer: u32) {
+        self.inbox.abandon(peer);
+    }
+
+    fn address(&self, node: u32) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let member = metrics.membership_config.membership().get_node(&node.into())?;
+        Some(member.peer.clone())
+    }
 }

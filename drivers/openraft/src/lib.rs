@@ -12,6 +12,7 @@ mod log;
 mod machine;
 mod members;
 mod network;
+mod numbers;
 mod runtime;
 mod shared;
 mod shutdown;
@@ -21,6 +22,8 @@ mod store;
 mod types;
 mod wire;
 
+#[cfg(test)]
+mod inbound_test;
 #[cfg(test)]
 mod storage_test;
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tsoracle_core::{Effect, Result, Version};
 use tsoracle_replica::{
     LogEntry, StoreThread, Waiters,
+    leaps::Reached,
     store_thread::{After, Write},
 };
 
@@ -78,6 +79,13 @@ impl Log {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far this node has come.
+    pub(crate) fn reached(&self) -> Reached {
+        let state = self.state();
+        let term = state.vote.map_or(0, |vote| vote.leader_id.term);
+        Reached { term, index: next_index(state.last.as_ref()) }
     }
 
     /// Up to where the log may be announced as committed: not beyond what is on this node's disk.

@@ -20,7 +20,7 @@ use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result};
 use tsoracle_replica::{Addresses, Tasks, transfer, transport::Connections};
 
 use crate::{
-    log::Log,
+    numbers::{self, Numbers},
     types::{Id, TypeConfig, Vote, peer_id},
     wire::{APPEND, INSTALL, Install, VOTE, pack, unpack},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Network {
     pub(crate) tasks: Tasks,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) transport: Arc<dyn Connections>,
-    pub(crate) log: Log,
+    pub(crate) numbers: Arc<Numbers>,
     /// Whether no entry and no heartbeat is sent: who hears of a leader votes for no other node.
     pub(crate) is_silent: Arc<AtomicBool>,
     /// Numbers the states that are sent.
@@ -89,7 +89,10 @@ impl Peer {
         let transfer = transfers.fetch_add(1, Ordering::Relaxed);
         let Snapshot { meta, snapshot } = snapshot;
         transfer::send(&**transport, tasks, self.node, transfer, snapshot.0).await?;
-        self.ask(INSTALL, &Install { vote, meta, transfer }, INSTALLED).await
+        let answer: SnapshotResponse<u64> =
+            self.ask(INSTALL, &Install { vote, meta, transfer }, INSTALLED).await?;
+        self.network.numbers.admit(&answer.vote, None).await?;
+        Ok(answer)
     }
 }
 
@@ -120,8 +123,16 @@ impl RaftNetwork<TypeConfig> for Peer {
             return Ok(AppendEntriesResponse::Success);
         }
         let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-        rpc.leader_commit = self.network.log.announceable(rpc.leader_commit);
-        let answer = self.ask(APPEND, &rpc, option.hard_ttl() * 2).await.map_err(unreachable)?;
+        rpc.leader_commit = self.network.numbers.log.announceable(rpc.leader_commit);
+        let asking = async {
+            let answer = self.ask(APPEND, &rpc, option.hard_ttl() * 2).await?;
+            numbers::check_answer(&answer, last.as_ref())?;
+            if let AppendEntriesResponse::HigherVote(vote) = &answer {
+                self.network.numbers.admit(vote, None).await?;
+            }
+            Ok(answer)
+        };
+        let answer = asking.await.map_err(unreachable)?;
         self.matched = matches!(answer, AppendEntriesResponse::Success).then_some((last, now));
         Ok(answer)
     }
@@ -131,7 +142,12 @@ impl RaftNetwork<TypeConfig> for Peer {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RPCError<u64, Addresses, RaftError<u64>>> {
-        self.ask(VOTE, &rpc, option.hard_ttl() * 2).await.map_err(unreachable)
+        let asking = async {
+            let answer: VoteResponse<u64> = self.ask(VOTE, &rpc, option.hard_ttl() * 2).await?;
+            self.network.numbers.admit(&answer.vote, None).await?;
+            Ok(answer)
+        };
+        asking.await.map_err(unreachable)
     }
 
     async fn full_snapshot(

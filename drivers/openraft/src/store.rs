@@ -43,7 +43,7 @@ pub(crate) fn read(store: Store, cluster: &Cluster, now: BootTime) -> Result<(Re
     let last = store.last(LOG)?.map(|(_, bytes)| decode::<Entry>(&bytes)).transpose()?;
     let last = last.map(|entry| entry.log_id);
     let peers = PeerIds::stored(&store)?;
-    let inbox = Inbox::open(&cluster.path)?;
+    let inbox = Inbox::open(&cluster.path, cluster.transfer_bytes)?;
     let replica = Replica::open(store, now)?;
     let applied = Applied::read(replica.applied().unwrap_or_default())?.log_id;
     // What is in the log was observed by now, though it is applied only once a leader says how far.

@@ -80,7 +80,7 @@ pub(crate) fn storage(error: Error) -> StorageError<u64> {
 
 /// The index after `log_id`.
 pub(crate) fn next_index(log_id: Option<&Id>) -> u64 {
-    log_id.map_or(0, |log_id| log_id.index + 1)
+    log_id.map_or(0, |log_id| log_id.index.saturating_add(1))
 }
 
 /// The node of that id. Ids come from config and membership, which take no larger ones.

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use tsoracle_core::{DriverOption, Error, ErrorKind, Result};
 use tsoracle_store::Options;
 
-use crate::tls::PeerTls;
+use crate::{
+    tls::{PeerNames, PeerTls},
+    transport::Secret,
+};
 
 /// The options of a driver that replicates a log.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -33,8 +36,18 @@ pub struct Config {
     pub peer_cert: Option<PathBuf>,
     /// The key that goes with it (PEM).
     pub peer_key: Option<PathBuf>,
-    /// Allows peers in plaintext over a network.
+    /// What the certificate of a node names it by.
+    pub peer_names: PeerNames,
+    /// A file with a secret that all nodes have, and that they prove to each other.
+    pub peer_secret_file: Option<PathBuf>,
+    /// Allows any process that reaches the port to speak as a peer.
     pub insecure_peers: bool,
+    /// How many connections to the peer port there are, at most, that have not begun a session.
+    pub peer_connections: u16,
+    /// The same from one address.
+    pub peer_connections_per_address: u16,
+    /// How many MiB a state that another node sends may have.
+    pub transfer_mb: u32,
     /// Waits to be added by a running cluster instead of forming one.
     pub join: bool,
     /// After how many log entries a snapshot is made, which takes the place of the log before it.
@@ -57,7 +70,24 @@ pub const OPTIONS: &[DriverOption] = &[
     option("peer_ca", "", "authorities whose certificates peers must show (PEM)"),
     option("peer_cert", "", "this node's certificate chain towards peers (PEM)"),
     option("peer_key", "", "the key that goes with it (PEM)"),
-    option("insecure_peers", "false", "allows peers in plaintext over a network"),
+    option(
+        "peer_names",
+        "address",
+        "what a certificate names: `address`, its host; or `node-ID.CLUSTER`: `node`",
+    ),
+    option(
+        "peer_secret_file",
+        "",
+        "a file with a secret that all nodes share, and prove to each other",
+    ),
+    option("insecure_peers", "false", "lets any process that reaches the port speak as a peer"),
+    option(
+        "peer_connections",
+        "64",
+        "connections of peers that have not said who they are, at most",
+    ),
+    option("peer_connections_per_address", "16", "the same, from one address"),
+    option("transfer_mb", "1024", "how many MiB a state that another node sends may have"),
     option("join", "false", "waits to be added by a running cluster instead of forming one"),
     option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
     option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
@@ -85,7 +115,12 @@ impl Default for Config {
             peer_ca: None,
             peer_cert: None,
             peer_key: None,
+            peer_names: PeerNames::Address,
+            peer_secret_file: None,
             insecure_peers: false,
+            peer_connections: 64,
+            peer_connections_per_address: 16,
+            transfer_mb: 1_024,
             join: false,
             snapshot_every: 10_000,
             log_keep: 1_000,
@@ -122,8 +157,14 @@ pub struct Cluster {
     pub listen: String,
     /// How peers prove who they are, if they do.
     pub tls: Option<PeerTls>,
-    /// Whether plaintext is allowed over a network.
+    /// What they prove to know, if they do.
+    pub secret: Option<Secret>,
+    /// Whether any process that reaches the port may speak as a peer.
     pub insecure_peers: bool,
+    /// How many connections there are, at most, that have not begun a session: in all, and from one address.
+    pub callers: (usize, usize),
+    /// How many bytes a state that another node sends may have.
+    pub transfer_bytes: u64,
     /// Waits to be added by a running cluster instead of forming one.
     pub join: bool,
     /// After how many log entries a snapshot is made.
@@ -164,8 +205,16 @@ impl Config {
         if self.snapshot_every == 0 {
             return Err(wrong("snapshot_every must be at least 1"));
         }
+        let callers = (self.peer_connections.into(), self.peer_connections_per_address.into());
+        if callers.0 == 0 || callers.1 == 0 || self.transfer_mb == 0 {
+            let names = "peer_connections, peer_connections_per_address and transfer_mb";
+            return Err(wrong(format!("{names} must be at least 1")));
+        }
         let cluster = Cluster {
             node: self.node,
+            callers,
+            transfer_bytes: u64::from(self.transfer_mb) << 20,
+            secret: self.peer_secret_file.as_deref().map(Secret::read).transpose()?,
             listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
             tls: PeerTls::read(&self)?,
             store: Options { journal_bytes: u64::from(self.journal_mb) << 20 },
@@ -209,12 +258,13 @@ impl Cluster {
     /// # Errors
     /// `Config` if it is off loopback and nothing protects it.
     pub fn allow(&self, address: &str) -> Result<()> {
-        if self.tls.is_some() || self.insecure_peers || is_loopback(address) {
+        let proves = self.tls.is_some() || self.secret.is_some();
+        if proves || self.insecure_peers || is_loopback(address) {
             return Ok(());
         }
         let context = format!(
-            "peers would be connected to in plaintext at {address}: give peer_ca, peer_cert and \
-             peer_key, or insecure_peers=true if the network is trusted"
+            "peers at {address} would not prove who they are: give peer_secret_file, or peer_ca, \
+             peer_cert and peer_key; or insecure_peers=true if nobody else is on the network"
         );
         Err(wrong(context))
     }

@@ -1,7 +1,15 @@
 use tsoracle_core::{Effect, Error, ErrorKind, Result, Version};
 
+use crate::leaps::{MAX_LEAP, MAX_NUMBER};
+
 /// The format this release writes, and the only one it reads. Format 1 held commands.
 const FORMAT: u8 = 2;
+
+/// How much one entry may have in it that another node has sent: a multiple of what any driver commits at once, so
+/// that releases with other limits go together, and little enough for a chunk of a snapshot.
+const MAX_BYTES: usize = 3 << 19;
+const MAX_WRITES: usize = 1 << 16;
+pub(crate) const MAX_KEY_BYTES: usize = 1_000;
 
 /// How long an encoded version is.
 const VERSION_BYTES: usize = 33;
@@ -59,6 +67,35 @@ impl LogEntry {
         bytes.extend_from_slice(&self.next.encode());
         bytes.extend_from_slice(&effect);
         Ok(bytes)
+    }
+
+    /// As [`decode`](Self::decode), of an entry that another node has sent, before it is stored: it is refused
+    /// besides if it has more in it than any node commits, which might fit no snapshot, or if the version that it
+    /// makes leaps, which would leave none for later commits.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode), and `Invalid`.
+    pub fn decode_received(bytes: &[u8]) -> Result<Self> {
+        let refused = |how: String| {
+            Err(Error::new(ErrorKind::Invalid, format!("a log entry {how}; it is not stored")))
+        };
+        if bytes.len() > MAX_BYTES {
+            return refused(format!("has {} bytes, {MAX_BYTES} is the most", bytes.len()));
+        }
+        let entry = Self::decode(bytes)?;
+        let (base, next, writes) = (entry.base, entry.next, entry.effect.len());
+        if writes > MAX_WRITES {
+            return refused(format!("has {writes} writes, {MAX_WRITES} is the most"));
+        }
+        let longest = entry.effect.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
+        if longest > MAX_KEY_BYTES {
+            return refused(format!("has a key of {longest} bytes, {MAX_KEY_BYTES} is the most"));
+        }
+        let leaps = base.era == next.era && next.number - base.number > MAX_LEAP;
+        if leaps || next.number > MAX_NUMBER || next.era > MAX_NUMBER {
+            return refused(format!("leads from version {base:?} to {next:?}"));
+        }
+        Ok(entry)
     }
 
     /// The version that an encoded entry makes, without a look at its writes; `None` if it is no entry.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use tsoracle_core::Result;
+use tsoracle_core::{Result, VERSION, Version};
 
 pub use crate::transport::fuzz::{frame, frames};
 use crate::{
@@ -55,6 +55,7 @@ pub fn snapshot(mut data: &[u8]) -> bool {
 /// Snapshots as they are in files.
 pub fn snapshots() -> Result<Vec<Vec<u8>>> {
     let entries = |from: u8| (from..from + 3).map(|key| (vec![b's', key], vec![1, key])).collect();
+    let version = Version { era: 1, number: 7, name: 9 }.encode().to_vec();
     let begin = || Chunk::Begin { magic: snapshot::MAGIC.into(), header: vec![0; 8] };
     let states = [
         vec![begin(), Chunk::End { entries: 0 }],
@@ -62,7 +63,8 @@ pub fn snapshots() -> Result<Vec<Vec<u8>>> {
             begin(),
             Chunk::Entries(entries(1)),
             Chunk::Entries(entries(7)),
-            Chunk::End { entries: 6 },
+            Chunk::Entries(vec![(VERSION.to_vec(), version)]),
+            Chunk::End { entries: 7 },
         ],
     ];
     let file = |chunks: &Vec<Chunk>| {

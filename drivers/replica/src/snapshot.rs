@@ -6,8 +6,10 @@ use std::{
     path::Path,
 };
 
-use tsoracle_core::{Entry, Error, ErrorKind, Result};
+use tsoracle_core::{Entry, Error, ErrorKind, Result, VERSION, Version};
 use tsoracle_store::StateView;
+
+use crate::{entry::MAX_KEY_BYTES, leaps::MAX_NUMBER};
 
 /// What a snapshot's first chunk begins with, the format last.
 pub(crate) const MAGIC: &[u8] = b"tsoracle snapshot 1\n";
@@ -111,12 +113,31 @@ pub fn header(first: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// Whether these are all the chunks of a snapshot, and as they were written.
+/// Whether these are all the chunks of a snapshot, as they were written, and of a state that can be opened: once
+/// it is installed, every start opens it.
 ///
 /// # Errors
 /// `Corrupt` if they are not.
 pub fn verify(chunks: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<()> {
-    open(chunks)?.1.try_for_each(|entry| entry.map(drop))
+    let mut last: Option<Vec<u8>> = None;
+    let mut version = None;
+    for entry in open(chunks)?.1 {
+        let (key, value) = entry?;
+        if last.is_some_and(|last| last >= key) || key.len() > MAX_KEY_BYTES {
+            return Err(damaged("it has keys that no state has, or not in their order"));
+        }
+        if key == VERSION {
+            version = Some(Version::decode(Some(&value))?);
+        }
+        last = Some(key);
+    }
+    match version {
+        None if last.is_some() => Err(damaged("it has no version")),
+        Some(Version { era, number, .. }) if era.max(number) > MAX_NUMBER => {
+            Err(damaged("its version leaves no room for later ones"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The header and the entries of a snapshot; the last of these is an error unless it was whole.

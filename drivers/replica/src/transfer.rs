@@ -21,7 +21,7 @@ use tsoracle_core::{Error, ErrorKind, Result};
 
 use crate::{
     Tasks,
-    snapshot::{self, load, write_chunk},
+    snapshot::{self, Chunk, load, write_chunk},
     transport::Connections,
 };
 
@@ -110,6 +110,8 @@ pub struct Inbox(Arc<Files>);
 #[derive(Debug)]
 struct Files {
     directory: PathBuf,
+    /// How many bytes a state may have.
+    max_bytes: u64,
     count: AtomicU64,
     incoming: Mutex<BTreeMap<u32, Incoming>>,
 }
@@ -118,16 +120,18 @@ struct Files {
 struct Incoming {
     transfer: u64,
     next: u64,
+    bytes: u64,
+    has_ended: bool,
     file: BufWriter<File>,
     received: Received,
 }
 
 impl Inbox {
-    /// The inbox in a node's directory, emptied of what an earlier process left.
+    /// The inbox in a node's directory, emptied of what an earlier process left. A state may have `max_bytes`.
     ///
     /// # Errors
     /// `Config` or `Fatal` if the directory cannot be used.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub fn open(directory: &Path, max_bytes: u64) -> Result<Self> {
         let directory = directory.join("received");
         let unusable = |source| Error::cannot_use(directory.display(), source);
         fs::create_dir_all(&directory).map_err(unusable)?;
@@ -140,6 +144,7 @@ impl Inbox {
         }
         Ok(Self(Arc::new(Files {
             directory,
+            max_bytes,
             count: AtomicU64::new(0),
             incoming: Mutex::default(),
         })))
@@ -148,8 +153,9 @@ impl Inbox {
     /// Takes the body of a call of kind [`CHUNK`]; returns that of the answer.
     ///
     /// # Errors
-    /// `Unavailable` if chunks before it are missing: the transfer is begun again. `Fatal` or `Config`
-    /// if the file cannot be written.
+    /// `Unavailable` if chunks before it are missing: the transfer is begun again. `Corrupt` or `Invalid` if it is
+    /// no part of a state, or the state is too large: what has come of it is removed. `Fatal` or `Config` if the file
+    /// cannot be written.
     pub async fn take(&self, tasks: &Tasks, from: u32, body: &[u8]) -> Result<Bytes> {
         let (inbox, body) = (self.clone(), body.to_vec());
         tasks.blocking(move || inbox.blocking_take(from, &body)).await?;
@@ -173,11 +179,29 @@ impl Inbox {
             _ if part.number == 0 => self.begin(part.transfer)?,
             _ => return Err(out_of_order()),
         };
+        let chunk = snapshot::decode(part.chunk)?;
+        if incoming.has_ended || matches!(chunk, Chunk::Begin { .. }) != (part.number == 0) {
+            return Err(out_of_order());
+        }
+        incoming.has_ended = matches!(chunk, Chunk::End { .. });
+        incoming.bytes += part.chunk.len() as u64;
+        if incoming.bytes > self.0.max_bytes {
+            let context = format!(
+                "the state that node {from} sends has more than {} MiB; raise transfer_mb if it is as large",
+                self.0.max_bytes >> 20
+            );
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
         let written = write_chunk(&mut incoming.file, part.chunk);
         written.map_err(|source| Error::cannot_use(incoming.received.0.display(), source))?;
         incoming.next += 1;
         self.incoming().insert(from, incoming);
         Ok(())
+    }
+
+    /// Removes what has come from node `from`, which brings the rest no more.
+    pub fn abandon(&self, from: u32) {
+        self.incoming().remove(&from);
     }
 
     /// The state that has come from node `from` as `transfer`, found to be whole.
@@ -209,7 +233,7 @@ impl Inbox {
         let file = File::create(&path);
         let file = file.map_err(|source| Error::cannot_use(path.display(), source))?;
         let (file, received) = (BufWriter::new(file), Received(path));
-        Ok(Incoming { transfer, next: 0, file, received })
+        Ok(Incoming { transfer, next: 0, bytes: 0, has_ended: false, file, received })
     }
 
     fn incoming(&self) -> MutexGuard<'_, BTreeMap<u32, Incoming>> {
@@ -293,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn states_from_several_nodes_come_whole_and_leave_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
-        let inbox = Inbox::open(directory.path()).unwrap();
+        let inbox = Inbox::open(directory.path(), 1 << 20).unwrap();
         let (first, second) = (chunks(b"1"), chunks(b"2"));
         for (number, (first, second)) in first.iter().zip(&second).enumerate() {
             take(&inbox, 1, 7, number as u64, first).await.unwrap();
@@ -315,7 +339,7 @@ mod tests {
     #[tokio::test]
     async fn a_state_that_is_not_whole_is_refused_and_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let inbox = Inbox::open(directory.path()).unwrap();
+        let inbox = Inbox::open(directory.path(), 1 << 20).unwrap();
         let chunks = chunks(b"1");
         take(&inbox, 1, 7, 0, &chunks[0]).await.unwrap();
         let error = take(&inbox, 1, 7, 2, &chunks[1]).await.unwrap_err();
@@ -338,6 +362,39 @@ mod tests {
         assert_eq!(files(&inbox), 1);
         // What a process leaves unfinished is removed by the next one.
         std::mem::forget(inbox);
-        assert_eq!(files(&Inbox::open(directory.path()).unwrap()), 0);
+        assert_eq!(files(&Inbox::open(directory.path(), 1 << 20).unwrap()), 0);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_never_ends_takes_no_more_than_its_share_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(directory.path(), 1 << 20).unwrap();
+        let chunks = chunks(b"1");
+        let entries = snapshot::encode(&Chunk::Entries(vec![(vec![1], vec![0; 99_000])])).unwrap();
+        take(&inbox, 1, 7, 0, &chunks[0]).await.unwrap();
+        let mut taken = 0;
+        let error = loop {
+            match take(&inbox, 1, 7, taken + 1, &entries).await {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((taken, error.kind().clone()), (10, ErrorKind::Invalid));
+        assert!(error.to_string().contains("transfer_mb"), "{error}");
+        assert_eq!(files(&inbox), 0);
+        // Nor does one whose sender is gone.
+        take(&inbox, 1, 8, 0, &chunks[0]).await.unwrap();
+        take(&inbox, 2, 8, 0, &chunks[0]).await.unwrap();
+        inbox.abandon(1);
+        assert_eq!(files(&inbox), 1);
+        // What is no part of a state is not kept.
+        for (number, chunk) in [(0, &b"garbage"[..]), (0, &entries), (1, &chunks[0])] {
+            take(&inbox, 2, 8, number, chunk).await.unwrap_err();
+        }
+        assert_eq!(files(&inbox), 0);
+        for (number, chunk) in (0..).zip(&chunks) {
+            take(&inbox, 1, 9, number, chunk).await.unwrap();
+        }
+        take(&inbox, 1, 9, chunks.len() as u64, &entries).await.unwrap_err();
     }
 }

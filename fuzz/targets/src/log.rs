@@ -1,6 +1,6 @@
 use tsoracle_replica::{
     LogEntry,
-    message_parts::{Joiner, split},
+    message_parts::{Joiner, Session, split},
 };
 
 pub(crate) fn entry(data: &[u8]) -> bool {
@@ -22,7 +22,7 @@ pub(crate) fn message_parts(data: &[u8]) -> bool {
         rest = behind;
     }
     let mut joiner = Joiner::default();
-    let parts = split(data, 7, 1).expect("it is short");
+    let parts = split(data, Session { start: 7, number: 1 }, 1).expect("it is short");
     let messages: Vec<_> = parts.iter().map(|part| joiner.take(part).expect("a part")).collect();
     assert_eq!(messages.last().and_then(Option::as_deref), Some(data));
     joined

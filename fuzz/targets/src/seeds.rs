@@ -108,8 +108,9 @@ fn log_entry(base: Version, state: &[Entry]) -> Result<Vec<u8>> {
 }
 
 fn parts(message: &[u8]) -> Result<Vec<u8>> {
+    let session = message_parts::Session { start: 7, number: 1 };
     let mut all = vec![];
-    for part in message_parts::split(message, 7, 1)? {
+    for part in message_parts::split(message, session, 1)? {
         all.extend_from_slice(&(part.len() as u16).to_le_bytes());
         all.extend_from_slice(&part);
     }

@@ -1,9 +1,10 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
+use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsoracle_core::{Clock, DriverConfig, LOCK_FILE, OpenContext, Oracle, Phase, SystemClock};
-use tsoracle_server::{Server, listen};
+use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
     drivers,
@@ -33,6 +34,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     drivers::check(&name)?;
     if settings.require_state == Some(true) {
         require_state(&config)?;
+    }
+    if let Some(tls) = &tls {
+        warn_of_one_authority(&config, tls);
     }
     let mut signals = Signals::install()?;
 
@@ -68,6 +72,22 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         });
     });
     Ok(stopped.await?)
+}
+
+/// Warns if clients have certificates of the authority that the nodes of a cluster trust each other by.
+fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
+    #[derive(Deserialize)]
+    struct Peers {
+        peer_ca: Option<PathBuf>,
+    }
+    let Ok(Peers { peer_ca: Some(peer_ca) }) = config.options() else { return };
+    if fs::read(&peer_ca).is_ok_and(|authorities| tls.lets_in_what_is_signed_by(&authorities)) {
+        tracing::warn!(
+            peer_ca = %peer_ca.display(),
+            "the authority that nodes are trusted by signs certificates of clients, too: a client whose certificate \
+             names a node may speak as it; use an authority for peers alone"
+        );
+    }
 }
 
 /// Says once where this node serves, when it does or when it will not for now.

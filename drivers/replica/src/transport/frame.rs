@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 
-use super::{PeerIds, Sender, disowned::Disowned, proto::Frame};
+use super::{PeerIds, Sender, disowned::Disowned, proto::Frame, refusals::shortened};
 
 /// The format of the frames and their bodies.
 pub const VERSION: u32 = 3;
@@ -61,6 +61,7 @@ impl Envelope {
             ));
         }
         if *cluster != self.cluster {
+            let cluster = shortened(cluster);
             return Err(format!(
                 "node {from} belongs to the cluster {cluster:?}, node {} to {:?}; check `peers` \
                  and `cluster` of both",

@@ -1,11 +1,15 @@
 //! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
+mod callers;
+mod connection;
 mod disowned;
 mod frame;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod peer;
 pub(crate) mod peer_ids;
+mod refusals;
+mod secret;
 mod server;
 
 use std::{
@@ -19,13 +23,17 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
-use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
 
-use self::{disowned::Disowned, frame::Envelope, peer::Peer, proto::Failure};
+use self::{
+    callers::Callers, disowned::Disowned, frame::Envelope, peer::Peer, proto::Failure,
+    refusals::Refusals,
+};
 use crate::{Cluster, Identity};
 
 pub use frame::{MAX_BODY_BYTES, VERSION};
 pub use peer_ids::{PeerIds, Remember, note};
+pub use secret::Secret;
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -64,6 +72,14 @@ pub trait Handler: Send + Sync + 'static {
     /// The session with `peer` stands, for the first time or again. What was sent since it broke, or
     /// shortly before, is lost.
     fn connected(&self, peer: u32);
+
+    /// No session that `peer` has begun stands any more: what it was about to bring comes no more.
+    fn disconnected(&self, _peer: u32) {}
+
+    /// The peer address of `node`, if it is a member that the driver knows of besides those of the config.
+    fn address(&self, _node: u32) -> Option<String> {
+        None
+    }
 }
 
 /// What a driver does with the connections of its node: a [`Transport`] does it over gRPC, and a simulation in
@@ -121,7 +137,10 @@ struct Inner {
     /// Where the tasks of the transport run, whichever thread sends.
     runtime: Handle,
     stop: watch::Sender<bool>,
-    refused: Mutex<String>,
+    refusals: Refusals,
+    callers: Arc<Callers>,
+    /// How many sessions each peer has begun that stand.
+    sessions: Mutex<BTreeMap<u32, usize>>,
 }
 
 impl Transport {
@@ -135,7 +154,6 @@ impl Transport {
             let context = format!("cannot listen for peers on {}", cluster.listen);
             Error::new(ErrorKind::Config, context).with_source(source)
         };
-        server::check_tls(cluster.tls.as_ref())?;
         let listener = TcpListener::bind(&cluster.listen).await.map_err(unusable)?;
         let local_addr = listener.local_addr().map_err(unusable)?;
         let transport = Self(Arc::new(Inner {
@@ -154,7 +172,9 @@ impl Transport {
             accepting: Mutex::default(),
             runtime: Handle::current(),
             stop: watch::Sender::new(false),
-            refused: Mutex::default(),
+            refusals: Refusals::default(),
+            callers: Arc::new(Callers::new(cluster.callers.0, cluster.callers.1)),
+            sessions: Mutex::default(),
         }));
         for (&node, addresses) in &cluster.members {
             if node != cluster.node {
@@ -188,7 +208,7 @@ impl Transport {
             return Ok(());
         }
         self.0.cluster.allow(address)?;
-        let peer = Peer::new(node, address, self.0.cluster.tls.as_ref())?;
+        let peer = Peer::new(node, address, &self.0.cluster)?;
         peers.insert(node, Arc::new(peer));
         self.0.envelope.disowned.note_member(node);
         Ok(())
@@ -275,13 +295,9 @@ impl Inner {
         })
     }
 
-    /// Logs why a message was refused, once for as long as it is the same.
+    /// Logs why a message was refused, unless that was logged lately.
     fn refuse(&self, reason: &str) {
-        let mut refused = lock(&self.refused);
-        if *refused != reason {
-            tracing::warn!(reason, "a message on the peer port is refused");
-            reason.clone_into(&mut refused);
-        }
+        self.refusals.log(reason, SystemClock.now().boot);
     }
 }
 
@@ -295,5 +311,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod proof_test;
 #[cfg(test)]
 mod transport_test;

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
+use hyper_util::rt::TokioIo;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::timeout,
@@ -16,17 +18,19 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
+use tower::service_fn;
 use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
 
 use super::{
-    Inner,
+    Inner, connection,
     frame::{MAX_FRAME_BYTES, WINDOWS},
     lock,
     proto::{Frame, peer_client::PeerClient},
+    refusals::shortened,
 };
-use crate::PeerTls;
+use crate::Cluster;
 
 /// A peer on a LAN is there at once, or not.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -51,6 +55,8 @@ pub(super) struct Peer {
     node: u32,
     address: String,
     client: PeerClient<Channel>,
+    /// Why it was not connected to, the last time.
+    unconnected: Arc<Mutex<Option<String>>>,
     /// The session, while one stands.
     session: Mutex<Option<Session>>,
     /// How the last attempt to begin one went.
@@ -75,31 +81,40 @@ struct Session {
 type Queued = (Frame, OwnedSemaphorePermit);
 
 impl Peer {
-    pub(super) fn new(node: u32, address: &str, tls: Option<&PeerTls>) -> Result<Self> {
+    pub(super) fn new(node: u32, address: &str, cluster: &Cluster) -> Result<Self> {
         let unusable = |source| {
             let context = format!("peer {node} cannot be spoken to at {address}");
             Error::new(ErrorKind::Config, context).with_source(source)
         };
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(unusable)?
             .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .http2_keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1)
             .keep_alive_while_idle(true);
-        if let Some(tls) = tls {
-            endpoint = endpoint.tls_config(tls.client()).map_err(unusable)?;
+        if let Some(tls) = &cluster.tls {
+            tls.name(node, address)?;
         }
-        let client = PeerClient::new(endpoint.connect_lazy())
+        let (unconnected, at) = (Arc::<Mutex<Option<String>>>::default(), address.to_owned());
+        let (failure, cluster) = (unconnected.clone(), Arc::new(cluster.clone()));
+        let connector = service_fn(move |_: Uri| {
+            let (failure, at, cluster) = (failure.clone(), at.clone(), cluster.clone());
+            async move {
+                let connected = connection::connect(&cluster, node, &at).await;
+                *lock(&failure) = connected.as_ref().err().cloned();
+                connected.map(TokioIo::new).map_err(io::Error::other)
+            }
+        });
+        let client = PeerClient::new(endpoint.connect_with_connector_lazy(connector))
             .max_decoding_message_size(MAX_FRAME_BYTES)
             .max_encoding_message_size(MAX_FRAME_BYTES);
         Ok(Self {
             node,
             address: address.into(),
             client,
+            unconnected,
             session: Mutex::default(),
             attempted: watch::Sender::new(None),
             calls: AtomicU64::new(1),
@@ -205,12 +220,15 @@ impl Peer {
     }
 
     fn failed(&self, status: &Status) -> Error {
+        if let Some(reason) = lock(&self.unconnected).clone() {
+            return self.refused(&reason, false);
+        }
         self.refused(status.message(), status.code() == Code::FailedPrecondition)
     }
 
     /// The error of a call that the peer has refused.
     pub(super) fn refused(&self, reason: &str, is_lasting: bool) -> Error {
-        let (node, address) = (self.node, &self.address);
+        let (node, address, reason) = (self.node, &self.address, &*shortened(reason));
         let kind = if is_lasting { ErrorKind::Config } else { ErrorKind::Unavailable };
         let mut trouble = lock(&self.trouble);
         // A call that takes too long says nothing new of a peer that cannot be reached.

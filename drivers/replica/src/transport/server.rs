@@ -1,24 +1,32 @@
-use std::{io, mem, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{mem, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
 
 use super::{
     Handler, Inner, Sender,
+    callers::Place,
+    connection::{self, Caller},
     frame::{MAX_FRAME_BYTES, WINDOWS},
+    lock,
     proto::{
         Failure, Frame,
         peer_server::{self, PeerServer},
     },
 };
-use crate::PeerTls;
 
 /// How long to leave the listener alone when it fails, as it does without file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -26,8 +34,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a new session may take to say who begins it.
 const GREETING: Duration = Duration::from_secs(1);
 
-/// Connections that wait to be served.
-const BACKLOG: usize = 16;
+/// How long a connection may have none.
+const SESSION: Duration = Duration::from_secs(5);
 
 /// Calls of one session that are not answered yet, at most. A peer has a few.
 const CONCURRENT: usize = 256;
@@ -35,94 +43,94 @@ const CONCURRENT: usize = 256;
 /// Sessions of one connection. A peer has one, and may have begun another before the last one has ended.
 const SESSIONS: u32 = 16;
 
+/// The headers of one session, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
 /// After how long a silent connection is tested, and then closed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
-
-/// Tells certificates that are of no use before anything listens.
-pub(super) fn check_tls(tls: Option<&PeerTls>) -> Result<()> {
-    builder(tls).map(drop)
-}
-
-fn builder(tls: Option<&PeerTls>) -> Result<transport::Server> {
-    let builder = transport::Server::builder()
-        .max_concurrent_streams(SESSIONS)
-        .initial_stream_window_size(WINDOWS.0)
-        .initial_connection_window_size(WINDOWS.1)
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1));
-    match tls {
-        None => Ok(builder),
-        Some(tls) => builder.tls_config(tls.server()).map_err(|source| {
-            let context = "peer_ca, peer_cert and peer_key cannot be used for TLS";
-            Error::new(ErrorKind::Config, context).with_source(source)
-        }),
-    }
-}
 
 /// Takes connections until the transport stops.
 pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
     let mut stop = inner.stop.subscribe();
-    let mut serving = serve(&inner);
+    let mut connections = JoinSet::new();
+    let mut fails = false;
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
+            Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted
-            .and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream))
-        {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(error = %format_args!("{error:#}"), "cannot accept a peer's connection");
-                SystemClock.sleep(ACCEPT_PAUSE).await;
-                continue;
+        match accepted {
+            Ok((stream, address)) => {
+                fails = false;
+                let place = inner.callers.enter(address.ip());
+                let number = place.number;
+                let end = connections.spawn(serve(inner.clone(), stream, address, place));
+                inner.callers.is_served(number, end);
             }
-        };
-        if let Err(unserved) = serving.send(Ok(stream)).await {
-            tracing::error!("the server for peers has ended; it is started again");
-            serving = serve(&inner);
-            let _ = serving.send(unserved.0).await;
+            Err(error) => {
+                // Logged once for as long as it lasts.
+                if !mem::replace(&mut fails, true) {
+                    tracing::warn!(error = %format_args!("{error:#}"), "cannot accept the connections of peers");
+                }
+                SystemClock.sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
-/// Starts a server for the connections that come through the channel.
-fn serve(inner: &Arc<Inner>) -> mpsc::Sender<io::Result<TcpStream>> {
-    let (connections, incoming) = mpsc::channel(BACKLOG);
-    let inner = inner.clone();
-    tokio::spawn(async move {
-        let mut stop = inner.stop.subscribe();
-        let service = PeerServer::new(Service(inner.clone()))
-            .max_decoding_message_size(MAX_FRAME_BYTES)
-            .max_encoding_message_size(MAX_FRAME_BYTES);
-        let stopped = async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        };
-        let served = match builder(inner.cluster.tls.as_ref()) {
-            Ok(mut builder) => builder
-                .add_service(service)
-                .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped)
-                .await
-                .map_err(|error| format!("{error:#}")),
-            Err(error) => Err(format!("{error:#}")),
-        };
-        if let Err(error) = served {
-            tracing::error!(error, "the server for peers failed");
+/// Serves one connection until it ends.
+async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place: Place) {
+    let (stream, caller) = match connection::take(&inner.cluster, stream).await {
+        Ok(taken) => taken,
+        Err(reason) => return inner.refuse(&format!("{reason} ({})", address.ip())),
+    };
+    let number = place.number;
+    let peer = PeerServer::new(Service { inner: inner.clone(), place: number, caller })
+        .max_decoding_message_size(MAX_FRAME_BYTES)
+        .max_encoding_message_size(MAX_FRAME_BYTES);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(SESSIONS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1);
+    let service = TowerToHyperService::new(Routes::new(peer));
+    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = SystemClock.sleep(SESSION) => {
+            if !inner.callers.is_admitted(number) {
+                return inner.refuse(&format!("a caller has begun no session ({})", address.ip()));
+            }
         }
-    });
-    connections
+    }
+    let _ = served.await;
 }
 
-struct Service(Arc<Inner>);
+/// What a stranger is told.
+const REFUSED: &str = "it refuses this node, and its log has the reason";
+
+/// Answers one caller.
+#[derive(Clone)]
+struct Service {
+    inner: Arc<Inner>,
+    place: u64,
+    caller: Caller,
+}
 
 impl Service {
     fn open(&self, mut frame: Frame) -> Result<(Arc<dyn Handler>, Sender, bytes::Bytes), Status> {
         let known = mem::take(&mut frame.known);
-        let (sender, body) = self.0.envelope.open(frame).map_err(|reason| self.refused(reason))?;
+        let (sender, body) =
+            self.inner.envelope.open(frame).map_err(|reason| self.refused(reason))?;
         let handler = self.handler()?;
-        match self.0.admit(&*handler, sender) {
+        match self.inner.admit(&*handler, sender) {
             Ok(()) => {
-                self.0.envelope.ids.learn(known);
+                self.inner.envelope.ids.learn(known);
                 Ok((handler, sender, body))
             }
             Err(error) if *error.kind() == ErrorKind::Config => {
@@ -133,12 +141,14 @@ impl Service {
     }
 
     fn handler(&self) -> Result<Arc<dyn Handler>, Status> {
-        self.0.handler().map_err(|error| Status::unavailable(format!("{error:#}")))
+        self.inner.handler().map_err(|error| Status::unavailable(format!("{error:#}")))
     }
 
+    /// One that has proven who it is learns why, others do not.
     fn refused(&self, reason: String) -> Status {
-        self.0.refuse(&reason);
-        Status::failed_precondition(reason)
+        self.inner.refuse(&reason);
+        let is_known = self.caller.certificate.is_some() || self.caller.proven.is_some();
+        Status::failed_precondition(if is_known { reason } else { REFUSED.into() })
     }
 }
 
@@ -155,17 +165,21 @@ impl peer_server::Peer for Service {
         let hello = first
             .map_err(|_| Status::deadline_exceeded("the session did not begin"))??
             .ok_or_else(|| Status::invalid_argument("the session is empty"))?;
+        self.inner.check_caller(&self.caller, hello.from).map_err(|reason| self.refused(reason))?;
         let (_, sender, _) = self.open(hello)?;
+        self.inner.callers.admit(self.place, sender.node);
         // Lives for as long as the session: its end tells the other side.
         let (answers, answered) = mpsc::channel(CONCURRENT);
         let session = Session {
-            service: Self(self.0.clone()),
+            service: self.clone(),
             sender,
             answers,
             permits: Arc::new(Semaphore::new(CONCURRENT)),
         };
+        let noted = SessionOf::begin(self.inner.clone(), sender.node);
         tokio::spawn(async move {
-            let mut stop = session.service.0.stop.subscribe();
+            let _noted = noted;
+            let mut stop = session.service.inner.stop.subscribe();
             let status = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => Some(Status::unavailable("the node stops")),
                 () = session.answers.closed() => None,
@@ -176,6 +190,36 @@ impl peer_server::Peer for Service {
             }
         });
         Ok(Response::new(ReceiverStream::new(answered)))
+    }
+}
+
+/// Counts a session of a node; with its last one ends what it had begun.
+struct SessionOf {
+    inner: Arc<Inner>,
+    node: u32,
+}
+
+impl SessionOf {
+    fn begin(inner: Arc<Inner>, node: u32) -> Self {
+        *lock(&inner.sessions).entry(node).or_default() += 1;
+        Self { inner, node }
+    }
+}
+
+impl Drop for SessionOf {
+    fn drop(&mut self) {
+        let mut sessions = lock(&self.inner.sessions);
+        let left = sessions.get_mut(&self.node).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if left == Some(0) {
+            sessions.remove(&self.node);
+            drop(sessions);
+            if let Ok(handler) = self.inner.handler() {
+                handler.disconnected(self.node);
+            }
+        }
     }
 }
 
@@ -204,7 +248,7 @@ impl Session {
     }
 
     async fn take(&self, mut frame: Frame) -> Result<(), Status> {
-        let inner = &self.service.0;
+        let inner = &self.service.inner;
         let (kind, number, known) = (frame.kind, frame.call, mem::take(&mut frame.known));
         let (sender, body) =
             inner.envelope.open(frame).map_err(|reason| self.service.refused(reason))?;

@@ -47,6 +47,18 @@ fn only_those_with_a_certificate_are_served() {
 }
 
 #[test]
+fn an_authority_that_signs_for_peers_and_clients_is_warned_of() {
+    let directory = TempDir::new().unwrap();
+    certificates(&directory, &["server"]);
+    fs::copy(directory.path().join("ca.pem"), directory.path().join("peers.pem")).unwrap();
+    let driver = "openraft:raft?node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0\
+                  &peer_ca=peers.pem&peer_cert=server.pem&peer_key=server.key";
+    let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key", "--tls-client-ca", "ca.pem"];
+    let mut node = Node::start(directory.path(), &[&[driver], &tls[..]].concat());
+    node.wait_for_log("use an authority for peers alone");
+}
+
+#[test]
 fn wrong_files_are_named_before_anything_is_begun() {
     let directory = TempDir::new().unwrap();
     certificates(&directory, &["server", "other"]);

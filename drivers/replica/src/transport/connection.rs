@@ -1,0 +1,189 @@
+//! The connections below HTTP/2: TLS, the secret, and what HTTP/2 begins with, all of it within bounded time.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls_pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{Inner, secret};
+use crate::Cluster;
+
+/// How long a caller may take until HTTP/2 begins.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+
+/// What HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection, whatever protects it.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for S {}
+
+/// What is known of a caller before it says anything in a frame.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Caller {
+    pub(super) certificate: Option<CertificateDer<'static>>,
+    /// Which node it is, as it has proven by the secret.
+    pub(super) proven: Option<u32>,
+}
+
+/// Takes a connection, up to where HTTP/2 begins. Returns why it is refused.
+pub(super) async fn take(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), String> {
+    match timeout(HANDSHAKE, agree(cluster, stream)).await {
+        Ok(agreed) => agreed,
+        Err(_) => Err("a caller took too long to say who it is".into()),
+    }
+}
+
+async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), String> {
+    let ended = |error: io::Error| format!("a caller ended before it had said who it is: {error}");
+    stream.set_nodelay(true).map_err(ended)?;
+    let mut caller = Caller::default();
+    let mut stream: Box<dyn Duplex> = match &cluster.tls {
+        None => Box::new(stream),
+        Some(tls) => {
+            let agreed = tls.acceptor.accept(stream).await.map_err(|error| {
+                format!("a caller does not agree on TLS, with a certificate of peer_ca: {error}")
+            })?;
+            let shown = agreed.get_ref().1.peer_certificates();
+            caller.certificate = shown.and_then(|shown| Some(shown.first()?.clone().into_owned()));
+            Box::new(agreed)
+        }
+    };
+    let mut preface = [0; PREFACE.len()];
+    let (magic, rest) = preface.split_at_mut(secret::MAGIC.len());
+    stream.read_exact(magic).await.map_err(ended)?;
+    let has_secret = *magic == secret::MAGIC;
+    match &cluster.secret {
+        Some(secret) if has_secret => {
+            let (name, own) = (&cluster.name, cluster.node);
+            caller.proven = Some(secret::answer(&mut stream, secret, name, own).await?);
+            stream.read_exact(magic).await.map_err(ended)?;
+        }
+        None if has_secret => {
+            return Err(
+                "a caller has a `peer_secret_file`, and this node has none; give it the same one"
+                    .into(),
+            );
+        }
+        Some(_) if *magic == PREFACE[..magic.len()] => {
+            return Err("a caller has no secret; give all nodes the same `peer_secret_file`".into());
+        }
+        _ => {}
+    }
+    if *magic != PREFACE[..magic.len()] {
+        return Err("a caller does not speak as a node does".into());
+    }
+    stream.read_exact(rest).await.map_err(ended)?;
+    if preface != *PREFACE {
+        return Err("a caller does not speak as a node does".into());
+    }
+    Ok((Begun { preface: 0, stream }, caller))
+}
+
+/// Connects to node `node` at `address`, up to where HTTP/2 begins. Returns why that fails.
+pub(super) async fn connect(
+    cluster: &Cluster,
+    node: u32,
+    address: &str,
+) -> Result<Box<dyn Duplex>, String> {
+    let failed = |error: io::Error| error.to_string();
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let mut stream: Box<dyn Duplex> = match &cluster.tls {
+        None => Box::new(stream),
+        Some(tls) => {
+            let name = tls.name(node, address).map_err(|error| format!("{error:#}"))?;
+            Box::new(tls.connector.connect(name, stream).await.map_err(failed)?)
+        }
+    };
+    if let Some(secret) = &cluster.secret {
+        secret::call(&mut stream, secret, &cluster.name, (cluster.node, node)).await?;
+    }
+    Ok(stream)
+}
+
+impl Inner {
+    /// Whether a caller may call itself `node`.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(super) fn check_caller(&self, caller: &Caller, node: u32) -> Result<(), String> {
+        if let Some(proven) = caller.proven.filter(|proven| *proven != node) {
+            return Err(format!("a caller is node {proven}, and calls itself node {node} now"));
+        }
+        let (Some(tls), Some(certificate)) = (&self.cluster.tls, &caller.certificate) else {
+            return Ok(());
+        };
+        let known = self.peer(node).ok().map(|peer| peer.address().to_owned());
+        let known = known.or_else(|| self.handler().ok().and_then(|handler| handler.address(node)));
+        // One that waits to be added may know no address but its own. It has nothing to lose yet.
+        if known.is_none() && self.cluster.join {
+            return Ok(());
+        }
+        tls.check(certificate, node, known.as_deref())
+    }
+}
+
+/// A connection whose HTTP/2 preface was read already, and is read once more.
+pub(super) struct Begun {
+    /// How much of it was.
+    preface: usize,
+    stream: Box<dyn Duplex>,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let rest = &PREFACE[self.preface..];
+        if rest.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        self.preface += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

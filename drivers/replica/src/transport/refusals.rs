@@ -1,0 +1,90 @@
+use std::{collections::VecDeque, sync::Mutex, time::Duration};
+
+use tsoracle_core::BootTime;
+
+use super::lock;
+
+/// Characters of what others say, at most, in one line of a log.
+const MAX_LOGGED: usize = 400;
+
+/// How many reasons are logged at once, and after how long one more is.
+const REASONS: u32 = 16;
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why others were refused, as far as it is logged: what strangers do must not fill a disk.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<Logged>);
+
+#[derive(Default)]
+struct Logged {
+    lately: VecDeque<(String, BootTime)>,
+    /// How many others were not logged since.
+    left_out: u64,
+}
+
+impl Refusals {
+    /// Logs the reason, unless it was logged lately, or too many others were.
+    pub(super) fn log(&self, reason: &str, now: BootTime) {
+        if let Some((reason, left_out)) = self.is_news(reason, now) {
+            tracing::warn!(reason, left_out, "a message on the peer port is refused");
+        }
+    }
+
+    fn is_news(&self, reason: &str, now: BootTime) -> Option<(String, u64)> {
+        let reason = shortened(reason);
+        let mut logged = lock(&self.0);
+        let is_known = logged.lately.iter().any(|(known, _)| *known == reason);
+        while logged.lately.front().is_some_and(|(_, at)| now.since(*at) >= INTERVAL * REASONS) {
+            logged.lately.pop_front();
+        }
+        let is_full = logged.lately.len() >= REASONS as usize;
+        if is_full && logged.lately.back().is_some_and(|(_, at)| now.since(*at) >= INTERVAL) {
+            logged.lately.pop_front();
+        } else if is_full || is_known {
+            logged.left_out += u64::from(!is_known);
+            return None;
+        }
+        logged.lately.push_back((reason.clone(), now));
+        Some((reason, std::mem::take(&mut logged.left_out)))
+    }
+}
+
+/// What another party says, on one line of a log, and not more than fits there.
+pub(super) fn shortened(text: &str) -> String {
+    let mut shown: String = text.chars().take(MAX_LOGGED).flat_map(char::escape_debug).collect();
+    // Quotes are as they were.
+    shown = shown.replace("\\\"", "\"").replace("\\'", "'");
+    if text.chars().nth(MAX_LOGGED).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_reason_is_logged_once_and_many_of_them_slowly() {
+        let refusals = Refusals::default();
+        assert_eq!(refusals.is_news("one", at(1)), Some(("one".into(), 0)));
+        assert_eq!(refusals.is_news("one", at(2)), None);
+        let logged = (0..100).filter(|n| refusals.is_news(&n.to_string(), at(3)).is_some());
+        assert_eq!(logged.count(), 15);
+        assert_eq!(refusals.is_news("another", at(12)), None);
+        assert_eq!(refusals.is_news("another", at(13)), Some(("another".into(), 86)));
+        assert_eq!(refusals.is_news("yet another", at(14)), None);
+        assert_eq!(refusals.is_news("later", at(1_000)), Some(("later".into(), 1)));
+        assert_eq!(refusals.is_news("one", at(1_001)), Some(("one".into(), 0)));
+    }
+
+    #[test]
+    fn what_others_say_stays_on_its_line() {
+        assert_eq!(shortened("\"a\"\nWARN b\u{1b}[0m"), "\"a\"\\nWARN b\\u{1b}[0m");
+        assert_eq!(shortened(&"x".repeat(9_999)).chars().count(), MAX_LOGGED + 1);
+    }
+}
