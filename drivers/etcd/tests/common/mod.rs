@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
+pub(crate) mod liar;
 pub(crate) mod line;
 pub(crate) mod node;
 
