@@ -163,6 +163,12 @@ impl<T> Offered for Option<T> {
     }
 }
 
+impl<T> Offered for Vec<T> {
+    fn is_offered(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
 /// What a check needs of a fixture.
 #[derive(Debug)]
 pub(crate) struct Need<F> {

@@ -3,6 +3,7 @@
 mod config;
 mod driver;
 mod elector;
+mod errors;
 mod etcd;
 mod keys;
 mod members;

@@ -31,7 +31,7 @@ impl Inbound {
     /// Notes that a leader was heard, unless a later one is known.
     fn heard(&self, vote: &Vote) {
         if *vote >= self.raft.metrics().borrow().vote {
-            self.contact.note();
+            self.contact.note_leader(*vote);
         }
     }
 

@@ -20,7 +20,7 @@ use tsoracle_replica::{
 };
 
 use crate::{
-    elections::{self, STALLED_DISK},
+    elections,
     shared::Shared,
     types::{Metrics, peer_id},
     wire::{CAMPAIGN, PING},
@@ -195,17 +195,61 @@ pub(crate) async fn hand_over(shared: &Shared, to: Option<u64>) -> Result<()> {
 }
 
 /// Has another node lead, since this one cannot renew its lease: if it still leads under `claim`, and
-/// another node votes.
+/// another node votes. The claim is over then, whoever leads next.
 pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let own = shared.clone();
     let resigning = shared.tasks.spawn(async move {
-        let leads = *own.leadership.borrow() == Leadership::Leader { claim };
-        if leads && let Err(error) = hand_over(&own, None).await {
-            tracing::warn!(error = %format_args!("{error:#}"), claim, "no other node takes over from this one");
+        if *own.leadership.borrow() == (Leadership::Leader { claim }) {
+            give_way(&own).await;
         }
     });
     // It fails only if the node has ended.
     let _ = resigning.await;
+}
+
+/// For how many election times a leader that gives way is silent at least, so that every other node has
+/// had time to campaign, a second time where the votes were split.
+const CHANCE: u32 = 4;
+
+/// Sends neither heartbeats nor entries, so that others are elected, and has the one that is furthest
+/// campaign at once. That is not waited for: it may be the one that cannot. If no other node leads in the
+/// end, this one goes on once it has written durably, under a new claim.
+pub(crate) async fn give_way(shared: &Arc<Shared>) {
+    let (progress, _) = shared.progress();
+    let Some((&furthest, _)) = progress.iter().max_by_key(|(_, held)| **held) else { return };
+    tracing::warn!("this leader cannot commit, and is silent until another node leads");
+    let (_leaving, _restored) = (Leaving::new(shared), Heartbeats(shared));
+    shared.fall_silent();
+    // Ends the claim.
+    shared.transfers.send_modify(|transfers| *transfers += 1);
+    let clock = &*shared.clock;
+    let until = clock.now().boot + shared.cluster.election * CHANCE;
+    let own = shared.clone();
+    shared.tasks.spawn(async move {
+        // Who has only just heard of this leader would refuse its vote.
+        own.clock.sleep(elections::vote_lease(&own.cluster)).await;
+        let asked = own.transport.call(furthest, CAMPAIGN, bytes::Bytes::new(), ANSWERED).await;
+        if let Err(error) = asked {
+            tracing::debug!(error = %format_args!("{error:#}"), furthest, "the node does not campaign");
+        }
+    });
+    let writing = shared.store.write(vec![]);
+    let passed = async {
+        while shared.successor().is_none() {
+            clock.sleep(LOOK).await;
+        }
+    };
+    let goes_on = async {
+        // A store that has failed ends the node.
+        let _ = writing.await;
+        clock.sleep_until(until).await;
+    };
+    tokio::select! {
+        biased;
+        () = passed => tracing::info!(successor = ?shared.successor(), "another node leads"),
+        () = shared.lifecycle.stopping() => {}
+        () = goes_on => tracing::warn!("no other node was elected; this leader goes on"),
+    }
 }
 
 /// Sends entries and heartbeats again when it goes.
@@ -213,8 +257,7 @@ struct Heartbeats<'a>(&'a Shared);
 
 impl Drop for Heartbeats<'_> {
     fn drop(&mut self) {
-        let is_sound = self.0.store.stalled_for() <= STALLED_DISK;
-        self.0.raft.runtime_config().heartbeat(is_sound);
+        self.0.raft.runtime_config().heartbeat(true);
         self.0.is_silent.store(false, Ordering::Release);
     }
 }
@@ -230,16 +273,14 @@ impl Handover for Shared {
     }
 
     fn successor(&self) -> Option<u32> {
-        let leader = self.metrics().current_leader.filter(|leader| *leader != self.node());
-        leader.map(peer_id)
+        self.leader(&self.metrics()).map(peer_id)
     }
 
     /// Nodes that hear from this leader grant no other their vote for a while, nor does this leader while
     /// it has only just been elected: so it sends neither entries nor heartbeats, and waits. Where its own vote is enough,
     /// and its disk can take it, only for the latter.
     async fn campaign(&self, node: u32) -> Result<()> {
-        self.raft.runtime_config().heartbeat(false);
-        self.is_silent.store(true, Ordering::Release);
+        self.fall_silent();
         let lease = elections::vote_lease(&self.cluster);
         let votes = self.store.stalled_for() < lease;
         let heard = match other_voters(self, &self.metrics()).len() {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
 mod frames;
+pub(crate) mod liar;
 pub(crate) mod node;
 pub(crate) mod service;
 
