@@ -19,6 +19,8 @@ pub(super) struct History<'a> {
     /// Some attempt did not end by a timeout.
     definite: bool,
     uncertain: bool,
+    /// Those that do not know the method.
+    without_method: Vec<Address>,
 }
 
 impl<'a> History<'a> {
@@ -31,6 +33,7 @@ impl<'a> History<'a> {
             last: None,
             definite: false,
             uncertain: false,
+            without_method: Vec::new(),
         }
     }
 
@@ -48,6 +51,18 @@ impl<'a> History<'a> {
         } else if self.causes.len() < MAX_CAUSES {
             self.causes.push((address.clone(), cause));
         }
+    }
+
+    /// `address` does not know the method.
+    pub(super) fn lacks_method(&mut self, address: &Address) {
+        self.without_method.push(address.clone());
+    }
+
+    /// Whether a method that `address` does not know is to be found nowhere: on none of the `endpoints`, or the node
+    /// was named by one of them.
+    pub(super) fn is_everywhere(&self, address: &Address, endpoints: &[Address]) -> bool {
+        !endpoints.contains(address)
+            || endpoints.iter().all(|endpoint| self.without_method.contains(endpoint))
     }
 
     /// From now on an attempt may have been carried out.
