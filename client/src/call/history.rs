@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::advice::with_advice;
 use crate::error::{Error, ErrorKind};
 use crate::peers::Address;
 
@@ -93,7 +94,7 @@ impl<'a> History<'a> {
         let (kind, timeout) = (self.kind(), self.timeout);
         if let [(address, cause)] = self.causes.as_slice() {
             let context = format!("cannot reach {address} within {timeout:?}");
-            return Error::new(kind, context).with_source(in_plain_words(cause));
+            return Error::new(kind, context).with_source(with_advice(&in_plain_words(cause)));
         }
         let context = format!("cannot reach any server within {timeout:?}");
         Error::new(kind, context).with_source(self.each_cause(in_plain_words))
@@ -109,7 +110,8 @@ impl<'a> History<'a> {
         let subject = (self.subject)();
         match &self.last {
             Some((address, cause)) => {
-                Error::new(kind, format!("{subject} failed at {address}")).with_source(&**cause)
+                let context = format!("{subject} failed at {address}");
+                Error::new(kind, context).with_source(with_advice(cause))
             }
             None => Error::new(kind, format!("{subject} failed")),
         }
@@ -129,8 +131,10 @@ impl<'a> History<'a> {
 
     /// The last cause of each address.
     fn each_cause(&self, words: fn(&str) -> String) -> String {
-        let each =
-            self.causes.iter().map(|(address, cause)| format!("{address}: {}", words(cause)));
+        let each = self
+            .causes
+            .iter()
+            .map(|(address, cause)| format!("{address}: {}", with_advice(&words(cause))));
         each.collect::<Vec<_>>().join("; ")
     }
 }

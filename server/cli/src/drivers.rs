@@ -1,14 +1,20 @@
-use std::{fmt::Write as _, path::PathBuf, sync::Arc};
+use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use rustix::{fs::Mode, process::umask};
 use serde::{Deserialize, Serialize};
-use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Registry};
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Registry, SystemClock,
+    wait_until_leader,
+};
 
 use crate::{
     failure::{Failure, usage_if_config},
     output::Output,
 };
+
+/// How long a cluster may take to elect this node.
+pub(crate) const ELECTION: Duration = Duration::from_secs(30);
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -71,6 +77,22 @@ pub(crate) fn directory(config: &DriverConfig) -> Result<Option<PathBuf>, Failur
     };
     let place: Place = config.options().map_err(usage_if_config)?;
     Ok(Some(place.path.unwrap_or_else(|| path.default.into())))
+}
+
+/// Opens a driver over which no server runs, does `work` once this node leads, and stops the driver.
+pub(crate) async fn while_leading<T>(
+    config: DriverConfig,
+    work: impl AsyncFnOnce(&Arc<dyn ConsensusDriver>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let driver = open(config, OpenContext::default()).await?;
+    let worked = match wait_until_leader(&*driver, &SystemClock, ELECTION).await {
+        Ok(_) => work(&driver).await,
+        Err(error) => Err(error.into()),
+    };
+    let stopped = driver.shutdown().await;
+    let worked = worked?;
+    stopped?;
+    Ok(worked)
 }
 
 /// Opens the driver that `config` names.

@@ -9,14 +9,11 @@ use tsoracle_core::{
 };
 
 use crate::{
-    drivers,
+    drivers::{self, ELECTION},
     failure::{Failure, usage_if_config},
     log,
     output::Output,
 };
-
-/// How long a driver may take to let this node lead.
-const ELECTION: Duration = Duration::from_secs(30);
 
 /// How often the progress of the copy is printed.
 const PROGRESS: Duration = Duration::from_secs(1);
