@@ -1,7 +1,7 @@
 //! What a person does about a connection that came to nothing.
 
 /// By words in what the libraries below say of it, which tell how the two sides misunderstood each other.
-const ADVICE: [(&str, &str); 12] = [
+const ADVICE: [(&str, &str); 13] = [
     (
         "frame with invalid size",
         "it does not speak plain HTTP/2: does it expect TLS, or is it another program?",
@@ -13,9 +13,10 @@ const ADVICE: [(&str, &str); 12] = [
     ("BadCertificate", "it does not accept this client's certificate"),
     (
         "broken pipe",
-        "it closed the connection; over TLS that may mean that it asks for a certificate",
+        "it closed the connection: does it expect TLS, or ask this client for a certificate?",
     ),
     ("UnknownIssuer", "its certificate is not from an authority that this client trusts"),
+    ("BadSignature", "its certificate is not from an authority that this client trusts"),
     ("NotValidForName", "its certificate is for another name"),
     ("certificate: Expired", "its certificate has expired, or the clock here is wrong"),
     ("invalid compression flag", "what answers there is no gRPC server"),

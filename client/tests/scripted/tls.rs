@@ -90,7 +90,7 @@ async fn misunderstandings_are_explained() {
     let line = told(encrypted.address(), Some(TlsOptions::new(Authority::new().pem()))).await;
     assert!(line.contains("not from an authority that this client trusts"), "{line}");
     let line = told(mutual.address(), trusting()).await;
-    assert!(line.contains("asks") && line.contains("certificate"), "{line}");
+    assert!(line.contains("ask") && line.contains("certificate"), "{line}");
     let line = told(web_server().await, None).await;
     assert!(line.contains("another program"), "{line}");
 }
