@@ -28,6 +28,7 @@ pub use driver::{
     CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect, Entry,
     KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange, MemoryStore,
     OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot, VERSION, Version,
+    new_node,
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase};
 pub use error::{Error, ErrorKind, LeaderHint, Result};

@@ -21,7 +21,7 @@ pub use self::registry::Linked;
 pub use self::{
     config::DriverConfig,
     effect::{Effect, Entry},
-    local::LocalDriver,
+    local::{LocalDriver, new_node},
     membership::{Member, Members, Membership, MembershipChange},
     memory::MemoryStore,
     registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},

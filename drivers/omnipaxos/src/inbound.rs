@@ -8,13 +8,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+use tsoracle_core::{Effect, Error, ErrorKind, Result};
 use tsoracle_replica::{
     Cluster, Tasks,
     message_parts::Joiner,
     transfer::{CHUNK, Inbox, Received},
     transport::{Handler, Remember, Sender},
 };
+use tsoracle_store::Table;
 
 use crate::{
     entry::State,
@@ -30,8 +31,8 @@ pub(crate) enum Event {
     Heard { peer: u32 },
     /// The session with a peer stands.
     Connected { peer: u32 },
-    /// By which id a peer is known has to be made durable.
-    Remember { peer: u32, id: NodeId, reply: oneshot::Sender<Result<()>> },
+    /// What is known of the cluster and its nodes has to be made durable.
+    Remember { writes: Vec<(Table, Effect)>, reply: oneshot::Sender<Result<()>> },
     /// A state has reached a peer, or has not.
     Transferred { peer: u32, transfer: u64, outcome: Result<()> },
     /// The others know this node by another directory.
@@ -154,15 +155,15 @@ pub(crate) fn check_state(named: State, received: Received) -> Result<(usize, Re
     Ok((named.index, received))
 }
 
-/// Has the node, which owns the store, remember its peers.
+/// Has the node, which owns the store, remember its cluster and its peers.
 pub(crate) fn remember(events: mpsc::Sender<Event>) -> Remember {
     let stopped = |_| Error::new(ErrorKind::Unavailable, "the node has stopped");
-    Box::new(move |peer, id| {
+    Box::new(move |writes| {
         let events = events.clone();
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             // An event that is not taken is dropped, with its reply.
-            let _ = events.send(Event::Remember { peer, id, reply }).await;
+            let _ = events.send(Event::Remember { writes, reply }).await;
             answer.await.map_err(stopped)?
         })
     })

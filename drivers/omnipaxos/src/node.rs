@@ -19,7 +19,6 @@ use omnipaxos::{
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Latch, Replica, Waiters, handover::Passing, transfer::Received,
-    transport::note,
 };
 
 use crate::{
@@ -195,7 +194,6 @@ impl Node {
     }
 
     /// Why it takes part no more, if so.
-    #[cfg(feature = "simulation")]
     pub(crate) fn failure(&self) -> Option<&Error> {
         self.latch.error()
     }
@@ -274,8 +272,8 @@ impl Node {
                 self.peers.begin_session(peer)?;
                 self.paxos.reconnected(peer.into());
             }
-            Event::Remember { peer, id, reply } => {
-                self.replica.write([note(peer, id)])?;
+            Event::Remember { writes, reply } => {
+                self.replica.write(writes)?;
                 // The session may have ended.
                 let _ = reply.send(Ok(()));
             }
@@ -288,7 +286,7 @@ impl Node {
                     "{reason}. Restore the directory; if it is lost, copy the state of another \
                      node into a new cluster with `tsoracle migrate`"
                 );
-                return Err(Error::new(ErrorKind::Config, context));
+                return Err(Error::new(ErrorKind::Excluded, context));
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use tsoracle_core::{Error, ErrorKind};
 use tsoracle_replica::Announcer;
 
 use crate::{
-    commit,
+    commit, removal,
     shared::{Shared, hint},
     types::{Metrics, Vote},
 };
@@ -49,9 +49,10 @@ async fn end(shared: &Shared) -> Option<Error> {
             Some(Some(error)) => Error::clone(error),
             _ => fatal("the store's thread has ended"),
         }),
+        removed = removal::removed(shared) => Some(removed),
         disowned = disowned.wait_for(Option::is_some) => {
             let reason = disowned.ok().and_then(|reason| reason.clone()).unwrap_or_default();
-            Some(Error::new(ErrorKind::Fatal, reason))
+            Some(Error::new(ErrorKind::Excluded, reason))
         }
     }
 }

@@ -12,6 +12,7 @@ mod log;
 mod machine;
 mod members;
 mod network;
+mod removal;
 mod runtime;
 mod shared;
 mod shutdown;

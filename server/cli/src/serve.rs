@@ -7,7 +7,9 @@ use std::{
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
+use tsoracle_core::{
+    Clock, ConsensusDriver, DriverConfig, ErrorKind, OpenContext, Oracle, Phase, Reads, SystemClock,
+};
 use tsoracle_server::{Server, listen};
 
 use crate::{
@@ -49,7 +51,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         opened = drivers::open(config, context) => opened?,
         () = signals.next() => return Ok(()),
     };
-    let mut server = Server::builder().driver(driver).options(options).limits(limits);
+    let mut server = Server::builder().driver(driver.clone()).options(options).limits(limits);
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -66,7 +68,16 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
             std::process::exit(1);
         });
     });
-    Ok(stopped.await?)
+    match stopped.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
+    }
+}
+
+/// Why the cluster goes on without this node, if that is why it has ended.
+async fn excluded(driver: &dyn ConsensusDriver) -> Option<Failure> {
+    let error = driver.read(&Reads::default()).await.err()?;
+    (*error.kind() == ErrorKind::Excluded).then(|| error.into())
 }
 
 /// Says once where this node serves, when it does or when it will not for now.

@@ -1,15 +1,20 @@
 //! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
 mod disowned;
+mod formation;
+#[cfg(test)]
+mod formation_test;
 mod frame;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
+mod meeting;
 mod peer;
 pub(crate) mod peer_ids;
+mod presence;
 mod server;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,13 +24,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
-use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
 
-use self::{disowned::Disowned, frame::Envelope, peer::Peer, proto::Failure};
-use crate::{Cluster, Identity};
+use self::{
+    disowned::Disowned, formation::Formation, frame::Envelope, peer::Peer, presence::Presence,
+    proto::Failure,
+};
+use crate::{Cluster, Formed, Identity};
 
 pub use frame::{MAX_BODY_BYTES, VERSION};
-pub use peer_ids::{PeerIds, Remember, note};
+pub use peer_ids::{KnownId, PeerIds, Remember};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -74,6 +82,14 @@ pub trait Connections: fmt::Debug + Send + Sync + 'static {
     fn serve(&self, handler: Arc<dyn Handler>);
     fn set_peer(&self, node: u32, address: &str) -> Result<()>;
     fn disowned(&self) -> watch::Receiver<Option<String>>;
+    fn formed(&self) -> watch::Receiver<Option<Formed>>;
+    fn waits_for(&self) -> Option<String>;
+    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>);
+    async fn invite(&self, node: u32) -> Result<bool>;
+    async fn forget(&self, node: u32) -> Result<()>;
+    fn drop_peer(&self, node: u32);
+    fn was_removed(&self, node: u32) -> bool;
+    fn duplicates(&self) -> Vec<String>;
     fn local_addr(&self) -> SocketAddr;
     async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes>;
     async fn shutdown(&self);
@@ -91,6 +107,38 @@ impl Connections for Transport {
 
     fn disowned(&self) -> watch::Receiver<Option<String>> {
         self.disowned()
+    }
+
+    fn formed(&self) -> watch::Receiver<Option<Formed>> {
+        self.formed()
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        self.waits_for()
+    }
+
+    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>) {
+        self.set_members(members, removed);
+    }
+
+    async fn invite(&self, node: u32) -> Result<bool> {
+        self.invite(node).await
+    }
+
+    async fn forget(&self, node: u32) -> Result<()> {
+        self.forget(node).await
+    }
+
+    fn drop_peer(&self, node: u32) {
+        self.drop_peer(node);
+    }
+
+    fn was_removed(&self, node: u32) -> bool {
+        self.was_removed(node)
+    }
+
+    fn duplicates(&self) -> Vec<String> {
+        self.duplicates()
     }
 
     fn local_addr(&self) -> SocketAddr {
@@ -112,16 +160,20 @@ pub struct Transport(Arc<Inner>);
 
 struct Inner {
     envelope: Envelope,
+    formation: Formation,
+    presence: Presence,
     cluster: Cluster,
     peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
     listener: Mutex<Option<TcpListener>>,
     local_addr: SocketAddr,
     handler: Mutex<Option<Arc<dyn Handler>>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    forming: Mutex<Option<JoinHandle<()>>>,
     /// Where the tasks of the transport run, whichever thread sends.
     runtime: Handle,
     stop: watch::Sender<bool>,
-    refused: Mutex<String>,
+    /// Why messages were refused lately.
+    refused: Mutex<VecDeque<String>>,
 }
 
 impl Transport {
@@ -138,7 +190,10 @@ impl Transport {
         server::check_tls(cluster.tls.as_ref())?;
         let listener = TcpListener::bind(&cluster.listen).await.map_err(unusable)?;
         let local_addr = listener.local_addr().map_err(unusable)?;
+        let formation = Formation::new(cluster, identity, ids.clone());
         let transport = Self(Arc::new(Inner {
+            formation,
+            presence: Presence::default(),
             envelope: Envelope {
                 cluster: cluster.name.clone(),
                 node: identity.node(),
@@ -152,6 +207,7 @@ impl Transport {
             local_addr,
             handler: Mutex::default(),
             accepting: Mutex::default(),
+            forming: Mutex::default(),
             runtime: Handle::current(),
             stop: watch::Sender::new(false),
             refused: Mutex::default(),
@@ -164,13 +220,79 @@ impl Transport {
         Ok(transport)
     }
 
-    /// Begins to answer peers, with `handler`.
+    /// Begins to answer peers, with `handler`; and to form a cluster with them, if this node belongs to none.
     pub fn serve(&self, handler: Arc<dyn Handler>) {
         *lock(&self.0.handler) = Some(handler);
         if let Some(listener) = lock(&self.0.listener).take() {
             let accepting = self.0.runtime.spawn(server::accept(self.0.clone(), listener));
             *lock(&self.0.accepting) = Some(accepting);
+            *lock(&self.0.forming) = Some(self.0.runtime.spawn(form(self.0.clone())));
         }
+    }
+
+    /// The cluster that this node belongs to, once it does. Before that, the handler hears nothing.
+    pub fn formed(&self) -> watch::Receiver<Option<Formed>> {
+        self.0.formation.subscribe()
+    }
+
+    /// What this node waits for while it belongs to no cluster.
+    pub fn waits_for(&self) -> Option<String> {
+        self.0.formation.waits_for(SystemClock.now().boot)
+    }
+
+    /// The cluster was changed, and has these nodes now, whose addresses are known. Those that were `removed` are
+    /// refused from now on, and told why. The others are called, since it is by their refusal that this node learns
+    /// that it was removed itself.
+    pub fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>) {
+        let own = self.0.envelope.node;
+        let others: BTreeSet<_> = members.iter().copied().filter(|node| *node != own).collect();
+        for node in &others {
+            if let Ok(peer) = self.0.peer(*node) {
+                peer.keep_session(&self.0);
+            }
+        }
+        self.0.envelope.disowned.set_members(others);
+        for removed in self.0.envelope.ids.set_members(members, removed) {
+            self.drop_peer(removed);
+        }
+    }
+
+    /// Ends the connection to a node that is spoken to no more.
+    pub fn drop_peer(&self, node: u32) {
+        lock(&self.0.peers).remove(&node);
+    }
+
+    /// Whether that node was a member once, and was removed.
+    pub fn was_removed(&self, node: u32) -> bool {
+        self.0.envelope.ids.was_removed(node)
+    }
+
+    /// Which nodes run twice, and where.
+    pub fn duplicates(&self) -> Vec<String> {
+        self.0.presence.duplicates()
+    }
+
+    /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
+    /// did. Durable on return.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn invite(&self, node: u32) -> Result<bool> {
+        let directory = self.0.formation.waiting_directory(node, SystemClock.now().boot);
+        let ids = &self.0.envelope.ids;
+        match directory.filter(|directory| ids.get(node) != Some(*directory)) {
+            Some(directory) => ids.remember(vec![(node, directory)], vec![]).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Forgets a node that was not added after all.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn forget(&self, node: u32) -> Result<()> {
+        self.drop_peer(node);
+        self.0.envelope.ids.forget(node).await
     }
 
     /// The address really bound.
@@ -251,8 +373,38 @@ impl Transport {
         lock(&self.0.listener).take();
         lock(&self.0.peers).clear();
         let accepting = lock(&self.0.accepting).take();
-        if let Some(accepting) = accepting {
-            let _ = accepting.await;
+        let forming = lock(&self.0.forming).take();
+        for task in accepting.into_iter().chain(forming) {
+            let _ = task.await;
+        }
+    }
+}
+
+/// How many reasons are not logged again.
+const REASONS: usize = 16;
+
+/// How often a node that belongs to no cluster looks what it waits for, and logs it; the first time after a
+/// little longer, since others may be about to start.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Calls the nodes that a cluster is to be formed with, until it is.
+async fn form(inner: Arc<Inner>) {
+    let (mut stop, mut formed) = (inner.stop.subscribe(), inner.formation.subscribe());
+    if inner.formation.is_formed() {
+        return;
+    }
+    if !inner.formation.joins() {
+        for (node, _) in inner.formation.others() {
+            if let Ok(peer) = inner.peer(node) {
+                peer.keep_session(&inner);
+            }
+        }
+    }
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = formed.wait_for(Option::is_some) => return,
+            () = SystemClock.sleep(LOOK) => inner.formation.log(SystemClock.now().boot),
         }
     }
 }
@@ -275,12 +427,13 @@ impl Inner {
         })
     }
 
-    /// Logs why a message was refused, once for as long as it is the same.
+    /// Logs why a message was refused, unless that was logged lately.
     fn refuse(&self, reason: &str) {
         let mut refused = lock(&self.refused);
-        if *refused != reason {
+        if !refused.iter().any(|logged| logged == reason) {
             tracing::warn!(reason, "a message on the peer port is refused");
-            reason.clone_into(&mut refused);
+            refused.truncate(REASONS - 1);
+            refused.push_front(reason.to_owned());
         }
     }
 }

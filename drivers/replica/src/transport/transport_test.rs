@@ -15,7 +15,7 @@ use super::{
     proto::{Frame, peer_client::PeerClient},
     *,
 };
-use crate::Config;
+use crate::{ClusterId, Config};
 
 /// What never happens is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,9 +86,10 @@ impl Node {
         };
         let mut cluster = options(config).check()?;
         cluster.members = BTreeMap::new();
-        let identity = Identity::fixed(node);
+        let formed = Formed { id: ClusterId(7), is_provisional: false, nodes: BTreeMap::new() };
+        let identity = Identity::fixed(node, node.into(), Some(formed));
         let known = match node {
-            1 => BTreeMap::from([(9, NodeId(99))]),
+            1 => BTreeMap::from([(9, KnownId { id: NodeId(99), is_removed: false })]),
             _ => BTreeMap::new(),
         };
         let own = Sender { node, id: identity.id() };
@@ -203,7 +204,7 @@ async fn strangers_are_refused_with_the_reason() {
     other.knows(2, &two);
     let error = other.call(2, ECHO, PATIENCE).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Config);
-    assert!(error.to_string().contains("the cluster \"other\""), "{error}");
+    assert!(error.to_string().contains("refused; the log"), "{error}");
     let error = other.call(2, ECHO, PATIENCE).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Config);
 
@@ -212,7 +213,7 @@ async fn strangers_are_refused_with_the_reason() {
     let frame =
         Frame { version: 9, cluster: "tsoracle".into(), from: 1, to: 2, ..Frame::default() };
     let status = newer.session(futures::stream::iter([frame])).await.unwrap_err();
-    assert!(status.message().contains("speaks format 9"), "{status}");
+    assert_eq!(status.message(), "refused; the log of this node says why");
 
     let error = one.call(2, ECHO, PATIENCE).await;
     error.unwrap();
