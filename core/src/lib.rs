@@ -28,7 +28,7 @@ pub use driver::{
     Announcer, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect,
     Entry, KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange,
     MemoryStore, Observed, OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot,
-    VERSION, Version,
+    VERSION, Version, new_node,
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase};
 pub use error::{Error, ErrorKind, LeaderHint, Result};

@@ -24,7 +24,7 @@ pub use self::{
     announcer::Announcer,
     config::DriverConfig,
     effect::{Effect, Entry},
-    local::LocalDriver,
+    local::{LocalDriver, new_node},
     membership::{Member, Members, Membership, MembershipChange},
     memory::MemoryStore,
     observed::Observed,

@@ -281,7 +281,7 @@ impl<'a> Service<'a> {
 
     /// Pauses after a commit that was not stored, or is not known to be.
     async fn failed(&mut self, renewal: bool, error: Error) -> Result<(), Ended> {
-        if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
+        if error.is_final() {
             return Err(Ended::Failed(error));
         }
         tracing::warn!(epoch = %self.reign.epoch, error = %format_args!("{error:#}"), "a commit failed");

@@ -238,7 +238,7 @@ impl<'a> Takeover<'a> {
     /// # Errors
     /// The one given, if another attempt is of no use.
     async fn again(&mut self, error: Error) -> Result<(), Ended> {
-        if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
+        if error.is_final() {
             return Err(Ended::Failed(error));
         }
         tracing::warn!(claim = self.claim, error = %format_args!("{error:#}"), "cannot take over yet; trying again");

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tsoracle_core::{Error, ErrorKind};
 use tsoracle_replica::Announcer;
 
-use crate::{commit, members, shared::Shared, types::Vote};
+use crate::{commit, members, removal, shared::Shared, types::Vote};
 
 /// How long to wait before a majority is asked again whether this node leads.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -48,9 +48,10 @@ async fn end(shared: &Shared) -> Option<Error> {
             Some(Some(error)) => Error::clone(error),
             _ => fatal("the store's thread has ended"),
         }),
+        removed = removal::removed(shared) => Some(removed),
         disowned = disowned.wait_for(Option::is_some) => {
             let reason = disowned.ok().and_then(|reason| reason.clone()).unwrap_or_default();
-            Some(Error::new(ErrorKind::Fatal, reason))
+            Some(Error::new(ErrorKind::Excluded, reason))
         }
     }
 }

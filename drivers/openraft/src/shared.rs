@@ -13,7 +13,7 @@ use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Tasks, Waiters, transpor
 
 use crate::{
     elections::Contact,
-    types::{Metrics, Raft},
+    types::{Committed, Metrics, Raft},
 };
 
 /// What the parts of a running node have in common.
@@ -40,6 +40,10 @@ pub(crate) struct Shared {
     pub(crate) transfers: watch::Sender<u64>,
     /// One change of membership at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The members as of what is applied.
+    pub(crate) committed: Arc<watch::Sender<Committed>>,
+    /// Set once this node knows that it was removed.
+    pub(crate) removed: Arc<watch::Sender<bool>>,
 }
 
 impl Shared {

@@ -32,7 +32,7 @@ mod waiters;
 pub use config::{Addresses, Cluster, Config, OPTIONS};
 pub use entry::LogEntry;
 pub use evidence::Evidence;
-pub use identity::Identity;
+pub use identity::{ClusterId, Formed, Identity};
 pub use latch::Latch;
 pub use lifecycle::Lifecycle;
 pub use replica::Replica;

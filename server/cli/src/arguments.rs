@@ -52,7 +52,9 @@ When it serves, one line on standard output says so, with the address really bou
 standard error. SIGTERM and Ctrl-C let calls under way end, release the lease, and exit; a second
 signal exits at once.
 
-Exit codes: 0 stopped, 1 failed, 2 wrong arguments, environment or config file.";
+Exit codes: 0 stopped, 1 failed, 2 wrong arguments, environment or config file, 3 the cluster goes on
+without this node: it was removed or wiped, its directory was copied, or it runs twice. Do not start it
+again before you have looked.";
 
 /// The command line.
 #[derive(Parser, Debug)]

@@ -109,7 +109,7 @@ pub(crate) async fn open(
         config.keys().iter().all(valid)
     });
     registry.open(config, context).await.map_err(|error| match known {
-        true => Failure::failed(error),
+        true => error.into(),
         false => usage_if_config(error),
     })
 }

@@ -22,6 +22,11 @@ impl Failure {
         Self { line: format!("{line:#}"), code: 2 }
     }
 
+    /// The cluster goes on without this node, which an operator has to look at before it is started again.
+    pub fn excluded(line: impl fmt::Display) -> Self {
+        Self { line: format!("{line:#}"), code: 3 }
+    }
+
     /// The same, of one of several things.
     pub fn about(self, what: &str) -> Self {
         Self { line: format!("the {what}: {}", self.line), ..self }
@@ -44,7 +49,10 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::failed(error)
+        match error.kind() {
+            ErrorKind::Excluded => Self::excluded(error),
+            _ => Self::failed(error),
+        }
     }
 }
 

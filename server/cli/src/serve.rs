@@ -3,7 +3,10 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tsoracle_core::{Clock, DriverConfig, LOCK_FILE, OpenContext, Oracle, Phase, SystemClock};
+use tsoracle_core::{
+    Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, Phase, Reads,
+    SystemClock,
+};
 use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
@@ -53,7 +56,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
-    let mut server = Server::builder().driver(driver).options(options).limits(limits);
+    let mut server = Server::builder().driver(driver.clone()).options(options).limits(limits);
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -71,7 +74,16 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
             std::process::exit(1);
         });
     });
-    Ok(stopped.await?)
+    match stopped.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
+    }
+}
+
+/// Why the cluster goes on without this node, if that is why it has ended.
+async fn excluded(driver: &dyn ConsensusDriver) -> Option<Failure> {
+    let error = driver.read(&Reads::default()).await.err()?;
+    (*error.kind() == ErrorKind::Excluded).then(|| error.into())
 }
 
 /// Warns if clients have certificates of the authority that the nodes of a cluster trust each other by.

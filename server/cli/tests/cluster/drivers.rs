@@ -29,10 +29,10 @@ fn replicated(driver: &'static str) -> Processes {
         let (directory, own) = (site.directory(node), node + 1);
         let (directory, peers) = (directory.display(), peers.join(","));
         // Little log is kept, so that a node that is far behind catches up through a snapshot. The
-        // network is one that the test has made.
+        // network is one that the test has made. A loss of power leaves a copy.
         format!(
             "{driver}:{directory}/data?node={own}&peers={peers}&snapshot_every=100&log_keep=20&journal_mb=1\
-             &insecure_peers=true"
+             &insecure_peers=true&moved=true"
         )
     })
     .with_state_file("journal-")
