@@ -1,5 +1,6 @@
 //! Carries out one call: finds the leader, attempts the call at one peer after the other, and judges failures.
 
+mod advice;
 mod attempt;
 mod backoff;
 mod cluster;

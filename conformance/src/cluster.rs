@@ -29,6 +29,14 @@ pub struct Cluster {
     pub wipe: Option<Action<usize>>,
     /// The disks of the nodes.
     pub disk: Option<Disk>,
+    /// Has each sync of a node take so much longer.
+    pub slow_disk: Option<Fault<(usize, Duration)>>,
+    /// Has calls of a node to its files hang, of one kind each.
+    pub hung_files: Vec<HungFiles>,
+    /// Has what a node sends to its peers, and they to it, take so much longer, there and back together.
+    pub slow_link: Option<Fault<(usize, Duration)>>,
+    /// Has all be lost that a node sends to its peers, or all that they send to it.
+    pub one_way: Option<Fault<(usize, Direction)>>,
     /// Has a node that leads transfer leadership to another one, and returns once that leads.
     pub transfer: Option<Action<usize>>,
     /// A client of all nodes, which finds the leader by itself, and asks again until it is answered.
@@ -49,6 +57,15 @@ pub struct Partition {
     pub link: Fault<(usize, usize)>,
 }
 
+/// Which way nothing comes through between a node and its peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// It is not heard.
+    Out,
+    /// It hears nothing.
+    In,
+}
+
 /// How disks of nodes fail.
 #[derive(Debug)]
 pub struct Disk {
@@ -57,6 +74,17 @@ pub struct Disk {
     /// Ends a node whose disk hangs as a power loss would: of what it wrote, only that is left which
     /// was synced. The disk does not hang any more.
     pub lose_power: Action<usize>,
+}
+
+/// Calls to files that can hang.
+#[derive(Debug)]
+pub struct HungFiles {
+    /// What they are.
+    pub word: String,
+    /// Has them hang on a node.
+    pub hang: Fault<usize>,
+    /// Whether the node can commit nothing more then, soon.
+    pub ends_commits: bool,
 }
 
 /// Programs beside the nodes, numbered from 0.
@@ -109,6 +137,10 @@ impl Cluster {
             partition: None,
             wipe: None,
             disk: None,
+            slow_disk: None,
+            hung_files: vec![],
+            slow_link: None,
+            one_way: None,
             transfer: None,
             client: None,
             backing_services: None,

@@ -41,6 +41,8 @@ pub struct Fixture {
     /// Cuts the driver with the given number, counted from 0 since the last crash, off from
     /// everything else; begins once it does not lead any more as far as the others can tell.
     pub cut_off: Option<Fault<usize>>,
+    /// Has what the driver with that number sends arrive and be carried out, and keeps the answers back.
+    pub lose_answers: Option<Fault<usize>>,
     /// Makes the next write to the storage fail, once.
     pub fail_storage: Option<Action>,
     /// Changes some of what is stored while no driver is open, as a bad disk would.
@@ -66,6 +68,7 @@ impl Fixture {
             crash: None,
             lose_power: None,
             cut_off: None,
+            lose_answers: None,
             fail_storage: None,
             damage: None,
             store: None,
@@ -157,6 +160,12 @@ impl Offered for bool {
 impl<T> Offered for Option<T> {
     fn is_offered(&self) -> bool {
         self.is_some()
+    }
+}
+
+impl<T> Offered for Vec<T> {
+    fn is_offered(&self) -> bool {
+        !self.is_empty()
     }
 }
 

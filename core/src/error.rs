@@ -39,6 +39,9 @@ pub enum ErrorKind {
     Corrupt,
     /// A bug, or a failed disk: this process serves no more.
     Fatal,
+    /// The cluster goes on without this node: it was removed or wiped, its directory was copied, or another
+    /// process runs under its identity. This process serves no more. An operator must look.
+    Excluded,
 }
 
 /// Where the leader is, as far as this node knows.
@@ -85,6 +88,11 @@ impl Error {
         &self.kind
     }
 
+    /// Whether the process that met it serves no more.
+    pub fn is_final(&self) -> bool {
+        matches!(self.kind, ErrorKind::Corrupt | ErrorKind::Fatal | ErrorKind::Excluded)
+    }
+
     /// Whether the same request may succeed later, without anyone mending anything.
     ///
     /// `Uncertain` is retryable only by a request that carries an id.
@@ -98,7 +106,8 @@ impl Error {
             | ErrorKind::Invalid
             | ErrorKind::Config
             | ErrorKind::Corrupt
-            | ErrorKind::Fatal => false,
+            | ErrorKind::Fatal
+            | ErrorKind::Excluded => false,
         }
     }
 }

@@ -25,9 +25,10 @@ pub use admin::{adopt, initialize, wait_until_leader};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
-    CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect, Entry,
-    KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange, MemoryStore,
-    OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot, VERSION, Version,
+    Announcer, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect,
+    Entry, KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange,
+    MemoryStore, Observed, OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot,
+    VERSION, Version, new_node,
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
@@ -36,5 +37,5 @@ pub use options::OracleOptions;
 pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
 pub use state::Reject;
-pub use storage::{Directory, Seal, lock_file, sync_directory};
+pub use storage::{Directory, LOCK_FILE, Seal, lock_file, sync_directory};
 pub use tsoracle_types::*;

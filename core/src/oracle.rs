@@ -154,6 +154,14 @@ impl Oracle {
         }
     }
 
+    /// Whether this node serves. The lease of one that no caller has asked for anything lately is renewed for
+    /// that, for which this waits up to [`hold`](OracleOptions::hold).
+    pub async fn serves(&self) -> bool {
+        let is_serving = || matches!(*self.shared.phase.borrow(), Phase::Serving { .. });
+        let holds = || self.reign()?.check(self.shared.clock.now().boot);
+        is_serving() && self.wait(holds).await.is_ok()
+    }
+
     /// What this oracle is doing, to be watched. Values may repeat.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.shared.phase.subscribe()
@@ -256,7 +264,10 @@ fn terminal_error(phase: &Phase) -> Option<Error> {
         }
         Phase::Stopping => Some(not_leading("this node is stopping")),
         Phase::Failed(reason) => Some(Error::new(ErrorKind::Fatal, reason.to_string())),
-        Phase::Electing | Phase::TakingOver { .. } | Phase::Serving { .. } => None,
+        Phase::Electing
+        | Phase::TakingOver { .. }
+        | Phase::Serving { .. }
+        | Phase::Lapsed { .. } => None,
     }
 }
 
@@ -271,7 +282,9 @@ fn timeout_error(denied: Denied, phase: &Phase) -> Error {
             not_leading(&format!("this node cannot take over: {trouble}"))
         }
         (_, Phase::TakingOver { .. }) => not_leading("this node is taking over"),
-        (_, Phase::Serving { .. }) => not_leading("the lease has run out and cannot be renewed"),
+        (_, Phase::Serving { .. } | Phase::Lapsed { .. }) => {
+            not_leading("the lease has run out and cannot be renewed")
+        }
         _ => not_leading("no leader is known"),
     }
 }

@@ -10,7 +10,6 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tonic_health::ServingStatus;
 use tsoracle_core::{Error, ErrorKind, Oracle, Phase, Result};
 
 use crate::{Server, connection::Connection, health::Health};
@@ -83,7 +82,7 @@ impl BoundServer {
             () = accept(&listener, &server, &mut connections) => None,
         };
         drop(following);
-        health.set(ServingStatus::NotServing).await;
+        health.stop().await;
         drop(listener);
         server.stopping.send_replace(true);
         let drain_time = match &failed {

@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::time::Sleep;
-use tonic::{Status, body::Body, server::NamedService};
+use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 use tsoracle_proto::metadata;
 
@@ -122,7 +122,7 @@ where
                 None => return Poll::Pending,
             },
             Stage::UnderWay { call, limit, timer } => match Pin::new(call).poll(context) {
-                Poll::Ready(Ok(response)) => response,
+                Poll::Ready(Ok(response)) => decided(response),
                 Poll::Ready(Err(never)) => match never {},
                 Poll::Pending => {
                     let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(*limit)));
@@ -138,6 +138,17 @@ where
             response.headers_mut().insert(SESSIONS, HeaderValue::from_static("1"));
         }
         Poll::Ready(Ok(response))
+    }
+}
+
+/// The answer, or what it should have been for a request that could not be decoded.
+fn decided(response: Response<Body>) -> Response<Body> {
+    if !response.headers().contains_key(Status::GRPC_STATUS) {
+        return response;
+    }
+    match Status::from_header_map(response.headers()) {
+        Some(failed) if failed.code() == Code::Internal => status::undecodable(failed).into_http(),
+        _ => response,
     }
 }
 

@@ -1,8 +1,15 @@
+//! Health, by the standard protocol: what the node is for, as it is at the moment.
+
+use std::time::Duration;
+
 use tokio::task::JoinHandle;
-use tonic::server::NamedService;
-use tonic_health::pb::health_server::HealthServer;
+use tonic::{Request, Response, Status, server::NamedService};
 use tonic_health::{
     ServingStatus,
+    pb::{
+        HealthCheckRequest, HealthCheckResponse, health_check_response,
+        health_server::{Health as Protocol, HealthServer},
+    },
     server::{HealthReporter, HealthService},
 };
 use tsoracle_core::{Oracle, Phase};
@@ -12,14 +19,42 @@ use tsoracle_proto::v1::{
 
 use crate::service::{Sequences, Tso};
 
-/// Asking for any other service is answered with NOT_FOUND.
-const SERVICES: [&str; 3] = [
-    "",
+/// The node takes part: it serves, or follows a leader that it knows. What a rolling restart waits for.
+const READY: [&str; 2] = ["", "tsoracle.v1.Ready"];
+
+/// The node serves, under a lease that holds. What load balancers follow.
+const LEADER: [&str; 3] = [
+    "tsoracle.v1.Leader",
     <TsoServiceServer<Tso> as NamedService>::NAME,
     <SequenceServiceServer<Sequences> as NamedService>::NAME,
 ];
 
-/// Says `SERVING` as long as the oracle does, which of a cluster is the leader alone.
+/// The process is sound. What it is restarted for if it is not.
+const LIVE: [&str; 1] = ["tsoracle.v1.Live"];
+
+/// How long a check waits until the lease of an idle leader is renewed, or cannot be.
+const RENEWED: Duration = Duration::from_millis(500);
+
+/// What the names above say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct State {
+    ready: bool,
+    leads: bool,
+    lives: bool,
+}
+
+impl State {
+    fn of(phase: &Phase) -> Self {
+        let leads = matches!(phase, Phase::Serving { .. });
+        Self {
+            leads,
+            ready: leads || matches!(phase, Phase::Following(Some(_))),
+            lives: !matches!(phase, Phase::Failed(_)),
+        }
+    }
+}
+
+/// Says how the oracle is doing. Asking for any other name is answered with NOT_FOUND.
 #[derive(Clone, Debug)]
 pub(crate) struct Health(HealthReporter);
 
@@ -27,17 +62,30 @@ impl Health {
     /// Not serving, until [`follow`](Self::follow) knows better.
     pub(crate) async fn new() -> Self {
         let health = Self(HealthReporter::new());
-        health.set(ServingStatus::NotServing).await;
+        health.set(State { ready: false, leads: false, lives: true }).await;
         health
     }
 
-    pub(crate) fn service(&self) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService::from_health_reporter(self.0.clone()))
+    pub(crate) fn service(&self, oracle: &Oracle) -> HealthServer<impl Protocol> {
+        let health = HealthService::from_health_reporter(self.0.clone());
+        HealthServer::new(Checks { health, oracle: oracle.clone() })
     }
 
-    pub(crate) async fn set(&self, status: ServingStatus) {
-        for service in SERVICES {
-            self.0.set_service_status(service, status).await;
+    /// The node stops: it is to be asked for nothing more.
+    pub(crate) async fn stop(&self) {
+        self.set(State { ready: false, leads: false, lives: true }).await;
+    }
+
+    async fn set(&self, state: State) {
+        let all = [(&READY[..], state.ready), (&LEADER, state.leads), (&LIVE, state.lives)];
+        for (services, serves) in all {
+            let status = match serves {
+                true => ServingStatus::Serving,
+                false => ServingStatus::NotServing,
+            };
+            for service in services {
+                self.0.set_service_status(*service, status).await;
+            }
         }
     }
 
@@ -47,19 +95,55 @@ impl Health {
         tokio::spawn(async move {
             let mut last = None;
             loop {
-                let serving = matches!(*phase.borrow_and_update(), Phase::Serving { .. });
+                let state = State::of(&phase.borrow_and_update());
                 // The oracle also sends to those who wait, without a change of phase.
-                if last.replace(serving) != Some(serving) {
-                    let status = match serving {
-                        true => ServingStatus::Serving,
-                        false => ServingStatus::NotServing,
-                    };
-                    health.set(status).await;
+                if last.replace(state) != Some(state) {
+                    health.set(state).await;
                 }
                 if phase.changed().await.is_err() {
-                    return health.set(ServingStatus::NotServing).await;
+                    return health.stop().await;
                 }
             }
         })
+    }
+}
+
+/// Answers checks.
+struct Checks {
+    health: HealthService,
+    oracle: Oracle,
+}
+
+#[tonic::async_trait]
+impl Protocol for Checks {
+    /// The lease of a leader that no caller asks for anything runs out, and nothing tells it that another node
+    /// leads. So who asks whether it leads has it find out.
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let asked = request.get_ref().service.as_str();
+        let is_lapsed = || {
+            let status = self.oracle.status();
+            status.epoch.is_none() && matches!(status.phase, Phase::Serving { .. })
+        };
+        if LEADER.contains(&asked) && is_lapsed() {
+            let serves = self.oracle.with_hold(RENEWED).serves().await;
+            if !serves {
+                return Ok(Response::new(HealthCheckResponse {
+                    status: health_check_response::ServingStatus::NotServing as i32,
+                }));
+            }
+        }
+        self.health.check(request).await
+    }
+
+    type WatchStream = <HealthService as Protocol>::WatchStream;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.health.watch(request).await
     }
 }

@@ -187,7 +187,11 @@ impl Server {
             .map_err(|source| {
                 Error::new(ErrorKind::Fatal, "reflection cannot be set up").with_source(source)
             })?;
-        Ok(self.routes().add_service(health.service()).add_service(reflection).prepare())
+        Ok(self
+            .routes()
+            .add_service(health.service(&self.oracle))
+            .add_service(reflection)
+            .prepare())
     }
 }
 

@@ -114,6 +114,17 @@ pub(crate) fn bad_timeout() -> Status {
     Status::invalid_argument("grpc-timeout is not 1 to 8 digits and a unit of H, M, S, m, u or n")
 }
 
+/// What a request that cannot be decoded is answered. To the transport it is a bug of the server's.
+pub(crate) fn undecodable(status: Status) -> Status {
+    match status.code() == Code::Internal && status.message().starts_with(UNDECODABLE) {
+        true => Status::invalid_argument(status.message()),
+        false => status,
+    }
+}
+
+/// How the transport's words for that begin.
+const UNDECODABLE: &str = "failed to decode Protobuf message";
+
 /// A key that has no value to read.
 pub(crate) fn never_used(key: &str) -> Status {
     Status::not_found(format!("sequence {key:?} has never been used"))

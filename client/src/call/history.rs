@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::advice::with_advice;
 use crate::error::{Error, ErrorKind};
 use crate::peers::Address;
 
@@ -19,6 +20,8 @@ pub(super) struct History<'a> {
     /// Some attempt did not end by a timeout.
     definite: bool,
     uncertain: bool,
+    /// Those that do not know the method.
+    without_method: Vec<Address>,
 }
 
 impl<'a> History<'a> {
@@ -31,6 +34,7 @@ impl<'a> History<'a> {
             last: None,
             definite: false,
             uncertain: false,
+            without_method: Vec::new(),
         }
     }
 
@@ -48,6 +52,18 @@ impl<'a> History<'a> {
         } else if self.causes.len() < MAX_CAUSES {
             self.causes.push((address.clone(), cause));
         }
+    }
+
+    /// `address` does not know the method.
+    pub(super) fn lacks_method(&mut self, address: &Address) {
+        self.without_method.push(address.clone());
+    }
+
+    /// Whether a method that `address` does not know is to be found nowhere: on none of the `endpoints`, or the node
+    /// was named by one of them.
+    pub(super) fn is_everywhere(&self, address: &Address, endpoints: &[Address]) -> bool {
+        !endpoints.contains(address)
+            || endpoints.iter().all(|endpoint| self.without_method.contains(endpoint))
     }
 
     /// From now on an attempt may have been carried out.
@@ -78,7 +94,7 @@ impl<'a> History<'a> {
         let (kind, timeout) = (self.kind(), self.timeout);
         if let [(address, cause)] = self.causes.as_slice() {
             let context = format!("cannot reach {address} within {timeout:?}");
-            return Error::new(kind, context).with_source(in_plain_words(cause));
+            return Error::new(kind, context).with_source(with_advice(&in_plain_words(cause)));
         }
         let context = format!("cannot reach any server within {timeout:?}");
         Error::new(kind, context).with_source(self.each_cause(in_plain_words))
@@ -94,7 +110,8 @@ impl<'a> History<'a> {
         let subject = (self.subject)();
         match &self.last {
             Some((address, cause)) => {
-                Error::new(kind, format!("{subject} failed at {address}")).with_source(&**cause)
+                let context = format!("{subject} failed at {address}");
+                Error::new(kind, context).with_source(with_advice(cause))
             }
             None => Error::new(kind, format!("{subject} failed")),
         }
@@ -114,8 +131,10 @@ impl<'a> History<'a> {
 
     /// The last cause of each address.
     fn each_cause(&self, words: fn(&str) -> String) -> String {
-        let each =
-            self.causes.iter().map(|(address, cause)| format!("{address}: {}", words(cause)));
+        let each = self
+            .causes
+            .iter()
+            .map(|(address, cause)| format!("{address}: {}", with_advice(&words(cause))));
         each.collect::<Vec<_>>().join("; ")
     }
 }

@@ -20,6 +20,9 @@ use crate::peers::Address;
 use crate::rpc::{Idempotency, Rpc};
 use crate::stream::Peer;
 
+/// The nodes that have said, during a call, that they do not lead.
+type Followers = Vec<Arc<Peer>>;
+
 impl Cluster {
     /// Makes a call: asks one address after the other until one serves, one refuses for good, or
     /// the deadline has passed, which covers connecting and every pause.
@@ -40,8 +43,10 @@ impl Cluster {
         let mut history = History::new(&subject, limit.timeout);
         let mut route = Route::new(&self.endpoints, &self.leader);
         let mut backoff = Backoff::new();
+        let mut followers = Followers::default();
         if let Some((peer, failure)) = first {
             route.was_asked(peer.address());
+            self.note_follower(&mut followers, &peer, &failure);
             if let Some(hint) = self.learn(rpc, &peer, failure, &mut history)? {
                 route.hint(hint);
             }
@@ -70,11 +75,24 @@ impl Cluster {
             match self.attempt(rpc, &peer, until, resend).await {
                 Ok(output) => return Ok(output),
                 Err(failure) => {
+                    self.note_follower(&mut followers, &peer, &failure);
                     if let Some(hint) = self.learn(rpc, &peer, failure, &mut history)? {
                         route.hint(hint);
                     }
                 }
             }
+        }
+    }
+
+    /// A node that says twice that it does not lead is dialled anew: its endpoint may be a balancer's, behind
+    /// which another one leads by now.
+    fn note_follower(&self, followers: &mut Followers, peer: &Arc<Peer>, failure: &Failure) {
+        if !matches!(failure.verdict, Verdict::NotLeader(_)) {
+            return;
+        }
+        match followers.iter().any(|follower| Arc::ptr_eq(follower, peer)) {
+            true => self.pool.evict(peer),
+            false => followers.push(peer.clone()),
         }
     }
 
@@ -118,6 +136,9 @@ impl Cluster {
     ) -> Result<Option<Address>> {
         let Failure { verdict, cause, timed_out } = failure;
         history.failed(peer.address(), cause, timed_out);
+        if verdict == Verdict::Refused(ErrorKind::Unimplemented) {
+            history.lacks_method(peer.address());
+        }
         if !matches!(verdict, Verdict::Refused(_)) {
             self.leader.failed(peer.address());
             self.unset_serving(peer);
@@ -156,6 +177,13 @@ impl Cluster {
             }
             // The outcome of an earlier attempt is unknown, and a server at its limit may answer later.
             (Verdict::Refused(ErrorKind::Exhausted), _) if history.is_uncertain() => Ok(None),
+            // What lacks a method may be no server of ours at all: another endpoint may have it.
+            (Verdict::Refused(ErrorKind::Unimplemented), _)
+                if !history.is_uncertain()
+                    && !history.is_everywhere(peer.address(), self.endpoints.addresses()) =>
+            {
+                Ok(None)
+            }
             (Verdict::Refused(_), _) if history.is_uncertain() => {
                 Err(history.uncertain_because("a later attempt was refused"))
             }

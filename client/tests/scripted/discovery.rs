@@ -11,7 +11,7 @@ use tsoracle_types::on_one_line;
 
 use crate::node::Node;
 use crate::step::{Step, not_leader, not_leader_nor_who_is, uncommitted};
-use crate::{black_hole, builder, client, closed_address};
+use crate::{Balancer, black_hole, builder, client, closed_address};
 
 #[tokio::test]
 async fn a_hint_is_followed_and_the_leader_remembered() {
@@ -76,6 +76,45 @@ async fn nodes_that_point_at_each_other_do_not_hide_a_third() {
     let client = client([first.address(), second.address(), third.address()]);
     client.get_ts().await.unwrap();
     assert_eq!(third.seen().timestamps, 1);
+}
+
+/// As behind a balancer that follows health: old connections stay where they are.
+#[tokio::test]
+async fn an_endpoint_is_a_name_and_not_a_node() {
+    let leader = Node::builder().epoch(6).start().await;
+    let follower = Node::builder().epoch(5).start().await;
+    let balancer = Balancer::to(follower.address).await;
+    let client = client([balancer.address.to_string()]);
+    client.get_ts().await.unwrap();
+    client.get_seq("orders", 1).await.unwrap();
+    // It leads no more. Whom it names, this client cannot reach.
+    let unusable = not_leader(&closed_address().await, 6);
+    follower.script(vec![unusable; 100]);
+    balancer.point_to(leader.address);
+    client.get_ts().await.unwrap();
+    client.get_seq("orders", 1).await.unwrap();
+    assert!(follower.seen().timestamps < 10, "{:?}", follower.seen());
+    // And the other way round, where nobody is named.
+    leader.script(vec![not_leader_nor_who_is(); 100]);
+    let next = Node::builder().epoch(7).start().await;
+    balancer.point_to(next.address);
+    client.get_seq("orders", 1).await.unwrap();
+    client.get_ts().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endpoint_without_the_method_is_passed_over() {
+    let node = Node::serving().await;
+    let stranger = Step::Fail(Status::unimplemented("no such method"));
+    let other = Node::builder().otherwise(stranger.clone()).start().await;
+    let client = client([other.address(), node.address()]);
+    client.get_ts().await.unwrap();
+    assert_eq!(client.get_seq("orders", 4).await.unwrap().range(), 0..4);
+    // Unless no endpoint has it.
+    node.script([stranger]);
+    let alone = crate::client([other.address()]);
+    let error = alone.get_ts().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ mod tls;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tsoracle_client::{Client, ClientBuilder};
 
 /// A client of these endpoints that soon tries the next one.
@@ -47,4 +49,32 @@ async fn black_hole() -> SocketAddr {
         }
     });
     address
+}
+
+/// Passes each new connection on to where it points then.
+struct Balancer {
+    address: SocketAddr,
+    target: watch::Sender<SocketAddr>,
+}
+
+impl Balancer {
+    async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (target, pointed) = watch::channel(target);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let target = *pointed.borrow();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(target).await?;
+                    copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        Self { address, target }
+    }
+
+    fn point_to(&self, target: SocketAddr) {
+        self.target.send_replace(target);
+    }
 }

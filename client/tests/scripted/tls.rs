@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
@@ -47,6 +47,52 @@ impl Authority {
 fn client(endpoint: String, tls: TlsOptions) -> Client {
     let builder = Client::builder().endpoints([endpoint]).tls(tls);
     builder.attempt_timeout(Duration::from_millis(500)).build().unwrap()
+}
+
+/// What a person reads of a call at this endpoint.
+async fn told(endpoint: String, tls: Option<TlsOptions>) -> String {
+    let builder =
+        Client::builder().endpoints([endpoint]).attempt_timeout(Duration::from_millis(500));
+    let builder = tls.into_iter().fold(builder, |builder, tls| builder.tls(tls));
+    let client = builder.build().unwrap().with_timeout(Duration::from_secs(1));
+    on_one_line(&client.get_ts().await.unwrap_err())
+}
+
+/// An HTTP server, of HTTP/1.1 as most are.
+async fn web_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let page =
+                "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nContent-Type: text/html\r\n\r\n<html>";
+            let _ = stream.write_all(page.as_bytes()).await;
+            let _ = stream.read(&mut [0; 1_024]).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn misunderstandings_are_explained() {
+    let authority = Authority::new();
+    let encrypted = Node::builder().tls(authority.server("127.0.0.1")).start().await;
+    let wants =
+        authority.server("127.0.0.1").client_ca_root(Certificate::from_pem(authority.pem()));
+    let mutual = Node::builder().tls(wants).start().await;
+    let plain = Node::serving().await;
+    let trusting = || Some(TlsOptions::new(authority.pem()));
+
+    let line = told(encrypted.address(), None).await;
+    assert!(line.contains("does it expect TLS"), "{line}");
+    let line = told(plain.address(), trusting()).await;
+    assert!(line.contains("does not speak TLS"), "{line}");
+    let line = told(encrypted.address(), Some(TlsOptions::new(Authority::new().pem()))).await;
+    assert!(line.contains("not from an authority that this client trusts"), "{line}");
+    let line = told(mutual.address(), trusting()).await;
+    assert!(line.contains("ask") && line.contains("certificate"), "{line}");
+    let line = told(web_server().await, None).await;
+    assert!(line.contains("another program"), "{line}");
 }
 
 #[tokio::test]

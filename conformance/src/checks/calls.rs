@@ -20,6 +20,9 @@ checks!("calls":
 /// How long a call that may wait for ever is given.
 pub(super) const MOMENT: Duration = Duration::from_millis(100);
 
+/// How long to wait for what must come.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A call that is begun, and dropped before it is answered.
 pub(super) const AT_ONCE: Duration = Duration::ZERO;
 

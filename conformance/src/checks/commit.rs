@@ -4,10 +4,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::join_all;
 use tokio::time::timeout;
-use tsoracle_core::{Effect, Version};
+use tsoracle_core::{Clock, Effect, Reads, SystemClock, Version};
 
 use super::{MakeFixture, calls};
-use crate::model::{Answer, Commit, Walk, send};
+use crate::{
+    fixture::the,
+    model::{Answer, Commit, Walk, send},
+};
 
 checks!("commit":
     a_commit_on_the_states_version_makes_all_of_its_writes,
@@ -18,6 +21,7 @@ checks!("commit":
     a_commit_that_conflicts_is_never_stored,
     at_most_one_commit_ever_follows_a_base,
     two_nodes_that_believe_to_lead_cannot_both_commit_on_one_base [contends],
+    a_commit_whose_answer_is_lost_is_not_said_to_be_refused [contends, lose_answers],
     what_was_stored_is_there_after_a_reopen [reopens],
     what_was_stored_after_a_reopen_is_there_after_the_next [reopens],
     what_was_stored_is_there_after_a_crash [crash],
@@ -55,7 +59,9 @@ async fn a_commit_on_the_states_version_makes_all_of_its_writes(make: MakeFixtur
 
 /// Sends a commit that must not be stored, and looks that it was not.
 async fn is_not_stored(walk: &mut Walk, base: Version, what: &str) -> Result<()> {
-    let commit = walk.prepare_on(base, &alike("wrong"));
+    let mut effect = puts(&["ab", "b"], "wrong");
+    effect.delete("a");
+    let commit = walk.prepare_on(base, &effect);
     let leader = walk.leader().await?;
     match send(&*walk.nodes[leader].driver, &commit).await? {
         Answer::Stored => bail!("a commit on {what} is stored"),
@@ -166,11 +172,15 @@ async fn a_commit_that_conflicts_is_never_stored(make: MakeFixture) -> Result<()
     walk.compare().await
 }
 
-/// Sends commits on the state's version at once, each by one of `nodes` in turn.
-async fn race(walk: &mut Walk, nodes: &[usize], count: usize) -> Result<()> {
-    let commits: Vec<_> = (0..count)
-        .map(|rival| (nodes[rival % nodes.len()], walk.prepare(&alike(&format!("rival {rival}")))))
-        .collect();
+/// Sends six commits on the state's version at once, each by one of `nodes` in turn, with so many `writes`
+/// besides the usual ones.
+async fn race(walk: &mut Walk, nodes: &[usize], writes: usize) -> Result<()> {
+    let mut commits = vec![];
+    for rival in 0..6 {
+        let mut effect = alike(&format!("rival {rival}"));
+        (0..writes).for_each(|key| effect.put(format!("c{key}"), rival.to_string()));
+        commits.push((nodes[rival % nodes.len()], walk.prepare(&effect)));
+    }
     let sending = commits.iter().map(|(node, commit)| send(&*walk.nodes[*node].driver, commit));
     let answers = join_all(sending).await;
     walk.judge_rivals(commits.into_iter().map(|(_, commit)| commit).collect(), answers).await?;
@@ -181,7 +191,7 @@ async fn at_most_one_commit_ever_follows_a_base(make: MakeFixture) -> Result<()>
     let mut walk = Walk::open(make(), 7).await?;
     for _ in 0..10 {
         let leader = walk.leader().await?;
-        race(&mut walk, &[leader], 6).await?;
+        race(&mut walk, &[leader], 0).await?;
     }
     Ok(())
 }
@@ -191,10 +201,35 @@ async fn two_nodes_that_believe_to_lead_cannot_both_commit_on_one_base(
 ) -> Result<()> {
     let mut walk = Walk::open(make(), 8).await?;
     walk.join().await?;
-    for _ in 0..10 {
-        race(&mut walk, &[0, 1], 6).await?;
+    for round in 0..10 {
+        // Those that take longer are under way at once.
+        race(&mut walk, &[0, 1], round * 50).await?;
     }
     Ok(())
+}
+
+async fn a_commit_whose_answer_is_lost_is_not_said_to_be_refused(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 19).await?;
+    walk.commit(&alike("before")).await?;
+    walk.join().await?;
+    let commit = walk.prepare(&alike("after"));
+    let (driver, sent, index) = (walk.nodes[0].driver.clone(), commit.clone(), walk.nodes[0].index);
+    the(&walk.fixture.lose_answers)?.begin.run(index).await?;
+    let sending = tokio::spawn(async move { send(&*driver, &sent).await });
+    walk.doubt(commit.clone());
+    let until = SystemClock.now().boot + calls::PATIENCE;
+    while !walk.model.knows(commit.next) {
+        ensure!(SystemClock.now().boot < until, "the commit does not get through");
+        walk.read(1, &Reads::default()).await?;
+    }
+    let answer = sending.await??;
+    the(&walk.fixture.lose_answers)?.end.run(index).await?;
+    let is_right = matches!(answer, Answer::Stored | Answer::Uncertain);
+    ensure!(
+        is_right,
+        "another node reads what the commit has stored, which is answered {answer:?}"
+    );
+    walk.compare().await
 }
 
 async fn what_was_stored_is_there_after_a_reopen(make: MakeFixture) -> Result<()> {

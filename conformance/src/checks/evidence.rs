@@ -11,6 +11,7 @@ checks!("seen":
     evidence_is_of_no_moment_before_the_commit_was_sent,
     what_was_never_made_is_never_seen,
     a_commit_that_conflicted_is_never_seen,
+    a_commit_of_another_era_is_no_evidence,
     what_may_still_be_overwritten_is_not_seen [contends, cut_off],
 );
 
@@ -58,6 +59,22 @@ async fn a_commit_that_conflicted_is_never_seen(make: MakeFixture) -> Result<()>
         walk.judge_rivals(commits, answers).await?;
     }
     Ok(())
+}
+
+async fn a_commit_of_another_era_is_no_evidence(make: MakeFixture) -> Result<()> {
+    let mut walk = Walk::open(make(), 5).await?;
+    let last = walk.commit(&alike("before")).await?.next;
+    walk.raise_the_era(&alike("raised")).await?;
+    let now = walk.commit(&alike("after")).await?.next;
+    for number in [last.number + 1, now.number] {
+        let never = Version { number, name: 1, ..last };
+        let seen = walk.nodes[0].driver.seen(&never);
+        ensure!(
+            seen.is_none(),
+            "{last:?} is the last of its era, and {never:?} was seen: {seen:?}"
+        );
+    }
+    walk.check_evidence()
 }
 
 async fn what_may_still_be_overwritten_is_not_seen(make: MakeFixture) -> Result<()> {

@@ -1,11 +1,18 @@
-use std::{env, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::PathBuf,
+    process::{Child, Command},
+    sync::Arc,
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tsoracle_client::Client;
 use tsoracle_core::Result;
 
 use super::{
-    BackingService, ConfigOf, Processes, Services, Site,
+    BackingService, ConfigOf, HungFiles, Processes, Services, Site,
     disk::{self, Disk},
     failed,
     network::Network,
@@ -30,9 +37,25 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a cluster on loopback is tried, whose ports were free when they were looked for.
 const ATTEMPTS: usize = 3;
 
+/// The program that a slow link leads through. It needs the rights that the sandbox gives.
+const SLOW_LINK: &str = include_str!("slow_link.c");
+
+/// It ends when this is dropped.
+struct Carrier(Child);
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Processes, and the network between them. Fields are dropped in this order.
 struct Running {
     nodes: Vec<Option<Process>>,
+    /// What makes links slow, by node.
+    carriers: BTreeMap<usize, Carrier>,
     backing_services: Vec<Option<Process>>,
     network: Network,
     services: Vec<Arc<dyn Service>>,
@@ -56,6 +79,7 @@ impl Running {
         let disks = Disk::all(&site, of.state_file.as_deref())?;
         let mut cluster = Self {
             nodes: (0..count).map(|_| None).collect(),
+            carriers: BTreeMap::new(),
             backing_services: (0..beside.0).map(|_| None).collect(),
             network,
             services,
@@ -81,6 +105,8 @@ impl Running {
         let first = program.next().unwrap_or_default();
         let mut command = self.network.within(node, first.as_ref());
         command.args(program);
+        // Of the one that is loaded before the node itself, only the files of the node are concerned.
+        command.envs(self.disks[node].environment());
         let service = self.site.service(node).to_string();
         command.args(["serve", &(self.config)(&self.site, node), "--listen", &service]);
         if let Some(filter) = env::var_os(LOG) {
@@ -97,6 +123,20 @@ impl Running {
 
     fn disk(&self, node: usize) -> &Disk {
         &self.disks[node]
+    }
+
+    fn slow_link(&mut self, node: usize, by: Duration) -> Result<()> {
+        let program = self.site.root().join("slow-link");
+        if !program.exists() {
+            disk::compile(self.site.root(), "slow-link", SLOW_LINK, &[])?;
+        }
+        self.carriers.insert(node, Carrier(self.network.slow_down(node, by, &program)?));
+        Ok(())
+    }
+
+    fn fast_link(&mut self, node: usize) -> Result<()> {
+        self.carriers.remove(&node);
+        self.network.speed_up(node)
     }
 
     fn running(&self, node: usize) -> Result<&Process> {
@@ -224,6 +264,20 @@ impl Launched {
     }
 }
 
+/// Has calls of one kind hang.
+fn hung(cluster: &Shared<Launched>, kind: &HungFiles) -> tsoracle_conformance::HungFiles {
+    let begun = kind.clone();
+    let begin = cluster.action(move |launched, node: usize| {
+        let HungFiles { operations, name, .. } = begun.clone();
+        Box::pin(async move { launched.running()?.disk(node).hang_in(operations, name) })
+    });
+    let end = cluster.action(|launched, node: usize| {
+        Box::pin(async move { launched.running()?.disk(node).be_sound() })
+    });
+    let HungFiles { word, ends_commits, .. } = *kind;
+    tsoracle_conformance::HungFiles { word: word.into(), hang: Fault { begin, end }, ends_commits }
+}
+
 /// A cluster of processes, with the faults that this system lets be made.
 pub(super) fn cluster(of: &Processes) -> Cluster {
     let cluster = Shared::new(Launched { of: of.clone(), running: None });
@@ -239,6 +293,7 @@ pub(super) fn cluster(of: &Processes) -> Cluster {
         };
     }
     let has_partitions = sandbox::lacking().is_none();
+    let has_slow_links = has_partitions && disk::has_compiler();
     let has_disks = of.state_file.is_some() && disk::lacking().is_none();
     let backing_services = of.backing_services.as_ref().filter(|all| all.count >= 3);
     Cluster {
@@ -263,6 +318,22 @@ pub(super) fn cluster(of: &Processes) -> Cluster {
                 end: does!(|running, node| running.disk(node).mend()),
             },
             lose_power: does!(|running, node| running.lose_power(node).await),
+        }),
+        slow_disk: has_disks.then(|| Fault {
+            begin: does!(|running, (node, by)| running.disk(node).slow_down(by)),
+            end: does!(|running, (node, _)| running.disk(node).be_sound()),
+        }),
+        hung_files: match has_disks {
+            true => of.hung_files.iter().map(|kind| hung(&cluster, kind)).collect(),
+            false => vec![],
+        },
+        slow_link: has_slow_links.then(|| Fault {
+            begin: does!(|running, (node, by)| running.slow_link(node, by)),
+            end: does!(|running, (node, _)| running.fast_link(node)),
+        }),
+        one_way: has_partitions.then(|| Fault {
+            begin: does!(|running, (node, way)| running.network.cut_one_way(node, way)),
+            end: does!(|running, (node, way)| running.network.heal_one_way(node, way)),
         }),
         transfer: of
             .has_members

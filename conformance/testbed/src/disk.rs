@@ -1,4 +1,4 @@
-//! The disk of a node, which can be made to hang, and to lose what was not synced.
+//! The disk of a node, which can be made to hang, to be slow, and to lose what was not synced.
 
 use std::{
     ffi::OsString,
@@ -20,7 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The program that a node is run by, so that its syncs can be held. It needs Linux, and no rights.
-const SOURCE: &str = include_str!("hold_sync.c");
+const HOLDER: &str = include_str!("hold_sync.c");
+
+/// The library that is loaded into a node, so that its calls to files can be slow or hang.
+const FAULTY: &str = include_str!("faulty_disk.c");
 
 pub(super) struct Disk {
     /// The directory through which the program gets its instructions, and reports.
@@ -28,19 +31,24 @@ pub(super) struct Disk {
     directory: PathBuf,
     /// The program, and the file whose syncs count; none where disks cannot hang.
     held: Option<(PathBuf, String)>,
+    faulty: Option<PathBuf>,
 }
 
 impl Disk {
     /// The disks of the nodes of `site`, which sync `state_file`.
     pub(super) fn all(site: &Site, state_file: Option<&str>) -> Result<Vec<Self>> {
-        let held = match state_file {
-            Some(file) if lacking().is_none() => Some((build(site.root())?, file.into())),
-            _ => None,
-        };
+        let state_file = state_file.filter(|_| lacking().is_none());
+        let (mut held, mut faulty) = (None, None);
+        if let Some(file) = state_file {
+            held = Some((compile(site.root(), "hold-sync", HOLDER, &[])?, file.into()));
+            let options = ["-shared", "-fPIC", "-ldl"];
+            faulty = Some(compile(site.root(), "faulty-disk.so", FAULTY, &options)?);
+        }
         let disk = |node| {
             let control = site.root().join(format!("disk-{node}"));
             fs::create_dir(&control)?;
-            Ok(Self { control, directory: site.directory(node), held: held.clone() })
+            let (held, faulty) = (held.clone(), faulty.clone());
+            Ok(Self { control, directory: site.directory(node), held, faulty })
         };
         (0..site.nodes()).map(disk).collect()
     }
@@ -51,6 +59,37 @@ impl Disk {
         let Some((holder, file)) = &self.held else { return vec![binary] };
         let (control, directory) = (self.control.clone(), self.directory.clone());
         vec![holder.into(), control.into(), directory.into(), file.into(), binary]
+    }
+
+    /// What a node's environment has to have, so that its disk can be faulty.
+    pub(super) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let Some(library) = &self.faulty else { return vec![] };
+        vec![
+            ("LD_PRELOAD", library.clone()),
+            ("FAULTY_DISK", self.at("faults")),
+            ("FAULTY_DIRECTORY", self.directory.clone()),
+        ]
+    }
+
+    /// Has each sync take so much longer.
+    pub(super) fn slow_down(&self, by: Duration) -> Result<()> {
+        self.set_faults(&format!("s {} *", by.as_millis()))
+    }
+
+    /// Has calls hang, as in `faulty_disk.c`.
+    pub(super) fn hang_in(&self, operations: &str, name: &str) -> Result<()> {
+        self.set_faults(&format!("{operations} hang {name}"))
+    }
+
+    /// Ends [`slow_down`](Self::slow_down) and [`hang_in`](Self::hang_in).
+    pub(super) fn be_sound(&self) -> Result<()> {
+        Ok(fs::remove_file(self.at("faults"))?)
+    }
+
+    /// In one step, so that none is half read.
+    fn set_faults(&self, faults: &str) -> Result<()> {
+        fs::write(self.at("faults.next"), format!("{faults}\n"))?;
+        Ok(fs::rename(self.at("faults.next"), self.at("faults"))?)
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -89,21 +128,26 @@ impl Disk {
 
 /// Why disks cannot be made to hang here, if they cannot.
 pub(super) fn lacking() -> Option<&'static str> {
-    static HAS_COMPILER: OnceLock<bool> = OnceLock::new();
-    let has_compiler = || Command::new("cc").arg("--version").output().is_ok();
     match () {
         () if !cfg!(target_os = "linux") => Some("syncs can be held on Linux only"),
-        () if !HAS_COMPILER.get_or_init(has_compiler) => Some("there is no cc to build with"),
+        () if !has_compiler() => Some("there is no cc to build with"),
         () => None,
     }
 }
 
-fn build(root: &Path) -> Result<PathBuf> {
-    let (source, holder) = (root.join("hold_sync.c"), root.join("hold-sync"));
-    fs::write(&source, SOURCE)?;
-    let built = Command::new("cc").arg("-O1").arg("-o").arg(&holder).arg(&source).output()?;
+pub(super) fn has_compiler() -> bool {
+    static HAS_COMPILER: OnceLock<bool> = OnceLock::new();
+    *HAS_COMPILER.get_or_init(|| Command::new("cc").arg("--version").output().is_ok())
+}
+
+/// Compiles a program, or a library, in C.
+pub(super) fn compile(root: &Path, name: &str, source: &str, options: &[&str]) -> Result<PathBuf> {
+    let (file, made) = (root.join(format!("{name}.c")), root.join(name));
+    fs::write(&file, source)?;
+    let mut command = Command::new("cc");
+    let built = command.arg("-O1").arg("-o").arg(&made).arg(&file).args(options).output()?;
     match built.status.success() {
-        true => Ok(holder),
+        true => Ok(made),
         false => Err(failed(String::from_utf8_lossy(&built.stderr))),
     }
 }

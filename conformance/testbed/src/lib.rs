@@ -6,11 +6,14 @@
 //! another one to its clients, nothing outside is touched, and all that was started ends with the
 //! program however that ends. Elsewhere nodes are on loopback, and cannot be cut off.
 
+#![allow(clippy::print_stderr, reason = "it is part of test programs")]
+
 mod cluster;
 mod deployed;
 mod disk;
 mod network;
 mod node;
+pub mod proxy;
 mod remote;
 mod sandbox;
 
@@ -40,7 +43,21 @@ pub struct Processes {
     config: ConfigOf,
     backing_services: Option<Services>,
     state_file: Option<String>,
+    hung_files: Vec<HungFiles>,
     has_members: bool,
+}
+
+/// Calls of a node to its files that can be made to hang.
+#[derive(Clone, Copy, Debug)]
+pub struct HungFiles {
+    /// What is said of it.
+    pub word: &'static str,
+    /// Which calls, a letter each: open, read, write, sync, truncate, move, delete.
+    pub operations: &'static str,
+    /// What is in the names of these files, below the directory of the node; `*` is in all.
+    pub name: &'static str,
+    /// Whether a node that writes much can commit nothing more then, soon.
+    pub ends_commits: bool,
 }
 
 /// Programs beside the nodes.
@@ -73,6 +90,7 @@ impl Processes {
             config: Arc::new(config),
             backing_services: None,
             state_file: None,
+            hung_files: vec![],
             has_members: false,
         }
     }
@@ -82,6 +100,13 @@ impl Processes {
     #[must_use]
     pub fn with_state_file(mut self, name: &str) -> Self {
         self.state_file = Some(name.into());
+        self
+    }
+
+    /// What of the files of a node with a [state file](Self::with_state_file) is to hang.
+    #[must_use]
+    pub fn with_hung_files(mut self, kinds: impl IntoIterator<Item = HungFiles>) -> Self {
+        self.hung_files = kinds.into_iter().collect();
         self
     }
 

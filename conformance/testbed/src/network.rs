@@ -4,10 +4,12 @@ use std::{
     io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
 };
 
+use tsoracle_conformance::Direction;
 use tsoracle_core::Result;
 
 use super::{
@@ -86,6 +88,61 @@ impl Network {
                 command
             }
         }
+    }
+
+    /// Has what passes between a node and its peers take so much longer, there and back together. Its link
+    /// leads through the program `carrier` for as long as that runs.
+    pub(super) fn slow_down(&self, node: usize, by: Duration, carrier: &Path) -> Result<Child> {
+        let (number, _) = self.bridges()?;
+        let (port, node) = (link('p', number, node as u8), node as u8);
+        let [near, far] = ['s', 't'].map(|kind| link(kind, number, node));
+        let around = format!(
+            "link set {port} nomaster\nlink add {near} type veth peer name {far}\n\
+             link set {far} master {} up\nlink set {near} up\n",
+            bridge('p', number)
+        );
+        ip(None, &around)?;
+        let each_way = (by / 2).as_millis().to_string();
+        let mut command = Command::new(carrier);
+        Ok(command
+            .args([port, near, each_way])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?)
+    }
+
+    /// Undoes [`slow_down`](Self::slow_down), whose program has ended.
+    pub(super) fn speed_up(&self, node: usize) -> Result<()> {
+        let (number, _) = self.bridges()?;
+        let node = node as u8;
+        let (port, near) = (link('p', number, node), link('s', number, node));
+        ip(None, &format!("link del {near}\nlink set {port} master {}\n", bridge('p', number)))
+    }
+
+    /// Has all be lost that a node sends to its peers, or that they send to it.
+    pub(super) fn cut_one_way(&self, node: usize, direction: Direction) -> Result<()> {
+        self.one_way(node, direction, misdirect_from)
+    }
+
+    pub(super) fn heal_one_way(&self, node: usize, direction: Direction) -> Result<()> {
+        self.one_way(node, direction, direct_from)
+    }
+
+    fn one_way(
+        &self,
+        node: usize,
+        direction: Direction,
+        each: fn(u8, u8, u8, u8) -> Result<()>,
+    ) -> Result<()> {
+        let (number, nodes) = self.bridges()?;
+        for other in others(nodes, node) {
+            let (from, to) = match direction {
+                Direction::Out => (node as u8, other),
+                Direction::In => (other, node as u8),
+            };
+            [CLIENTS, PEERS].into_iter().try_for_each(|net| each(number, net, from, to))?;
+        }
+        Ok(())
     }
 
     /// Lets no more packets pass between a node and its peers, without telling either. Its link is
@@ -179,21 +236,25 @@ fn build(number: u8, nodes: u8) -> Result<()> {
 
 /// Has what two nodes send each other go nowhere.
 fn misdirect(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
-    for (from, to) in [(one, other), (other, one)] {
-        let (to, device) = (address(number, net, to), device(net));
-        let wrong = format!("neigh replace {to} lladdr {NOWHERE} dev {device} nud permanent\n");
-        ip(Some(&namespace(number, from)), &wrong)?;
-    }
-    Ok(())
+    misdirect_from(number, net, one, other)?;
+    misdirect_from(number, net, other, one)
+}
+
+fn misdirect_from(number: u8, net: u8, from: u8, to: u8) -> Result<()> {
+    let (to, device) = (address(number, net, to), device(net));
+    let wrong = format!("neigh replace {to} lladdr {NOWHERE} dev {device} nud permanent\n");
+    ip(Some(&namespace(number, from)), &wrong)
 }
 
 /// Undoes [`misdirect`].
 fn direct(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
-    for (from, to) in [(one, other), (other, one)] {
-        let undo = format!("neigh del {} dev {}\n", address(number, net, to), device(net));
-        ip(Some(&namespace(number, from)), &undo)?;
-    }
-    Ok(())
+    direct_from(number, net, one, other)?;
+    direct_from(number, net, other, one)
+}
+
+fn direct_from(number: u8, net: u8, from: u8, to: u8) -> Result<()> {
+    let undo = format!("neigh del {} dev {}\n", address(number, net, to), device(net));
+    ip(Some(&namespace(number, from)), &undo)
 }
 
 fn others(nodes: u8, node: usize) -> impl Iterator<Item = u8> {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, Outcome, Reads, Result, SeqStore, Snapshot, SystemClock, Version,
+    Membership, NodeId, Outcome, Reads, Result, SeqStore, Snapshot, SystemClock, VERSION, Version,
 };
 
 use crate::{
@@ -125,6 +125,11 @@ impl ConsensusDriver for Contender {
                 return seen
                     .find(|(seen, _)| seen.position() == version.position())
                     .map(|(_, &when)| when);
+            }
+            Some(Flaw::TakesALaterEraForEvidence) => {
+                let later =
+                    state.seen.iter().filter(|(seen, _)| seen.position() >= version.position());
+                return later.map(|(_, &when)| when.max(opened)).max();
             }
             Some(Flaw::DatesEvidenceFromTheOpening) if state.seen.contains_key(version) => {
                 return Some(opened);
@@ -249,7 +254,18 @@ impl Side {
                     self.shared.lock().store.commit(half).unwrap();
                     SystemClock.sleep(MOMENT).await;
                 }
-                drop(reply.send(self.commit(base, effect, held_up, waiting)));
+                if self.is(Flaw::ComparesBeforeItWaitsForOthers)
+                    && effect.len() > 100
+                    && self.is_at(base)
+                {
+                    SystemClock.sleep(MOMENT).await;
+                    if !self.is_at(base) {
+                        drop(reply.send(Ok(Outcome::Stored)));
+                        return true;
+                    }
+                }
+                let outcome = self.commit(base, effect, held_up, waiting);
+                drop(reply.send(self.lost_answer().map_or(outcome, Err)));
                 self.catch_up();
             }
             Job::Stop { reply } => {
@@ -260,6 +276,21 @@ impl Side {
             }
         }
         true
+    }
+
+    fn is_at(&self, base: Version) -> bool {
+        let stored = self.shared.lock().store.get(VERSION);
+        stored.is_ok_and(|stored| Version::decode(stored.as_deref()).is_ok_and(|now| now == base))
+    }
+
+    /// What a commit is answered whose answer does not get through.
+    fn lost_answer(&self) -> Option<Error> {
+        let is_lost = self.shared.lock().members[self.index].answers_are_lost;
+        let kind = match self.is(Flaw::RefusesWhatItGotNoAnswerTo) {
+            true => ErrorKind::Unavailable,
+            false => ErrorKind::Uncertain,
+        };
+        is_lost.then(|| Error::new(kind, "no answer"))
     }
 
     fn read(&mut self, wanted: &Reads, held_up: bool) -> Result<Snapshot> {

@@ -269,6 +269,16 @@ sabotages! {
     Contenders DoesNotCompareTheBase
         caught by commit a_commit_on_any_other_version_makes_none
         "stores every commit, whatever the state's version is"
+    Contenders DeletesThoughItConflicts
+        caught by commit a_commit_on_any_other_version_makes_none
+        "makes the deletions of a commit that conflicts"
+    Contenders ComparesBeforeItWaitsForOthers
+        caught by commit two_nodes_that_believe_to_lead_cannot_both_commit_on_one_base
+        "compares before it waits for a commit of another node, and not after, as a transaction at READ \
+         COMMITTED does"
+    Contenders RefusesWhatItGotNoAnswerTo
+        caught by commit a_commit_whose_answer_is_lost_is_not_said_to_be_refused
+        "takes a commit whose answer is lost for one that is not stored"
     Contenders ComparesTheNumberAlone
         caught by commit the_whole_version_is_compared_and_not_a_part_of_it
         "compares the number of a base, and not its name"
@@ -302,6 +312,9 @@ sabotages! {
     Contenders TakesAnyNameForEvidence
         caught by seen a_commit_that_conflicted_is_never_seen
         "knows commits by their number alone, so that a lost one counts as seen"
+    Contenders TakesALaterEraForEvidence
+        caught by seen a_commit_of_another_era_is_no_evidence
+        "takes a commit of a later era for evidence of any before"
     Contenders SeesUndecidedCommits
         caught by seen what_may_still_be_overwritten_is_not_seen
         "counts what is in its log and may be overwritten as evidence"

@@ -36,11 +36,20 @@ pub(crate) fn fixture(flaw: Option<Flaw>) -> Fixture {
             Box::pin(async { Ok(()) })
         })
     };
+    let lose_answers = |are_lost: bool| {
+        state.action(move |state: &mut SharedState, index: usize| {
+            let mut state = state.lock();
+            let member = state.first + index;
+            state.members[member].answers_are_lost = are_lost;
+            Box::pin(async { Ok(()) })
+        })
+    };
     Fixture {
         contends: true,
         crash: Some(act(SharedState::crash)),
         lose_power: Some(act(SharedState::crash)),
         cut_off: Some(Fault { begin: cut(true), end: cut(false) }),
+        lose_answers: Some(Fault { begin: lose_answers(true), end: lose_answers(false) }),
         fail_storage: Some(act(|state| state.lock().storage_fails = true)),
         ..Fixture::new(state.action(|state, ()| Box::pin(async { Ok(state.join().1) })))
     }
@@ -88,6 +97,8 @@ pub(crate) struct Member {
     /// Until it has crashed.
     connected: Option<watch::Sender<bool>>,
     pub(crate) opened: BootTime,
+    /// Its commits are carried out, and their answers lost.
+    pub(crate) answers_are_lost: bool,
     /// What the state was when it was cut off.
     pub(crate) cut_off_from: MemoryStore,
 }
@@ -129,6 +140,7 @@ impl SharedState {
                 lead: Some(lead),
                 connected: Some(connected),
                 opened: SystemClock.now().boot,
+                answers_are_lost: false,
                 cut_off_from: store,
             });
             state.elect();
@@ -240,6 +252,13 @@ impl State {
             (Some(Flaw::SaysStoredOfAConflict), Some(_)) => return Ok(Outcome::Stored),
             (Some(Flaw::ConflictsThoughItIsBehind), None) => {
                 return Ok(Outcome::Conflict { found: current });
+            }
+            (Some(Flaw::DeletesThoughItConflicts), Some(conflict)) => {
+                let mut deletions = Effect::default();
+                let deleted = effect.iter().filter(|(_, value)| value.is_none());
+                deleted.for_each(|(key, _)| deletions.delete(key));
+                self.store.commit(deletions)?;
+                return Ok(conflict);
             }
             (_, Some(conflict)) => return Ok(conflict),
             (_, None) => {

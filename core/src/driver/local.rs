@@ -225,6 +225,17 @@ impl<S: SeqStore> Owner<S> {
     }
 }
 
+/// Gives the node of a store another id: for a directory that [was copied](crate::Directory::is_copy), whose lock
+/// proves no earlier process dead.
+///
+/// # Errors
+/// `Fatal` if the system has no randomness.
+pub fn new_node() -> Result<Effect> {
+    let mut effect = Effect::default();
+    effect.put(NODE, draw()?.to_be_bytes());
+    Ok(effect)
+}
+
 fn node_id(bytes: &[u8]) -> Result<NodeId> {
     bytes.try_into().map(|bytes| NodeId(u128::from_be_bytes(bytes))).map_err(|_| {
         let key = NODE.escape_ascii();

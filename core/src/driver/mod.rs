@@ -1,11 +1,13 @@
 //! The contract of drivers: a versioned state, of which a driver compares the version and stores the
 //! effect.
 
+mod announcer;
 mod config;
 mod effect;
 mod local;
 mod membership;
 mod memory;
+mod observed;
 mod registry;
 mod snapshot;
 mod store;
@@ -19,11 +21,13 @@ use tokio::sync::watch;
 #[doc(hidden)]
 pub use self::registry::Linked;
 pub use self::{
+    announcer::Announcer,
     config::DriverConfig,
     effect::{Effect, Entry},
-    local::LocalDriver,
+    local::{LocalDriver, new_node},
     membership::{Member, Members, Membership, MembershipChange},
     memory::MemoryStore,
+    observed::Observed,
     registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},
     snapshot::{KeyRange, Reads, Snapshot},
     store::SeqStore,

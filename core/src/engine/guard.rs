@@ -140,10 +140,7 @@ impl DriverGuard {
 
     /// An error of the driver itself. After one that is final, nothing is served any more.
     fn noting(&self, error: Error) -> Error {
-        match error.kind() {
-            ErrorKind::Fatal | ErrorKind::Corrupt => self.distrusting(error),
-            _ => error,
-        }
+        if error.is_final() { self.distrusting(error) } else { error }
     }
 
     /// Whether the driver has answered what the contract does not allow, or has panicked. Then the outcome

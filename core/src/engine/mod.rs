@@ -66,6 +66,13 @@ pub enum Phase {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// This node has served, and its lease has run out, since it cannot renew it. It asks for another leader,
+    /// and serves again if it can renew the lease before there is one. The lease of a leader that nobody asks
+    /// runs out as well, but is renewed with the next request: that one is still `Serving`.
+    Lapsed {
+        /// Its epoch.
+        epoch: Epoch,
+    },
     /// This node is stopping.
     Stopping,
     /// This node will not serve again in this process.
@@ -111,6 +118,23 @@ impl Shared {
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.send_replace(phase);
         self.look_again();
+    }
+
+    /// The lease of the open reign of `epoch` has run out, and cannot be renewed.
+    fn lapse(&self, epoch: Epoch) {
+        self.meters.lease_left.set(0.0);
+        if *self.phase.borrow() == (Phase::Serving { epoch }) {
+            tracing::warn!(%epoch, "the lease has run out before it could be renewed");
+            self.enter(Phase::Lapsed { epoch });
+        }
+    }
+
+    /// It was renewed.
+    fn renewed(&self, epoch: Epoch) {
+        if *self.phase.borrow() == (Phase::Lapsed { epoch }) {
+            tracing::info!(%epoch, "the lease is renewed; serving again");
+            self.enter(Phase::Serving { epoch });
+        }
     }
 
     /// Lets those who wait look again.
@@ -377,7 +401,7 @@ async fn lead(
     // The node that serves may come back soon, so that the others give way to it.
     *rests = Rests::default();
     tracing::info!(%epoch, "serving");
-    Service::new(shared, claim, &reign, known, arrivals).run(&mut stop).await
+    Service::new(shared, takeover.into_struggle(), &reign, known, arrivals).run(&mut stop).await
 }
 
 /// Ends the reign in memory, however its leading ends.

@@ -180,9 +180,14 @@ impl Reign {
         self.window.ceiling_ms()
     }
 
+    /// When the lease runs out, unless it is renewed.
+    pub(crate) fn deadline(&self) -> BootTime {
+        BootTime::from_nanos(self.deadline.load(Ordering::Acquire))
+    }
+
     pub(crate) fn lease_left(&self, boot: BootTime) -> Duration {
         match self.leads_at(boot) {
-            true => BootTime::from_nanos(self.deadline.load(Ordering::Acquire)).since(boot),
+            true => self.deadline().since(boot),
             false => Duration::ZERO,
         }
     }

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use super::Shared;
+use super::{Reign, Shared};
 use crate::BootTime;
 
 /// The longest time, in leases, before leadership is resigned again. It bounds how long a leader that hangs
@@ -52,11 +52,22 @@ pub(crate) struct Struggle {
     claim: u64,
     /// Since when a commit was attempted and none has succeeded.
     since: Option<BootTime>,
+    /// The longest time that a commit took of late.
+    usual: Duration,
+}
+
+/// When a claim under which nothing can be committed is given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Limits {
+    /// From here on this node does not count as the one that serves.
+    lapses: BootTime,
+    /// From here on another one should lead.
+    resigns: BootTime,
 }
 
 impl Struggle {
     pub(crate) fn under(claim: u64) -> Self {
-        Self { claim, since: None }
+        Self { claim, since: None, usual: Duration::ZERO }
     }
 
     /// A commit is attempted.
@@ -65,17 +76,50 @@ impl Struggle {
     }
 
     /// One has succeeded.
-    pub(crate) fn succeed(&mut self) {
-        self.since = None;
+    pub(crate) fn succeed(&mut self, now: BootTime) {
+        if let Some(since) = self.since.take() {
+            // One that was slow is forgotten after some that were not.
+            self.usual = now.since(since).max(self.usual - self.usual / 8);
+        }
     }
 
-    /// Awaits `attempt`. Resigns once none has succeeded within one and a half leases, or as soon after that as
-    /// it may, again and again for as long as this takes.
-    pub(crate) async fn watch<T>(&self, shared: &Shared, attempt: impl Future<Output = T>) -> T {
+    /// The rule: once the lease has run out and an attempt has lasted for half a lease, this node does not
+    /// serve any more, and if none succeeds within what is usual here, half a lease more at most, it
+    /// resigns. While it takes over there is no lease yet, and each step has as long as one would last.
+    fn limits(&self, since: BootTime, lease_end: Option<BootTime>, lease: Duration) -> Limits {
+        match lease_end {
+            Some(end) => {
+                let lapses = end.max(since + lease / 2);
+                Limits { lapses, resigns: lapses + (self.usual * 2).min(lease / 2) }
+            }
+            None => {
+                let end = since + lease * 3 / 2;
+                Limits { lapses: end, resigns: end }
+            }
+        }
+    }
+
+    /// Awaits `attempt`, under the lease of `reign` if there is one. If that takes too long, this node
+    /// counts as one that does not serve, and resigns as soon as it may, again and again for as long as this
+    /// takes.
+    pub(crate) async fn watch<T>(
+        &self,
+        shared: &Shared,
+        reign: Option<&Reign>,
+        attempt: impl Future<Output = T>,
+    ) -> T {
         let mut attempt = std::pin::pin!(attempt);
-        let lease = shared.options.lease;
         let since = self.since.unwrap_or_else(|| shared.clock.now().boot);
-        let mut next = since + lease * 3 / 2;
+        let lease_end = reign.map(Reign::deadline);
+        let limits = self.limits(since, lease_end, shared.options.lease);
+        if let Some(reign) = reign {
+            tokio::select! {
+                biased;
+                done = &mut attempt => return done,
+                () = shared.clock.sleep_until(limits.lapses) => shared.lapse(reign.epoch),
+            }
+        }
+        let mut next = limits.resigns;
         loop {
             tokio::select! {
                 biased;
@@ -142,9 +186,39 @@ mod tests {
         struggle.attempt(at(1));
         struggle.attempt(at(2));
         assert_eq!(struggle.since, Some(at(1)));
-        struggle.succeed();
+        struggle.succeed(at(3));
         assert_eq!(struggle.since, None);
-        struggle.attempt(at(3));
-        assert_eq!(struggle.since, Some(at(3)));
+        struggle.attempt(at(4));
+        assert_eq!(struggle.since, Some(at(4)));
+    }
+
+    /// When a leader lapses and resigns, in hundredths of a lease, whose attempt began at the first and whose
+    /// lease ends at the second.
+    fn limits(struggle: &Struggle, since: u64, end: Option<u64>) -> (u64, u64) {
+        let lease = Duration::from_secs(100);
+        let limits = struggle.limits(at(since), end.map(at), lease);
+        let seconds = |at: BootTime| at.since(BootTime::default()).as_secs();
+        (seconds(limits.lapses), seconds(limits.resigns))
+    }
+
+    #[test]
+    fn leadership_ends_with_the_lease_and_what_is_usual_beyond_it() {
+        let mut struggle = Struggle::under(1);
+        assert_eq!(limits(&struggle, 30, Some(100)), (100, 100));
+        // One that was idle has half a lease from when it is asked.
+        assert_eq!(limits(&struggle, 900, Some(100)), (950, 950));
+        // A fence or an open has as long as a lease lasts, and half of that.
+        assert_eq!(limits(&struggle, 900, None), (1_050, 1_050));
+        struggle.attempt(at(0));
+        struggle.succeed(at(10));
+        assert_eq!(limits(&struggle, 30, Some(100)), (100, 120));
+        struggle.attempt(at(0));
+        struggle.succeed(at(80));
+        assert_eq!(limits(&struggle, 30, Some(100)), (100, 150), "never beyond half a lease");
+        for _ in 0..40 {
+            struggle.attempt(at(0));
+            struggle.succeed(at(0));
+        }
+        assert_eq!(limits(&struggle, 30, Some(100)).1, 100, "what was slow once is forgotten");
     }
 }

@@ -57,7 +57,7 @@ pub(crate) struct Arrivals {
 impl<'a> Service<'a> {
     pub(crate) fn new(
         shared: &'a Arc<Shared>,
-        claim: u64,
+        struggle: Struggle,
         reign: &'a Arc<Reign>,
         known: WorkingSet,
         arrivals: Arrivals,
@@ -74,7 +74,7 @@ impl<'a> Service<'a> {
             last_busy: reign.opened,
             expire_at: reign.opened,
             pause: BACKOFF.0,
-            struggle: Struggle::under(claim),
+            struggle,
             leapt: false,
         }
     }
@@ -106,7 +106,12 @@ impl<'a> Service<'a> {
         }
         let now = self.shared.clock.now();
         let lively = self.is_lively(now);
-        let timer = if lively { self.renew_at } else { now.boot + CLOCK_WATCH };
+        let lease_end = Some(self.reign.deadline()).filter(|end| now.boot < *end);
+        let timer = match lively {
+            true => self.renew_at,
+            // The gauge follows the lease of one that is idle, too.
+            false => lease_end.unwrap_or(now.boot + CLOCK_WATCH),
+        };
         // The reign holds the senders, so the queues stay open as long as this loop runs.
         tokio::select! {
             biased;
@@ -118,7 +123,10 @@ impl<'a> Service<'a> {
             Some(arrived) = self.arrivals.requests.recv() => self.pending.push_back(arrived),
             () = self.shared.clock.sleep_until(timer) => {
                 if !lively {
-                    self.watch_clock(self.shared.clock.now());
+                    let now = self.shared.clock.now();
+                    let left = self.reign.lease_left(now.boot);
+                    self.shared.meters.lease_left.set(left.as_secs_f64());
+                    self.watch_clock(now);
                 }
             }
         }
@@ -163,7 +171,7 @@ impl<'a> Service<'a> {
             own.push(Command::Expire { sessions: expired });
         }
         let planning = self.planner.group(&own, &mut self.pending, at);
-        let group = match self.struggle.watch(self.shared, planning).await {
+        let group = match self.struggle.watch(self.shared, Some(self.reign), planning).await {
             Ok(group) => group,
             Err(error) => {
                 // Nothing of it was submitted.
@@ -195,13 +203,13 @@ impl<'a> Service<'a> {
         let base = self.planner.known.version();
         let next = base.next(self.shared.options.random.draw()).map_err(Ended::Failed)?;
         let is_empty = group.is_empty();
-        self.shared.meters.commands.increment(group.commands() as u64);
+        let commands = group.commands() as u64;
         let (effect, writes, answers) = group.submit(&mut self.pending, next);
         if is_empty {
+            self.shared.meters.commands.increment(commands);
             answers.reply(self.reign);
             return Ok(Ok(()));
         }
-        self.shared.meters.commits.increment(1);
         let (shared, reign) = (self.shared.clone(), self.reign.clone());
         let storing = Lasting::new(async move {
             let limit = shared.options.lease;
@@ -216,7 +224,11 @@ impl<'a> Service<'a> {
                 Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
             }
         });
-        let verdict = self.struggle.watch(self.shared, storing).await;
+        let verdict = self.struggle.watch(self.shared, Some(self.reign), storing).await;
+        if matches!(verdict, Verdict::Stored) {
+            self.shared.meters.commits.increment(1);
+            self.shared.meters.commands.increment(commands);
+        }
         self.act_on(verdict, next, writes).await
     }
 
@@ -232,8 +244,15 @@ impl<'a> Service<'a> {
         }
         // Whatever was planned on is read again.
         self.planner.known = WorkingSet::default();
+        let is_ours = match verdict {
+            Verdict::Conflict(found) => {
+                let looking = self.planner.is_ours(found);
+                self.struggle.watch(self.shared, Some(self.reign), looking).await
+            }
+            _ => false,
+        };
         match verdict {
-            Verdict::Conflict(found) if self.planner.is_ours(found).await => {
+            Verdict::Conflict(_) if is_ours => {
                 let context = "an earlier commit of this reign was stored late";
                 Ok(Err(Error::new(ErrorKind::Unavailable, context)))
             }
@@ -248,26 +267,27 @@ impl<'a> Service<'a> {
         self.pause = BACKOFF.0;
         let Some((high_water_ms, began)) = renewal else { return };
         let (lease, now) = (self.shared.options.lease, self.shared.clock.now());
-        self.struggle.succeed();
+        self.struggle.succeed(now.boot);
         self.shared.resignations.forget(lease);
         self.shared.reserve(high_water_ms);
         self.reign.extend(high_water_ms, began.boot, lease);
         self.renew_at = began.boot + self.shared.options.renewal();
         self.renew_now = false;
         self.shared.meters.lease_left.set(self.reign.lease_left(now.boot).as_secs_f64());
+        self.shared.renewed(self.reign.epoch);
         // Those who wait for the extension look again.
         self.shared.look_again();
     }
 
     /// Pauses after a commit that was not stored, or is not known to be.
     async fn failed(&mut self, renewal: bool, error: Error) -> Result<(), Ended> {
-        if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
+        if error.is_final() {
             return Err(Ended::Failed(error));
         }
         tracing::warn!(epoch = %self.reign.epoch, error = %format_args!("{error:#}"), "a commit failed");
         self.renew_now |= renewal;
         let pausing = self.shared.clock.sleep(self.pause);
-        self.struggle.watch(self.shared, pausing).await;
+        self.struggle.watch(self.shared, Some(self.reign), pausing).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);
         Ok(())
     }

@@ -49,11 +49,11 @@ pub(crate) async fn commit(
             let until = shared.clock.now().boot + limit;
             Settlement { shared, base, next, until }.find_out(error, is_open).await
         }
-        ErrorKind::Fatal | ErrorKind::Corrupt if shared.guard.has_misbehaved() => {
+        _ if error.is_final() && shared.guard.has_misbehaved() => {
             let context = "the driver is not relied on, and the commit may or may not be stored";
             Verdict::Unknown(Error::new(ErrorKind::Uncertain, context).with_source(error))
         }
-        ErrorKind::Fatal | ErrorKind::Corrupt => Verdict::Failed(error),
+        _ if error.is_final() => Verdict::Failed(error),
         _ => Verdict::NotStored(error),
     }
 }
@@ -78,7 +78,7 @@ impl Settlement<'_> {
                     Err(error) => return Verdict::Failed(error),
                 },
                 Ok(None) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) => {
+                Err(error) if error.is_final() => {
                     // A storage error is final, and it is what the doubt came from.
                     return Verdict::Unknown(doubt);
                 }
@@ -110,9 +110,7 @@ impl Settlement<'_> {
                 let context = "another commit was stored in its place";
                 Ok(Some(Verdict::NotStored(Error::new(ErrorKind::Unavailable, context))))
             }
-            Err(error) if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) => {
-                Err(error)
-            }
+            Err(error) if error.is_final() => Err(error),
             // The state tells which one was stored.
             Ok(Outcome::Conflict { .. }) | Err(_) => Ok(None),
         }

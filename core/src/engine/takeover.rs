@@ -133,6 +133,11 @@ impl<'a> Takeover<'a> {
         Ok((Reign::new(epoch, began.boot, window, clock_guard, options, queues), known))
     }
 
+    /// How commits went so far under this claim.
+    pub(crate) fn into_struggle(self) -> Struggle {
+        self.struggle
+    }
+
     /// Works out commands on the present state and commits them, again until the state tells that they
     /// were stored, or that another epoch has taken over.
     async fn step(
@@ -146,7 +151,7 @@ impl<'a> Takeover<'a> {
             self.struggle.attempt(self.shared.clock.now().boot);
             let present = match known.take() {
                 Some(known) => known,
-                None => match self.struggle.watch(self.shared, read(self.shared)).await {
+                None => match self.struggle.watch(self.shared, None, read(self.shared)).await {
                     Ok(known) => known,
                     Err(error) => {
                         self.again(error).await?;
@@ -174,7 +179,7 @@ impl<'a> Takeover<'a> {
             let next = base.next(self.shared.options.random.draw()).map_err(Ended::Failed)?;
             let (effect, writes) = plan.finish(next);
             let committing = self.shared.guard.commit(base, effect);
-            match self.struggle.watch(self.shared, committing).await {
+            match self.struggle.watch(self.shared, None, committing).await {
                 Ok(Outcome::Stored) => {
                     self.succeed();
                     let mut known = present;
@@ -224,7 +229,7 @@ impl<'a> Takeover<'a> {
     }
 
     fn succeed(&mut self) {
-        self.struggle.succeed();
+        self.struggle.succeed(self.shared.clock.now().boot);
         self.pause = BACKOFF.0;
     }
 
@@ -233,13 +238,13 @@ impl<'a> Takeover<'a> {
     /// # Errors
     /// The one given, if another attempt is of no use.
     async fn again(&mut self, error: Error) -> Result<(), Ended> {
-        if matches!(error.kind(), ErrorKind::Fatal | ErrorKind::Corrupt) {
+        if error.is_final() {
             return Err(Ended::Failed(error));
         }
         tracing::warn!(claim = self.claim, error = %format_args!("{error:#}"), "cannot take over yet; trying again");
         let trouble = Some(format!("{error:#}").into());
         self.shared.enter(Phase::TakingOver { epoch: None, trouble });
-        self.struggle.watch(self.shared, self.shared.clock.sleep(self.pause)).await;
+        self.struggle.watch(self.shared, None, self.shared.clock.sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tsoracle_core::{Effect, Epoch, ErrorKind, ManualClock};
+use tsoracle_core::{Effect, Epoch, ErrorKind, ManualClock, Phase};
 
 use crate::rig::{BadRead, Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
 
@@ -11,11 +11,11 @@ fn refused(node: &Node, step: Step) {
 }
 
 #[tokio::test]
-async fn renewals_that_fail_for_one_and_a_half_leases() {
+async fn renewals_that_fail_until_the_lease_has_run_out() {
     let (_, node) = Cluster::serving().await;
     refused(&node, Step::Extend);
-    // The first one is attempted after three tenths.
-    node.busy_for(LEASE * 3 / 10 + LEASE * 29 / 20).await;
+    // Commits take no time here, so that none is waited for beyond the lease.
+    node.busy_for(LEASE * 19 / 20).await;
     assert_eq!(node.resigned(), []);
     node.busy_for(LEASE / 10).await;
     assert_eq!(node.resigned(), [1]);
@@ -23,6 +23,63 @@ async fn renewals_that_fail_for_one_and_a_half_leases() {
     // and then always 8 leases.
     node.busy_for(LEASE * 100).await;
     assert_eq!(node.resigned(), [1; 14]);
+}
+
+#[tokio::test]
+async fn a_renewal_that_takes_no_longer_than_usual_is_waited_for_beyond_the_lease() {
+    let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
+    let gates = [Step::Fence, Step::Open].map(|step| node.hold(step));
+    node.elect();
+    for gate in gates {
+        gate.reached().await;
+        node.busy_for(LEASE * 3 / 10).await;
+        gate.open();
+        settle().await;
+    }
+    node.grant();
+    let gate = node.hold(Step::Extend);
+    node.pass_until(&gate).await;
+    // Its deadline counts from before the Open, so that its lease is over after so long.
+    node.busy_for(LEASE * 8 / 10).await;
+    assert!(node.refuses());
+    assert_eq!(node.resigned(), []);
+    gate.open();
+    settle().await;
+    assert_eq!(node.resigned(), []);
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_renewed_shows_when_it_runs_out() {
+    let (_, node) = Cluster::serving().await;
+    let epoch = Epoch(1);
+    refused(&node, Step::Extend);
+    node.busy_for(LEASE * 19 / 20).await;
+    assert_eq!(node.oracle.status().phase, Phase::Serving { epoch });
+    node.busy_for(LEASE / 10).await;
+    let status = node.oracle.status();
+    assert_eq!((status.phase, status.epoch), (Phase::Lapsed { epoch }, None));
+    node.driver.faults.lock().unwrap().clear();
+    node.busy_for(LEASE).await;
+    assert_eq!(node.oracle.status().phase, Phase::Serving { epoch });
+    node.grant();
+}
+
+#[tokio::test]
+async fn the_lease_of_an_idle_leader_shows_only_when_it_is_wanted_and_cannot_be_renewed() {
+    let (_, node) = Cluster::serving().await;
+    let epoch = Epoch(1);
+    for _ in 0..100 {
+        node.clock.advance(LEASE);
+        settle().await;
+    }
+    assert_eq!(node.oracle.status().phase, Phase::Serving { epoch });
+    let gate = node.hold(Step::Extend);
+    node.busy_for(LEASE * 9 / 20).await;
+    gate.reached().await;
+    assert_eq!(node.oracle.status().phase, Phase::Serving { epoch });
+    node.busy_for(LEASE / 10).await;
+    assert_eq!(node.oracle.status().phase, Phase::Lapsed { epoch });
+    assert_eq!(node.resigned(), [1]);
 }
 
 #[tokio::test]
@@ -56,7 +113,7 @@ async fn a_commit_that_hangs() {
     let gate = node.hold(Step::Advance);
     let _asked = node.ask("a", 1);
     gate.reached().await;
-    node.busy_for(LEASE * 29 / 20).await;
+    node.busy_for(LEASE * 19 / 20).await;
     assert_eq!(node.resigned(), []);
     node.busy_for(LEASE / 10).await;
     assert_eq!(node.resigned(), [1]);

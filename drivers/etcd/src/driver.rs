@@ -3,8 +3,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
-    NodeId, OpenContext, Outcome, Reads, Result, Snapshot, Version,
+    Announcer, BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
+    Membership, NodeId, OpenContext, Outcome, Reads, Result, Snapshot, Version,
 };
 
 use crate::{
@@ -35,13 +35,13 @@ impl EtcdDriver {
         config.validate()?;
         let etcd = Etcd::new(&config)?;
         first_look(&etcd).await?;
-        let (lead, leadership) = watch::channel(Leadership::Unknown);
+        let (announcer, leadership) = Announcer::new();
         let (left, stopped) = watch::channel(None);
         // No lock keeps another process from the same prefix, so every process is a node of its own.
         let node = NodeId(draw()?);
         let shared = Arc::new(Shared::new(etcd));
         let endpoint = context.service_endpoint.unwrap_or_default();
-        let elector = Elector::new(shared.clone(), lead, (config.ttl, config.probe), endpoint);
+        let elector = Elector::new(shared.clone(), announcer, (config.ttl, config.probe), endpoint);
         // One task, so that a panic anywhere in it ends everything.
         tokio::spawn(run(shared.clone(), elector, left));
         Ok(Arc::new(Self { node, leadership, shared, stopped }))
@@ -169,7 +169,7 @@ impl ConsensusDriver for EtcdDriver {
     }
 
     fn seen(&self, version: &Version) -> Option<BootTime> {
-        self.shared.etcd.seen.since(version)
+        self.shared.etcd.observed.seen(version)
     }
 
     async fn resign(&self, claim: u64) {

@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 use tsoracle_core::{
-    BootTime, Clock, Error, ErrorKind, LeaderHint, Leadership, Result, SystemClock,
+    Announcer, BootTime, Clock, Error, ErrorKind, LeaderHint, Result, SystemClock,
 };
 
 use crate::{etcd::Holder, members::pause_before_retry, probe::watch_over, shared::Shared};
@@ -24,7 +24,7 @@ const STAND_BACK: Duration = LOOK.saturating_mul(2);
 /// leader whose service does not answer.
 pub(crate) struct Elector {
     shared: Arc<Shared>,
-    leadership: watch::Sender<Leadership>,
+    announcer: Announcer,
     ttl: Duration,
     max_silence: Duration,
     /// Where this node serves; empty if that is not known.
@@ -33,8 +33,6 @@ pub(crate) struct Elector {
     lease: Option<(i64, BootTime)>,
     /// The revision in which this node created the election key, if it should lead.
     created: Option<i64>,
-    /// The number of the newest claim.
-    claim: u64,
     /// Leases of claims that were given up, to be ended when etcd can be reached.
     abandoned: Vec<i64>,
     /// The election key, by its creation, whose leader's service is probed, and the task that does.
@@ -53,19 +51,18 @@ pub(crate) struct Elector {
 impl Elector {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        leadership: watch::Sender<Leadership>,
+        announcer: Announcer,
         (ttl, max_silence): (Duration, Duration),
         endpoint: String,
     ) -> Self {
         Self {
             shared,
-            leadership,
+            announcer,
             ttl,
             max_silence,
             endpoint,
             lease: None,
             created: None,
-            claim: 0,
             abandoned: vec![],
             probed: 0,
             probe: JoinSet::new(),
@@ -113,7 +110,7 @@ impl Elector {
 
     /// Gives up what this node holds, so that another can lead at once.
     pub(crate) async fn leave(mut self) -> Result<()> {
-        self.publish(Leadership::Unknown);
+        self.announcer.unknown();
         self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
         let deadline = self.shared.etcd.members.deadline();
         while let Err(error) = self.end_abandoned().await {
@@ -139,7 +136,7 @@ impl Elector {
 
     /// Looks which node leads, and does what is to be done about it.
     async fn round(&mut self, began: BootTime) -> Result<()> {
-        if self.shared.is_resigned(self.claim) {
+        if self.announcer.claim().is_some_and(|claim| self.shared.is_resigned(claim)) {
             self.give_up(STAND_BACK);
         }
         self.end_abandoned().await?;
@@ -166,7 +163,10 @@ impl Elector {
     async fn keep(&mut self) -> Result<()> {
         let Some((lease, _)) = self.lease else { return Ok(()) };
         if !self.shared.etcd.keep_alive(lease).await? {
-            tracing::warn!(self.claim, "etcd says that the lease of this leader is over");
+            tracing::warn!(
+                claim = self.announcer.claim(),
+                "etcd says that the lease of this leader is over"
+            );
             self.shared.look.notify_one();
         }
         Ok(())
@@ -189,10 +189,9 @@ impl Elector {
     }
 
     fn lead(&mut self, created: i64) {
-        (self.claim, self.created) = (self.claim + 1, Some(created));
-        tracing::info!(self.claim, "elected");
-        self.probe = JoinSet::new();
-        self.publish(Leadership::Leader { claim: self.claim });
+        (self.created, self.probe) = (Some(created), JoinSet::new());
+        let claim = self.announcer.lead();
+        tracing::info!(claim, "elected");
     }
 
     /// Publishes which node leads, and has it watched over.
@@ -200,7 +199,7 @@ impl Elector {
         let endpoint = holder.endpoint.clone();
         let is_known = !endpoint.is_empty();
         let leader = is_known.then(|| LeaderHint { endpoint: endpoint.clone(), epoch: None });
-        self.publish(Leadership::Follower { leader });
+        self.announcer.follow(leader);
         // No other process can be serving where this one does: it is the one that ran here before.
         let is_predecessor = is_known && self.first_look && endpoint == self.endpoint;
         if is_predecessor || self.dead == holder.created {
@@ -220,19 +219,11 @@ impl Elector {
     /// For some time the other nodes may go first.
     fn give_up(&mut self, stand_back: Duration) {
         if self.created.take().is_some() {
-            tracing::warn!(self.claim, "no longer elected");
+            tracing::warn!(claim = self.announcer.claim(), "no longer elected");
             self.stands_back = SystemClock.now().boot + stand_back;
-            self.publish(Leadership::Unknown);
+            self.announcer.unknown();
             self.abandoned.extend(self.lease.take().map(|(lease, _)| lease));
         }
-    }
-
-    fn publish(&self, now: Leadership) {
-        self.leadership.send_if_modified(|before| {
-            let is_news = *before != now;
-            *before = now;
-            is_news
-        });
     }
 
     fn recovered(&mut self, began: BootTime) {
@@ -252,7 +243,7 @@ impl Elector {
         }
         if began.since(self.answered) >= self.ttl {
             self.give_up(self.max_silence);
-            self.publish(Leadership::Unknown);
+            self.announcer.unknown();
         }
     }
 }

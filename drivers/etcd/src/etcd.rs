@@ -9,10 +9,11 @@ use etcd_client::{
 };
 use tonic::Code;
 use tsoracle_core::{
-    CommitLimits, Effect, Entry, Error, ErrorKind, KeyRange, Reads, Result, Snapshot, Version,
+    CommitLimits, Effect, Entry, Error, ErrorKind, KeyRange, Observed, Reads, Result, Snapshot,
+    Version,
 };
 
-use crate::{config::Config, keys::Keys, members::Members, seen::Seen};
+use crate::{config::Config, keys::Keys, members::Members};
 
 /// How many operations a transaction has, and how many each transaction nested in it has. etcd takes
 /// 128 by default along any path through them.
@@ -33,7 +34,7 @@ const LARGEST_ANSWER: usize = 256 << 20;
 pub(crate) struct Etcd {
     pub(crate) keys: Keys,
     pub(crate) members: Members,
-    pub(crate) seen: Seen,
+    pub(crate) observed: Observed,
     /// The cluster whose state is taken over though it was written in another one.
     adopt: Option<u64>,
     /// The id of the cluster; 0 until one has answered.
@@ -63,7 +64,7 @@ impl Etcd {
         Ok(Self {
             keys: Keys::new(config.prefix()?),
             members: Members::new(config)?,
-            seen: Seen::default(),
+            observed: Observed::default(),
             adopt: config.adopt()?,
             cluster: AtomicU64::new(0),
             is_foreign: AtomicBool::new(false),
@@ -173,7 +174,7 @@ impl Etcd {
         let commit = Txn::new().when([is_at_base]).and_then(nest(writes)).or_else(self.head(0));
         let mut answer = self.transact(commit).await?;
         if answer.succeeded {
-            self.seen.note(next);
+            self.observed.note(next);
             // A commit that is stored has just moved the state here, if it was not.
             self.is_foreign.store(false, Ordering::Release);
             return Ok(None);
@@ -268,7 +269,7 @@ impl Etcd {
         }
         self.cluster.store(cluster, Ordering::Release);
         self.is_foreign.store(is_foreign, Ordering::Release);
-        self.seen.note(version);
+        self.observed.note(version);
         Ok(Found { holder: leader.map(holder), version })
     }
 

@@ -3,11 +3,11 @@
 mod config;
 mod driver;
 mod elector;
+mod errors;
 mod etcd;
 mod keys;
 mod members;
 mod probe;
-mod seen;
 mod shared;
 mod watching;
 

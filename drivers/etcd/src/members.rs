@@ -1,15 +1,17 @@
 use std::{
-    error::Error as _,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::{sync::watch, time::timeout};
-use tonic::{Code, ConnectError, Status, transport::Endpoint};
+use tonic::transport::Endpoint;
 use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    errors::{Meaning, meaning},
+};
 
 /// How many attempts a call is worth before it fails.
 const ATTEMPTS: u32 = 6;
@@ -110,49 +112,20 @@ impl Members {
         });
     }
 
-    /// What an error means. `otherwise` is what it is if it does not say that nothing was done.
-    fn failed(&self, at: usize, error: etcd_client::Error, otherwise: ErrorKind) -> Error {
-        let kind = match &error {
-            etcd_client::Error::GRpcStatus(status) => meaning(status).unwrap_or(otherwise),
-            _ => otherwise,
+    /// What an error means. `unknown` is what it is if it does not say that nothing was done.
+    fn failed(&self, at: usize, error: etcd_client::Error, unknown: ErrorKind) -> Error {
+        let meaning = match &error {
+            etcd_client::Error::GRpcStatus(status) => meaning(status),
+            _ => Meaning::Unknown,
         };
-        match kind {
+        match meaning {
             // A client that was let in once has to authenticate again.
-            ErrorKind::Config => self.clients()[at] = None,
-            _ => self.leave(at),
+            Meaning::NotLetIn | Meaning::Refused => self.clients()[at] = None,
+            Meaning::NotDone | Meaning::Unknown => self.leave(at),
         }
-        Error::new(kind, format!("etcd at {}", self.members[at].0)).with_source(error)
+        Error::new(meaning.kind(unknown), format!("etcd at {}", self.members[at].0))
+            .with_source(error)
     }
-}
-
-/// What an error of etcd says for certain, if anything.
-fn meaning(status: &Status) -> Option<ErrorKind> {
-    let text = status.message();
-    match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => Some(ErrorKind::Config),
-        // A wrong password, a missing user name, or a request beyond etcd's limits.
-        Code::InvalidArgument => Some(ErrorKind::Config),
-        Code::FailedPrecondition if text.contains("authentication") => Some(ErrorKind::Config),
-        // The space is used up, or too much is under way.
-        Code::ResourceExhausted => Some(ErrorKind::Unavailable),
-        // What was to be read is compacted.
-        Code::OutOfRange => Some(ErrorKind::Unavailable),
-        Code::Unavailable if text == "etcdserver: no leader" => Some(ErrorKind::Unavailable),
-        _ if is_unconnected(status) => Some(ErrorKind::Unavailable),
-        _ => None,
-    }
-}
-
-/// Whether the request never left, since there was no connection.
-fn is_unconnected(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Pauses before another attempt at what may be done twice.

@@ -57,7 +57,7 @@ fn take(shared: &Shared, reported: &WatchResponse) -> Result<()> {
         let is_version = entry.key() == shared.etcd.keys.version.as_slice();
         match Version::decode(Some(entry.value())) {
             Ok(version) if is_version && event.event_type() == EventType::Put => {
-                shared.etcd.seen.note(version);
+                shared.etcd.observed.note(version);
             }
             // The election key, or a version that is damaged or deleted, which looking finds out.
             _ => has_news = true,

@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    net::SocketAddr,
     process::ExitCode,
     sync::{
         Arc,
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Etcd, client, free_port, line::Line};
+use common::{Etcd, client, free_port, proxy_to, service::Service};
 use tokio::{runtime::Builder, sync::OnceCell, time::timeout};
 use tsoracle_conformance::{Config, Fault, Fixture, Shared, run};
 use tsoracle_core::{
@@ -22,6 +23,7 @@ use tsoracle_core::{
     SystemClock,
 };
 use tsoracle_etcd as _;
+use tsoracle_testbed::proxy::Proxy;
 
 /// Patient with a machine that is busy: a leader is dead after 1.5 s without an answer, and etcd has
 /// 2 s for each.
@@ -48,6 +50,11 @@ fn fixture(etcd: &Arc<OnceCell<Etcd>>) -> Fixture {
             begin: prefix.action(|prefix, index| Box::pin(prefix.cut_off(index))),
             end: prefix.action(|prefix, index| Box::pin(async move { prefix.heal(index) })),
         }),
+        lose_answers: Some(Fault {
+            begin: prefix
+                .action(|prefix, index| Box::pin(async move { prefix.lose_answers(index) })),
+            end: prefix.action(|prefix, index| Box::pin(async move { prefix.heal(index) })),
+        }),
         damage: Some(prefix.action(|prefix, ()| Box::pin(prefix.damage()))),
         config: Some(prefix.action(|prefix, ()| Box::pin(prefix.config()))),
         process: true,
@@ -65,11 +72,11 @@ struct Prefix {
     crashed: Vec<Node>,
 }
 
-/// A driver, and its lines to everything else.
+/// A driver, and what stands between it and everything else.
 struct Node {
     driver: Arc<dyn ConsensusDriver>,
-    line: Line,
-    service: Line,
+    proxy: Proxy,
+    service: Service,
 }
 
 impl Prefix {
@@ -84,31 +91,31 @@ impl Prefix {
         self.etcd.get_or_init(|| Etcd::single(&[])).await.members[0].port
     }
 
-    fn string(&self, port: u16) -> String {
-        format!("etcd://127.0.0.1:{port}/{}?{OPTIONS}", self.prefix)
+    fn string(&self, address: SocketAddr) -> String {
+        format!("etcd://{address}/{}?{OPTIONS}", self.prefix)
     }
 
     async fn open(&mut self) -> Result<Arc<dyn ConsensusDriver>> {
-        let line = Line::to(self.etcd().await);
+        let proxy = proxy_to(self.etcd().await);
         let index = self.opened.len();
-        let service = Line::service(self.services.get(index).copied().unwrap_or(0));
+        let service = Service::start(self.services.get(index).copied().unwrap_or(0));
         self.services.truncate(index.max(1));
         match index {
-            0 => self.services[0] = service.port,
-            _ => self.services.push(service.port),
+            0 => self.services[0] = service.port(),
+            _ => self.services.push(service.port()),
         }
-        let config = DriverConfig::parse(&self.string(line.port))?;
-        let service_endpoint = Some(format!("127.0.0.1:{}", service.port));
+        let config = DriverConfig::parse(&self.string(proxy.address()))?;
+        let service_endpoint = Some(service.endpoint());
         let context = OpenContext { service_endpoint };
         let driver = Registry::linked()?.open(config, context).await?;
-        self.opened.push(Node { driver: driver.clone(), line, service });
+        self.opened.push(Node { driver: driver.clone(), proxy, service });
         Ok(driver)
     }
 
     fn crash(&mut self) -> Result<()> {
         for node in self.opened.drain(..) {
-            node.line.close();
-            node.service.close();
+            node.proxy.close();
+            node.service.proxy.close();
             self.crashed.push(node);
         }
         Ok(())
@@ -116,9 +123,9 @@ impl Prefix {
 
     async fn cut_off(&mut self, index: usize) -> Result<()> {
         let node = &self.opened[index];
-        node.line.stall();
-        node.service.stall();
-        let endpoint = format!("127.0.0.1:{}", node.service.port);
+        node.proxy.hang();
+        node.service.proxy.hang();
+        let endpoint = node.service.endpoint();
         let mut client = client(self.etcd().await).await;
         loop {
             let leader = client.get(format!("{}/leader", self.prefix), None).await;
@@ -132,9 +139,14 @@ impl Prefix {
         }
     }
 
+    fn lose_answers(&mut self, index: usize) -> Result<()> {
+        self.opened[index].proxy.hang_answers();
+        Ok(())
+    }
+
     fn heal(&mut self, index: usize) -> Result<()> {
-        self.opened[index].line.open();
-        self.opened[index].service.open();
+        self.opened[index].proxy.open();
+        self.opened[index].service.proxy.open();
         Ok(())
     }
 
@@ -145,7 +157,7 @@ impl Prefix {
     }
 
     async fn config(&mut self) -> Result<Config> {
-        let string = self.string(self.etcd().await);
+        let string = self.string(common::member(self.etcd().await));
         let service_endpoint = Some(format!("127.0.0.1:{}", self.services[0]));
         Ok(Config { string, service_endpoint })
     }
@@ -162,11 +174,11 @@ impl Drop for Prefix {
             let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
             runtime.block_on(async {
                 for node in nodes {
-                    node.line.open();
+                    node.proxy.open();
                     // What it ends with is of no interest any more.
                     let _ = timeout(STOPPING, node.driver.shutdown()).await;
-                    node.line.close();
-                    node.service.close();
+                    node.proxy.close();
+                    node.service.proxy.close();
                 }
             });
         });

@@ -5,11 +5,13 @@
 mod common;
 
 use common::{
-    Etcd,
-    line::Line,
+    Etcd, member,
     node::{after, effect, led, next, open, take, until, version, wait_for},
+    proxy_to,
+    service::Service,
 };
 use tsoracle_core::{Clock, Leadership, Outcome, SystemClock};
+use tsoracle_testbed::proxy::Proxy;
 
 /// So long that no leader loses its key by itself within a test.
 const FOR_EVER: &str = "ttl=60s&timeout=2s";
@@ -25,23 +27,22 @@ async fn a_leader_that_does_not_answer_is_deposed() {
     }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{FOR_EVER}&probe=600ms", etcd.authority());
-    let (service, other) = (Line::service(0), Line::service(0));
-    let endpoint = |line: &Line| format!("127.0.0.1:{}", line.port);
-    let a = open(&config, &endpoint(&service)).await.unwrap();
+    let (service, other) = (Service::start(0), Service::start(0));
+    let a = open(&config, &service.endpoint()).await.unwrap();
     led(&a).await;
     let (_, base) = take(&a, "orders", 1).await.unwrap();
-    let b = open(&config, &endpoint(&other)).await.unwrap();
-    wait_for(&b, follows(&endpoint(&service))).await;
+    let b = open(&config, &other.endpoint()).await.unwrap();
+    wait_for(&b, follows(&service.endpoint())).await;
     // B has asked A at least once, and was answered.
     until(async || (service.asked() > 0).then_some(())).await;
     // From here on connections are made and not answered, as by a process that stands still.
-    service.stall();
+    service.proxy.hang();
     led(&b).await;
     let (first, found) = take(&b, "orders", 1).await.unwrap();
     assert_eq!(first, 1);
     let outcome = a.commit(base, effect(after(base))).await.unwrap();
     assert_eq!(outcome, Outcome::Conflict { found }, "the older leader changes nothing");
-    let now = wait_for(&a, follows(&endpoint(&other))).await;
+    let now = wait_for(&a, follows(&other.endpoint())).await;
     let Leadership::Follower { leader: Some(leader) } = now else { unreachable!() };
     assert_eq!(leader.epoch, None, "an epoch is not known before its fence");
 }
@@ -56,16 +57,16 @@ async fn a_leader_that_never_answered_is_left_alone() {
     let nowhere = format!("127.0.0.1:{}", common::free_port());
     let a = open(&config, &nowhere).await.unwrap();
     led(&a).await;
-    let line = Line::to(etcd.members[0].port);
-    let config = format!("etcd://127.0.0.1:{}/p?{FOR_EVER}&probe=100ms", line.port);
+    let proxy = proxy_to(etcd.members[0].port);
+    let config = format!("etcd://{}/p?{FOR_EVER}&probe=100ms", proxy.address());
     let b = open(&config, "").await.unwrap();
     wait_for(&b, follows(&nowhere)).await;
     // Far longer than it takes to depose one, and B still learns what happens.
     let began = SystemClock.now().boot;
     until(async || (SystemClock.now().boot.since(began).as_millis() > 1_500).then_some(())).await;
-    let before = line.answered();
+    let before = proxy.answered();
     take(&a, "orders", 1).await.unwrap();
-    until(async || (line.answered() > before).then_some(())).await;
+    until(async || (proxy.answered() > before).then_some(())).await;
     assert!(follows(&nowhere)(&b.leadership().borrow()));
 }
 
@@ -98,21 +99,21 @@ async fn a_leader_cut_off_from_etcd_loses_its_key_and_steps_down() {
         return;
     }
     let etcd = Etcd::single(&[]).await;
-    let line = Line::to(etcd.members[0].port);
-    let a = open(&format!("etcd://127.0.0.1:{}/p?ttl=2s", line.port), "a:1").await.unwrap();
+    let proxy = proxy_to(etcd.members[0].port);
+    let a = open(&format!("etcd://{}/p?ttl=2s", proxy.address()), "a:1").await.unwrap();
     led(&a).await;
     let b = open(&format!("etcd://{}/p?ttl=2s", etcd.authority()), "b:1").await.unwrap();
     wait_for(&b, follows("a:1")).await;
     let renewing = SystemClock.now().boot;
     let (_, renewed) = take(&a, "orders", 1).await.unwrap();
-    line.stall();
+    proxy.hang();
     led(&b).await;
     let elected = SystemClock.now().boot;
     wait_for(&a, |now| *now == Leadership::Unknown).await;
     let seen = b.seen(&renewed).expect("the watch reports each commit");
     assert!(seen < elected, "the last commit before was seen before the election");
     assert!(seen >= renewing, "and not before it was made");
-    line.open();
+    proxy.open();
     wait_for(&a, follows("b:1")).await;
     assert_eq!(next(&a, "orders").await.unwrap(), 1, "a follower can be read from too");
 }
@@ -123,15 +124,15 @@ async fn a_contender_whose_watch_hangs_or_breaks_still_learns_what_happens() {
         return;
     }
     let etcd = Etcd::single(&[]).await;
-    for (cut, prefix) in [(Line::stall as fn(&Line), "hangs"), (Line::close, "breaks")] {
+    for (cut, prefix) in [(Proxy::hang as fn(&Proxy), "hangs"), (Proxy::close, "breaks")] {
         let a = open(&format!("etcd://{}/{prefix}?{FOR_EVER}", etcd.authority()), "a:1").await;
         let a = a.unwrap();
         led(&a).await;
-        let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
-        let members = format!("127.0.0.1:{},127.0.0.1:{}", ways[0].port, ways[1].port);
+        let ways = [(); 2].map(|()| proxy_to(etcd.members[0].port));
+        let members = format!("{},{}", ways[0].address(), ways[1].address());
         let b = open(&format!("etcd://{members}/{prefix}?ttl=60s"), "b:1").await.unwrap();
         wait_for(&b, follows("a:1")).await;
-        let before = ways.each_ref().map(Line::answered);
+        let before = ways.each_ref().map(Proxy::answered);
         take(&a, "orders", 1).await.unwrap();
         let reports = async || (0..2).find(|&way| ways[way].answered() > before[way]);
         cut(&ways[until(reports).await]);
@@ -146,8 +147,8 @@ async fn an_idle_leader_writes_nothing() {
         return;
     }
     let etcd = Etcd::single(&[]).await;
-    let line = Line::to(etcd.members[0].port);
-    let config = format!("etcd://127.0.0.1:{}/p?ttl=2s", line.port);
+    let proxy = proxy_to(etcd.members[0].port);
+    let config = format!("etcd://{}/p?ttl=2s", proxy.address());
     let driver = open(&config, "").await.unwrap();
     led(&driver).await;
     let follower = open(&config, "").await.unwrap();
@@ -155,10 +156,10 @@ async fn an_idle_leader_writes_nothing() {
     let mut client = etcd.client().await;
     let before = client.get("p/leader", None).await.unwrap().header().unwrap().revision();
     // Looks and keepalives, for longer than the lease.
-    let (answered, began) = (line.answered(), SystemClock.now().boot);
+    let (answered, began) = (proxy.answered(), SystemClock.now().boot);
     until(async || {
         let long = SystemClock.now().boot.since(began).as_millis() > 3_000;
-        (long && line.answered() > answered + 2_000).then_some(())
+        (long && proxy.answered() > answered + 2_000).then_some(())
     })
     .await;
     let after = client.get("p/leader", None).await.unwrap();
@@ -208,11 +209,11 @@ async fn a_node_notices_when_each_version_was_made() {
         return;
     }
     let etcd = Etcd::single(&[]).await;
-    let line = Line::to(etcd.members[0].port);
-    let config = |port| format!("etcd://127.0.0.1:{port}/p?{FOR_EVER}");
-    let a = open(&config(etcd.members[0].port), "a:1").await.unwrap();
+    let proxy = proxy_to(etcd.members[0].port);
+    let config = |address| format!("etcd://{address}/p?{FOR_EVER}");
+    let a = open(&config(member(etcd.members[0].port)), "a:1").await.unwrap();
     led(&a).await;
-    let b = open(&config(line.port), "b:1").await.unwrap();
+    let b = open(&config(proxy.address()), "b:1").await.unwrap();
     wait_for(&b, follows("a:1")).await;
     for _ in 0..3 {
         let begun = SystemClock.now().boot;
@@ -226,11 +227,11 @@ async fn a_node_notices_when_each_version_was_made() {
         assert!(own >= begun && own <= SystemClock.now().boot);
     }
     // What was made while B noticed nothing, it dates later and not earlier.
-    line.stall();
+    proxy.hang();
     let (_, missed) = take(&a, "orders", 1).await.unwrap();
     let opening = SystemClock.now().boot;
     assert_eq!(b.seen(&missed), None);
-    line.open();
+    proxy.open();
     assert!(until(async || b.seen(&missed)).await >= opening);
     let (_, later) = take(&a, "orders", 1).await.unwrap();
     assert_eq!(version(&b).await.unwrap(), later);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{
     Etcd,
-    line::Line,
     node::{Asker, after, effect, is, led, next, open, take, until, version},
+    proxy_that_gives_nothing_up, proxy_to,
 };
 use etcd_client::GetOptions;
 use tsoracle_core::{Error, ErrorKind, KeyRange, Leadership, Outcome, Reads, Version, adopt};
@@ -68,14 +68,14 @@ async fn a_transaction_that_comes_late_changes_nothing() {
     }
     let etcd = Etcd::single(&[]).await;
     // Two ways to one member.
-    let ways = [(); 2].map(|()| Line::that_gives_nothing_up(etcd.members[0].port));
-    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p?ttl=60s", ways[0].port, ways[1].port);
+    let ways = [(); 2].map(|()| proxy_that_gives_nothing_up(etcd.members[0].port));
+    let config = format!("etcd://{},{}/p?ttl=60s", ways[0].address(), ways[1].address());
     let driver = open(&config, "").await.unwrap();
     let (mut orders, mut others) = (0, 0);
     for round in 0..6 {
         // What is sent this way waits, and is sent the other way as well.
         let late = &ways[round % 2];
-        late.stall();
+        late.hang();
         for _ in 0..3 {
             assert_eq!(take(&driver, "orders", 5).await.unwrap().0, orders);
             orders += 5;
@@ -98,12 +98,12 @@ async fn a_commit_whose_answer_is_lost_is_made_once() {
         return;
     }
     let etcd = Etcd::single(&[]).await;
-    let ways = [(); 2].map(|()| Line::to(etcd.members[0].port));
-    let config = format!("etcd://127.0.0.1:{},127.0.0.1:{}/p?ttl=60s", ways[0].port, ways[1].port);
+    let ways = [(); 2].map(|()| proxy_to(etcd.members[0].port));
+    let config = format!("etcd://{},{}/p?ttl=60s", ways[0].address(), ways[1].address());
     let driver = open(&config, "").await.unwrap();
     let (mut expected, mut base) = (0, version(&driver).await.unwrap());
     for round in 0..6 {
-        ways[round % 2].mute();
+        ways[round % 2].hang_answers();
         for _ in 0..3 {
             // This makes the one without an answer a commit, not the read before it.
             let made = after(base);
@@ -126,22 +126,22 @@ async fn what_is_uncertain_is_said_to_be_and_never_lands_later() {
         return;
     }
     let etcd = Etcd::single(&[]).await;
-    let line = Line::to(etcd.members[0].port);
-    let config = format!("etcd://127.0.0.1:{}/p?ttl=60s&timeout=100ms", line.port);
+    let proxy = proxy_to(etcd.members[0].port);
+    let config = format!("etcd://{}/p?ttl=60s&timeout=100ms", proxy.address());
     let driver = open(&config, "").await.unwrap();
     take(&driver, "orders", 1).await.unwrap();
     let mut client = etcd.client().await;
     for round in 0..5 {
         let base = version(&driver).await.unwrap();
         let sent = [after(base), after(base)];
-        line.stall();
+        proxy.hang();
         for made in sent {
             let error = driver.commit(base, effect(made)).await.unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Uncertain, "round {round}: {error}");
         }
         let error = version(&driver).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Unavailable, "round {round}: {error}");
-        line.open();
+        proxy.open();
         // One more on the same base decides: it is stored, or one of the others was.
         let settling = after(base);
         let decided = until(async || driver.commit(base, effect(settling)).await.ok()).await;

@@ -5,7 +5,8 @@ mod config;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, LocalDriver, Result, register_driver,
+    ConsensusDriver, DriverConfig, DriverFactory, LocalDriver, Result, SeqStore as _, new_node,
+    register_driver,
 };
 use tsoracle_store::Store;
 
@@ -28,8 +29,12 @@ register_driver!(DriverFactory {
 /// fails.
 pub async fn open(config: Config) -> Result<Arc<LocalDriver>> {
     let open = move || {
-        let store = Store::open(&config.path, config.options())?;
+        let mut store = Store::open(&config.path, config.options())?;
         store.belong_to("file")?;
+        if store.is_copy() {
+            store.commit(new_node()?)?;
+            store.settle_here()?;
+        }
         Ok(store)
     };
     LocalDriver::open_with(open).await

@@ -22,6 +22,7 @@ use crate::{
     entry::Commit,
     inbound::{self, Event, Inbound, Listener},
     jobs::Job,
+    log::Log,
     node::Node,
     peers::Peers,
     runner::Runner,
@@ -82,7 +83,8 @@ pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
 /// What the config shows without the directory.
 pub(crate) fn check(config: Config) -> Result<Cluster> {
     let refused = |context: &str| Err(Error::new(ErrorKind::Config, context));
-    let cluster = config.check()?;
+    // Addresses are not stored: nodes may see each other at different ones.
+    let cluster = Cluster { compares_addresses: false, ..config.check()? };
     if cluster.join {
         return refused(
             "join=true is of no use here: the nodes of an omnipaxos cluster are those in `peers`, \
@@ -107,18 +109,19 @@ async fn start(
     jobs: mpsc::Sender<Job>,
 ) -> Result<(OmnipaxosDriver, Runner)> {
     let store = Store::open(&cluster.path, cluster.store)?;
-    let identity = Identity::open(&store, NAME, cluster)?;
-    Identity::bind_members(&store, cluster)?;
+    let identity = Identity::open(&store, NAME, cluster, Log::is_used)?;
+    identity.bind_members(&store, cluster)?;
     let own = Sender { node: identity.node(), id: identity.id() };
     let known = PeerIds::stored(&store)?;
     let ids = PeerIds::new(own, known, inbound::remember(events.clone()));
     let transport = Transport::open(cluster, &identity, ids).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let started = (identity.id(), identity.starts());
+    let started = (identity.opener(), identity.starts());
     let (driver, node) = connect(cluster, store, started, clock.clone(), jobs)?;
     let inbound = Inbound::new(cluster, events.clone(), node.own_progress.clone(), clock)?;
     transport.serve(Arc::new(Listener { inbound, peers: Arc::new(transport.clone()) }));
-    Ok((driver, Runner::new(node, transport, events)))
+    let lifecycle = driver.lifecycle.clone();
+    Ok((driver, Runner::new(node, transport, events, lifecycle)))
 }
 
 /// A node over a store, and the driver over the node, which has started so often under that id.

@@ -11,14 +11,15 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tsoracle_core::{Clock, Error, ErrorKind, NodeId, Result};
+use tsoracle_core::{Clock, Effect, Error, ErrorKind, Result};
 use tsoracle_replica::{
     Cluster, Tasks,
     leaps::{Leaps, REACHED, Reached},
     message_parts::Joiner,
     transfer::{CHUNK, Inbox, Received},
-    transport::{Connections, Handler, Remember, Sender},
+    transport::{Calls, Handler, Remember, Sender},
 };
+use tsoracle_store::Table;
 
 use crate::{
     entry::State,
@@ -34,8 +35,8 @@ pub(crate) enum Event {
     Heard { peer: u32 },
     /// The session with a peer stands.
     Connected { peer: u32 },
-    /// By which id a peer is known has to be made durable.
-    Remember { peer: u32, id: NodeId, reply: oneshot::Sender<Result<()>> },
+    /// What is known of the cluster and its nodes has to be made durable.
+    Remember { writes: Vec<(Table, Effect)>, reply: oneshot::Sender<Result<()>> },
     /// A state has reached a peer, or has not.
     Transferred { peer: u32, transfer: u64, outcome: Result<()> },
     /// The others know this node by another directory.
@@ -107,7 +108,7 @@ impl Inbound {
         })
     }
 
-    async fn take(&self, peers: &dyn Connections, peer: u32, body: &[u8]) -> Result<Event> {
+    async fn take(&self, peers: &dyn Calls, peer: u32, body: &[u8]) -> Result<Event> {
         let Some(Decoded { message, state, named }) = self.decode(peer, body)? else {
             return Ok(Event::Heard { peer });
         };
@@ -158,7 +159,7 @@ impl Inbound {
 /// What comes from the peers, with the connections to ask them.
 pub(crate) struct Listener {
     pub(crate) inbound: Inbound,
-    pub(crate) peers: Arc<dyn Connections>,
+    pub(crate) peers: Arc<dyn Calls>,
 }
 
 #[async_trait]
@@ -209,15 +210,15 @@ pub(crate) fn check_state(named: State, received: Received) -> Result<(usize, Re
     Ok((named.index, received))
 }
 
-/// Has the node, which owns the store, remember its peers.
+/// Has the node, which owns the store, remember its cluster and its peers.
 pub(crate) fn remember(events: mpsc::Sender<Event>) -> Remember {
     let stopped = |_| Error::new(ErrorKind::Unavailable, "the node has stopped");
-    Box::new(move |peer, id| {
+    Box::new(move |writes| {
         let events = events.clone();
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             // An event that is not taken is dropped, with its reply.
-            let _ = events.send(Event::Remember { peer, id, reply }).await;
+            let _ = events.send(Event::Remember { writes, reply }).await;
             answer.await.map_err(stopped)?
         })
     })

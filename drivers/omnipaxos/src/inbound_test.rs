@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -21,13 +20,13 @@ use omnipaxos::{
     },
     util::{LogSync, SequenceNumber},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tsoracle_core::{Clock, Effect, Error, ErrorKind, NodeId, Result, SystemClock, Version};
 use tsoracle_replica::{
     LogEntry,
     leaps::{MAX_LEAP, Reached},
     message_parts::{Session, split},
-    transport::{Connections, Handler, Sender},
+    transport::{Calls, Handler, Sender},
 };
 
 use crate::{
@@ -43,27 +42,11 @@ use crate::{
 struct Others(Mutex<BTreeMap<u32, Reached>>);
 
 #[async_trait]
-impl Connections for Others {
-    fn serve(&self, _: Arc<dyn Handler>) {}
-
-    fn set_peer(&self, _: u32, _: &str) -> Result<()> {
-        Ok(())
-    }
-
-    fn disowned(&self) -> watch::Receiver<Option<String>> {
-        watch::channel(None).1
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 1).into()
-    }
-
+impl Calls for Others {
     async fn call(&self, to: u32, _: u32, _: Bytes, _: Duration) -> Result<Bytes> {
         let reached = self.0.lock().unwrap().get(&to).map(|reached| reached.encode());
         reached.ok_or_else(|| Error::new(ErrorKind::Unavailable, "it is down"))
     }
-
-    async fn shutdown(&self) {}
 }
 
 const TERM: u32 = 5;

@@ -14,7 +14,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tsoracle_core::{Effect, Error, ErrorKind, Result};
 use tsoracle_store::{Store, Table};
 
-use crate::entry::{Commit, Entry, State};
+use crate::{
+    entry::{Commit, Entry, State},
+    paxos::FIRST_BALLOT,
+};
 
 /// Entries by index: eight bytes, the highest first, so that they are in order.
 const ENTRIES: Table = Table::new("paxos-log");
@@ -78,6 +81,15 @@ impl Log {
             return Err(damaged(&format!("holds {first} to {end}, and {decided} are decided")));
         }
         Ok(log)
+    }
+
+    /// Whether the node of a store ever took part in a cluster: it has promised or logged something.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub(crate) fn is_used(store: &Store) -> Result<bool> {
+        let log = Self::open(store)?;
+        Ok(log.promise.is_some_and(|promise| promise != FIRST_BALLOT) || log.end() > 0)
     }
 
     /// The index after the last entry.

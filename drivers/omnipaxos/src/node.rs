@@ -19,7 +19,7 @@ use omnipaxos::{
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Latch, Replica, Waiters, handover::Passing, leaps::Reached,
-    transfer::Received, transport::note,
+    transfer::Received,
 };
 
 use crate::{
@@ -205,7 +205,6 @@ impl Node {
     }
 
     /// Why it takes part no more, if so.
-    #[cfg(feature = "simulation")]
     pub(crate) fn failure(&self) -> Option<&Error> {
         self.latch.error()
     }
@@ -285,8 +284,8 @@ impl Node {
                 self.peers.begin_session(peer)?;
                 self.paxos.reconnected(peer.into());
             }
-            Event::Remember { peer, id, reply } => {
-                self.replica.write([note(peer, id)])?;
+            Event::Remember { writes, reply } => {
+                self.replica.write(writes)?;
                 // The session may have ended.
                 let _ = reply.send(Ok(()));
             }
@@ -299,7 +298,7 @@ impl Node {
                     "{reason}. Restore the directory; if it is lost, copy the state of another \
                      node into a new cluster with `tsoracle migrate`"
                 );
-                return Err(Error::new(ErrorKind::Config, context));
+                return Err(Error::new(ErrorKind::Excluded, context));
             }
         }
         Ok(())

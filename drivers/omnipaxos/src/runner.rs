@@ -1,13 +1,13 @@
 //! The node's thread: it waits for what comes, has the node work, and carries out what that returns.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, yield_now},
 };
 use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock};
-use tsoracle_replica::{Tasks, snapshot::Chunks, transfer, transport::Transport};
+use tsoracle_replica::{Lifecycle, Tasks, snapshot::Chunks, transfer, transport::Transport};
 
 use crate::{
     inbound::Event,
@@ -25,13 +25,19 @@ pub(crate) struct Runner {
     node: Node,
     transport: Transport,
     events: mpsc::Sender<Event>,
+    lifecycle: Arc<Lifecycle>,
     /// The states on their way to peers.
     transfers: BTreeMap<u32, JoinHandle<()>>,
 }
 
 impl Runner {
-    pub(crate) fn new(node: Node, transport: Transport, events: mpsc::Sender<Event>) -> Self {
-        Self { node, transport, events, transfers: BTreeMap::new() }
+    pub(crate) fn new(
+        node: Node,
+        transport: Transport,
+        events: mpsc::Sender<Event>,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
+        Self { node, transport, events, lifecycle, transfers: BTreeMap::new() }
     }
 
     /// Works until it is stopped, or until no caller is left.
@@ -111,7 +117,10 @@ impl Runner {
 
     /// Releases everything. On return the directory and the address can be used again.
     async fn end(self) -> Result<()> {
-        let Self { mut node, transport, transfers, events: _ } = self;
+        let Self { mut node, transport, transfers, events: _, lifecycle } = self;
+        if let Some(error) = node.failure() {
+            lifecycle.fail(error.clone());
+        }
         let ended = node.end();
         // Stops speaking and listening.
         transfers.into_values().for_each(|sending| sending.abort());

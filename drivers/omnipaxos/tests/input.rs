@@ -37,9 +37,11 @@ async fn what_makes_no_cluster_is_refused_before_anything_is_touched() {
 
 #[tokio::test]
 async fn a_directory_of_another_node_cluster_or_driver_is_refused_and_kept() {
-    let mut nodes = Nodes::new(3, "").await;
-    nodes.start(0).await.unwrap();
-    nodes.stop(0).await.unwrap();
+    let mut nodes = Nodes::started(3, "").await;
+    nodes.leader().await;
+    for node in 0..3 {
+        nodes.stop(node).await.unwrap();
+    }
     let config = nodes.config(0);
     refused(&config.replacen("node=1", "node=2", 1), "is node 1's, not node 2's").await;
     refused(&format!("{config}&cluster=other"), "is of the cluster \"tsoracle\"").await;
@@ -49,6 +51,7 @@ async fn a_directory_of_another_node_cluster_or_driver_is_refused_and_kept() {
     refused(&config, "is in use by another process").await;
     nodes.stop(0).await.unwrap();
 
+    std::fs::remove_dir_all(nodes.directory(1)).unwrap();
     let mut alone = Store::open(nodes.directory(1), Default::default()).unwrap();
     let mut effect = Effect::default();
     effect.put(*b"key", *b"value");

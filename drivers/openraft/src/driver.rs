@@ -12,7 +12,7 @@ use tsoracle_core::{
     Membership, NodeId, Outcome, Random, Reads, Result, Snapshot, SystemClock, Version,
 };
 use tsoracle_replica::{
-    Announcer, Cluster, Config, Identity, StoreThread, Tasks, Waiters, own_thread,
+    Announcer, Cluster, Config, Formed, Identity, StoreThread, Tasks, Waiters, own_thread,
     transport::{Connections, PeerIds, Transport},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     members::{self, Members},
     network::Network,
     numbers::Numbers,
+    removal,
     shared::Shared,
     shutdown,
     store::{self, Found},
@@ -90,7 +91,7 @@ async fn listen(
     let ids = PeerIds::remembered_by(&store, &identity, std::mem::take(&mut found.peers));
     let transport = Arc::new(Transport::open(&cluster, &identity, ids).await?);
     let (tasks, random) = (Tasks::here(), Random::default());
-    let outside = Outside { id: identity.id(), tasks, clock, random, transport };
+    let outside = Outside { id: identity.opener(), tasks, clock, random, transport };
     Ok(Arc::new(start(cluster, store, found, outside, |parts| parts).await?))
 }
 
@@ -140,7 +141,9 @@ where
         waiters: waiters.clone(),
         clock: clock.clone(),
         log: log.clone(),
+        committed: Arc::default(),
     };
+    let committed = machine.committed.clone();
     let config = Arc::new(raft_config(&cluster)?);
     let (network, log, machine) = fit((network, log, machine));
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
@@ -153,8 +156,15 @@ where
         purging.map_err(|error| fatal("raft cannot be started", &error))?;
     }
     let contact = Arc::new(Contact::new(cluster.election, clock.clone()));
-    let (own, heard) = (tasks.clone(), contact.clone());
-    let inbound = Inbound { raft: raft.clone(), contact: heard, inbox, tasks: own, numbers };
+    let removed = Arc::<watch::Sender<bool>>::default();
+    let inbound = Inbound {
+        raft: raft.clone(),
+        contact: contact.clone(),
+        inbox,
+        tasks: tasks.clone(),
+        numbers,
+        removed: removed.clone(),
+    };
     transport.serve(Arc::new(inbound));
     let (announcer, leadership) = Announcer::new();
     let shared = Arc::new(Shared {
@@ -174,38 +184,74 @@ where
         is_silent,
         transfers: watch::Sender::new(0),
         changing: Default::default(),
+        committed,
+        removed,
     });
-    form(&shared).await?;
+    begin(&shared).await?;
     shared.tasks.spawn(leadership::follow(shared.clone(), announcer));
     shared.tasks.spawn(elections::run(shared.clone()));
+    shared.tasks.spawn(removal::follow(shared.clone()));
     Ok(OpenraftDriver { id, shared })
 }
 
-/// Forms the cluster, if this node was never part of one. Every node does so with the same members,
-/// and the first that is elected leads. One that is alone campaigns at once.
-async fn form(shared: &Shared) -> Result<()> {
-    let failed = |error: &dyn std::error::Error| fatal("the cluster cannot be formed", error);
+/// Has raft begin, if it has not: with the nodes that the cluster was formed of, once it is. A node that is alone
+/// campaigns at once.
+async fn begin(shared: &Arc<Shared>) -> Result<()> {
     let raft = &shared.raft;
-    if raft.is_initialized().await.map_err(|error| failed(&error))? {
+    let is_initialized = raft.is_initialized().await;
+    if is_initialized.map_err(|error| fatal("raft cannot be started", &error))? {
         let membership = raft.metrics().borrow().membership_config.clone();
         if membership.membership().voter_ids().eq([shared.node()]) {
-            raft.trigger().elect().await.map_err(|error| failed(&error))?;
+            let elected = raft.trigger().elect().await;
+            elected.map_err(|error| fatal("raft cannot be started", &error))?;
         }
         return Ok(());
     }
+    // One that joins gets its members from the leader.
     if shared.cluster.join {
         return Ok(());
     }
-    let members = shared.cluster.members.iter().map(|(&node, at)| (u64::from(node), at.clone()));
+    let mut formed = shared.transport.formed();
+    let found = formed.borrow().clone();
+    if let Some(formed) = found {
+        return initialize(shared, formed).await;
+    }
+    let own = shared.clone();
+    shared.tasks.spawn(async move {
+        let formed = tokio::select! {
+            biased;
+            () = own.lifecycle.stopping() => return,
+            formed = formed.wait_for(Option::is_some) => {
+                formed.ok().and_then(|formed| formed.clone())
+            }
+        };
+        let Some(formed) = formed else { return };
+        if let Err(error) = initialize(&own, formed).await {
+            own.lifecycle.fail(error);
+            // The announcement of who leads ends with raft.
+            let _ = own.raft.shutdown().await;
+        }
+    });
+    Ok(())
+}
+
+/// Every node does so with the same members, and the first that is elected leads.
+async fn initialize(shared: &Shared, formed: Formed) -> Result<()> {
+    // A directory of before there were ids does not know of what its cluster was formed.
+    let nodes = match formed.nodes.is_empty() {
+        true => &shared.cluster.members,
+        false => &formed.nodes,
+    };
+    let members = nodes.iter().map(|(&node, at)| (u64::from(node), at.clone()));
     let members: std::collections::BTreeMap<_, _> = members.collect();
-    match raft.initialize(members).await {
+    match shared.raft.initialize(members).await {
         Ok(()) => Ok(()),
         // Another node was faster.
         Err(RaftError::APIError(error)) => {
-            tracing::debug!(error = %format_args!("{error:#}"), "the cluster was formed meanwhile");
+            tracing::debug!(error = %format_args!("{error:#}"), "raft has begun meanwhile");
             Ok(())
         }
-        Err(RaftError::Fatal(error)) => Err(failed(&error)),
+        Err(RaftError::Fatal(error)) => Err(fatal("raft cannot be started", &error)),
     }
 }
 

@@ -14,27 +14,27 @@ use std::{
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use openraft::ServerState;
+use tokio::sync::watch;
 use tsoracle_core::{BootTime, Clock, Random};
 use tsoracle_replica::Cluster;
 
 use crate::{
     commit,
     shared::Shared,
-    types::{Id, Metrics, Raft, peer_id},
+    types::{Id, Metrics, Raft, Vote, peer_id},
     wire::{PRE_VOTE, pack, unpack},
 };
 
 /// How often to look, in each election time.
 const LOOKS: u32 = 12;
 
-/// How long a write to the leader's disk may take before it lets others lead: by then no lease of its
-/// own holds any more.
-pub(crate) const STALLED_DISK: Duration = Duration::from_secs(2);
-
-/// When this node last heard from a leader, and how long it waits for one.
+/// When this node last heard from a leader, from which one, and how long it waits for one.
 #[derive(Debug)]
 pub(crate) struct Contact {
     last: AtomicU64,
+    /// The latest leader, as it says. Raft knows it only once it has stored its vote, which a disk that hangs
+    /// never does.
+    heard: watch::Sender<Option<Vote>>,
     election: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -42,11 +42,34 @@ pub(crate) struct Contact {
 impl Contact {
     /// No leader was heard yet, but there was no time for it either.
     pub(crate) fn new(election: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self { last: AtomicU64::new(clock.now().boot.as_nanos()), election, clock }
+        let (last, heard) = (AtomicU64::new(clock.now().boot.as_nanos()), watch::Sender::new(None));
+        Self { last, heard, election, clock }
     }
 
     pub(crate) fn note(&self) {
         self.last.fetch_max(self.clock.now().boot.as_nanos(), Ordering::AcqRel);
+    }
+
+    /// As [`note`](Self::note), of the leader under `vote`.
+    pub(crate) fn note_leader(&self, vote: Vote) {
+        self.note();
+        self.heard.send_if_modified(|heard| {
+            let is_later = heard.is_none_or(|heard| vote > heard);
+            if is_later {
+                *heard = Some(vote);
+            }
+            is_later
+        });
+    }
+
+    pub(crate) fn heard(&self) -> watch::Receiver<Option<Vote>> {
+        self.heard.subscribe()
+    }
+
+    /// The leader that was heard since raft's vote was `vote`.
+    pub(crate) fn later_leader(&self, vote: Vote) -> Option<u64> {
+        let heard = (*self.heard.borrow()).filter(|heard| *heard > vote && heard.committed);
+        heard.map(|heard| heard.leader_id.node_id)
     }
 
     pub(crate) fn silence(&self) -> Duration {
@@ -70,7 +93,6 @@ async fn campaign_when_due(shared: &Shared) {
     // The others have to have waited, too.
     let mut max_wait = first_wait();
     let mut since = clock.now().boot;
-    let mut is_quiet = false;
     loop {
         clock.sleep(election / LOOKS).await;
         let metrics = shared.metrics();
@@ -80,18 +102,8 @@ async fn campaign_when_due(shared: &Shared) {
         commit::give_up_the_hopeless(shared, &metrics);
         let now = clock.now().boot;
         if metrics.state == ServerState::Leader {
-            let stalls = shared.store.stalled_for() > STALLED_DISK;
-            if stalls != is_quiet {
-                tracing::warn!(stalls, "the disk of this leader; without it, another one may lead");
-                shared.raft.runtime_config().heartbeat(!stalls);
-                is_quiet = stalls;
-            }
             (since, max_wait) = (now, first_wait());
             continue;
-        }
-        if is_quiet {
-            shared.raft.runtime_config().heartbeat(true);
-            is_quiet = false;
         }
         if shared.contact.silence().min(now.since(since)) < max_wait || !votes(shared, &metrics) {
             continue;

@@ -3,6 +3,7 @@ use std::{fmt::Display, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use tokio::sync::watch;
 use tsoracle_core::{Error, ErrorKind, Result};
 use tsoracle_replica::{
     Tasks,
@@ -15,7 +16,7 @@ use crate::{
     elections::{self, Contact},
     numbers::{self, Numbers},
     types::{Applied, Id, Raft, Snapshot, SnapshotData, TypeConfig, Vote},
-    wire::{APPEND, CAMPAIGN, INSTALL, Install, PING, PRE_VOTE, VOTE, pack, unpack},
+    wire::{APPEND, CAMPAIGN, INSTALL, Install, PING, PRE_VOTE, REMOVED, VOTE, pack, unpack},
 };
 
 /// Answers the calls of other nodes.
@@ -25,13 +26,15 @@ pub(crate) struct Inbound {
     pub(crate) inbox: Inbox,
     pub(crate) tasks: Tasks,
     pub(crate) numbers: Arc<Numbers>,
+    /// Set once a leader has said that this node was removed.
+    pub(crate) removed: Arc<watch::Sender<bool>>,
 }
 
 impl Inbound {
     /// Notes that a leader was heard, unless a later one is known.
     fn heard(&self, vote: &Vote) {
         if *vote >= self.raft.metrics().borrow().vote {
-            self.contact.note();
+            self.contact.note_leader(*vote);
         }
     }
 
@@ -63,6 +66,15 @@ impl Inbound {
         let snapshot = Snapshot { meta: message.meta, snapshot: Box::new(SnapshotData(chunks)) };
         let installed = self.raft.install_full_snapshot(message.vote, snapshot).await;
         pack(&installed.map_err(stopped)?)
+    }
+
+    /// The leader that this node follows is believed, as it is about what is committed.
+    fn remove(&self, by: u32, vote: &Vote) -> Result<Bytes> {
+        if !self.is_leader(by) || *vote < self.raft.metrics().borrow().vote {
+            return Err(stopped("another node leads"));
+        }
+        self.removed.send_replace(true);
+        Ok(Bytes::new())
     }
 
     /// Campaigns because the leader wants it.
@@ -108,6 +120,7 @@ impl Handler for Inbound {
             CAMPAIGN => self.campaign(sender.node).await,
             PING => Ok(Bytes::new()),
             REACHED => Ok(self.numbers.log.reached().encode()),
+            REMOVED => self.remove(sender.node, &unpack(&body)?),
             kind => {
                 let context = format!("a message of kind {kind} is not known to this release");
                 Err(Error::new(ErrorKind::Config, context))

@@ -1,6 +1,7 @@
 //! One node, and messages of another that is damaged, hostile, or of a release to come.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
@@ -21,10 +22,10 @@ use tsoracle_core::{
     SystemClock, VERSION, Version,
 };
 use tsoracle_replica::{
-    Cluster, Config, LogEntry, Replica, StoreThread, Tasks,
+    Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
     leaps::{MAX_LEAP, REACHED, Reached},
     transfer::{self, CHUNK},
-    transport::{Connections, Handler, Sender},
+    transport::{Calls, Connections, Handler, Sender},
 };
 use tsoracle_store::{Store, Table};
 
@@ -43,6 +44,7 @@ struct Played {
     handler: Mutex<Option<Arc<dyn Handler>>>,
     answers: Mutex<Arc<Answers>>,
     disowned: watch::Sender<Option<String>>,
+    formed: watch::Sender<Option<Formed>>,
 }
 
 impl std::fmt::Debug for Played {
@@ -65,17 +67,48 @@ impl Connections for Played {
         self.disowned.subscribe()
     }
 
+    fn formed(&self) -> watch::Receiver<Option<Formed>> {
+        self.formed.subscribe()
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        None
+    }
+
+    fn set_members(&self, _: BTreeSet<u32>, _: BTreeSet<u32>) {}
+
+    async fn invite(&self, _: u32) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn forget(&self, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    fn drop_peer(&self, _: u32) {}
+
+    fn was_removed(&self, _: u32) -> bool {
+        false
+    }
+
+    fn duplicates(&self) -> Vec<String> {
+        vec![]
+    }
+
     fn local_addr(&self) -> SocketAddr {
         ([127, 0, 0, 1], 1).into()
     }
 
+    async fn shutdown(&self) {
+        self.handler.lock().unwrap().take();
+    }
+}
+
+#[async_trait]
+impl Calls for Played {
     async fn call(&self, to: u32, kind: u32, _: Bytes, _: Duration) -> Result<Bytes> {
         let answers = self.answers.lock().unwrap().clone();
         answers(to, kind)
-    }
-
-    async fn shutdown(&self) {
-        self.handler.lock().unwrap().take();
     }
 }
 
@@ -106,10 +139,12 @@ impl Node {
         let opened = cluster.clone();
         let opening = StoreThread::start(clock.clone(), move || store::open(&opened, now));
         let (store, (_, found)) = opening.await.unwrap();
+        let formed = Formed { id: ClusterId(1), is_provisional: false, nodes: BTreeMap::new() };
         let played = Arc::new(Played {
             handler: Mutex::default(),
             answers: Mutex::new(Arc::new(|_, _| down())),
             disowned: watch::Sender::new(None),
+            formed: watch::Sender::new(Some(formed)),
         });
         let outside = Outside {
             id: NodeId(1),

@@ -7,17 +7,16 @@ use tokio::time::timeout;
 use tsoracle_core::{Error, ErrorKind};
 use tsoracle_replica::Announcer;
 
-use crate::{
-    commit,
-    shared::{Shared, hint},
-    types::{Metrics, Vote},
-};
+use crate::{commit, members, removal, shared::Shared, types::Vote};
 
 /// How long to wait before a majority is asked again whether this node leads.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a majority may take to say so, and this node to apply what was decided before.
 const CONFIRMED: Duration = Duration::from_secs(1);
+
+/// How often that is tried before another node is to lead.
+const ATTEMPTS: u32 = 2;
 
 /// Follows raft until it ends, and announces who leads. The channel closes when this returns: the node
 /// will never lead again.
@@ -49,9 +48,10 @@ async fn end(shared: &Shared) -> Option<Error> {
             Some(Some(error)) => Error::clone(error),
             _ => fatal("the store's thread has ended"),
         }),
+        removed = removal::removed(shared) => Some(removed),
         disowned = disowned.wait_for(Option::is_some) => {
             let reason = disowned.ok().and_then(|reason| reason.clone()).unwrap_or_default();
-            Some(Error::new(ErrorKind::Fatal, reason))
+            Some(Error::new(ErrorKind::Excluded, reason))
         }
     }
 }
@@ -61,13 +61,15 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
     // Its values change with the vote and the membership only, so that this sleeps mostly.
     let mut changes = shared.raft.server_metrics();
     let mut transfers = shared.transfers.subscribe();
+    let mut heard = shared.contact.heard();
     // The vote under which this node has claimed to lead.
     let mut claimed: Option<Vote> = None;
     let mut is_announced = false;
     loop {
         changes.borrow_and_update();
+        heard.borrow_and_update();
         let metrics = shared.metrics();
-        match leads(&metrics) {
+        match leads(shared) {
             Some(vote) if claimed == Some(vote) => {}
             Some(vote) => {
                 shared.elected.note();
@@ -85,9 +87,9 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
             }
             None => {
                 claimed = None;
-                match metrics.current_leader {
-                    Some(leader) if leader != metrics.id => announcer.follow(hint(&metrics)),
-                    _ => announcer.unknown(),
+                match shared.leader(&metrics) {
+                    Some(_) => announcer.follow(shared.hint()),
+                    None => announcer.unknown(),
                 }
                 if mem::take(&mut is_announced) {
                     commit::give_up_later(shared);
@@ -101,23 +103,41 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
                     Ok(()) => fatal("raft has ended without a reason"),
                 };
             },
-            // The reign was released for a transfer that has ended, while this node leads on: it needs
-            // another claim.
+            // The claim was resigned; or the reign was released for a transfer that has ended, while this
+            // node leads on. It needs another claim.
             _ = transfers.changed() => claimed = None,
+            // The contact lives as long as this.
+            _ = heard.changed() => {}
         }
     }
 }
 
 /// Whether a majority follows this node under `vote`. Then everything that was decided before is applied.
-async fn confirm(shared: &Shared, vote: Vote) -> bool {
+/// A node that cannot find out has another one lead.
+async fn confirm(shared: &Arc<Shared>, vote: Vote) -> bool {
+    let mut attempts = 0;
     // A leader that was restarted still thinks that it leads, whatever other node was elected meanwhile.
-    while leads(&shared.metrics()) == Some(vote) {
+    while leads(shared) == Some(vote) {
+        if shared.is_leaving() {
+            shared.clock.sleep(PAUSE).await;
+            continue;
+        }
+        attempts += 1;
+        let started = shared.clock.now().boot;
         match timeout(CONFIRMED, shared.raft.ensure_linearizable()).await {
-            Ok(Ok(_)) => return leads(&shared.metrics()) == Some(vote),
+            Ok(Ok(_)) => return leads(shared) == Some(vote) && !shared.is_leaving(),
             Ok(Err(error)) => {
                 tracing::debug!(error = %format_args!("{error:#}"), "not sure of leading yet")
             }
             Err(_) => tracing::debug!("not sure of leading yet"),
+        }
+        // What fails at once has not been tried for as long as it may take.
+        if shared.clock.now().boot.since(started) < CONFIRMED {
+            attempts -= 1;
+        }
+        if attempts >= ATTEMPTS {
+            attempts = 0;
+            members::give_way(shared).await;
         }
         shared.clock.sleep(PAUSE).await;
     }
@@ -125,11 +145,13 @@ async fn confirm(shared: &Shared, vote: Vote) -> bool {
 }
 
 /// The vote under which this node leads, if it does.
-fn leads(metrics: &Metrics) -> Option<Vote> {
+fn leads(shared: &Shared) -> Option<Vote> {
+    let metrics = shared.metrics();
     let is_leader = metrics.running_state.is_ok()
         && metrics.state == ServerState::Leader
         && metrics.vote.committed
-        && metrics.vote.leader_id.node_id == metrics.id;
+        && metrics.vote.leader_id.node_id == metrics.id
+        && shared.contact.later_leader(metrics.vote).is_none();
     is_leader.then_some(metrics.vote)
 }
 

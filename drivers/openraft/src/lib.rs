@@ -13,6 +13,7 @@ mod machine;
 mod members;
 mod network;
 mod numbers;
+mod removal;
 mod runtime;
 mod shared;
 mod shutdown;

@@ -1,14 +1,15 @@
 use std::sync::Arc;
 
 use openraft::{EntryPayload, RaftSnapshotBuilder, StoredMembership, storage::RaftStateMachine};
+use tokio::sync::watch;
 use tsoracle_core::{BootTime, Clock, Result};
 use tsoracle_replica::{Addresses, LogEntry, Replica, StoreThread, Waiters, store_thread::After};
 
 use crate::{
     log::Log,
     types::{
-        Applied, Entries, Entry, Id, Meta, Snapshot, SnapshotData, Stored, TypeConfig, encode,
-        storage,
+        Applied, Committed, Entries, Entry, Id, Membership, Meta, Snapshot, SnapshotData, Stored,
+        TypeConfig, encode, storage,
     },
 };
 
@@ -21,9 +22,17 @@ pub(crate) struct StateMachine {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: Log,
+    /// The members as of what is applied.
+    pub(crate) committed: Arc<watch::Sender<Committed>>,
 }
 
 impl StateMachine {
+    fn note_members<'a>(&self, members: impl IntoIterator<Item = &'a Membership>) {
+        members.into_iter().for_each(|members| {
+            self.committed.send_if_modified(|committed| committed.change(members));
+        });
+    }
+
     async fn snapshot(&self) -> Result<Snapshot> {
         let chunks = self.store.snapshot().await?;
         let meta = Applied::read(chunks.applied())?.into_meta();
@@ -37,7 +46,8 @@ fn apply(
     entries: Vec<Entry>,
     waiters: &Waiters,
     now: BootTime,
-) -> Result<()> {
+) -> Result<Vec<Membership>> {
+    let mut members = vec![];
     let mut applied = Applied::read(replica.applied().unwrap_or_default())?;
     let mut answers = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -49,6 +59,7 @@ fn apply(
                 answers.push((next, replica.apply(base, commit.into_effect(), now)?));
             }
             EntryPayload::Membership(membership) => {
+                members.push(membership.clone());
                 applied.membership = StoredMembership::new(Some(entry.log_id), membership);
             }
         }
@@ -56,7 +67,7 @@ fn apply(
     }
     replica.set_applied(encode(&applied)?);
     answers.into_iter().for_each(|(next, answer)| waiters.answer(&next, answer));
-    Ok(())
+    Ok(members)
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
@@ -72,6 +83,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn applied_state(&mut self) -> Stored<(Option<Id>, StoredMembership<u64, Addresses>)> {
         let read = |replica: &mut Replica| Applied::read(replica.applied().unwrap_or_default());
         let applied = self.store.run(After::Anytime, read).await.map_err(storage)?;
+        self.note_members([applied.membership.membership()]);
         Ok((applied.log_id, applied.membership))
     }
 
@@ -84,7 +96,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let applied = self
             .store
             .run(after, move |replica| apply(replica, entries, &waiters, clock.now().boot));
-        applied.await.map_err(storage)?;
+        self.note_members(&applied.await.map_err(storage)?);
         self.log.applied(last);
         Ok(answers)
     }
@@ -104,6 +116,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             replica.restore(snapshot.0, [], clock.now().boot)
         });
         restored.await.map_err(storage)?;
+        self.note_members([meta.last_membership.membership()]);
         self.log.applied(meta.last_log_id);
         Ok(())
     }

@@ -20,10 +20,10 @@ use tsoracle_replica::{
 };
 
 use crate::{
-    elections::{self, STALLED_DISK},
+    elections,
     shared::Shared,
     types::{Metrics, peer_id},
-    wire::{CAMPAIGN, PING},
+    wire::{CAMPAIGN, PING, REMOVED, pack},
 };
 
 /// How long a change may take, in which a new node has to catch up.
@@ -31,6 +31,12 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long a node has to answer a question of this kind.
 const ANSWERED: Duration = Duration::from_millis(500);
+
+/// How long a node that is to be added has to show that it is there.
+const INTRODUCED: Duration = Duration::from_secs(3);
+
+/// How long a node that catches up may make no progress.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 /// How often to look whether something has happened.
 const LOOK: Duration = Duration::from_millis(2);
@@ -46,7 +52,9 @@ impl Membership for Members {
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<_> = membership.voter_ids().collect();
         if voters.is_empty() {
-            let context = "this node belongs to no cluster yet; `tsoracle cluster add` takes it in";
+            let waits_for = self.0.transport.waits_for();
+            let waits_for = waits_for.unwrap_or_else(|| "waiting for the leader".into());
+            let context = format!("this node belongs to no cluster yet: {waits_for}");
             return Err(Error::new(ErrorKind::Unavailable, context));
         }
         let members = membership.nodes().map(|(&id, at)| Member {
@@ -67,7 +75,6 @@ impl Membership for Members {
 }
 
 async fn make(shared: &Shared, change: MembershipChange) -> Result<()> {
-    let _alone = shared.changing.lock().await;
     if !shared.leads() || shared.is_leaving() {
         return Err(shared.not_leader());
     }
@@ -93,10 +100,40 @@ async fn add(shared: &Shared, member: Member) -> Result<()> {
     if member.id == 0 || u32::try_from(member.id).is_err() {
         return Err(invalid(format!("{} is no id; ids are from 1 to {}", member.id, u32::MAX)));
     }
+    check_addresses(shared, member.id, &at)?;
+    let is_member = || {
+        let metrics = shared.metrics();
+        metrics.membership_config.membership().get_node(&member.id).is_some()
+    };
+    let node = peer_id(member.id);
+    if !is_member() {
+        // Neither this nor catching up is in the way of other changes.
+        introduced(shared, node, &at).await?;
+        let alone = shared.changing.lock().await;
+        check_addresses(shared, member.id, &at)?;
+        if !is_member() {
+            let nodes = BTreeMap::from([(member.id, at)]);
+            submit(shared, ChangeMembers::AddNodes(nodes)).await?;
+        }
+        drop(alone);
+    }
+    let caught_up = caught_up(shared, member.id).await;
+    let votes =
+        shared.metrics().membership_config.membership().voter_ids().any(|id| id == member.id);
+    if !votes && caught_up.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Unavailable) {
+        // It is of no use to the cluster, and would be in the way of the next attempt.
+        let _alone = shared.changing.lock().await;
+        submit(shared, ChangeMembers::RemoveNodes(BTreeSet::from([member.id]))).await?;
+    }
+    caught_up
+}
+
+/// Whether a node can be added at these addresses.
+fn check_addresses(shared: &Shared, node: u64, at: &Addresses) -> Result<()> {
     let metrics = shared.metrics();
     for (&id, known) in metrics.membership_config.membership().nodes() {
-        let is_same = id == member.id;
-        if is_same && *known != at {
+        let is_same = id == node;
+        if is_same && known != at {
             let context = format!(
                 "node {id} is a member already, at {} and {}; remove it, and add it under a new id",
                 known.peer, known.service
@@ -107,11 +144,37 @@ async fn add(shared: &Shared, member: Member) -> Result<()> {
             return Err(invalid(format!("node {id} is at one of these addresses already")));
         }
     }
-    if metrics.membership_config.membership().get_node(&member.id).is_none() {
-        let nodes = BTreeMap::from([(member.id, at)]);
-        submit(shared, ChangeMembers::AddNodes(nodes)).await?;
+    Ok(())
+}
+
+/// Finds a node that is to be added, and takes it into the cluster as far as its directory is concerned.
+///
+/// # Errors
+/// `Unavailable`, with the reason, if it does not answer as it should.
+async fn introduced(shared: &Shared, node: u32, at: &Addresses) -> Result<()> {
+    let transport = &shared.transport;
+    transport.set_peer(node, &at.peer).map_err(|error| invalid(format!("{error:#}")))?;
+    let since = shared.clock.now().boot;
+    let error = loop {
+        let ping = transport.call(node, PING, bytes::Bytes::new(), ANSWERED).await;
+        let Err(error) = ping else { return Ok(()) };
+        let is_late = shared.clock.now().boot.since(since) > INTRODUCED;
+        if !transport.invite(node).await? && (is_late || *error.kind() == ErrorKind::Config) {
+            break error;
+        }
+        shared.clock.sleep(LOOK).await;
+    };
+    // Nothing is left behind.
+    match transport.was_removed(node) {
+        true => transport.drop_peer(node),
+        false => transport.forget(node).await?,
     }
-    caught_up(shared, member.id).await
+    let context = format!(
+        "node {node} is not added: {error:#}; it has to run at {} with join=true, the name of this cluster and \
+         an empty directory",
+        at.peer
+    );
+    Err(Error::new(ErrorKind::Unavailable, context))
 }
 
 async fn promote(shared: &Shared, id: u64) -> Result<()> {
@@ -124,35 +187,57 @@ async fn promote(shared: &Shared, id: u64) -> Result<()> {
         return Ok(());
     }
     caught_up(shared, id).await?;
+    let _alone = shared.changing.lock().await;
     submit(shared, ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
 }
 
 async fn remove(shared: &Shared, id: u64, force: bool) -> Result<()> {
+    let _alone = shared.changing.lock().await;
     let metrics = shared.metrics();
     let membership = metrics.membership_config.membership();
-    if membership.get_node(&id).is_none() {
-        return Ok(());
-    }
+    let Some(at) = membership.get_node(&id) else {
+        return match shared.transport.was_removed(peer_id(id)) {
+            true => Ok(()),
+            false => Err(invalid(format!("node {id} is no member"))),
+        };
+    };
     let mut voters: BTreeSet<_> = membership.voter_ids().collect();
-    if !voters.remove(&id) {
-        return submit(shared, ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
-    }
+    let change = match voters.remove(&id) {
+        true => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
+        false => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
+    };
     if voters.is_empty() {
         return Err(invalid(format!("node {id} is the last one that votes; it cannot be removed")));
     }
-    let reachable = reachable(shared, &voters).await;
-    if !force && reachable * 2 <= voters.len() {
-        let context = format!(
-            "without node {id}, {} nodes vote, of which only {reachable} can be reached: no \
-             majority; bring one back first, or use --force",
-            voters.len()
-        );
-        return Err(invalid(context));
+    if membership.voter_ids().any(|voter| voter == id) {
+        let reachable = reachable(shared, &voters).await;
+        if !force && reachable * 2 <= voters.len() {
+            let context = format!(
+                "without node {id}, {} nodes vote, of which only {reachable} can be reached: no \
+                 majority; bring one back first, or use --force",
+                voters.len()
+            );
+            return Err(invalid(context));
+        }
     }
-    submit(shared, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+    submit(shared, change).await?;
+    tell_removed(shared, peer_id(id), at).await;
+    Ok(())
+}
+
+/// Tells a node that it was removed, if it is there. If not, the other members will once it is.
+async fn tell_removed(shared: &Shared, node: u32, at: &Addresses) {
+    let vote = shared.metrics().vote;
+    let (Ok(told), true) = (pack(&vote), u64::from(node) != shared.node()) else { return };
+    if shared.transport.set_peer(node, &at.peer).is_ok() {
+        // Its answer is that of a node that was removed, and is refused.
+        let _ = shared.transport.call(node, REMOVED, told, ANSWERED).await;
+        shared.transport.drop_peer(node);
+    }
 }
 
 async fn transfer(shared: &Shared, to: Option<u64>) -> Result<()> {
+    let _alone = shared.changing.lock().await;
     let voters = other_voters(shared, &shared.metrics());
     match to {
         Some(to) if to == shared.node() => return Ok(()),
@@ -195,17 +280,61 @@ pub(crate) async fn hand_over(shared: &Shared, to: Option<u64>) -> Result<()> {
 }
 
 /// Has another node lead, since this one cannot renew its lease: if it still leads under `claim`, and
-/// another node votes.
+/// another node votes. The claim is over then, whoever leads next.
 pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
     let own = shared.clone();
     let resigning = shared.tasks.spawn(async move {
-        let leads = *own.leadership.borrow() == Leadership::Leader { claim };
-        if leads && let Err(error) = hand_over(&own, None).await {
-            tracing::warn!(error = %format_args!("{error:#}"), claim, "no other node takes over from this one");
+        if *own.leadership.borrow() == (Leadership::Leader { claim }) {
+            give_way(&own).await;
         }
     });
     // It fails only if the node has ended.
     let _ = resigning.await;
+}
+
+/// For how many election times a leader that gives way is silent at least, so that every other node has
+/// had time to campaign, a second time where the votes were split.
+const CHANCE: u32 = 4;
+
+/// Sends neither heartbeats nor entries, so that others are elected, and has the one that is furthest
+/// campaign at once. That is not waited for: it may be the one that cannot. If no other node leads in the
+/// end, this one goes on once it has written durably, under a new claim.
+pub(crate) async fn give_way(shared: &Arc<Shared>) {
+    let (progress, _) = shared.progress();
+    let Some((&furthest, _)) = progress.iter().max_by_key(|(_, held)| **held) else { return };
+    tracing::warn!("this leader cannot commit, and is silent until another node leads");
+    let (_leaving, _restored) = (Leaving::new(shared), Heartbeats(shared));
+    shared.fall_silent();
+    // Ends the claim.
+    shared.transfers.send_modify(|transfers| *transfers += 1);
+    let clock = &*shared.clock;
+    let until = clock.now().boot + shared.cluster.election * CHANCE;
+    let own = shared.clone();
+    shared.tasks.spawn(async move {
+        // Who has only just heard of this leader would refuse its vote.
+        own.clock.sleep(elections::vote_lease(&own.cluster)).await;
+        let asked = own.transport.call(furthest, CAMPAIGN, bytes::Bytes::new(), ANSWERED).await;
+        if let Err(error) = asked {
+            tracing::debug!(error = %format_args!("{error:#}"), furthest, "the node does not campaign");
+        }
+    });
+    let writing = shared.store.write(vec![]);
+    let passed = async {
+        while shared.successor().is_none() {
+            clock.sleep(LOOK).await;
+        }
+    };
+    let goes_on = async {
+        // A store that has failed ends the node.
+        let _ = writing.await;
+        clock.sleep_until(until).await;
+    };
+    tokio::select! {
+        biased;
+        () = passed => tracing::info!(successor = ?shared.successor(), "another node leads"),
+        () = shared.lifecycle.stopping() => {}
+        () = goes_on => tracing::warn!("no other node was elected; this leader goes on"),
+    }
 }
 
 /// Sends entries and heartbeats again when it goes.
@@ -213,8 +342,7 @@ struct Heartbeats<'a>(&'a Shared);
 
 impl Drop for Heartbeats<'_> {
     fn drop(&mut self) {
-        let is_sound = self.0.store.stalled_for() <= STALLED_DISK;
-        self.0.raft.runtime_config().heartbeat(is_sound);
+        self.0.raft.runtime_config().heartbeat(true);
         self.0.is_silent.store(false, Ordering::Release);
     }
 }
@@ -230,16 +358,14 @@ impl Handover for Shared {
     }
 
     fn successor(&self) -> Option<u32> {
-        let leader = self.metrics().current_leader.filter(|leader| *leader != self.node());
-        leader.map(peer_id)
+        self.leader(&self.metrics()).map(peer_id)
     }
 
     /// Nodes that hear from this leader grant no other their vote for a while, nor does this leader while
     /// it has only just been elected: so it sends neither entries nor heartbeats, and waits. Where its own vote is enough,
     /// and its disk can take it, only for the latter.
     async fn campaign(&self, node: u32) -> Result<()> {
-        self.raft.runtime_config().heartbeat(false);
-        self.is_silent.store(true, Ordering::Release);
+        self.fall_silent();
         let lease = elections::vote_lease(&self.cluster);
         let votes = self.store.stalled_for() < lease;
         let heard = match other_voters(self, &self.metrics()).len() {
@@ -262,13 +388,27 @@ fn matched(metrics: &Metrics, node: u64) -> Option<u64> {
 }
 
 /// Waits until a node holds what this leader had in its log at the beginning.
+///
+/// # Errors
+/// `Unavailable` if it cannot be reached meanwhile; `NotLeader`.
 async fn caught_up(shared: &Shared, node: u64) -> Result<()> {
     let goal = shared.metrics().last_log_index;
+    let mut reached = shared.clock.now().boot;
     while node != shared.node() && matched(&shared.metrics(), node) < goal {
         if !shared.leads() {
             return Err(shared.not_leader());
         }
         shared.clock.sleep(LOOK).await;
+        let now = shared.clock.now().boot;
+        if now.since(reached) > PROGRESS {
+            // A state that is on its way is no progress of the log.
+            let ping = bytes::Bytes::new();
+            shared.transport.call(peer_id(node), PING, ping, ANSWERED).await.map_err(|error| {
+                let context = format!("node {node} does not catch up: {error:#}");
+                Error::new(ErrorKind::Unavailable, context)
+            })?;
+            reached = now;
+        }
     }
     Ok(())
 }

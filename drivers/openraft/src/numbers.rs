@@ -14,7 +14,7 @@ use tsoracle_core::{Clock, Error, ErrorKind, Result};
 use tsoracle_replica::{
     Addresses, LogEntry,
     leaps::{Leaps, MAX_NUMBER, Reached},
-    transport::Connections,
+    transport::Calls,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ const MAX_ADDRESS_BYTES: usize = 300;
 pub(crate) struct Numbers {
     pub(crate) node: u32,
     pub(crate) log: Log,
-    pub(crate) peers: Arc<dyn Connections>,
+    pub(crate) peers: Arc<dyn Calls>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) leaps: Leaps,
     /// Tells who votes, once it is there.
@@ -38,12 +38,7 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    pub(crate) fn new(
-        node: u32,
-        log: Log,
-        peers: Arc<dyn Connections>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(crate) fn new(node: u32, log: Log, peers: Arc<dyn Calls>, clock: Arc<dyn Clock>) -> Self {
         Self { node, log, peers, clock, leaps: Leaps::default(), raft: OnceLock::new() }
     }
 

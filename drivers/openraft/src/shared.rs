@@ -13,7 +13,7 @@ use tsoracle_replica::{Cluster, Lifecycle, StoreThread, Tasks, Waiters, transpor
 
 use crate::{
     elections::Contact,
-    types::{Metrics, Raft},
+    types::{Committed, Metrics, Raft},
 };
 
 /// What the parts of a running node have in common.
@@ -40,6 +40,10 @@ pub(crate) struct Shared {
     pub(crate) transfers: watch::Sender<u64>,
     /// One change of membership at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The members as of what is applied.
+    pub(crate) committed: Arc<watch::Sender<Committed>>,
+    /// Set once this node knows that it was removed.
+    pub(crate) removed: Arc<watch::Sender<bool>>,
 }
 
 impl Shared {
@@ -53,7 +57,7 @@ impl Shared {
 
     /// That this node does not lead, with where the leader serves.
     pub(crate) fn not_leader(&self) -> Error {
-        let hint = hint(&self.metrics());
+        let hint = self.hint();
         let context = match &hint {
             Some(hint) => format!("the leader is at {}", hint.endpoint),
             None => "no leader is known at the moment".into(),
@@ -61,9 +65,29 @@ impl Shared {
         Error::new(ErrorKind::NotLeader(hint), context)
     }
 
+    /// The other node that leads, as far as this one knows.
+    pub(crate) fn leader(&self, metrics: &Metrics) -> Option<u64> {
+        let leader = self.contact.later_leader(metrics.vote).or(metrics.current_leader);
+        leader.filter(|leader| *leader != metrics.id)
+    }
+
+    /// Where it serves.
+    pub(crate) fn hint(&self) -> Option<LeaderHint> {
+        let metrics = self.metrics();
+        let leader = self.leader(&metrics)?;
+        let leader = metrics.membership_config.membership().get_node(&leader)?;
+        Some(LeaderHint { endpoint: leader.service.clone(), epoch: None })
+    }
+
     /// From now on no commit is begun.
     pub(crate) fn leave(&self) {
         self.leaving.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// From now on neither heartbeats nor entries are sent: who hears of a leader votes for no other node.
+    pub(crate) fn fall_silent(&self) {
+        self.raft.runtime_config().heartbeat(false);
+        self.is_silent.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_leaving(&self) -> bool {
@@ -74,13 +98,6 @@ impl Shared {
         let metrics = self.metrics();
         metrics.state == ServerState::Leader && metrics.running_state.is_ok()
     }
-}
-
-/// Where the leader serves, if another node is known to be it.
-pub(crate) fn hint(metrics: &Metrics) -> Option<LeaderHint> {
-    let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
-    let leader = metrics.membership_config.membership().get_node(&leader)?;
-    Some(LeaderHint { endpoint: leader.service.clone(), epoch: None })
 }
 
 impl fmt::Debug for Shared {

@@ -49,7 +49,9 @@ async fn open(directory: &Path) -> Result<Parts> {
     let (store, (_, found)) = opening.await?;
     let (own, last, applied) = (store.clone(), found.last, found.applied);
     let log = Log::open(1, own, waiters.clone(), last, applied).await?;
-    let machine = StateMachine { store: store.clone(), waiters, clock, log: log.clone() };
+    let committed = Arc::default();
+    let machine =
+        StateMachine { store: store.clone(), waiters, clock, log: log.clone(), committed };
     Ok(Parts { log, machine, store })
 }
 

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tsoracle_core::{BootTime, NodeId, Result};
-use tsoracle_replica::{Cluster, Identity, Replica, transfer::Inbox, transport::PeerIds};
+use tsoracle_core::{BootTime, Result};
+use tsoracle_replica::{
+    Cluster, Identity, Replica,
+    transfer::Inbox,
+    transport::{KnownId, PeerIds},
+};
 use tsoracle_store::{Store, Table};
 
 use crate::{
@@ -26,16 +30,22 @@ pub(crate) struct Found {
     pub(crate) last: Option<Id>,
     /// The last one that is applied, with all before it.
     pub(crate) applied: Option<Id>,
-    pub(crate) peers: BTreeMap<u32, NodeId>,
+    pub(crate) peers: BTreeMap<u32, KnownId>,
     pub(crate) inbox: Inbox,
 }
 
 /// Opens the store in the directory of `cluster`, and finds whose it is; `now` is read before.
 pub(crate) fn open(cluster: &Cluster, now: BootTime) -> Result<(Replica, (Identity, Found))> {
     let store = Store::open(&cluster.path, cluster.store)?;
-    let identity = Identity::open(&store, DRIVER, cluster)?;
+    let identity = Identity::open(&store, DRIVER, cluster, is_used)?;
     let (replica, found) = read(store, cluster, now)?;
     Ok((replica, (identity, found)))
+}
+
+/// Whether the node ever took part in a cluster: it has voted, logged, or got a state.
+fn is_used(store: &Store) -> Result<bool> {
+    let is_empty = |table| store.last(table).map(|last| last.is_none());
+    Ok(!is_empty(LOG)? || !is_empty(RAFT)?)
 }
 
 /// Reads what the store of a node holds.

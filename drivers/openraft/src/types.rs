@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{collections::BTreeSet, fmt, mem};
 
 use bytes::Bytes;
 use openraft::{LogId, OptionalSend, SnapshotMeta, StorageError, StorageIOError, StoredMembership};
@@ -26,6 +26,7 @@ pub(crate) type Vote = openraft::Vote<u64>;
 pub(crate) type Metrics = openraft::RaftMetrics<u64, Addresses>;
 pub(crate) type Meta = SnapshotMeta<u64, Addresses>;
 pub(crate) type Snapshot = openraft::Snapshot<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Addresses>;
 pub(crate) type Id = LogId<u64>;
 pub(crate) type Stored<T> = std::result::Result<T, StorageError<u64>>;
 
@@ -59,6 +60,26 @@ impl Applied {
     pub(crate) fn into_meta(self) -> Meta {
         let snapshot_id = self.log_id.map(|log_id| log_id.to_string()).unwrap_or_default();
         Meta { last_log_id: self.log_id, last_membership: self.membership, snapshot_id }
+    }
+}
+
+/// The members as of what is applied.
+#[derive(Default, Debug)]
+pub(crate) struct Committed {
+    pub(crate) members: Membership,
+    /// Those that were members, since this process runs, and are no more.
+    pub(crate) removed: BTreeSet<u32>,
+}
+
+impl Committed {
+    /// These are the members now; whether that is news.
+    pub(crate) fn change(&mut self, members: &Membership) -> bool {
+        let before = mem::replace(&mut self.members, members.clone());
+        let is_gone = |node: &u64| members.get_node(node).is_none();
+        let gone = before.nodes().map(|(node, _)| *node).filter(is_gone);
+        self.removed.extend(gone.map(peer_id));
+        self.removed.retain(|node| is_gone(&(*node).into()));
+        before != *members
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) const PING: u32 = 5;
 /// Raft's PreVote: whether this node would vote for one whose log ends so.
 pub(crate) const PRE_VOTE: u32 = 6;
 
+/// The leader has removed the node that it sends this to, and that is committed.
+pub(crate) const REMOVED: u32 = 7;
+
 /// See [`INSTALL`].
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Install {

@@ -11,8 +11,8 @@ fn main() -> ExitCode {
 }
 
 fn single_node(directory: &Path) -> String {
-    // A node of its own hears from no other, so any port will do.
-    let options = "node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0";
+    // A node of its own hears from no other, so any port will do. A crash is simulated by a copy.
+    let options = "node=1&peers=1=127.0.0.1:1/127.0.0.1:2&peer_listen=127.0.0.1:0&moved=true";
     format!("openraft:{}?{options}", directory.display())
 }
 

@@ -50,6 +50,8 @@ pub struct Config {
     pub transfer_mb: u32,
     /// Waits to be added by a running cluster instead of forming one.
     pub join: bool,
+    /// Declares that the directory was moved, and that what it was copied from is used no more.
+    pub moved: bool,
     /// After how many log entries a snapshot is made, which takes the place of the log before it.
     pub snapshot_every: u64,
     /// How many log entries before the last snapshot are kept, for nodes that are a little behind.
@@ -89,6 +91,11 @@ pub const OPTIONS: &[DriverOption] = &[
     option("peer_connections_per_address", "16", "the same, from one address"),
     option("transfer_mb", "1024", "how many MiB a state that another node sends may have"),
     option("join", "false", "waits to be added by a running cluster instead of forming one"),
+    option(
+        "moved",
+        "false",
+        "declares that the directory was moved, and its original is used no more",
+    ),
     option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
     option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
     option(
@@ -122,6 +129,7 @@ impl Default for Config {
             peer_connections_per_address: 16,
             transfer_mb: 1_024,
             join: false,
+            moved: false,
             snapshot_every: 10_000,
             log_keep: 1_000,
             journal_mb: 16,
@@ -147,6 +155,9 @@ pub struct Cluster {
     pub node: u32,
     /// All nodes of the first membership, this one included.
     pub members: BTreeMap<u32, Addresses>,
+    /// Whether nodes that form a cluster must have the same addresses in their lists, and not only the same
+    /// numbers: where the addresses are stored with the cluster.
+    pub compares_addresses: bool,
     /// The cluster's name.
     pub name: String,
     /// How often the leader shows that it is there.
@@ -167,6 +178,8 @@ pub struct Cluster {
     pub transfer_bytes: u64,
     /// Waits to be added by a running cluster instead of forming one.
     pub join: bool,
+    /// The directory was moved, and its original is used no more.
+    pub moved: bool,
     /// After how many log entries a snapshot is made.
     pub snapshot_every: u64,
     /// How many log entries before the last snapshot are kept.
@@ -220,11 +233,13 @@ impl Config {
             store: Options { journal_bytes: u64::from(self.journal_mb) << 20 },
             path: self.path,
             members,
+            compares_addresses: true,
             name: self.cluster,
             heartbeat: self.heartbeat,
             election: self.election,
             insecure_peers: self.insecure_peers,
             join: self.join,
+            moved: self.moved,
             snapshot_every: self.snapshot_every,
             log_keep: self.log_keep,
         };

@@ -29,8 +29,7 @@ pub fn identity(data: &[u8]) -> bool {
 
 /// An identity as it is stored.
 pub fn identities() -> Result<Vec<Vec<u8>>> {
-    let identity = Identity::fixed(3);
-    Ok(vec![stored::encode(identity::FORMAT, &identity)?])
+    Ok(vec![stored::encode(identity::FORMAT, Identity::fixed(3, 3, None).stored())?])
 }
 
 /// Reads the file of a snapshot, as it is and with checksums that are right.

@@ -27,6 +27,7 @@ impl Latch {
             tracing::error!(error = %format_args!("{error:#}"), "this node has failed, and serves no more");
             let kind = match error.kind() {
                 ErrorKind::Corrupt => ErrorKind::Corrupt,
+                ErrorKind::Excluded => ErrorKind::Excluded,
                 _ => ErrorKind::Fatal,
             };
             let context = format!("this node has failed, which is not tried again: {error:#}");

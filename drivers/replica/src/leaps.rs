@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 
-use crate::transport::Connections;
+use crate::transport::Calls;
 
 /// How far above what is known a number may be.
 pub const MAX_LEAP: u64 = 1 << 20;
@@ -110,7 +110,7 @@ impl Leaps {
         (node, own): (u32, Reached),
         named: Reached,
         voters: &Voters,
-        (peers, now): (&dyn Connections, BootTime),
+        (peers, now): (&dyn Calls, BootTime),
     ) -> Result<()> {
         let Err(error) = self.check(own, named, now) else { return Ok(()) };
         if named.term.max(named.index) > MAX_NUMBER {
@@ -169,41 +169,21 @@ fn leaps(what: &str, named: u64, own: u64) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, sync::Arc};
-
     use async_trait::async_trait;
-    use tokio::sync::watch;
 
     use super::*;
-    use crate::transport::Handler;
 
     /// How far the others say that they are; those that are not here do not answer.
     #[derive(Debug, Default)]
     struct Others(BTreeMap<u32, Reached>);
 
     #[async_trait]
-    impl Connections for Others {
-        fn serve(&self, _: Arc<dyn Handler>) {}
-
-        fn set_peer(&self, _: u32, _: &str) -> Result<()> {
-            Ok(())
-        }
-
-        fn disowned(&self) -> watch::Receiver<Option<String>> {
-            watch::channel(None).1
-        }
-
-        fn local_addr(&self) -> SocketAddr {
-            ([127, 0, 0, 1], 1).into()
-        }
-
+    impl Calls for Others {
         async fn call(&self, to: u32, kind: u32, _: Bytes, _: Duration) -> Result<Bytes> {
             assert_eq!(kind, REACHED);
             let reached = self.0.get(&to).map(|reached| reached.encode());
             reached.ok_or_else(|| Error::new(ErrorKind::Unavailable, "it is down"))
         }
-
-        async fn shutdown(&self) {}
     }
 
     const OWN: Reached = Reached { term: 7, index: 100 };

@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod announcer;
 mod config;
 mod entry;
 mod evidence;
@@ -30,11 +29,10 @@ pub mod transfer;
 pub mod transport;
 mod waiters;
 
-pub use announcer::Announcer;
 pub use config::{Addresses, Cluster, Config, OPTIONS};
 pub use entry::LogEntry;
 pub use evidence::Evidence;
-pub use identity::Identity;
+pub use identity::{ClusterId, Formed, Identity};
 pub use latch::Latch;
 pub use lifecycle::Lifecycle;
 pub use replica::Replica;
@@ -42,4 +40,5 @@ pub use stepped_store::{Next, SteppedStore};
 pub use store_thread::StoreThread;
 pub use tasks::{Gate, Gated, Tasks};
 pub use tls::{PeerNames, PeerTls};
+pub use tsoracle_core::Announcer;
 pub use waiters::{Answer, Waiters};

@@ -22,7 +22,7 @@ use tsoracle_core::{Error, ErrorKind, Result};
 use crate::{
     Tasks,
     snapshot::{self, Chunk, load, write_chunk},
-    transport::Connections,
+    transport::Calls,
 };
 
 /// The kind of the calls that carry chunks: no other call of a driver is of it.
@@ -74,7 +74,7 @@ pub fn calls(
 /// # Errors
 /// Those of the chunks, and those of the calls.
 pub async fn send<I>(
-    peers: &dyn Connections,
+    peers: &dyn Calls,
     tasks: &Tasks,
     to: u32,
     transfer: u64,

@@ -4,7 +4,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ErrorKind as RocksKind,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore};
+use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, new_node};
 
 use crate::{Config, log};
 
@@ -50,7 +50,12 @@ impl Store {
         check_format(&database, &name)?;
         let seal = verify(&database, &name)?;
         directory.verify(seal.commits())?;
-        Ok(Self { database, name, seal, directory })
+        let mut store = Self { database, name, seal, directory };
+        if store.directory.is_copy() {
+            store.commit(new_node()?)?;
+            store.directory.settle_here()?;
+        }
+        Ok(store)
     }
 
     fn failed(&self, error: rocksdb::Error) -> Error {

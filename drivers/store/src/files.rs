@@ -3,13 +3,19 @@
 use std::{
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
-    io,
+    io, mem,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
+use rustix::io::Errno;
 use tsoracle_core::{Error, ErrorKind, Result, lock_file, sync_directory};
+
+/// How soon to look for a descriptor again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of one directory.
 ///
@@ -117,6 +123,29 @@ impl Place {
         Error::new(ErrorKind::Corrupt, context)
     }
 
+    /// Creates a file while the store runs, for as long as it takes.
+    ///
+    /// Without descriptors left, the process's or the system's, nothing is wrong with the disk, and nothing was done
+    /// yet: there will be some again, and who waits here is waited for like a slow disk.
+    ///
+    /// # Errors
+    /// Any other of the file system.
+    pub(crate) fn create(&self, file: &str) -> Result<Box<dyn OpenFile>> {
+        let mut said = false;
+        loop {
+            match self.files.create(file) {
+                Err(error) if is_shortage(&error) => {
+                    if !mem::replace(&mut said, true) {
+                        let path = self.path(file);
+                        tracing::warn!(path, %error, "cannot create a file now; trying again");
+                    }
+                    pause();
+                }
+                created => return created.map_err(self.failed(file)),
+            }
+        }
+    }
+
     pub(crate) fn path(&self, file: &str) -> String {
         format!("{}/{file}", self.name)
     }
@@ -128,6 +157,20 @@ impl Place {
     pub(crate) fn sync_names(&self) -> Result<()> {
         self.files.sync().map_err(|source| Error::cannot_use(&self.name, source))
     }
+}
+
+/// Whether the machine, and not the disk, lacks something for now.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "threads that own a store may wait for a disk as well"
+)]
+fn pause() {
+    thread::sleep(SHORTAGE_PAUSE);
 }
 
 /// The files of a directory on disk, which no other process can use meanwhile.

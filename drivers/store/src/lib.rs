@@ -9,6 +9,7 @@ mod files;
 pub mod fuzz;
 mod header;
 mod journal;
+mod map;
 mod record;
 mod recovery;
 mod segment;

@@ -65,7 +65,7 @@ impl Segment {
                 (file, size)
             }
             None => {
-                let file = place.files.create(UNFINISHED).map_err(&failed)?;
+                let file = place.create(UNFINISHED)?;
                 file.write(0, &vec![0; bytes(step)]).map_err(&failed)?;
                 (file, step)
             }

@@ -14,8 +14,9 @@ use tsoracle_core::{Random, Result};
 use crate::{
     files::{OpenFile, Place},
     header::{Header, Kind},
+    map::Map,
     record::{put_bytes, seal, take_bytes},
-    tables::{Map, Tables},
+    tables::Tables,
 };
 
 /// What the file is called. It has this name only once it is whole and on the disk.
@@ -92,7 +93,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn create(place: &'a Place, store: u128, sequence: u64) -> Result<Self> {
         let salt = Random::default().draw() as u32;
-        let file = place.files.create(UNFINISHED).map_err(place.failed(UNFINISHED))?;
+        let file = place.create(UNFINISHED)?;
         let block = Vec::with_capacity(BLOCK * 2);
         let (size, unsynced, blocks) = (0, 0, 0);
         let mut writer = Self { place, file, salt, size, unsynced, blocks, block };

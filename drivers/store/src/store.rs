@@ -11,8 +11,9 @@ use crate::{
     directory,
     files::{Files, Place},
     journal::Journal,
+    map::Map,
     recovery::{Recovered, initialize},
-    tables::{Map, Tables},
+    tables::Tables,
 };
 
 const DRIVER_KEY: &[u8] = b"driver";
@@ -137,6 +138,23 @@ impl Store {
              path, or copy the state with `tsoracle migrate`"
         );
         Err(Error::new(ErrorKind::Config, context))
+    }
+
+    /// Whether the directory is a copy, as far as its `LOCK` tells.
+    pub fn is_copy(&self) -> bool {
+        self.directory().as_ref().is_some_and(Directory::is_copy)
+    }
+
+    /// Notes that the directory belongs where it is. Until this is done, it is found again to be a copy.
+    ///
+    /// # Errors
+    /// `Fatal` if the disk fails.
+    pub fn settle_here(&self) -> Result<()> {
+        self.directory().as_mut().map_or(Ok(()), Directory::settle_here)
+    }
+
+    fn directory(&self) -> MutexGuard<'_, Option<Directory>> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state as of now, however it changes later. While it is kept, what changes takes memory twice.
@@ -264,8 +282,7 @@ impl Store {
     }
 
     fn acknowledge(&self, journal: &Journal) -> Result<()> {
-        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *directory {
+        match &mut *self.directory() {
             Some(directory) if journal.synced == journal.sequence => {
                 directory.acknowledge(journal.sequence)
             }

@@ -8,6 +8,7 @@ mod common;
 use std::{io, sync::mpsc, thread, time::Duration};
 
 use common::{Contents, Disk, Fault, Leader, WRITE_BEHIND, contents, create, made, open, put};
+use rustix::io::Errno;
 use tsoracle_core::{
     ConsensusDriver, Effect, ErrorKind, LocalDriver, Oracle, OracleOptions, Phase, Reads, SeqKey,
     SeqRequest, SeqStore,
@@ -161,6 +162,23 @@ fn a_disk_that_is_full_when_the_next_segment_begins_loses_nothing() {
     drop(store);
     let last = open(&disk).unwrap().get(b"last").unwrap().unwrap();
     assert!(u64::from_be_bytes(last.try_into().unwrap()) >= acknowledged);
+}
+
+/// Too many open files, in this process or on the machine, are no damage of the disk.
+#[test]
+fn a_lack_of_descriptors_ends_nothing_and_loses_nothing() {
+    let disk = made();
+    let mut store = Store::open_on(disk.clone(), "disk", WRITE_BEHIND).unwrap();
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        disk.refuse_to_create(5, errno);
+        for number in 0..200 {
+            store.commit(put(&format!("{:0>100}", number % 50), number)).unwrap();
+        }
+        assert_eq!(disk.left_to_refuse(), 0, "nothing was created");
+    }
+    let held = contents(&store).unwrap();
+    drop(store);
+    assert_eq!(contents(&open(&disk).unwrap()).unwrap(), held);
 }
 
 /// Its syncs do not end, and the journal's do: commits go on until the next segment is full as well.

@@ -137,6 +137,7 @@ impl Drop for SmallDisk {
     }
 }
 
+#[allow(clippy::print_stderr, reason = "a test that did not run says so")]
 fn on_a_full_file_system(driver: &str) {
     let place = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(place.path(), 3) else {

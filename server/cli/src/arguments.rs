@@ -1,6 +1,9 @@
-use std::ffi::OsString;
+use std::{env, ffi::OsString};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     ask, bench, cluster, completions, decode, drivers, init, leases, man, migrate, raise,
@@ -49,7 +52,9 @@ When it serves, one line on standard output says so, with the address really bou
 standard error. SIGTERM and Ctrl-C let calls under way end, release the lease, and exit; a second
 signal exits at once.
 
-Exit codes: 0 stopped, 1 failed, 2 wrong arguments, environment or config file.";
+Exit codes: 0 stopped, 1 failed, 2 wrong arguments, environment or config file, 3 the cluster goes on
+without this node: it was removed or wiped, its directory was copied, or it runs twice. Do not start it
+again before you have looked.";
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -162,8 +167,48 @@ pub(crate) enum Command {
 impl Cli {
     /// Reads the arguments, or prints help, or what is wrong with them, and exits.
     pub(crate) fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Self {
-        Self::parse_from(with_command(arguments))
+        let command = without_empty_variables(Self::command());
+        let matches = command.try_get_matches_from(with_command(arguments));
+        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.unwrap_or_else(|error| with_variable(error).exit())
     }
+}
+
+/// A variable that is empty counts as not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &Arg| {
+        let name = argument.get_env();
+        name.and_then(env::var_os).is_some_and(|value| value.is_empty())
+    };
+    let command = command.mut_args(|argument| match is_empty(&argument) {
+        true => argument.env(None::<&str>),
+        false => argument,
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+/// Names the variable that a wrong value is from.
+fn with_variable(mut error: clap::Error) -> clap::Error {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let option = context(ContextKind::InvalidArg).unwrap_or_default();
+    let value = context(ContextKind::InvalidValue).unwrap_or_default();
+    let flag = option.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
+    let own = flag.to_uppercase().replace('-', "_");
+    let names = [format!("TSORACLE_{own}"), format!("TSORACLE_CLIENT_{own}")];
+    let given =
+        env::args_os().any(|argument| argument.to_string_lossy().starts_with(&format!("--{flag}")));
+    let from =
+        names.iter().find(|name| !given && env::var(name).is_ok_and(|set| set.contains(&value)));
+    if let Some(name) = from {
+        error.insert(
+            ContextKind::InvalidArg,
+            ContextValue::String(format!("{option}, from {name}")),
+        );
+    }
+    error
 }
 
 /// Serving needs no word: without one, or with an option in its place, it is added.

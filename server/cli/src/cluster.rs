@@ -144,7 +144,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     };
     // The node that made the change knows of it.
     let known = Some(endpoint).filter(|endpoint| !endpoint.is_empty());
-    let asked: Vec<_> = known.into_iter().chain(endpoints.endpoints.iter().cloned()).collect();
+    let asked: Vec<_> = known.into_iter().chain(endpoints.names().map(Into::into)).collect();
     show(&members(&dialer, &asked).await?, output)
 }
 
@@ -154,7 +154,8 @@ async fn ask_leader(
     endpoints: &Endpoints,
     change: Change,
 ) -> Result<String, Failure> {
-    let mut to_ask: Vec<String> = endpoints.endpoints.iter().rev().cloned().collect();
+    let mut to_ask: Vec<String> = endpoints.names().map(Into::into).collect();
+    to_ask.reverse();
     let mut failure = Failure::failed("no server was asked");
     for _ in 0..MAX_STEPS {
         let Some(endpoint) = to_ask.pop() else { break };

@@ -16,10 +16,9 @@ pub struct Endpoints {
         long = "endpoint",
         value_name = "HOST:PORT",
         env = "TSORACLE_ENDPOINT",
-        value_delimiter = ',',
         default_value = "127.0.0.1:50551"
     )]
-    pub endpoints: Vec<String>,
+    named: Vec<String>,
 
     /// How long to try before giving up, connecting included
     #[arg(
@@ -65,6 +64,12 @@ fn route(text: &str) -> Result<(String, Vec<String>), String> {
 }
 
 impl Endpoints {
+    /// Their names. A comma too many names none.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.named.iter().flat_map(|names| names.split(','));
+        names.map(str::trim).filter(|name| !name.is_empty())
+    }
+
     /// To connect to them without the client.
     pub fn dialer(&self) -> Result<Dialer, Failure> {
         let mut dialer = Dialer { tls: None, timeout: self.timeout };
@@ -78,10 +83,10 @@ impl Endpoints {
         Ok(dialer)
     }
 
-    /// One server on this machine.
+    /// Servers on this machine, separated by commas.
     pub fn local(address: &str) -> Self {
         Self {
-            endpoints: vec![address.into()],
+            named: vec![address.into()],
             timeout: Duration::from_secs(5),
             tls_ca: None,
             tls_cert: None,
@@ -96,7 +101,7 @@ impl Endpoints {
 
     /// Connects to any of them, and to those of routes when they are needed.
     pub async fn connect_with(&self, routes: Routes) -> Result<Client, Failure> {
-        let mut builder = Client::builder().endpoints(&self.endpoints).timeout(self.timeout);
+        let mut builder = Client::builder().endpoints(self.names()).timeout(self.timeout);
         if let Some(ca) = &self.tls_ca {
             let mut tls = TlsOptions::new(read(ca)?);
             if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {

@@ -2,6 +2,8 @@ use std::{fmt, process::ExitCode};
 
 use tsoracle_core::{Error, ErrorKind};
 
+use crate::{log, output::printable};
+
 /// Why a command ends without success: one line to read, and an exit code.
 #[derive(Debug)]
 pub struct Failure {
@@ -20,6 +22,11 @@ impl Failure {
         Self { line: format!("{line:#}"), code: 2 }
     }
 
+    /// The cluster goes on without this node, which an operator has to look at before it is started again.
+    pub fn excluded(line: impl fmt::Display) -> Self {
+        Self { line: format!("{line:#}"), code: 3 }
+    }
+
     /// The same, of one of several things.
     pub fn about(self, what: &str) -> Self {
         Self { line: format!("the {what}: {}", self.line), ..self }
@@ -28,7 +35,8 @@ impl Failure {
     /// Says why, and gives the exit code.
     pub fn report(self) -> ExitCode {
         let line = self.line.split_whitespace().collect::<Vec<_>>().join(" ");
-        eprintln!("error: {line}");
+        log::line(&printable(&format!("error: {line}")));
+        log::flush();
         ExitCode::from(self.code)
     }
 }
@@ -41,7 +49,10 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::failed(error)
+        match error.kind() {
+            ErrorKind::Excluded => Self::excluded(error),
+            _ => Self::failed(error),
+        }
     }
 }
 

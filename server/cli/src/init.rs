@@ -1,21 +1,13 @@
-use std::{sync::Arc, time::Duration};
-
 use clap::Args;
 use serde::Serialize;
-use tsoracle_core::{
-    ConsensusDriver, DriverConfig, ErrorKind, OpenContext, Reject, SystemClock, Timestamp,
-    wait_until_leader,
-};
+use tsoracle_core::{DriverConfig, ErrorKind, Reject, Timestamp, initialize};
 
 use crate::{
     drivers,
     failure::{Failure, usage_if_config},
+    log,
     output::Output,
-    serve,
 };
-
-/// How long a cluster may take to elect this node.
-const ELECTION: Duration = Duration::from_secs(30);
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -47,28 +39,20 @@ struct Initialized<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    serve::start_logging("warn")?;
+    log::start("warn")?;
     let Arguments { driver: text, seed_physical_ms, output } = arguments;
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
-    let driver = drivers::open(config, OpenContext::default()).await?;
-    let initialized = initialize(&driver, seed_physical_ms).await;
-    let stopped = driver.shutdown().await;
-    initialized?;
-    stopped?;
+    drivers::while_leading(config, async |driver| {
+        initialize(driver, seed_physical_ms).await.map_err(|error| match error.kind() {
+            ErrorKind::Rejected(Reject::NotEmpty) => Failure::failed(
+                "this driver holds state already, which was left as it is; init is for new ones only",
+            ),
+            _ => error.into(),
+        })
+    })
+    .await?;
     output.print(&Initialized { driver: &text, seed_physical_ms }, || {
         let time = Timestamp::from_parts(seed_physical_ms, 0).map(Timestamp::to_rfc3339);
         format!("initialized: every timestamp will be later than {}", time.unwrap_or_default())
     })
-}
-
-async fn initialize(driver: &Arc<dyn ConsensusDriver>, high_water_ms: u64) -> Result<(), Failure> {
-    wait_until_leader(&**driver, &SystemClock, ELECTION).await?;
-    match tsoracle_core::initialize(driver, high_water_ms).await {
-        Err(error) if *error.kind() == ErrorKind::Rejected(Reject::NotEmpty) => {
-            Err(Failure::failed(
-                "this driver holds state already, which was left as it is; init is for new ones only",
-            ))
-        }
-        initialized => Ok(initialized?),
-    }
 }

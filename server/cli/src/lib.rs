@@ -7,6 +7,7 @@ pub mod bench;
 mod cluster;
 mod completions;
 mod decode;
+mod descriptors;
 #[doc(hidden)]
 pub mod drivers;
 #[doc(hidden)]
@@ -15,6 +16,7 @@ pub mod endpoints;
 pub mod failure;
 mod init;
 mod leases;
+mod log;
 mod man;
 mod migrate;
 #[doc(hidden)]
@@ -46,7 +48,10 @@ pub fn main() -> ExitCode {
     // Whatever still hangs, a disk for example, must not keep the process.
     runtime.shutdown_background();
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
         Err(failure) => failure.report(),
     }
 }

@@ -1,22 +1,19 @@
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{fs, io::IsTerminal, sync::Arc, time::Duration};
 
 use clap::Args;
 use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, DriverConfig, Error, Migrated, Migration, OpenContext,
-    SystemClock, Timestamp, wait_until_leader,
+    BootTime, Clock, ConsensusDriver, DriverConfig, Error, LOCK_FILE, Migrated, Migration,
+    OpenContext, SystemClock, Timestamp, wait_until_leader,
 };
 
 use crate::{
-    drivers,
+    drivers::{self, ELECTION},
     failure::{Failure, usage_if_config},
+    log,
     output::Output,
-    serve,
 };
-
-/// How long a driver may take to let this node lead.
-const ELECTION: Duration = Duration::from_secs(30);
 
 /// How often the progress of the copy is printed.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -66,13 +63,19 @@ struct Report {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    serve::start_logging("warn")?;
+    log::start("warn")?;
     let Arguments { from, to, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
     let to = to.map_err(usage_if_config)?;
     for config in [&from].into_iter().chain(&to) {
         drivers::check(config.name())?;
+    }
+    exists(&from)?;
+    for config in &to {
+        if is_same(&from, config)? {
+            return Err(Failure::usage("the source and the target are the same"));
+        }
     }
     let names = (from.name().to_owned(), to[0].name().to_owned());
     let source = drivers::open(from, OpenContext::default()).await.map_err(of("source"))?;
@@ -102,6 +105,25 @@ async fn migrate(
     let migrated = copied?;
     stopped?;
     Ok(migrated)
+}
+
+/// That there is a source, before an empty one is made.
+fn exists(source: &DriverConfig) -> Result<(), Failure> {
+    match drivers::directory(source)? {
+        Some(path) if !path.join(LOCK_FILE).exists() => Err(Failure::failed(format!(
+            "the source: there is no state in {}; is it the right directory?",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn is_same(source: &DriverConfig, target: &DriverConfig) -> Result<bool, Failure> {
+    let place = |config| Ok::<_, Failure>(drivers::directory(config)?.map(fs::canonicalize));
+    Ok(match (place(source)?, place(target)?) {
+        (Some(Ok(source)), Some(Ok(target))) => source == target,
+        _ => source == target,
+    })
 }
 
 /// The nodes of the target, one of which leads.
@@ -162,7 +184,7 @@ fn teller() -> impl FnMut(u64) {
         let now = SystemClock.now().boot;
         if watched && now >= next {
             next = now + PROGRESS;
-            eprintln!("{entries} entries copied");
+            log::line(&format!("{entries} entries copied"));
         }
     }
 }

@@ -2,13 +2,15 @@ use std::io::{self, Write};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
 /// How the answer is printed.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Output {
-    /// Print JSON, on one line
+    /// Print JSON, on one line; each whole number NAME is also there as a string, NAME_text, for
+    /// readers whose numbers have 53 bits
     #[arg(long)]
     json: bool,
 }
@@ -21,13 +23,48 @@ impl Output {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.json {
-            true => match serde_json::to_string(value) {
-                Ok(line) => print_line(&line),
+            true => match serde_json::to_value(value) {
+                Ok(value) => print_line(&with_texts(value).to_string()),
                 Err(error) => Err(Failure::failed(format!("cannot write JSON: {error:#}"))),
             },
-            false => print_line(&text()),
+            false => print_line(&printable(&text())),
         }
     }
+}
+
+/// Adds to each whole number of an object the same as a string, behind it.
+fn with_texts(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let mut all = Map::new();
+            for (name, value) in fields {
+                let text = value.as_u64().map(|number| number.to_string());
+                all.insert(name.clone(), with_texts(value));
+                all.extend(text.map(|text| (format!("{name}_text"), text.into())));
+            }
+            Value::Object(all)
+        }
+        Value::Array(values) => values.into_iter().map(with_texts).collect(),
+        other => other,
+    }
+}
+
+/// A text that moves no cursor and changes no colour, whatever others have put into it.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_harmless(character) {
+            true => shown.push(character),
+            false => shown.extend(character.escape_default()),
+        }
+    }
+    shown
+}
+
+fn is_harmless(character: char) -> bool {
+    // Those that change the direction of writing make a text look like another one.
+    let turns = matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !turns && (character == '\n' || character == '\t' || !character.is_control())
 }
 
 /// Prints to standard output at once, whether that is a terminal or not.
@@ -36,4 +73,30 @@ pub fn print_line(line: &str) -> Result<(), Failure> {
     writeln!(stdout, "{line}")
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::failed(format!("cannot write to standard output: {error:#}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_there_as_strings_too() {
+        let value = json!({"next": u64::MAX, "rate": 1.5, "of": [{"start": 7, "key": "9"}]});
+        let expected = json!({
+            "next": u64::MAX, "next_text": "18446744073709551615", "rate": 1.5,
+            "of": [{"start": 7, "start_text": "7", "key": "9"}]
+        });
+        assert_eq!(with_texts(value), expected);
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing() {
+        assert_eq!(printable("orders-1 é 序"), "orders-1 é 序");
+        assert_eq!(
+            printable("a\u{1b}[31m\r\u{9b}\u{202e}b\n"),
+            "a\\u{1b}[31m\\r\\u{9b}\\u{202e}b\n"
+        );
+    }
 }

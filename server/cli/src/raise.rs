@@ -1,20 +1,13 @@
-use std::time::Duration;
-
 use clap::Args;
 use serde::Serialize;
-use tsoracle_core::{
-    DriverConfig, OpenContext, OracleOptions, SystemClock, Timestamp, adopt, wait_until_leader,
-};
+use tsoracle_core::{DriverConfig, OracleOptions, Timestamp, adopt};
 
 use crate::{
     drivers,
     failure::{Failure, usage_if_config},
+    log,
     output::Output,
-    serve,
 };
-
-/// How long a cluster may take to elect this node.
-const ELECTION: Duration = Duration::from_secs(30);
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -48,18 +41,14 @@ struct Raised<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    serve::start_logging("warn")?;
+    log::start("warn")?;
     let Arguments { driver: text, physical_ms, output } = arguments;
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
     let name = config.name().to_owned();
-    let driver = drivers::open(config, OpenContext::default()).await?;
-    let raised = match wait_until_leader(&*driver, &SystemClock, ELECTION).await {
-        Ok(_) => adopt(&driver, physical_ms, OracleOptions::default().lease).await,
-        Err(error) => Err(error),
-    };
-    let stopped = driver.shutdown().await;
-    let high_water_ms = raised?;
-    stopped?;
+    let high_water_ms = drivers::while_leading(config, async |driver| {
+        Ok(adopt(driver, physical_ms, OracleOptions::default().lease).await?)
+    })
+    .await?;
     output.print(&Raised { driver: &name, high_water_ms }, || {
         let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
         format!("raised: every timestamp will be later than {}", time.unwrap_or_default())

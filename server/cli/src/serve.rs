@@ -1,21 +1,18 @@
-use std::{
-    fs,
-    io::{IsTerminal, stderr},
-    net::SocketAddr,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tsoracle_core::{Clock, DriverConfig, OpenContext, Oracle, Phase, SystemClock};
+use tsoracle_core::{
+    Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, Phase, Reads,
+    SystemClock,
+};
 use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
     drivers,
     failure::Failure,
+    log,
     output::print_line,
     settings::{DriverChoice, Settings},
 };
@@ -29,7 +26,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let settings = settings.complete()?;
-    start_logging(settings.log.as_deref().unwrap_or("info"))?;
+    log::start(settings.log.as_deref().unwrap_or("info"))?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
     let config = match &settings.driver {
@@ -38,6 +35,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     };
     let name = config.name().to_owned();
     drivers::check(&name)?;
+    if settings.require_state == Some(true) {
+        require_state(&config)?;
+    }
     if let Some(tls) = &tls {
         warn_of_one_authority(&config, tls);
     }
@@ -55,7 +55,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         opened = drivers::open(config, context) => opened?,
         () = signals.next() => return Ok(()),
     };
-    let mut server = Server::builder().driver(driver).options(options).limits(limits);
+    tracing::info!(connections = limits.connections, "clients may have so many connections");
+    let mut server = Server::builder().driver(driver.clone()).options(options).limits(limits);
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -69,10 +70,20 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         tracing::info!("stopping; a second signal exits at once");
         tokio::spawn(async move {
             signals.next().await;
+            log::flush();
             std::process::exit(1);
         });
     });
-    Ok(stopped.await?)
+    match stopped.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
+    }
+}
+
+/// Why the cluster goes on without this node, if that is why it has ended.
+async fn excluded(driver: &dyn ConsensusDriver) -> Option<Failure> {
+    let error = driver.read(&Reads::default()).await.err()?;
+    (*error.kind() == ErrorKind::Excluded).then(|| error.into())
 }
 
 /// Warns if clients have certificates of the authority that the nodes of a cluster trust each other by.
@@ -110,7 +121,12 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
         _ => return,
     };
     let line = format!("tsoracle serving on {address} (driver {driver}, {state})");
-    if print_line(&line).is_err() {
+    // Nobody may be reading, so that it takes for ever.
+    let printed = tokio::task::spawn_blocking({
+        let line = line.clone();
+        move || print_line(&line)
+    });
+    if !matches!(printed.await, Ok(Ok(()))) {
         tracing::warn!("standard output is closed; {line}");
     }
 }
@@ -127,18 +143,21 @@ fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends logs to standard error.
-pub(crate) fn start_logging(filter: &str) -> Result<(), Failure> {
-    // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
-    let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
-        Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .try_init()
-        .map_err(Failure::failed)
+/// Finds the file that every directory with a state has.
+fn require_state(config: &DriverConfig) -> Result<(), Failure> {
+    let Some(directory) = drivers::directory(config)? else {
+        let name = config.name();
+        return Err(Failure::usage(format!(
+            "--require-state: {name} keeps no state in a directory"
+        )));
+    };
+    match directory.join(LOCK_FILE).is_file() {
+        true => Ok(()),
+        false => Err(Failure::failed(format!(
+            "there is no state in {}, and none is begun with --require-state; is the volume mounted?",
+            directory.display()
+        ))),
+    }
 }
 
 /// Checks `HOST:PORT`.
@@ -147,9 +166,14 @@ fn endpoint(text: &str) -> Result<String, Failure> {
         && text.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
         });
-    match valid {
-        true => Ok(text.into()),
-        false => Err(Failure::usage(format!("--advertise takes HOST:PORT, not {text:?}"))),
+    if !valid {
+        return Err(Failure::usage(format!("--advertise takes HOST:PORT, not {text:?}")));
+    }
+    match text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
+        true => Err(Failure::usage(format!(
+            "--advertise {text} is an address to listen on, where no client can connect to; name this machine"
+        ))),
+        false => Ok(text.into()),
     }
 }
 
@@ -157,6 +181,8 @@ fn endpoint(text: &str) -> Result<String, Failure> {
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Those that would end the process if nobody waited for them.
+    _ignored: [Signal; 3],
 }
 
 impl Signals {
@@ -168,6 +194,11 @@ impl Signals {
         Ok(Self {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,
+            _ignored: [
+                install(SignalKind::hangup())?,
+                install(SignalKind::user_defined1())?,
+                install(SignalKind::user_defined2())?,
+            ],
         })
     }
 

@@ -11,7 +11,10 @@ use serde::Deserialize;
 use tsoracle_core::{DriverConfig, OracleOptions};
 use tsoracle_server::{Limits, TlsOptions};
 
-use crate::failure::{Failure, usage_if_config};
+use crate::{
+    descriptors,
+    failure::{Failure, usage_if_config},
+};
 
 const PLACES: &str = "Place";
 const TIME: &str = "Time and leases";
@@ -31,6 +34,11 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "FILE", env = "TSORACLE_CONFIG")]
     #[serde(skip)]
     config: Option<PathBuf>,
+
+    /// Refuse to begin a new state: for a directory on a volume that may not be mounted
+    #[arg(long, value_name = "BOOL", env = "TSORACLE_REQUIRE_STATE", help_heading = PLACES,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) require_state: Option<bool>,
 
     /// Where to listen; port 0 finds a free one [default: 127.0.0.1:50551]
     #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_LISTEN", help_heading = PLACES)]
@@ -148,7 +156,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONCURRENT_STREAMS", help_heading = LIMITS)]
     max_concurrent_streams: Option<u32>,
 
-    /// The most connections [default: 10000]
+    /// The most connections [default: 10000, or what the limit of open files leaves]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONNECTIONS", help_heading = LIMITS)]
     max_connections: Option<usize>,
 
@@ -223,7 +231,7 @@ impl Settings {
             ($($field:ident)*) => { Self { $($field: self.$field.or(file.$field)),* } }
         }
         first!(
-            driver config listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
+            driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
             max_clock_step hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
             max_seq_count max_keys max_sessions max_leases min_lease_ttl max_lease_ttl
             max_message_bytes max_header_bytes
@@ -259,7 +267,7 @@ impl Settings {
         set(&mut limits.message_bytes, self.max_message_bytes);
         set(&mut limits.header_bytes, self.max_header_bytes);
         set(&mut limits.concurrent_streams, self.max_concurrent_streams);
-        set(&mut limits.connections, self.max_connections);
+        limits.connections = descriptors::connections(self.max_connections)?;
         set(&mut limits.handshake_time, self.handshake_time);
         set(&mut limits.request_time, self.request_time);
         set(&mut limits.keepalive_interval, self.keepalive_interval);

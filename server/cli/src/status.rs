@@ -19,6 +19,9 @@ use crate::{
     output::Output,
 };
 
+/// The name under which a node's health says whether it leads.
+const LEADER: &str = "tsoracle.v1.Leader";
+
 /// Reading any sequence tells whether a node leads, and spends nothing.
 const PROBE: &str = "tsoracle-status";
 
@@ -61,8 +64,8 @@ struct Report {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { endpoints, output } = arguments;
     let dialer = endpoints.dialer()?;
-    let asked = endpoints.endpoints.iter().map(|endpoint| {
-        let (endpoint, dialer) = (endpoint.clone(), dialer.clone());
+    let asked = endpoints.names().map(|endpoint| {
+        let (endpoint, dialer) = (endpoint.to_owned(), dialer.clone());
         tokio::spawn(async move { ask(endpoint, dialer).await })
     });
     // All at once: one that is down must not hold up the others.
@@ -137,12 +140,18 @@ async fn leadership(channel: Channel, timeout: Duration) -> Led {
     }
 }
 
+/// Whether it leads, by its health. An earlier release knows no name for that, and says it without one.
 async fn health(channel: Channel, timeout: Duration) -> &'static str {
-    let request = within(HealthCheckRequest::default(), timeout);
-    match HealthClient::new(channel).check(request).await {
-        Ok(answer) => answer.get_ref().status().as_str_name(),
-        Err(_) => "UNKNOWN",
+    let mut client = HealthClient::new(channel);
+    for service in [LEADER, ""] {
+        let request = within(HealthCheckRequest { service: service.into() }, timeout);
+        match client.check(request).await {
+            Ok(answer) => return answer.get_ref().status().as_str_name(),
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(_) => break,
+        }
     }
+    "UNKNOWN"
 }
 
 fn within<T>(message: T, timeout: Duration) -> Request<T> {

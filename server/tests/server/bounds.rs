@@ -41,6 +41,27 @@ async fn an_oversize_message_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
+async fn a_message_that_cannot_be_decoded_is_the_callers_mistake() {
+    let server = limited(Limits::default()).await;
+    let connection = Connection::open(server.address).await;
+    // Their first fields are of different types.
+    let (number, text) = (v1::GetTsRequest { count: 1 }, seq("k"));
+    let wrong = [
+        connection.call(GET_SEQ, &[], &number).await,
+        connection.call("tsoracle.v1.TsoService/GetTs", &[], &text).await,
+        connection.call("tsoracle.v1.TsoService/StreamSeq", &[], &number).await,
+        connection.call("tsoracle.v1.TsoService/StreamTs", &[], &text).await,
+        connection.call("tsoracle.v1.SequenceService/ReadSeq", &[], &number).await,
+    ];
+    for answer in wrong {
+        let answer = answer.unwrap();
+        assert_eq!(answer.grpc_status(), Some("3"), "{answer:?}");
+    }
+    let answer = connection.call(GET_SEQ, &[], &seq("k")).await.unwrap();
+    assert_eq!(answer.message::<v1::GetSeqResponse>().start, 0);
+}
+
+#[tokio::test]
 async fn oversize_headers_are_refused_and_the_connection_goes_on() {
     let server = limited(Limits { header_bytes: 2_048, ..Limits::default() }).await;
     let connection = Connection::open(server.address).await;
@@ -122,7 +143,11 @@ async fn connections_beyond_the_limit_are_closed() {
     let connection = Connection::open(server.address).await;
     connection.call(GET_SEQ, &[], &seq("k")).await.unwrap();
     let mut second = TcpStream::connect(server.address).await.unwrap();
-    let _ = second.read_to_end(&mut Vec::new()).await;
+    // What every client of HTTP/2 begins with, which a server answers at once.
+    let _ = second.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    let mut answer = Vec::new();
+    let _ = second.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"", "it is served");
     connection.call(GET_SEQ, &[], &seq("k")).await.unwrap();
     drop(connection);
     loop {

@@ -1,7 +1,9 @@
 //! The standard services: health and reflection.
 
+use std::{sync::Arc, time::Duration};
+
 use tokio_stream::StreamExt;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -9,42 +11,108 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
-use tsoracle_core::{Leadership, Phase};
+use tsoracle_core::{Leadership, ManualClock, OracleOptions};
+use tsoracle_server::Server;
 
 use crate::common::{Running, driver::Scripted};
 
-const SERVICES: [&str; 3] = ["", "tsoracle.v1.TsoService", "tsoracle.v1.SequenceService"];
+/// What says that the node takes part, that it leads, and that it lives.
+const READY: [&str; 2] = ["", "tsoracle.v1.Ready"];
+const LEADER: [&str; 3] =
+    ["tsoracle.v1.Leader", "tsoracle.v1.TsoService", "tsoracle.v1.SequenceService"];
+const LIVE: [&str; 1] = ["tsoracle.v1.Live"];
 
 fn check(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.into() }
 }
 
+/// Waits until these all say so.
+async fn say(client: &mut HealthClient<Channel>, services: &[&str], status: ServingStatus) {
+    for service in services {
+        let mut watched = client.watch(check(service)).await.unwrap().into_inner();
+        while watched.next().await.unwrap().unwrap().status() != status {}
+        let answer = client.check(check(service)).await.unwrap();
+        assert_eq!(answer.get_ref().status(), status, "{service:?}");
+    }
+}
+
 #[tokio::test]
-async fn only_a_leader_is_healthy() {
+async fn each_name_says_what_a_node_is_for() {
+    use ServingStatus::{NotServing, Serving};
     let driver = Scripted::follower("10.0.0.7:50551", 42);
     let server = Running::over(driver.clone()).await;
-    server.reach(|phase| matches!(phase, Phase::Following(_))).await;
     let mut client = HealthClient::new(server.channel().await);
-    let mut watched = client.watch(check("")).await.unwrap().into_inner();
-    for service in SERVICES {
-        let answer = client.check(check(service)).await.unwrap();
-        assert_eq!(answer.get_ref().status(), ServingStatus::NotServing, "{service:?}");
-    }
+    say(&mut client, &READY, Serving).await;
+    say(&mut client, &LEADER, NotServing).await;
+    say(&mut client, &LIVE, Serving).await;
     driver.lead(Leadership::Leader { claim: 1 });
-    while watched.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+    say(&mut client, &LEADER, Serving).await;
+    say(&mut client, &READY, Serving).await;
     driver.lead(Leadership::Unknown);
-    while watched.next().await.unwrap().unwrap().status() != ServingStatus::NotServing {}
+    say(&mut client, &READY, NotServing).await;
+    say(&mut client, &LEADER, NotServing).await;
+    say(&mut client, &LIVE, Serving).await;
     let status = client.check(check("nobody.Knows")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
+}
+
+/// The disk hangs: nothing else says so but the lease.
+#[tokio::test]
+async fn a_leader_that_cannot_renew_its_lease_is_none() {
+    use ServingStatus::{NotServing, Serving};
+    let driver = Scripted::leader();
+    let server = Running::over(driver.clone()).await;
+    let mut client = HealthClient::new(server.channel().await);
+    say(&mut client, &LEADER, Serving).await;
+    driver.stall(true);
+    let oracle = server.oracle.clone();
+    // As long as callers ask, it has to renew.
+    let asking = tokio::spawn(async move {
+        loop {
+            drop(oracle.get_ts(1).await);
+            tokio::task::yield_now().await;
+        }
+    });
+    say(&mut client, &LEADER, NotServing).await;
+    say(&mut client, &READY, NotServing).await;
+    driver.stall(false);
+    say(&mut client, &LEADER, Serving).await;
+    asking.abort();
+}
+
+/// No caller but the one that checks it tells such a node that its commits hang.
+#[tokio::test]
+async fn a_check_of_an_idle_leader_finds_out_whether_it_can_renew_its_lease() {
+    let driver = Scripted::leader();
+    let clock = ManualClock::new(1_700_000_000_000);
+    let options = OracleOptions { clock: Arc::new(clock.clone()), ..OracleOptions::default() };
+    let server = Running::start(Server::builder().driver(driver.clone()).options(options)).await;
+    let mut client = HealthClient::new(server.channel().await);
+    say(&mut client, &LEADER, ServingStatus::Serving).await;
+    // Nothing is asked of it, so that it lets its lease lapse in the end.
+    while server.oracle.status().epoch.is_some() {
+        clock.advance(Duration::from_secs(1));
+        tokio::task::yield_now().await;
+    }
+    driver.stall(true);
+    let (asked, mut asking) = (check(LEADER[0]), client.clone());
+    let asking = tokio::spawn(async move { asking.check(asked).await.unwrap() });
+    while !asking.is_finished() {
+        clock.advance(Duration::from_millis(50));
+        tokio::task::yield_now().await;
+    }
+    let answer = asking.await.unwrap();
+    assert_eq!(answer.get_ref().status(), ServingStatus::NotServing);
+    driver.stall(false);
+    say(&mut client, &LEADER, ServingStatus::Serving).await;
 }
 
 #[tokio::test]
 async fn every_service_is_healthy_on_a_leader() {
     let server = Running::in_memory().await;
     let mut client = HealthClient::new(server.channel().await);
-    for service in SERVICES {
-        let mut watched = client.watch(check(service)).await.unwrap().into_inner();
-        while watched.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+    for services in [&READY[..], &LEADER, &LIVE] {
+        say(&mut client, services, ServingStatus::Serving).await;
     }
 }
 

@@ -11,8 +11,7 @@ use tokio_postgres::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tsoracle_core::{
-    BootTime, Clock, Effect, Error, ErrorKind, Outcome, Reads, Result, Snapshot, SystemClock,
-    VERSION, Version,
+    Effect, Error, ErrorKind, Observed, Outcome, Reads, Result, Snapshot, VERSION, Version,
 };
 
 use crate::Config;
@@ -44,9 +43,6 @@ const COMMIT: &str = r#"
         WHERE EXISTS (SELECT FROM moved) ON CONFLICT (key) DO UPDATE SET value = excluded.value
     ) SELECT value FROM "{table}" WHERE key = 'v'"#;
 
-/// How many observations are remembered. What is forgotten makes a wait longer, never shorter.
-const REMEMBERED: usize = 1_024;
-
 pub(crate) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// The state in a table of the server's, and the session in which it is used.
@@ -58,8 +54,7 @@ pub(crate) struct Database {
     /// Why it ended, if the state is damaged.
     damage: OnceLock<Error>,
     session: Mutex<Option<Arc<Session>>>,
-    /// When this process first observed which version, by its position.
-    seen: Mutex<BTreeMap<(u64, u64), (Version, BootTime)>>,
+    pub(crate) observed: Observed,
 }
 
 /// A connection, which is closed with this.
@@ -71,8 +66,8 @@ struct Session {
 
 impl Database {
     pub(crate) fn new(config: Config) -> Self {
-        let (stop, damage, session, seen) = Default::default();
-        Self { config, stop, damage, session, seen }
+        let (stop, damage, session, observed) = Default::default();
+        Self { config, stop, damage, session, observed }
     }
 
     /// Connects, unless there is a session already, and makes the tables if they are missing.
@@ -147,30 +142,13 @@ impl Database {
         let missing = || Error::new(ErrorKind::Corrupt, "the state's version is missing");
         let version = stored.ok_or_else(missing).and_then(|bytes| Version::decode(Some(bytes)));
         match &version {
-            Ok(version) => self.note(*version),
+            Ok(version) => self.observed.note(*version),
             Err(error) => {
                 self.damage.get_or_init(|| error.clone());
                 self.stop.cancel();
             }
         }
         version
-    }
-
-    fn note(&self, version: Version) {
-        let mut seen = lock(&self.seen);
-        seen.entry(version.position()).or_insert((version, SystemClock.now().boot));
-        if seen.len() > REMEMBERED {
-            seen.pop_first();
-        }
-    }
-
-    pub(crate) fn seen(&self, version: &Version) -> Option<BootTime> {
-        let holds = |other: &Version| {
-            other == version || (other.era == version.era && other.number > version.number)
-        };
-        let seen = lock(&self.seen);
-        let mut since = seen.range(version.position()..).map(|(_, seen)| seen);
-        since.find(|(other, _)| holds(other)).map(|&(_, at)| at)
     }
 
     pub(crate) async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
@@ -222,7 +200,7 @@ impl Database {
         let found = self.observe(rows.first().map(|row| row.get(0)))?;
         let outcome = base.admits(next, found);
         if outcome == Some(Outcome::Stored) {
-            self.note(next);
+            self.observed.note(next);
         }
         outcome
             .ok_or_else(|| unavailable("the state is at an older version than the commit's base"))

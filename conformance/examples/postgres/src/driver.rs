@@ -5,9 +5,9 @@ use tokio::sync::watch;
 use tokio_postgres::types::Type;
 use tokio_util::{sync::DropGuard, task::TaskTracker};
 use tsoracle_core::{
-    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, LeaderHint,
-    Leadership, Membership, NodeId, OpenContext, Outcome, Random, Reads, Result, Snapshot,
-    SystemClock, Version,
+    Announcer, BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind,
+    LeaderHint, Leadership, Membership, NodeId, OpenContext, Outcome, Random, Reads, Result,
+    Snapshot, SystemClock, Version,
 };
 
 use crate::{
@@ -63,15 +63,15 @@ impl PostgresDriver {
             }
             Ok(_) => {}
         }
-        let (leadership, shown) = watch::channel(Leadership::Unknown);
+        let (announcer, leadership) = Announcer::new();
         let (resigned, resigning) = watch::channel(0);
         let endpoint = context.service_endpoint.unwrap_or_default();
-        let election = Election { database: database.clone(), leadership, endpoint, claim: 0 };
+        let election = Election { database: database.clone(), announcer, endpoint };
         let tasks = TaskTracker::new();
         tasks.spawn(election.run(resigning));
         // No lock keeps other processes out, so each is a node of its own.
         let (node, stop) = (NodeId(Random::default().draw()), database.stop.clone().drop_guard());
-        Ok(Self { node, leadership: shown, database, resigned, tasks, _stop: stop })
+        Ok(Self { node, leadership, database, resigned, tasks, _stop: stop })
     }
 }
 
@@ -80,11 +80,9 @@ impl PostgresDriver {
 /// process is paused or cut off: a row with an expiry would rest on wall clocks.
 struct Election {
     database: Arc<Database>,
-    leadership: watch::Sender<Leadership>,
+    announcer: Announcer,
     /// Where this node serves; empty if that is not known.
     endpoint: String,
-    /// The number of the newest claim.
-    claim: u64,
 }
 
 impl Election {
@@ -93,19 +91,19 @@ impl Election {
         let look = self.database.config.ttl / LOOKS_PER_TTL;
         let (stop, mut pause) = (self.database.stop.clone(), Duration::ZERO);
         loop {
-            let (claim, leads) = (self.claim, self.leads());
+            let claim = self.announcer.claim();
             let resigns = tokio::select! {
                 () = stop.cancelled() => break,
-                _ = resigned.wait_for(|resigned| leads && *resigned == claim) => true,
+                _ = resigned.wait_for(|resigned| claim == Some(*resigned)) => true,
                 () = SystemClock.sleep(pause) => false,
             };
             pause = if resigns { look * LOOKS_ASIDE } else { look };
             if resigns || self.look().await.is_err() {
-                self.publish(Leadership::Unknown);
+                self.announcer.unknown();
                 self.database.disconnect();
             }
         }
-        self.publish(Leadership::Unknown);
+        self.announcer.unknown();
     }
 
     /// Takes the lock if it is free, and publishes which node has it.
@@ -117,23 +115,12 @@ impl Election {
             let endpoint: Option<String> = row.get(2);
             let leader = endpoint.map(|endpoint| LeaderHint { endpoint, epoch: None });
             match row.get(0) {
-                false => self.publish(Leadership::Follower { leader }),
-                true if self.leads() => {}
-                true => {
-                    self.claim += 1;
-                    self.publish(Leadership::Leader { claim: self.claim });
-                }
+                false => self.announcer.follow(leader),
+                true if self.announcer.claim().is_some() => {}
+                true => drop(self.announcer.lead()),
             }
         }
         Ok(())
-    }
-
-    fn leads(&self) -> bool {
-        matches!(*self.leadership.borrow(), Leadership::Leader { .. })
-    }
-
-    fn publish(&self, now: Leadership) {
-        self.leadership.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
     }
 }
 
@@ -160,7 +147,7 @@ impl ConsensusDriver for PostgresDriver {
     }
 
     fn seen(&self, version: &Version) -> Option<BootTime> {
-        self.database.seen(version)
+        self.database.observed.seen(version)
     }
 
     async fn resign(&self, claim: u64) {

@@ -4,13 +4,14 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{Server, proxy::Proxy, string};
+use common::{Server, string};
 use tokio::time::timeout;
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, Effect, ErrorKind, Leadership, OpenContext, Outcome,
     Reads, Registry, SystemClock, Version,
 };
 use tsoracle_postgres as _;
+use tsoracle_testbed::proxy::Proxy;
 
 async fn open(connection: &str, endpoint: &str) -> Arc<dyn ConsensusDriver> {
     let config = format!("postgres:{connection}?ttl=2s&timeout=1s");
@@ -47,13 +48,13 @@ async fn shows(driver: &Arc<dyn ConsensusDriver>, what: impl FnMut(&Leadership) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_is_uncertain() {
     let server = Server::start().await;
-    let proxy = Proxy::to(server.address);
-    let driver = open(&string(proxy.address), "").await;
+    let proxy = Proxy::to(server.address).unwrap();
+    let driver = open(&string(proxy.address()), "").await;
     let witness = open(&string(server.address), "").await;
     for (name, is_cut) in [(1, true), (2, false)] {
         let base = version(&driver).await;
         let (next, effect) = commit(base, name);
-        proxy.mute();
+        proxy.hang_answers();
         let committing = driver.commit(base, effect);
         let cutting = async {
             // It is stored meanwhile.
@@ -101,11 +102,11 @@ async fn a_commit_that_meets_another_one_under_way_is_not_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connection_stores_nothing_and_a_later_one_serves() {
     let server = Server::start().await;
-    let proxy = Proxy::to(server.address);
-    let driver = open(&string(proxy.address), "").await;
+    let proxy = Proxy::to(server.address).unwrap();
+    let driver = open(&string(proxy.address()), "").await;
     let base = version(&driver).await;
     shows(&driver, |now| matches!(now, Leadership::Leader { .. })).await;
-    proxy.stall();
+    proxy.hang();
     proxy.cut();
     shows(&driver, |now| *now == Leadership::Unknown).await;
     let error = driver.commit(base, commit(base, 1).1).await.unwrap_err();
@@ -132,6 +133,32 @@ async fn a_leader_that_resigns_is_replaced_and_its_address_is_known() {
     first.resign(claim).await;
     shows(&second, |now| matches!(now, Leadership::Leader { .. })).await;
     shows(&first, follows("second:2")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_damaged_under_a_leader_ends_it_for_good() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for damage in [
+        "UPDATE tsoracle SET value = 'garbage' WHERE key = 'v'",
+        "DELETE FROM tsoracle WHERE key = 'v'",
+    ] {
+        let driver = open(&string(server.address), "").await;
+        let base = version(&driver).await;
+        let (next, mut effect) = commit(base, 1);
+        effect.put("orders", "1");
+        assert_eq!(driver.commit(base, effect).await.unwrap(), Outcome::Stored);
+        let mended = "UPDATE tsoracle SET value = $1 WHERE key = 'v'";
+        client.batch_execute(damage).await.unwrap();
+        let error = driver.read(&Reads::default()).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
+        client.execute(mended, &[&next.encode().to_vec()]).await.unwrap();
+        let error = driver.commit(next, commit(next, 2).1).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
+        let mut leadership = driver.leadership();
+        let closing = async { while leadership.changed().await.is_ok() {} };
+        timeout(common::PATIENCE, closing).await.expect("the channel of leadership is closed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

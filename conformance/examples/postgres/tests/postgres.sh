@@ -1,7 +1,9 @@
 #!/bin/sh
-# Becomes a PostgreSQL of its own, over what it left in DIRECTORY: postgres.sh DIRECTORY ADDRESS PORT
+# Becomes a PostgreSQL of its own, over what it left in DIRECTORY: postgres.sh DIRECTORY ADDRESS PORT [OPTION]…
+# Without an address, only makes the state that a server begins with.
 set -eu
-directory=$1 address=$2 port=$3
+directory=$1 address=${2-} port=${3-}
+[ $# -lt 3 ] || shift 3
 programs=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
 mkdir -p "$directory"
 # It refuses to run as root.
@@ -15,8 +17,15 @@ if [ "$(id -u)" = 0 ]; then
 fi
 cd "$directory"
 if [ ! -e PG_VERSION ]; then
-    $as "$programs/initdb" -D . -U tsoracle -A trust -E UTF8 --locale=C --no-sync >&2
+    $as "$programs/initdb" -D . -U tsoracle -A trust -E UTF8 --locale=C \
+        --wal-segsize=1 --no-sync >&2
+    # Small, since it is copied often: the templates of databases are two thirds of it.
+    echo "UPDATE pg_database SET datistemplate = false; DROP DATABASE template0; DROP DATABASE template1" |
+        tr ';' '\n' | $as "$programs/postgres" --single -D . postgres >&2
     echo "host all all all trust" >>pg_hba.conf
 fi
+[ -n "$address" ] || exit 0
+# What a commit does not write, nothing else writes soon: it is lost if the server ends.
 exec $as "$programs/postgres" -D . -c listen_addresses="$address" -c port="$port" \
-    -c unix_socket_directories= -c max_connections=300 -c shared_buffers=16MB
+    -c unix_socket_directories= -c max_connections=300 -c shared_buffers=16MB \
+    -c wal_writer_delay=10s -c wal_writer_flush_after=1GB -c bgwriter_lru_maxpages=0 "$@"

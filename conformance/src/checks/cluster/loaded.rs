@@ -3,6 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use tokio::task::JoinSet;
 use tsoracle_core::{Clock, Grant, SeqBlock, SeqKey, SeqRequest, SystemClock};
 
 use crate::{Cluster, Service, fixture::the, load::Load, suite::Make};
@@ -13,11 +14,19 @@ pub(super) const NODES: usize = 3;
 /// How long a cluster may take to serve again. It is there for what never does.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a cluster may take until it serves in spite of a fault, on a machine that does other things
+/// meanwhile: on one that does not it takes 2.5 s at most, which `make failover` measures.
+const YIELDED: Duration = Duration::from_secs(10);
+
 /// How much is asked of a cluster before and after each fault.
 const CALLS: usize = 100;
 
 /// How long a node may take to answer a question whether it leads.
 const SOON: Duration = Duration::from_millis(300);
+
+/// How many entries one request has that is to write much, and how many bytes their keys have.
+const MANY: usize = 100;
+const LONG_KEY: usize = 100;
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -71,6 +80,24 @@ impl Loaded {
     /// Waits until many more calls have been answered.
     pub(super) async fn serve(&self) -> Result<()> {
         ensure!(self.serves(PATIENCE).await, "the cluster does not serve");
+        Ok(())
+    }
+
+    /// Waits until some node grants timestamps, and some one blocks, though nothing is mended, and then many
+    /// more calls are answered.
+    pub(super) async fn serve_all_the_same(&self) -> Result<()> {
+        let mut asking = JoinSet::new();
+        for node in 0..self.nodes.len() {
+            let node = self.node(node);
+            asking.spawn(async move {
+                while !gives_all(&node).await {
+                    SystemClock.sleep(LOOK).await;
+                }
+            });
+        }
+        let asked = tokio::time::timeout(YIELDED, asking.join_next());
+        ensure!(asked.await.is_ok(), "no node serves within {YIELDED:?}");
+        ensure!(self.serves(YIELDED).await, "one node has served, and goes on too slowly");
         Ok(())
     }
 
@@ -151,6 +178,26 @@ impl Loaded {
         bail!("the request was not answered")
     }
 
+    /// Has some callers commit as much as one request may, one after the other, until what is returned goes.
+    pub(super) fn write_much(&self) -> Result<JoinSet<()>> {
+        let mut writing = JoinSet::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let node = node.clone();
+            // Always the same ones, so that the state stays small.
+            let name = |entry| format!("{number}-{entry}-{}", "x".repeat(LONG_KEY));
+            let entries = (0..MANY).map(|entry| Ok((SeqKey::new(name(entry))?, 1)));
+            let request = SeqRequest::new(entries.collect::<Result<_>>()?, None)?;
+            writing.spawn(async move {
+                loop {
+                    let asked = tokio::time::timeout(SOON, node.get_seq(request.clone()));
+                    let pause = if matches!(asked.await, Ok(Ok(_))) { LOOK } else { SOON / 10 };
+                    SystemClock.sleep(pause).await;
+                }
+            });
+        }
+        Ok(writing)
+    }
+
     /// Makes commits, one after the other.
     pub(super) async fn commit(&self, commits: usize) -> Result<()> {
         let mut leader = None;
@@ -160,6 +207,14 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+/// Whether a node gives a timestamp and a block, in a time that a slow one needs.
+async fn gives_all(node: &Arc<dyn Service>) -> bool {
+    let key = SeqKey::new("all the same").and_then(|key| SeqRequest::single(key, 1));
+    let Ok(request) = key else { return false };
+    let asked = async { node.get_ts(1).await.is_ok() && node.get_seq(request).await.is_ok() };
+    tokio::time::timeout(SOON * 10, asked).await.unwrap_or(false)
 }
 
 /// One timestamp, if the node gives one soon.

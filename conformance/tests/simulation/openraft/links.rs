@@ -2,6 +2,7 @@
 //! late, and not be answered.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{
@@ -19,7 +20,10 @@ use tokio::{
 };
 use tsoracle_core::{Error, ErrorKind, Result};
 use tsoracle_openraft::simulation::{INSTALL, VOTE};
-use tsoracle_replica::transport::{Connections, Handler, Sender};
+use tsoracle_replica::{
+    ClusterId, Formed,
+    transport::{Calls, Connections, Handler, Sender},
+};
 
 use crate::{
     clock::pass,
@@ -71,6 +75,8 @@ struct Links {
     listener: Arc<Listener>,
     /// No node of a simulation is refused.
     disowned: watch::Sender<Option<String>>,
+    /// All belong to one cluster from the start.
+    formed: watch::Sender<Option<Formed>>,
 }
 
 /// The connections of a process on a node.
@@ -82,8 +88,30 @@ pub(super) fn connect(
     let (has_ended, ended) = (AtomicBool::new(false), Notify::new());
     let listener = Listener { gate: gate.clone(), handler: Mutex::default(), has_ended, ended };
     let (world, listener) = (world.clone(), Arc::new(listener));
-    let links = Links { world, me, listener: listener.clone(), disowned: watch::Sender::new(None) };
+    let formed = Formed { id: ClusterId(1), is_provisional: false, nodes: BTreeMap::new() };
+    let (disowned, formed) = (watch::Sender::new(None), watch::Sender::new(Some(formed)));
+    let links = Links { world, me, listener: listener.clone(), disowned, formed };
     (listener, Arc::new(links))
+}
+
+#[async_trait]
+impl Calls for Links {
+    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes> {
+        let (reply, answer) = oneshot::channel();
+        let call = Call { world: self.world.clone(), from: self.me, to: node(to), kind, body };
+        // It is on its way, whatever becomes of its caller.
+        tokio::spawn(async move {
+            let answer = call.carry().await;
+            // The caller may have gone.
+            let _ = reply.send(answer);
+        });
+        let unavailable = |context| Error::new(ErrorKind::Unavailable, context);
+        match timeout(deadline, answer).await {
+            Ok(Ok(Some(answer))) => answer,
+            Ok(_) => Err(unavailable("the connection broke")),
+            Err(_) => Err(unavailable("no answer came in time")),
+        }
+    }
 }
 
 #[async_trait]
@@ -100,25 +128,36 @@ impl Connections for Links {
         self.disowned.subscribe()
     }
 
-    fn local_addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, id(self.me) as u16).into()
+    fn formed(&self) -> watch::Receiver<Option<Formed>> {
+        self.formed.subscribe()
     }
 
-    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes> {
-        let (reply, answer) = oneshot::channel();
-        let call = Call { world: self.world.clone(), from: self.me, to: node(to), kind, body };
-        // It is on its way, whatever becomes of its caller.
-        tokio::spawn(async move {
-            let answer = call.carry().await;
-            // The caller may have gone.
-            let _ = reply.send(answer);
-        });
-        let unavailable = |context| Error::new(ErrorKind::Unavailable, context);
-        match timeout(deadline, answer).await {
-            Ok(Ok(Some(answer))) => answer,
-            Ok(_) => Err(unavailable("the connection broke")),
-            Err(_) => Err(unavailable("no answer came in time")),
-        }
+    fn waits_for(&self) -> Option<String> {
+        None
+    }
+
+    fn set_members(&self, _: BTreeSet<u32>, _: BTreeSet<u32>) {}
+
+    async fn invite(&self, _: u32) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn forget(&self, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    fn drop_peer(&self, _: u32) {}
+
+    fn was_removed(&self, _: u32) -> bool {
+        false
+    }
+
+    fn duplicates(&self) -> Vec<String> {
+        vec![]
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, id(self.me) as u16).into()
     }
 
     async fn shutdown(&self) {

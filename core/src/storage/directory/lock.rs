@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use super::place::Place;
+
 /// The file by which a directory is locked, and which remembers the last acknowledged commit.
 ///
 /// After a crash, a database cannot tell a last commit that was never finished from one that was
@@ -16,6 +18,10 @@ pub(crate) struct Lock {
     /// What the state is called, and what an earlier release called it.
     state: String,
     earlier: Option<String>,
+    /// Where the directory is said to be, in each note.
+    place: Option<Place>,
+    /// The last commit that was noted.
+    noted: u64,
 }
 
 /// What a [`Lock`]'s file says.
@@ -34,7 +40,7 @@ impl Lock {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(TryLockError::Error)?;
         lock_file(&file)?;
-        Ok(Self { file, state: state.into(), earlier: None })
+        Ok(Self { file, state: state.into(), earlier: None, place: None, noted: 0 })
     }
 
     /// Takes the notes of an earlier release, which called the state otherwise, for good.
@@ -42,10 +48,44 @@ impl Lock {
         self.earlier = Some(earlier.into());
     }
 
-    pub(crate) fn note(&mut self) -> io::Result<Note> {
+    /// Where the directory is.
+    pub(crate) fn here(&self) -> io::Result<Option<Place>> {
+        Place::of(&self.file)
+    }
+
+    /// Where the directory was, as far as that is noted.
+    pub(crate) fn noted_place(&mut self) -> io::Result<Option<Place>> {
+        let bytes = self.read()?;
+        Ok(str::from_utf8(&bytes).ok().and_then(|text| text.lines().find_map(Place::read)))
+    }
+
+    /// Whether the directory is not where it was. Notes go on to say where that is.
+    pub(crate) fn find_copy(&mut self) -> io::Result<bool> {
+        let (here, noted) = (self.here()?, self.noted_place()?);
+        let is_copy = match (&here, &noted) {
+            (Some(here), Some(noted)) => !here.is_still(noted),
+            _ => false,
+        };
+        self.place = if is_copy { noted } else { here };
+        Ok(is_copy)
+    }
+
+    /// Says so at once, in the last note.
+    pub(crate) fn note_place(&mut self, place: Option<Place>) -> io::Result<()> {
+        self.place = place;
+        self.acknowledge(self.noted)?;
+        self.sync()
+    }
+
+    fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;
         self.file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn note(&mut self) -> io::Result<Note> {
+        let bytes = self.read()?;
         if bytes.is_empty() {
             return Ok(Note::New);
         }
@@ -55,12 +95,16 @@ impl Lock {
         });
         let names = [Some(&self.state), self.earlier.as_ref()].into_iter().flatten();
         let mut names = names.map(String::as_str);
-        Ok(Note::Used(commit.filter(|&at| names.any(|name| bytes == text(name, at).as_bytes()))))
+        let place = str::from_utf8(&bytes).ok().and_then(|text| text.lines().find_map(Place::read));
+        let mut is_whole =
+            |at| names.any(|name| bytes == text(name, place.as_ref(), at).as_bytes());
+        Ok(Note::Used(commit.filter(|&at| is_whole(at))))
     }
 
     pub(crate) fn acknowledge(&mut self, commit: u64) -> io::Result<()> {
+        self.noted = commit;
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(text(&self.state, commit).as_bytes())
+        self.file.write_all(text(&self.state, self.place.as_ref(), commit).as_bytes())
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
@@ -69,12 +113,14 @@ impl Lock {
 }
 
 /// Always of the same length for one name, so that a note replaces the one before in place.
-fn text(state: &str, commit: u64) -> String {
+fn text(state: &str, place: Option<&Place>, commit: u64) -> String {
     let line = format!("commit {commit:020}");
+    // Releases of before noted no place.
+    let place = place.map(|place| place.line() + "\n").unwrap_or_default();
     format!(
         "This directory holds the state of a tsoracle node, in {state}. Keep this file beside it:\n\
          it locks the directory, and remembers the last acknowledged commit.\n\
-         {line} {:08x}\n",
+         {place}{line} {:08x}\n",
         crc32c::crc32c(line.as_bytes())
     )
 }
@@ -144,7 +190,12 @@ mod tests {
         for commit in [u64::MAX, 0, 42] {
             lock.acknowledge(commit).unwrap();
             assert_eq!(lock.note().unwrap(), Note::Used(Some(commit)));
+            assert_eq!(lock.noted_place().unwrap(), None);
         }
+        let here = lock.here().unwrap();
+        lock.note_place(here.clone()).unwrap();
+        assert_eq!(lock.note().unwrap(), Note::Used(Some(42)));
+        assert_eq!(lock.noted_place().unwrap(), here);
         let written = std::fs::read(&path).unwrap();
         for bit in 0..written.len() * 8 {
             let mut damaged = written.clone();

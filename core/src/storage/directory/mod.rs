@@ -1,6 +1,7 @@
 //! The directory of a store: its lock, and a state that exists whole or not at all.
 
 mod lock;
+mod place;
 
 pub use lock::lock_file;
 
@@ -13,7 +14,9 @@ use std::{
 use self::lock::{Lock, Note};
 use crate::{Error, ErrorKind, Result};
 
-const LOCK: &str = "LOCK";
+/// The file that each directory with a state has.
+pub const LOCK_FILE: &str = "LOCK";
+const LOCK: &str = LOCK_FILE;
 
 /// A directory in which one process at a time keeps its state, in one file or one directory.
 ///
@@ -29,6 +32,8 @@ pub struct Directory {
     /// Where an earlier release kept the state.
     earlier: Option<PathBuf>,
     lock: Lock,
+    /// It is not where its `LOCK` says.
+    is_copy: bool,
 }
 
 impl Directory {
@@ -39,8 +44,31 @@ impl Directory {
     /// `Config` if the directory is in use or cannot be used; `Fatal` if the disk fails.
     pub fn lock(path: &Path, state: &str) -> Result<Self> {
         fs::create_dir_all(path).map_err(|source| unusable(path, source))?;
-        let lock = Lock::acquire(&path.join(LOCK), state).map_err(|error| in_use(path, error))?;
-        Ok(Self { path: path.into(), state: path.join(state), earlier: None, lock })
+        let mut lock =
+            Lock::acquire(&path.join(LOCK), state).map_err(|error| in_use(path, error))?;
+        let (state, is_copy) = (path.join(state), lock.find_copy());
+        let mut is_copy = is_copy.map_err(|source| unusable(path, source))?;
+        // A note that was there once and is gone tells nothing of the place.
+        is_copy |=
+            lock.note().map_err(|source| unusable(path, source))? == Note::New && state.exists();
+        Ok(Self { path: path.into(), state, earlier: None, lock, is_copy })
+    }
+
+    /// Whether this directory was copied, restored or moved, or its `LOCK` removed, since it was last opened: then
+    /// no process of before can be told to have ended by the lock.
+    pub fn is_copy(&self) -> bool {
+        self.is_copy
+    }
+
+    /// Notes where the directory is. Until this is done, it is found again to be a copy.
+    ///
+    /// # Errors
+    /// `Fatal` if the disk fails.
+    pub fn settle_here(&mut self) -> Result<()> {
+        let here = self.lock.here().map_err(|source| unusable(&self.path, source))?;
+        self.lock.note_place(here).map_err(|source| unusable(&self.path, source))?;
+        self.is_copy = false;
+        Ok(())
     }
 
     /// Takes over a state that an earlier release has kept under the name `earlier`, if that is all there

@@ -110,7 +110,8 @@ impl Nodes {
         });
         let peers = peers.collect::<Vec<_>>().join(",");
         let (directory, options) = (self.directory(node).display(), &self.options);
-        format!("omnipaxos:{directory}?node={}&peers={peers}{options}", node + 1)
+        // A crash is simulated by a copy.
+        format!("omnipaxos:{directory}?node={}&peers={peers}&moved=true{options}", node + 1)
     }
 
     pub(crate) async fn start(&mut self, node: usize) -> Result<Arc<dyn ConsensusDriver>> {

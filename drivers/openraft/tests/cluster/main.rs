@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
+mod formation;
 mod membership;
 mod nodes;
 mod spy;

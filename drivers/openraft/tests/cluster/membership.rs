@@ -37,7 +37,8 @@ async fn a_single_node_grows_into_a_cluster_and_shrinks_again() {
     eventually(async || nodes.change(MembershipChange::Transfer { to: Some(2) }).await.ok()).await;
     eventually(async || (nodes.leader().await == 2).then_some(())).await;
     nodes.change(MembershipChange::Remove { id: 1, force: false }).await.unwrap();
-    nodes.stop(1).await;
+    nodes.failure(1).await;
+    nodes.running.remove(&1);
     assert_eq!(nodes.next().await, 210);
     // All of it survives restarts, without `join` and with the same peers as before.
     nodes.stop_all().await;
@@ -172,4 +173,89 @@ async fn a_node_that_waits_to_be_added_forms_no_cluster() {
     let error = membership.change(change).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::NotLeader(None));
     nodes.stop(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_learns_of_it_and_ends() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    let learner = nodes.start_joining(4).await;
+    nodes.change(MembershipChange::Add(learner)).await.unwrap();
+    let removed = async |nodes: &mut Nodes, node: u32| {
+        let error = nodes.failure(node).await;
+        assert_eq!(*error.kind(), ErrorKind::Excluded, "{error}");
+        assert!(error.to_string().contains(&format!("node {node} was removed")), "{error}");
+        nodes.running.remove(&node);
+    };
+    // One that is not there then is told later, whether it has a vote or not.
+    nodes.stop(4).await;
+    nodes.change(MembershipChange::Remove { id: 4, force: false }).await.unwrap();
+    nodes.start(4).await;
+    removed(&mut nodes, 4).await;
+    // That it is removed already is no error; that it never was there is one.
+    nodes.change(MembershipChange::Remove { id: 4, force: false }).await.unwrap();
+    let error = nodes.change(MembershipChange::Remove { id: 9, force: false }).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("node 9 is no member"), "{error}");
+    // One that is there is told at once.
+    let leader = nodes.leader().await;
+    let id = (1..=3).find(|node| *node != leader).unwrap();
+    nodes.change(MembershipChange::Remove { id: id.into(), force: false }).await.unwrap();
+    removed(&mut nodes, id).await;
+    assert_eq!(nodes.next().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_was_removed_while_it_was_down_learns_of_it() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    let leader = nodes.leader().await;
+    let id = (1..=3).find(|node| *node != leader).unwrap();
+    nodes.stop(id).await;
+    nodes.change(MembershipChange::Remove { id: id.into(), force: false }).await.unwrap();
+    nodes.start(id).await;
+    let error = nodes.failure(id).await;
+    assert_eq!(*error.kind(), ErrorKind::Excluded, "{error}");
+    assert!(error.to_string().contains("was removed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_added_leaves_nothing_behind_and_holds_up_no_other_change() {
+    let mut nodes = Nodes::start_all(3, |config| config).await;
+    assert_eq!(nodes.next().await, 0);
+    let leader = nodes.leader().await;
+    // It takes connections, and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = silent.local_addr().unwrap().to_string();
+    let absent = Member { id: 4, peer, service: "s4:1".into(), votes: false };
+    let membership = nodes.running[&leader].oracle.membership().unwrap();
+    let adding =
+        tokio::spawn(async move { membership.change(MembershipChange::Add(absent)).await });
+    let id = (1..=3).find(|node| *node != leader).unwrap();
+    nodes.change(MembershipChange::Remove { id: id.into(), force: false }).await.unwrap();
+    assert!(!adding.is_finished(), "the other change has waited");
+    let error = adding.await.unwrap().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("node 4 is not added"), "{error}");
+    // A node that is there and forms a cluster of its own is none to be added.
+    let config = Config { path: nodes.path(9), node: 9, ..nodes.config(leader) };
+    let peer = free_address();
+    let config = Config { peers: format!("9={peer}/s9:1"), ..config };
+    nodes.start_as(9, config).await;
+    let other = Member { id: 9, peer, service: "s9:1".into(), votes: false };
+    let error = nodes.running[&leader]
+        .driver
+        .membership()
+        .unwrap()
+        .change(MembershipChange::Add(other))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("join=true"), "{error}");
+    nodes.running.remove(&9);
+    nodes.members(leader, |all| all.members.len() == 2).await;
+    // Under the same id, a node that waits is added.
+    let member = nodes.start_joining(4).await;
+    nodes.change(MembershipChange::Add(member)).await.unwrap();
+    nodes.change(MembershipChange::Promote { id: 4 }).await.unwrap();
+    assert_eq!(nodes.next().await, 10);
 }

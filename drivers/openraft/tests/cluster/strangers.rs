@@ -30,17 +30,16 @@ async fn garbage_on_the_peer_port_is_survived() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_cluster_takes_no_part() {
-    let mut nodes = Nodes::new(3, |config| match config.node {
-        3 => Config { cluster: "other".into(), ..config },
-        _ => config,
-    });
-    for node in 1..=3 {
-        nodes.start(node).await;
-    }
+    let mut nodes = Nodes::start_all(3, |config| config).await;
     assert_eq!(nodes.next().await, 0);
+    nodes.stop(3).await;
+    let path = nodes.path(3).with_extension("other");
+    let other = Config { path, cluster: "other".into(), ..nodes.config(3) };
+    nodes.start_as(3, other).await;
     let stranger = &nodes.running[&3].driver;
     assert_eq!(*stranger.leadership().borrow(), Leadership::Unknown);
     // The two of one cluster are all that make a majority; one of them alone can do nothing.
+    assert_eq!(nodes.next().await, 10);
     let leader = nodes.leader().await;
     nodes.stop(leader).await;
     let mut effect = Effect::default();
@@ -49,7 +48,7 @@ async fn a_node_of_another_cluster_takes_no_part() {
         node.driver.commit(Version::EMPTY, effect.clone()).await.unwrap_err();
     }
     nodes.start(leader).await;
-    assert_eq!(nodes.next().await, 10);
+    assert_eq!(nodes.next().await, 20);
 }
 
 /// A certificate authority, and files with a certificate of its for 127.0.0.1.
@@ -82,34 +81,27 @@ fn certificates(directory: &Path) -> impl Fn(Config) -> Config + Send + Sync + u
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_with_certificates_leave_out_one_without() {
     let files = tempfile::tempdir().unwrap();
-    let tls = certificates(files.path());
-    let mut nodes = Nodes::new(3, move |config| match config.node {
-        3 => config,
-        _ => tls(config),
-    });
-    for node in 1..=3 {
-        nodes.start(node).await;
-    }
+    let mut nodes = Nodes::start_all(3, certificates(files.path())).await;
     assert_eq!(nodes.next().await, 0);
+    nodes.stop(3).await;
+    let with = nodes.config(3);
+    let without = Config { peer_ca: None, peer_cert: None, peer_key: None, ..with.clone() };
+    nodes.start_as(3, without).await;
+    assert_eq!(nodes.next().await, 10);
     let leader = nodes.leader().await;
     assert_ne!(leader, 3);
-    nodes.members(3 - leader, |all| all.leader == Some(leader.into())).await;
-    assert_eq!(*nodes.running[&3].driver.leadership().borrow(), Leadership::Unknown);
+    // It makes no majority with one of the others.
+    nodes.stop(leader).await;
+    let mut effect = Effect::default();
+    effect.set_version(Version::EMPTY.next(1).unwrap());
+    for node in nodes.running.values() {
+        node.driver.commit(Version::EMPTY, effect.clone()).await.unwrap_err();
+    }
+    nodes.start(leader).await;
+    assert_eq!(nodes.next().await, 20);
     // With certificates, the third one is a node like the others.
     nodes.stop(3).await;
-    let tls = certificates_of(&nodes.config(1));
-    let config = tls(nodes.config(3));
-    nodes.start_as(3, config).await;
+    nodes.start_as(3, with).await;
     let named = |now: &Leadership| matches!(now, Leadership::Follower { leader: Some(_) });
     eventually(async || named(&nodes.running[&3].driver.leadership().borrow()).then_some(())).await;
-}
-
-fn certificates_of(other: &Config) -> impl Fn(Config) -> Config + use<> {
-    let (ca, cert, key) = (other.peer_ca.clone(), other.peer_cert.clone(), other.peer_key.clone());
-    move |config| Config {
-        peer_ca: ca.clone(),
-        peer_cert: cert.clone(),
-        peer_key: key.clone(),
-        ..config
-    }
 }

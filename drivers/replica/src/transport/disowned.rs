@@ -27,6 +27,14 @@ impl Disowned {
         lock(&self.votes).others.insert(node);
     }
 
+    /// These are the other members from now on.
+    pub(super) fn set_members(&self, others: BTreeSet<u32>) {
+        // A node that is removed itself may learn it by the word of those that it knew before.
+        if !others.is_empty() {
+            lock(&self.votes).others = others;
+        }
+    }
+
     /// The member `node` refuses this one, for that reason. It is believed once a majority of the members does,
     /// or all others of two.
     pub(super) fn vote(&self, node: u32, reason: &str) {

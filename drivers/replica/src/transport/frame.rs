@@ -1,16 +1,24 @@
 use bytes::Bytes;
 use tsoracle_core::{Error, ErrorKind, NodeId, Result};
 
-use super::{PeerIds, Sender, disowned::Disowned, proto::Frame, refusals::shortened};
+use super::{
+    PeerIds, Sender,
+    disowned::Disowned,
+    proto::{Frame, Introduction},
+    refusals::shortened,
+};
 
 /// The format of the frames and their bodies.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The largest body of a message.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// The largest message: a body, and what is around it.
 pub(super) const MAX_FRAME_BYTES: usize = MAX_BODY_BYTES + 1_024;
+
+/// The kind by which a process shows that it is there: asked for in a call, or in an answer to none.
+pub(super) const PRESENT: u32 = u32::MAX;
 
 /// How much of a stream, and of a connection, may be under way: a large frame must not wait for the
 /// window to open up.
@@ -48,6 +56,16 @@ impl Envelope {
             identity: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
             ..Frame::default()
         })
+    }
+
+    /// The first frame of a session, in either direction.
+    pub(super) fn introduce(&self, to: u32, introduction: Introduction) -> Result<Frame> {
+        Ok(Frame { introduction: Some(introduction), ..self.wrap(to, 0, Bytes::new())? })
+    }
+
+    /// Whether the sender of that frame knows the directory of this node.
+    pub(super) fn is_known_by(&self, frame: &Frame) -> bool {
+        frame.expected[..] == self.id.0.to_be_bytes()
     }
 
     /// Who sent the frame and what is in it, or why it is refused.
@@ -99,15 +117,23 @@ impl Envelope {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::peer_ids::remember, *};
+    use super::{
+        super::peer_ids::{KnownId, remember},
+        *,
+    };
 
     fn envelope(cluster: &str, node: u32, known: &[(u32, u128)]) -> Envelope {
-        let known = known.iter().map(|(node, id)| (*node, NodeId(*id))).collect();
+        let known =
+            known.iter().map(|(node, id)| (*node, KnownId { id: NodeId(*id), is_removed: false }));
         Envelope {
             cluster: cluster.into(),
             node,
             id: NodeId(node.into()),
-            ids: PeerIds::new(Sender { node, id: NodeId(node.into()) }, known, remember()),
+            ids: PeerIds::new(
+                Sender { node, id: NodeId(node.into()) },
+                known.collect(),
+                remember(),
+            ),
             disowned: Disowned::default(),
         }
     }

@@ -4,7 +4,7 @@ use prost::Message as _;
 use tsoracle_core::{NodeId, Result};
 
 use super::{
-    PeerIds, Sender,
+    KnownId, PeerIds, Sender,
     disowned::Disowned,
     frame::Envelope,
     proto::{Failure, Frame, PeerId},
@@ -13,12 +13,12 @@ use super::{
 /// Node `node` of a cluster, which knows node 1 alone.
 fn envelope(node: u32) -> Envelope {
     let own = Sender { node, id: NodeId(node.into()) };
-    let known = [(1, NodeId(1)), (2, NodeId(2))].into();
+    let known = [1, 2].map(|node| (node, KnownId { id: NodeId(node.into()), is_removed: false }));
     Envelope {
         cluster: "tsoracle".into(),
         node,
         id: own.id,
-        ids: PeerIds::new(own, known, Box::new(|_, _| ready(Ok(())).boxed())),
+        ids: PeerIds::new(own, known.into(), Box::new(|_| ready(Ok(())).boxed())),
         disowned: Disowned::default(),
     }
 }

@@ -3,17 +3,22 @@
 mod callers;
 mod connection;
 mod disowned;
+mod formation;
+#[cfg(test)]
+mod formation_test;
 mod frame;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
+mod meeting;
 mod peer;
 pub(crate) mod peer_ids;
+mod presence;
 mod refusals;
 mod secret;
 mod server;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,13 +31,13 @@ use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
 
 use self::{
-    callers::Callers, disowned::Disowned, frame::Envelope, peer::Peer, proto::Failure,
-    refusals::Refusals,
+    callers::Callers, disowned::Disowned, formation::Formation, frame::Envelope, peer::Peer,
+    presence::Presence, proto::Failure, refusals::Refusals,
 };
-use crate::{Cluster, Identity};
+use crate::{Cluster, Formed, Identity};
 
 pub use frame::{MAX_BODY_BYTES, VERSION};
-pub use peer_ids::{PeerIds, Remember, note};
+pub use peer_ids::{KnownId, PeerIds, Remember};
 pub use secret::Secret;
 
 /// The generated messages, client and server.
@@ -86,13 +91,30 @@ pub trait Handler: Send + Sync + 'static {
 /// its own way. Each method is as that of the transport.
 #[allow(missing_docs, reason = "the transport's methods say it")]
 #[async_trait]
-pub trait Connections: fmt::Debug + Send + Sync + 'static {
+pub trait Connections: Calls {
     fn serve(&self, handler: Arc<dyn Handler>);
     fn set_peer(&self, node: u32, address: &str) -> Result<()>;
     fn disowned(&self) -> watch::Receiver<Option<String>>;
+    fn formed(&self) -> watch::Receiver<Option<Formed>>;
+    fn waits_for(&self) -> Option<String>;
+    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>);
+    async fn invite(&self, node: u32) -> Result<bool>;
+    async fn forget(&self, node: u32) -> Result<()>;
+    fn drop_peer(&self, node: u32);
+    fn was_removed(&self, node: u32) -> bool;
+    fn duplicates(&self) -> Vec<String>;
     fn local_addr(&self) -> SocketAddr;
-    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes>;
     async fn shutdown(&self);
+}
+
+/// Of the [`Connections`] what most parts need.
+#[async_trait]
+pub trait Calls: fmt::Debug + Send + Sync + 'static {
+    /// As [`Transport::call`].
+    ///
+    /// # Errors
+    /// As there.
+    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes>;
 }
 
 #[async_trait]
@@ -109,16 +131,51 @@ impl Connections for Transport {
         self.disowned()
     }
 
+    fn formed(&self) -> watch::Receiver<Option<Formed>> {
+        self.formed()
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        self.waits_for()
+    }
+
+    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>) {
+        self.set_members(members, removed);
+    }
+
+    async fn invite(&self, node: u32) -> Result<bool> {
+        self.invite(node).await
+    }
+
+    async fn forget(&self, node: u32) -> Result<()> {
+        self.forget(node).await
+    }
+
+    fn drop_peer(&self, node: u32) {
+        self.drop_peer(node);
+    }
+
+    fn was_removed(&self, node: u32) -> bool {
+        self.was_removed(node)
+    }
+
+    fn duplicates(&self) -> Vec<String> {
+        self.duplicates()
+    }
+
     fn local_addr(&self) -> SocketAddr {
         self.local_addr()
     }
 
-    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes> {
-        self.call(to, kind, body, deadline).await
-    }
-
     async fn shutdown(&self) {
         self.shutdown().await;
+    }
+}
+
+#[async_trait]
+impl Calls for Transport {
+    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes> {
+        self.call(to, kind, body, deadline).await
     }
 }
 
@@ -128,12 +185,15 @@ pub struct Transport(Arc<Inner>);
 
 struct Inner {
     envelope: Envelope,
+    formation: Formation,
+    presence: Presence,
     cluster: Cluster,
     peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
     listener: Mutex<Option<TcpListener>>,
     local_addr: SocketAddr,
     handler: Mutex<Option<Arc<dyn Handler>>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    forming: Mutex<Option<JoinHandle<()>>>,
     /// Where the tasks of the transport run, whichever thread sends.
     runtime: Handle,
     stop: watch::Sender<bool>,
@@ -156,7 +216,10 @@ impl Transport {
         };
         let listener = TcpListener::bind(&cluster.listen).await.map_err(unusable)?;
         let local_addr = listener.local_addr().map_err(unusable)?;
+        let formation = Formation::new(cluster, identity, ids.clone());
         let transport = Self(Arc::new(Inner {
+            formation,
+            presence: Presence::default(),
             envelope: Envelope {
                 cluster: cluster.name.clone(),
                 node: identity.node(),
@@ -170,6 +233,7 @@ impl Transport {
             local_addr,
             handler: Mutex::default(),
             accepting: Mutex::default(),
+            forming: Mutex::default(),
             runtime: Handle::current(),
             stop: watch::Sender::new(false),
             refusals: Refusals::default(),
@@ -184,13 +248,79 @@ impl Transport {
         Ok(transport)
     }
 
-    /// Begins to answer peers, with `handler`.
+    /// Begins to answer peers, with `handler`; and to form a cluster with them, if this node belongs to none.
     pub fn serve(&self, handler: Arc<dyn Handler>) {
         *lock(&self.0.handler) = Some(handler);
         if let Some(listener) = lock(&self.0.listener).take() {
             let accepting = self.0.runtime.spawn(server::accept(self.0.clone(), listener));
             *lock(&self.0.accepting) = Some(accepting);
+            *lock(&self.0.forming) = Some(self.0.runtime.spawn(form(self.0.clone())));
         }
+    }
+
+    /// The cluster that this node belongs to, once it does. Before that, the handler hears nothing.
+    pub fn formed(&self) -> watch::Receiver<Option<Formed>> {
+        self.0.formation.subscribe()
+    }
+
+    /// What this node waits for while it belongs to no cluster.
+    pub fn waits_for(&self) -> Option<String> {
+        self.0.formation.waits_for(SystemClock.now().boot)
+    }
+
+    /// The cluster was changed, and has these nodes now, whose addresses are known. Those that were `removed` are
+    /// refused from now on, and told why. The others are called, since it is by their refusal that this node learns
+    /// that it was removed itself.
+    pub fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>) {
+        let own = self.0.envelope.node;
+        let others: BTreeSet<_> = members.iter().copied().filter(|node| *node != own).collect();
+        for node in &others {
+            if let Ok(peer) = self.0.peer(*node) {
+                peer.keep_session(&self.0);
+            }
+        }
+        self.0.envelope.disowned.set_members(others);
+        for removed in self.0.envelope.ids.set_members(members, removed) {
+            self.drop_peer(removed);
+        }
+    }
+
+    /// Ends the connection to a node that is spoken to no more.
+    pub fn drop_peer(&self, node: u32) {
+        lock(&self.0.peers).remove(&node);
+    }
+
+    /// Whether that node was a member once, and was removed.
+    pub fn was_removed(&self, node: u32) -> bool {
+        self.0.envelope.ids.was_removed(node)
+    }
+
+    /// Which nodes run twice, and where.
+    pub fn duplicates(&self) -> Vec<String> {
+        self.0.presence.duplicates()
+    }
+
+    /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
+    /// did. Durable on return.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn invite(&self, node: u32) -> Result<bool> {
+        let directory = self.0.formation.waiting_directory(node, SystemClock.now().boot);
+        let ids = &self.0.envelope.ids;
+        match directory.filter(|directory| ids.get(node) != Some(*directory)) {
+            Some(directory) => ids.remember(vec![(node, directory)], vec![]).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Forgets a node that was not added after all.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn forget(&self, node: u32) -> Result<()> {
+        self.drop_peer(node);
+        self.0.envelope.ids.forget(node).await
     }
 
     /// The address really bound.
@@ -271,8 +401,37 @@ impl Transport {
         lock(&self.0.listener).take();
         lock(&self.0.peers).clear();
         let accepting = lock(&self.0.accepting).take();
-        if let Some(accepting) = accepting {
-            let _ = accepting.await;
+        let forming = lock(&self.0.forming).take();
+        for task in accepting.into_iter().chain(forming) {
+            let _ = task.await;
+        }
+    }
+}
+
+/// How many reasons are not logged again.
+
+/// How often a node that belongs to no cluster looks what it waits for, and logs it; the first time after a
+/// little longer, since others may be about to start.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Calls the nodes that a cluster is to be formed with, until it is.
+async fn form(inner: Arc<Inner>) {
+    let (mut stop, mut formed) = (inner.stop.subscribe(), inner.formation.subscribe());
+    if inner.formation.is_formed() {
+        return;
+    }
+    if !inner.formation.joins() {
+        for (node, _) in inner.formation.others() {
+            if let Ok(peer) = inner.peer(node) {
+                peer.keep_session(&inner);
+            }
+        }
+    }
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = formed.wait_for(Option::is_some) => return,
+            () = SystemClock.sleep(LOOK) => inner.formation.log(SystemClock.now().boot),
         }
     }
 }

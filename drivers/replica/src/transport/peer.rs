@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -25,7 +24,8 @@ use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
 
 use super::{
     Inner, connection,
-    frame::{MAX_FRAME_BYTES, WINDOWS},
+    formation::Meeting,
+    frame::{MAX_FRAME_BYTES, PRESENT, WINDOWS},
     lock,
     proto::{Frame, peer_client::PeerClient},
     refusals::shortened,
@@ -192,6 +192,13 @@ impl Peer {
         }
     }
 
+    /// Shows the peer that this process is there.
+    fn show(&self, transport: &Inner) {
+        if let Ok(frame) = transport.envelope.wrap(self.node, PRESENT, bytes::Bytes::new()) {
+            self.enqueue(transport, frame, None);
+        }
+    }
+
     /// Passes an answer on to its caller, if that still waits.
     fn answered(&self, answer: Frame) {
         let waiting =
@@ -201,7 +208,7 @@ impl Peer {
         }
     }
 
-    fn keep_session(self: &Arc<Self>, transport: &Arc<Inner>) {
+    pub(super) fn keep_session(self: &Arc<Self>, transport: &Arc<Inner>) {
         if !self.is_kept.swap(true, Ordering::Relaxed) {
             transport.runtime.spawn(keep_session(self.clone(), transport.clone()));
         }
@@ -265,14 +272,25 @@ async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
         let stood = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {
                 abort.abort();
-                Ok(())
+                Ok(Meeting::Stands)
             }
-            ended = session => ended.unwrap_or(Ok(())),
+            ended = session => ended.unwrap_or(Ok(Meeting::Stands)),
         };
         *lock(&peer.session) = None;
-        pause = if stood.is_ok() { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
-        if let Err(status) = stood {
-            peer.attempted.send_replace(Some(peer.failed(&status)));
+        pause = match &stood {
+            Ok(Meeting::Stands) => BACKOFF.0,
+            Ok(Meeting::Forms) | Err(_) => (pause * 2).min(BACKOFF.1),
+        };
+        match stood {
+            Ok(Meeting::Stands) => {}
+            Ok(Meeting::Forms) => {
+                let context = "one of the two belongs to no cluster yet";
+                let error = Error::new(ErrorKind::Unavailable, context);
+                peer.attempted.send_replace(Some(error));
+            }
+            Err(status) => {
+                peer.attempted.send_replace(Some(peer.failed(&status)));
+            }
         }
         SystemClock.sleep(pause).await;
     }
@@ -286,12 +304,10 @@ fn is_current(peer: &Arc<Peer>, transport: &Inner) -> bool {
 }
 
 /// Begins a session, and returns when it has ended, or why there was none.
-async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
+async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<Meeting, Status> {
     let stopped = |_| Status::unavailable("this node is not up");
     let handler = transport.handler().map_err(stopped)?;
-    let mut hello = transport.envelope.wrap(peer.node, 0, Bytes::new()).map_err(stopped)?;
-    let (known, sent_ids) = transport.envelope.ids.news(0).unwrap_or_default();
-    hello.known = known;
+    let hello = transport.hello(peer.node)?;
     let (queue, queued) = mpsc::channel::<Queued>(QUEUE);
     let frames = ReceiverStream::new(queued).map(|(frame, _permit)| frame);
     let frames = stream::iter([hello]).chain(frames);
@@ -299,15 +315,31 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
     let accepted = timeout(ACCEPTED, client.session(frames))
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no session within {ACCEPTED:?}")))?;
+    let accepted = accepted.map_err(|status| transport.note_refusal(peer.node, status));
     let mut answers = accepted?.into_inner();
-    peer.reached(Session { queue, waiting: HashMap::new(), sent_ids });
+    let welcome = timeout(ACCEPTED, answers.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded(format!("no session within {ACCEPTED:?}")))?
+        .map_err(|status| transport.note_refusal(peer.node, status))?
+        .ok_or_else(|| Status::unavailable("the session ended at once"))?;
+    let said = welcome.introduction.as_ref();
+    let incarnation = said.map(|said| said.incarnation).unwrap_or_default();
+    if transport.meet_called(peer.node, welcome)? == Meeting::Forms {
+        return Ok(Meeting::Forms);
+    }
+    let present = Present::enter(&peer, &transport, incarnation)?;
+    // With its first frame the peer is told whom this node knows.
+    peer.reached(Session { queue, waiting: HashMap::new(), sent_ids: 0 });
     handler.connected(peer.node);
     let answered = async {
         loop {
             match answers.message().await {
+                Ok(Some(answer)) if answer.call == 0 && answer.kind == PRESENT => {
+                    peer.show(&transport);
+                }
                 Ok(Some(answer)) => peer.answered(answer),
                 Ok(None) => return None,
-                Err(status) => return Some(status),
+                Err(status) => return Some(transport.note_refusal(peer.node, status)),
             }
         }
     };
@@ -326,5 +358,45 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<(), Status> {
         }
         () = gone => {}
     }
-    Ok(())
+    drop(present);
+    Ok(Meeting::Stands)
+}
+
+/// The process that answers for a peer, for as long as its session stands.
+struct Present {
+    transport: Arc<Inner>,
+    node: u32,
+    number: u64,
+}
+
+impl Present {
+    fn enter(peer: &Arc<Peer>, transport: &Arc<Inner>, incarnation: u64) -> Result<Self, Status> {
+        let asked = (Arc::downgrade(peer), Arc::downgrade(transport));
+        let number = Arc::<AtomicU64>::default();
+        let own = number.clone();
+        let ask = move || {
+            let (Some(peer), Some(transport)) = (asked.0.upgrade(), asked.1.upgrade()) else {
+                return;
+            };
+            let number = own.load(Ordering::Relaxed);
+            transport.runtime.clone().spawn(async move {
+                let Ok(frame) = transport.envelope.wrap(peer.node, PRESENT, bytes::Bytes::new())
+                else {
+                    return;
+                };
+                if peer.call(&transport, frame, ACCEPTED).await.is_ok() {
+                    transport.presence.prove(peer.node, number);
+                }
+            });
+        };
+        let entered = transport.enter(peer.node, (incarnation, &peer.address), Box::new(ask))?;
+        number.store(entered, Ordering::Relaxed);
+        Ok(Self { transport: transport.clone(), node: peer.node, number: entered })
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.transport.presence.leave(self.node, self.number);
+    }
 }

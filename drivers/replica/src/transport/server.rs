@@ -20,8 +20,11 @@ use super::{
     Handler, Inner, Sender,
     callers::Place,
     connection::{self, Caller},
-    frame::{MAX_FRAME_BYTES, WINDOWS},
+    formation::Meeting,
+    frame::{MAX_FRAME_BYTES, PRESENT, WINDOWS},
     lock,
+    meeting::is_lasting,
+    presence::Ask,
     proto::{
         Failure, Frame,
         peer_server::{self, PeerServer},
@@ -126,21 +129,17 @@ struct Service {
 }
 
 impl Service {
-    fn open(&self, mut frame: Frame) -> Result<(Arc<dyn Handler>, Sender, bytes::Bytes), Status> {
-        let known = mem::take(&mut frame.known);
-        let (sender, body) =
-            self.inner.envelope.open(frame).map_err(|reason| self.refused(reason))?;
-        let handler = self.handler()?;
-        match self.inner.admit(&*handler, sender) {
-            Ok(()) => {
-                self.inner.envelope.ids.learn(known);
-                Ok((handler, sender, body))
-            }
-            Err(error) if *error.kind() == ErrorKind::Config => {
-                Err(self.refused(format!("{error:#}")))
-            }
-            Err(error) => Err(Status::unavailable(format!("{error:#}"))),
+    /// Meets a caller. Its session is for more than that if the two are members of one cluster.
+    fn open(&self, hello: Frame) -> Result<(Sender, Meeting), Status> {
+        let (sender, meeting) = self.inner.meet_caller(hello)?;
+        if meeting == Meeting::Stands {
+            let handler = self.handler()?;
+            self.inner.admit(&*handler, sender).map_err(|error| match is_lasting(&error) {
+                true => self.refused(format!("{error:#}")),
+                false => Status::unavailable(format!("{error:#}")),
+            })?;
         }
+        Ok((sender, meeting))
     }
 
     fn handler(&self) -> Result<Arc<dyn Handler>, Status> {
@@ -162,19 +161,35 @@ impl peer_server::Peer for Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let address =
+            request.remote_addr().map_or("an unknown address".into(), |at| at.to_string());
         let mut frames = request.into_inner();
         let first = timeout(GREETING, frames.message()).await;
         let hello = first
             .map_err(|_| Status::deadline_exceeded("the session did not begin"))??
             .ok_or_else(|| Status::invalid_argument("the session is empty"))?;
         self.inner.check_caller(&self.caller, hello.from).map_err(|reason| self.refused(reason))?;
-        let (_, sender, _) = self.open(hello)?;
+        let said = hello.introduction.as_ref();
+        let incarnation = said.map(|said| said.incarnation).unwrap_or_default();
+        let (sender, meeting) = self.open(hello)?;
         self.inner.callers.admit(self.place, sender.node);
         // Lives for as long as the session: its end tells the other side.
         let (answers, answered) = mpsc::channel(CONCURRENT);
+        let welcome = self.inner.welcome(sender)?;
+        // There is room.
+        let _ = answers.send(Ok(welcome)).await;
+        if meeting == Meeting::Forms {
+            return Ok(Response::new(ReceiverStream::new(answered)));
+        }
+        let ask = is_present(
+            &answers,
+            self.inner.envelope.wrap(sender.node, PRESENT, bytes::Bytes::new()),
+        );
+        let number = self.inner.enter(sender.node, (incarnation, &address), ask)?;
         let session = Session {
             service: self.clone(),
             sender,
+            number,
             answers,
             permits: Arc::new(Semaphore::new(CONCURRENT)),
         };
@@ -185,8 +200,12 @@ impl peer_server::Peer for Service {
             let status = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => Some(Status::unavailable("the node stops")),
                 () = session.answers.closed() => None,
+                () = session.service.inner.envelope.ids.removed(sender) => {
+                    Some(session.service.inner.turn_away_removed(sender))
+                }
                 status = session.read(&mut frames) => status,
             };
+            session.service.inner.presence.leave(sender.node, number);
             if let Some(status) = status {
                 let _ = session.answers.send(Err(status)).await;
             }
@@ -225,10 +244,24 @@ impl Drop for SessionOf {
     }
 }
 
+/// Asks the process at the other end of a session whether it is still there.
+fn is_present(answers: &mpsc::Sender<Result<Frame, Status>>, question: Result<Frame>) -> Ask {
+    // The session must be able to end.
+    let answers = answers.downgrade();
+    Box::new(move || {
+        if let (Some(answers), Ok(question)) = (answers.upgrade(), &question) {
+            // Where so much waits to be sent, no proof is needed: it will be asked again.
+            let _ = answers.try_send(Ok(question.clone()));
+        }
+    })
+}
+
 /// A session that a peer has begun.
 struct Session {
     service: Service,
     sender: Sender,
+    /// Among those of its process.
+    number: u64,
     answers: mpsc::Sender<Result<Frame, Status>>,
     /// One for each call that is not answered yet.
     permits: Arc<Semaphore>,
@@ -258,6 +291,10 @@ impl Session {
             return Err(self.service.refused("the sender changed within a session".to_owned()));
         }
         inner.envelope.ids.learn(known);
+        if kind == PRESENT && number == 0 {
+            inner.presence.prove(sender.node, self.number);
+            return Ok(());
+        }
         let handler = self.service.handler()?;
         if number == 0 {
             handler.received(sender, body).await;
@@ -284,13 +321,16 @@ async fn answer(
     let answering = async {
         let admitted = inner.admit(handler, sender);
         admitted.inspect_err(|error| inner.refuse(&format!("{error:#}")))?;
+        if kind == PRESENT {
+            return Ok(bytes::Bytes::new());
+        }
         let answer = AssertUnwindSafe(handler.call(sender, kind, body)).catch_unwind().await;
         answer
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Fatal, "the answer to a peer panicked")))
     };
     let answer = answering.await.and_then(|body| inner.envelope.wrap(sender.node, kind, body));
     answer.unwrap_or_else(|error| {
-        let is_lasting = *error.kind() == ErrorKind::Config;
+        let is_lasting = is_lasting(&error);
         let empty = inner.envelope.wrap(sender.node, kind, bytes::Bytes::new());
         let failure = Some(Failure { reason: format!("{error:#}"), is_lasting });
         Frame { failure, ..empty.unwrap_or_default() }

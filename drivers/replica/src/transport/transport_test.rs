@@ -15,7 +15,7 @@ use super::{
     proto::{Frame, peer_client::PeerClient},
     *,
 };
-use crate::Config;
+use crate::{ClusterId, Config};
 
 /// What never happens is waited for so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,9 +94,10 @@ impl Node {
         };
         let mut cluster = options(config).check()?;
         cluster.members = BTreeMap::new();
-        let identity = Identity::fixed(node);
+        let formed = Formed { id: ClusterId(7), is_provisional: false, nodes: BTreeMap::new() };
+        let identity = Identity::fixed(node, node.into(), Some(formed));
         let known = match node {
-            1 => BTreeMap::from([(9, NodeId(99))]),
+            1 => BTreeMap::from([(9, KnownId { id: NodeId(99), is_removed: false })]),
             _ => BTreeMap::new(),
         };
         let own = Sender { node, id: identity.id() };

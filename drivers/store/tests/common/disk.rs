@@ -6,6 +6,7 @@ use std::{
 };
 
 use rand::{Rng, rngs::StdRng};
+use rustix::io::Errno;
 use tsoracle_store::{Files, OpenFile};
 
 /// For how long something is waited for, which a sound store does at once.
@@ -82,6 +83,8 @@ struct State {
     journal: Vec<Operation>,
     /// In files of which name, and which.
     fault: Option<(&'static str, Fault)>,
+    /// How many files are not created, and why.
+    refused: (usize, i32),
     /// Operations asked for since the last fault struck, reads aside.
     since_fault: Option<usize>,
     /// Syncs of files whose names begin so do not end.
@@ -147,6 +150,15 @@ impl Disk {
 
     pub fn heal(&self) {
         self.state().fault = None;
+    }
+
+    /// Refuses to create so many files.
+    pub fn refuse_to_create(&self, files: usize, why: Errno) {
+        self.state().refused = (files, why.raw_os_error());
+    }
+
+    pub fn left_to_refuse(&self) -> usize {
+        self.state().refused.0
     }
 
     /// How many writes and syncs were tried after one had failed.
@@ -246,6 +258,12 @@ impl Files for Disk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn OpenFile>> {
+        let mut state = self.state();
+        if state.refused.0 > 0 {
+            state.refused.0 -= 1;
+            return Err(io::Error::from_raw_os_error(state.refused.1));
+        }
+        drop(state);
         let file = self.state().image.files.last_key_value().map_or(0, |(last, _)| last + 1);
         self.perform(name, Operation::Create { name: name.into(), file })?;
         Ok(self.handle(name, file))

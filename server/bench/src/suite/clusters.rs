@@ -31,8 +31,8 @@ pub(super) async fn measure(
     say(&format!("starting three nodes of {driver}"));
     let home = suite.home.path();
     let nodes = start(home, driver)?;
-    let mut endpoints = Endpoints::local("");
-    endpoints.endpoints = nodes.iter().map(|node| node.address.clone()).collect();
+    let addresses: Vec<_> = nodes.iter().map(|node| node.address.as_str()).collect();
+    let mut endpoints = Endpoints::local(&addresses.join(","));
     endpoints.timeout = ELECTION;
     let cluster = Target::connect(&endpoints, 1, false).await?;
     // Beside a file that is as new as the cluster is.

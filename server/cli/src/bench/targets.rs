@@ -127,7 +127,7 @@ async fn leading(
 ) -> Result<Vec<TsoServiceClient<Channel>>, Failure> {
     let dialer = endpoints.dialer()?;
     let mut reason = String::new();
-    for endpoint in &endpoints.endpoints {
+    for endpoint in endpoints.names() {
         let open = async || dialer.dial(endpoint).await.map(TsoServiceClient::new);
         let mut clients = Vec::with_capacity(connections);
         for _ in 0..connections {

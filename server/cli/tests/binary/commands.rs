@@ -9,18 +9,32 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::node::{Node, run, stdout};
-
-fn json(output: &std::process::Output) -> Value {
-    let text = stdout(output);
-    assert_eq!(text.lines().count(), 1, "{text}");
-    serde_json::from_str(&text).expect("JSON")
-}
+use crate::node::{Node, json, run, stdout};
 
 fn node() -> (TempDir, Node) {
     let directory = TempDir::new().expect("a temporary directory");
     let node = Node::start(directory.path(), &[]);
     (directory, node)
+}
+
+#[test]
+fn what_others_choose_does_nothing_to_a_terminal() {
+    let (_directory, node) = node();
+    let key = "red\u{1b}[31m\u{202e}";
+    stdout(&node.ask(&["seq", key]));
+    assert_eq!(stdout(&node.ask(&["seq-list"])), "red\\u{1b}[31m\\u{202e} 1");
+    assert_eq!(json(&node.ask(&["seq-list", "--json"])), json!({"key": key, "next": 1}));
+    let refused = node.ask(&["seq-read", "\u{1b}[2J"]);
+    assert!(!refused.stderr.contains(&0x1b), "{refused:?}");
+}
+
+#[test]
+fn a_comma_too_many_names_no_server() {
+    let (directory, node) = node();
+    for endpoints in [format!("{},", node.address), format!(" {} ,,", node.address)] {
+        stdout(&run(directory.path(), &["ts", "--endpoint", &endpoints]));
+        stdout(&run(directory.path(), &["status", "--endpoint", &endpoints]));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Flags, environment and file.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use tempfile::TempDir;
 
@@ -51,7 +51,9 @@ fn every_option_can_come_from_the_environment_and_the_file() {
     let help = stdout(&run(directory.path(), &["serve", "--help"]));
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
-    let flags = flags.map(|flag| flag.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
+    let flags = flags.map(|flag| {
+        flag.split('[').next().unwrap().trim_matches(|c: char| !c.is_ascii_alphanumeric())
+    });
     let mut seen = 0;
     for flag in flags.filter(|flag| !["help", "version", "config"].contains(flag)) {
         let variable = format!("TSORACLE_{}", flag.to_uppercase().replace('-', "_"));
@@ -84,6 +86,87 @@ fn what_is_unknown_lists_what_is_valid() {
     fs::write(directory.path().join("c.toml"), "[driver]\ndriver = 'file'\nspeed = 1").unwrap();
     let line = refused(&["serve", "--config", "c.toml", "--listen", "127.0.0.1:0"]);
     assert!(line.contains("`speed`") && line.contains("`journal_mb`"), "{line}");
+}
+
+#[test]
+fn a_variable_that_is_empty_counts_as_not_set() {
+    let directory = TempDir::new().unwrap();
+    let mut serve = tsoracle(directory.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    for name in ["TSORACLE_DRIVER", "TSORACLE_LEASE", "TSORACLE_LOG", "TSORACLE_MAX_KEYS"] {
+        serve.env(name, "");
+    }
+    let node = Node::spawn(serve);
+    assert!(node.line.contains("driver file"), "{}", node.line);
+    let mut ask = tsoracle(directory.path(), &["ts", "--endpoint", &node.address]);
+    ask.env("TSORACLE_ENDPOINT", "").env("TSORACLE_TIMEOUT", "");
+    stdout(&ask.output().unwrap());
+}
+
+#[test]
+fn a_wrong_value_of_the_environment_is_named() {
+    let directory = TempDir::new().unwrap();
+    for (arguments, name) in [
+        (&["serve"][..], "TSORACLE_LEASE"),
+        (&["serve"], "TSORACLE_MAX_KEYS"),
+        (&["ts"], "TSORACLE_TIMEOUT"),
+    ] {
+        let refused = tsoracle(directory.path(), arguments).env(name, "soon").output().unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains(name), "{said}");
+    }
+}
+
+#[test]
+fn a_state_can_be_required() {
+    let directory = TempDir::new().unwrap();
+    let refused = |driver: &str, code| {
+        let serve = ["serve", driver, "--require-state", "--listen", "127.0.0.1:0"];
+        error_line(&run(directory.path(), &serve), code)
+    };
+    let line = refused("file:./volume", 1);
+    assert!(line.contains("no state in ./volume") && line.contains("mounted"), "{line}");
+    assert!(!directory.path().join("volume").exists(), "nothing is begun");
+    assert!(refused("memory", 2).contains("memory"));
+    drop(Node::start(directory.path(), &["file:./volume"]));
+    drop(Node::start(directory.path(), &["file:./volume", "--require-state"]));
+}
+
+#[test]
+fn a_state_is_its_owners_alone() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::start(directory.path(), &["file:./data"]);
+    stdout(&node.ask(&["seq", "k"]));
+    let mut left = vec![directory.path().join("data")];
+    while let Some(path) = left.pop() {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        if path.is_dir() {
+            assert_eq!(mode, 0o700, "{path:?}");
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            assert_eq!(mode, 0o600, "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_no_client_can_use_is_refused() {
+    let directory = TempDir::new().unwrap();
+    for address in ["0.0.0.0:50551", "[::]:50551", "here:0", ":50551"] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--advertise", address];
+        let line = error_line(&run(directory.path(), &serve), 2);
+        assert!(line.contains("--advertise"), "{line}");
+    }
+}
+
+#[test]
+fn a_driver_that_was_left_out_can_be_built_in() {
+    let directory = TempDir::new().unwrap();
+    let built = stdout(&run(directory.path(), &["drivers"]));
+    for driver in ["etcd", "rocksdb"].iter().filter(|name| !built.contains(&format!("{name}\n"))) {
+        let line = error_line(&run(directory.path(), &["serve", driver]), 2);
+        assert!(line.contains(&format!("--features {driver}")), "{line}");
+    }
 }
 
 #[test]

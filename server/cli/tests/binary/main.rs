@@ -8,6 +8,8 @@ mod common;
 mod configuration;
 mod crashes;
 mod failures;
+mod limits;
+mod logging;
 mod manuals;
 mod migrate;
 mod node;

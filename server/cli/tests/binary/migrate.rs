@@ -3,14 +3,10 @@
 use std::path::Path;
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, run, stdout};
-
-fn json(output: &std::process::Output) -> Value {
-    serde_json::from_str(&stdout(output)).expect("JSON")
-}
+use crate::node::{Node, error_line, json, run, stdout};
 
 fn take(node: &Node, number: u32) -> String {
     stdout(&node.ask(&[
@@ -149,6 +145,17 @@ fn what_is_in_use_or_was_used_is_left_alone() {
     let node = Node::start(directory.path(), &[FILE]);
     assert_eq!(take(&node, 1), next, "it was left as it was");
     let line = error_line(&run(directory.path(), &["migrate", "file:./typo", "file:./other"]), 1);
-    assert!(line.contains("never used"), "{line}");
+    assert!(line.contains("no state in ./typo"), "{line}");
+    assert!(!directory.path().join("typo").exists(), "no source is made");
     assert!(!directory.path().join("other").exists(), "no target without a source");
+}
+
+#[test]
+fn a_state_is_not_migrated_into_itself() {
+    let Served { directory, .. } = served(Signal::TERM);
+    let again = directory.path().join("old");
+    for target in ["file:./old", "file:old", &format!("file:{}", again.display())] {
+        let line = error_line(&run(directory.path(), &["migrate", "file:./old", target]), 2);
+        assert!(line.contains("are the same"), "{line}");
+    }
 }

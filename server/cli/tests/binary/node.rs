@@ -1,10 +1,11 @@
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, PipeReader, Read, pipe},
     path::Path,
-    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// A `tsoracle serve` that has said its line.
 #[derive(Debug)]
@@ -14,19 +15,32 @@ pub(crate) struct Node {
     pub(crate) line: String,
     /// The address in it.
     pub(crate) address: String,
-    pub(crate) log: BufReader<ChildStderr>,
+    pub(crate) log: BufReader<PipeReader>,
 }
 
 /// The binary, in `directory`, with nothing of the environment that concerns it.
 pub(crate) fn tsoracle(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tsoracle"));
-    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    command.args(arguments);
+    prepare(&mut command, directory);
+    command
+}
+
+/// A shell's line, likewise.
+pub(crate) fn shell(directory: &Path, line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]);
+    prepare(&mut command, directory);
+    command
+}
+
+fn prepare(command: &mut Command, directory: &Path) {
+    command.current_dir(directory).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TSORACLE_") {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// Runs a command to its end.
@@ -38,6 +52,21 @@ pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).expect("text").trim_end().to_owned()
+}
+
+/// An answer, whose whole numbers are there as strings too.
+pub(crate) fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let mut answer: Value = serde_json::from_str(&text).expect("JSON");
+    let Some(fields) = answer.as_object_mut() else { return answer };
+    let numbers: Vec<_> = fields.iter().filter(|(_, value)| value.is_u64()).collect();
+    let texts: Vec<_> =
+        numbers.iter().map(|(name, value)| (format!("{name}_text"), value.to_string())).collect();
+    for (name, text) in texts {
+        assert_eq!(fields.remove(&name), Some(text.into()), "{name}");
+    }
+    answer
 }
 
 /// The one line in which a command that fails says why.
@@ -59,11 +88,14 @@ impl Node {
 
     /// Runs `command` until it says where it serves.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (log, errors) = pipe().expect("a pipe");
+        command.stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().expect("the binary runs");
+        // With it goes this process's end for writing.
+        drop(command);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut log = BufReader::new(log);
         BufReader::new(stdout).read_line(&mut line).expect("text");
         let address =
             line.strip_prefix("tsoracle serving on ").and_then(|rest| rest.split(' ').next());
@@ -92,6 +124,17 @@ impl Node {
             line.clear();
             assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "it never logs {text:?}");
         }
+    }
+
+    /// Has nobody read its log from now on.
+    pub(crate) fn close_log(&mut self) {
+        let (nobody, _) = pipe().expect("a pipe");
+        self.log = BufReader::new(nobody);
+    }
+
+    /// Waits for its end, without reading its log.
+    pub(crate) fn ended_unread(mut self) -> ExitStatus {
+        self.child.wait().expect("it ends")
     }
 
     /// Waits for its end, and returns what it logged until then.

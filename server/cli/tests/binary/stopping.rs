@@ -26,6 +26,18 @@ fn a_signal_stops_it_and_a_restart_serves_on() {
     }
 }
 
+#[test]
+fn other_signals_do_nothing() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::start(directory.path(), &[]);
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        node.signal(signal);
+        stdout(&node.ask(&["ts"]));
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.ended().0.code(), Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_is_not_argued_with() {
     let directory = TempDir::new().unwrap();

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tsoracle_testbed::{BackingService, Processes, Site};
+use tsoracle_testbed::{BackingService, HungFiles, Processes, Site};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tsoracle");
 
@@ -29,13 +29,37 @@ fn replicated(driver: &'static str) -> Processes {
         let (directory, own) = (site.directory(node), node + 1);
         let (directory, peers) = (directory.display(), peers.join(","));
         // Little log is kept, so that a node that is far behind catches up through a snapshot. The
-        // network is one that the test has made.
+        // network is one that the test has made. A loss of power leaves a copy.
         format!(
-            "{driver}:{directory}/data?node={own}&peers={peers}&snapshot_every=100&log_keep=20\
-             &insecure_peers=true"
+            "{driver}:{directory}/data?node={own}&peers={peers}&snapshot_every=100&log_keep=20&journal_mb=1\
+             &insecure_peers=true&moved=true"
         )
     })
     .with_state_file("journal-")
+    .with_hung_files(HUNG)
+}
+
+/// Every kind of call to files that a node makes while it runs. The last one is of all, so that whatever kind of
+/// file is added counts as well.
+const HUNG: [HungFiles; 9] = [
+    hung("writes to the log", "w", "journal-", true),
+    hung("syncs of the log", "s", "journal-", true),
+    hung("writes of the state behind it", "wst", "snapshot", true),
+    hung("new files", "o", "*", true),
+    hung("changes of names", "md", "*", true),
+    hung("notes of what is durable", "ws", "LOCK", false),
+    hung("states that come", "orwd", "received", false),
+    hung("all reads", "r", "*", false),
+    hung("all calls", "orwstmd", "*", true),
+];
+
+const fn hung(
+    word: &'static str,
+    operations: &'static str,
+    name: &'static str,
+    ends_commits: bool,
+) -> HungFiles {
+    HungFiles { word, operations, name, ends_commits }
 }
 
 /// Nodes that keep nothing, beside an etcd.

@@ -1,5 +1,5 @@
-//! How long a client waits while a node of three is killed, paused, cut off or restarted, or
-//! transfers leadership.
+//! How long a client waits while a node of three is killed, paused, cut off or restarted, transfers
+//! leadership, or can commit no more.
 //!
 //! Two callers ask through our client, one for timestamps and one for sequence values, each again as
 //! soon as it is answered. Whatever happens to a node, the call that takes longest is the one that
@@ -43,16 +43,28 @@ enum Fault {
     Kill,
     Pause,
     CutOff,
+    SlowDisk,
+    HungDisk,
+    SlowLink,
     Stop,
     Transfer,
     RollingRestart,
     KillAll,
 }
 
-const FAULTS: [(Fault, &str); 7] = [
+/// How long each sync of a slow disk takes.
+const SYNC: Duration = Duration::from_millis(1_500);
+
+/// How long there and back takes on a slow link: more than the heartbeats' interval.
+const ROUND_TRIP: Duration = Duration::from_millis(400);
+
+const FAULTS: [(Fault, &str); 10] = [
     (Fault::Kill, "kill -9 of the leader"),
     (Fault::Pause, "the leader paused"),
     (Fault::CutOff, "the leader cut off from its peers"),
+    (Fault::SlowDisk, "each sync of the leader takes 1.5 s"),
+    (Fault::HungDisk, "the disk of the leader hangs"),
+    (Fault::SlowLink, "a round trip to the leader takes 0.4 s"),
     (Fault::Stop, "the leader stopped (SIGTERM)"),
     (Fault::Transfer, "leadership transferred"),
     (Fault::RollingRestart, "rolling restart of all nodes"),
@@ -71,8 +83,7 @@ pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
     let mut rows = vec![];
     for driver in drivers {
         for (fault, name) in FAULTS {
-            let is_possible =
-                !matches!(fault, Fault::Transfer) || driver.cluster().transfer.is_some();
+            let is_possible = is_possible(&driver.cluster(), fault);
             if !is_possible || !format!("{}, {name}", driver.name()).contains(&filter) {
                 continue;
             }
@@ -86,6 +97,17 @@ pub(crate) fn measure(rounds: usize, drivers: Vec<Processes>) -> ExitCode {
     }
     println!("{}", table(&rows));
     ExitCode::SUCCESS
+}
+
+/// Whether a fault can be made where the driver has that, at all.
+fn is_possible(cluster: &Cluster, fault: Fault) -> bool {
+    match fault {
+        Fault::Transfer => cluster.transfer.is_some(),
+        Fault::SlowDisk => cluster.slow_disk.is_some(),
+        Fault::HungDisk => !cluster.hung_files.is_empty(),
+        Fault::SlowLink => cluster.slow_link.is_some(),
+        _ => true,
+    }
 }
 
 /// A cluster that runs, and its nodes.
@@ -134,6 +156,15 @@ async fn outage(nodes: &Nodes, callers: &Callers, fault: Fault) -> Result<Outage
         Fault::CutOff => {
             cluster.partition.as_ref().context(IMPOSSIBLE)?.node.begin.run(old).await?
         }
+        Fault::SlowDisk => {
+            cluster.slow_disk.as_ref().context(IMPOSSIBLE)?.begin.run((old, SYNC)).await?
+        }
+        Fault::HungDisk => {
+            cluster.hung_files.last().context(IMPOSSIBLE)?.hang.begin.run(old).await?
+        }
+        Fault::SlowLink => {
+            cluster.slow_link.as_ref().context(IMPOSSIBLE)?.begin.run((old, ROUND_TRIP)).await?
+        }
         Fault::Stop => cluster.stop.run(old).await?,
         Fault::Transfer => cluster.transfer.as_ref().context(IMPOSSIBLE)?.run(old).await?,
         Fault::RollingRestart => {
@@ -170,6 +201,13 @@ async fn outage(nodes: &Nodes, callers: &Callers, fault: Fault) -> Result<Outage
         Fault::Kill | Fault::Stop => cluster.start.run(old).await?,
         Fault::Pause => cluster.pause.as_ref().context(IMPOSSIBLE)?.end.run(old).await?,
         Fault::CutOff => cluster.partition.as_ref().context(IMPOSSIBLE)?.node.end.run(old).await?,
+        Fault::SlowDisk => {
+            cluster.slow_disk.as_ref().context(IMPOSSIBLE)?.end.run((old, SYNC)).await?
+        }
+        Fault::HungDisk => cluster.hung_files.last().context(IMPOSSIBLE)?.hang.end.run(old).await?,
+        Fault::SlowLink => {
+            cluster.slow_link.as_ref().context(IMPOSSIBLE)?.end.run((old, ROUND_TRIP)).await?
+        }
         Fault::Transfer | Fault::RollingRestart | Fault::KillAll => {}
     }
     Ok(outage)

@@ -1,6 +1,8 @@
 //! Clusters of real processes: the checks of the conformance suite over each driver that has them,
 //! and how long clients notice what happens to a node.
 
+#![allow(clippy::print_stderr, reason = "it says how far it has come")]
+
 mod drivers;
 mod failover;
 mod table;

@@ -18,7 +18,7 @@ use tsoracle_proto::{
 use super::{Ending, run::Run};
 use crate::{
     service::convert,
-    status::{Asked, Statuses},
+    status::{self, Asked, Statuses},
 };
 
 /// The most messages of one stream under way at once. One is being committed and one gathers for
@@ -183,6 +183,6 @@ fn refused_unread(status: Status) -> Status {
             "a message has at most {MAX_STREAM_SEQ_BYTES} bytes: {}",
             status.message()
         )),
-        _ => status,
+        _ => status::undecodable(status),
     }
 }

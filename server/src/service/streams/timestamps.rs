@@ -12,7 +12,7 @@ use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
 use super::Ending;
 use crate::{
     service::convert,
-    status::{Asked, Statuses},
+    status::{self, Asked, Statuses},
 };
 
 /// The answers of `StreamTs`: one per request, in order, each granted after its request has come.
@@ -54,7 +54,7 @@ impl TsAnswers {
             };
             let count = match request {
                 Ok(request) => request.count,
-                Err(status) => return Poll::Ready(Some(Err(status))),
+                Err(status) => return Poll::Ready(Some(Err(status::undecodable(status)))),
             };
             match self.oracle.try_get_ts(count) {
                 Ok(Some(granted)) => return Poll::Ready(Some(self.answer(Ok(granted)))),

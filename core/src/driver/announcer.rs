@@ -1,10 +1,11 @@
+use super::Leadership;
+use crate::LeaderHint;
 use tokio::sync::watch;
-use tsoracle_core::{LeaderHint, Leadership};
 
 /// Tells the engine who should try to lead, as far as this node knows, and numbers its claims.
 ///
-/// A node announces that it leads late: when a majority follows it, and all that was decided before is
-/// applied. So the first commit of a reign is rarely based on a version that is gone.
+/// A node that replicates a log announces that it leads late: when a majority follows it, and all that
+/// was decided before is applied. So the first commit of a reign is rarely based on a version that is gone.
 #[derive(Debug)]
 pub struct Announcer {
     leadership: watch::Sender<Leadership>,
@@ -34,6 +35,14 @@ impl Announcer {
     /// No node leads, or it is not known which.
     pub fn unknown(&self) {
         self.announce(Leadership::Unknown);
+    }
+
+    /// The claim under which this node leads, as announced last.
+    pub fn claim(&self) -> Option<u64> {
+        match *self.leadership.borrow() {
+            Leadership::Leader { claim } => Some(claim),
+            Leadership::Follower { .. } | Leadership::Unknown => None,
+        }
     }
 
     fn announce(&self, now: Leadership) {

@@ -1,0 +1,221 @@
+//! The log of a server: lines wait in memory, and a thread of its own writes them to standard error.
+//!
+//! Whoever reads there may be slow, stuck or gone. So to log never waits for a write, and never fails: what does not
+//! fit any more is dropped and counted, and so is what could not be written.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt::Write as _,
+    fs::File,
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    mem,
+    os::fd::AsFd as _,
+    panic,
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        MakeWriter,
+        format::Writer,
+        time::{FormatTime as _, SystemTime},
+    },
+};
+
+use crate::failure::Failure;
+
+/// How many bytes of lines wait to be written at most.
+const MOST_BYTES: usize = 1 << 20;
+
+/// How long the end of the program waits for what was logged.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How soon what could not be written for now is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+static LOG: OnceLock<Arc<Log>> = OnceLock::new();
+
+/// Sends all that is logged to standard error, from now on.
+pub(crate) fn start(filter: &str) -> Result<(), Failure> {
+    // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
+    let bare =
+        |part: &&str| !part.contains(['=', '[', ':']) && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = filter.split(',').map(str::trim).find(bare) {
+        // It would be taken for the name of a module, and nothing else be logged.
+        return Err(Failure::usage(format!(
+            "{word:?} is no log level; they are error, warn, info, debug and trace, or MODULE=LEVEL"
+        )));
+    }
+    let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
+        Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
+    })?;
+    // Not through the handle that others lock: a write may take for ever.
+    let output = io::stderr().as_fd().try_clone_to_owned();
+    let output = output
+        .map_err(|error| Failure::failed(format!("cannot write to standard error: {error:#}")))?;
+    let log = LOG.get_or_init(Arc::default).clone();
+    thread::Builder::new()
+        .name("tsoracle-log".into())
+        .spawn({
+            let log = log.clone();
+            move || log.write_to(&mut File::from(output))
+        })
+        .map_err(|error| Failure::failed(format!("cannot start threads: {error:#}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Lines(log))
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .try_init()
+        .map_err(Failure::failed)?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Writes a line to standard error.
+pub(crate) fn line(line: &str) {
+    match LOG.get() {
+        Some(log) => log.push(format!("{line}\n").as_bytes()),
+        // There is nobody who could be told of a failure.
+        None => drop(writeln!(io::stderr(), "{line}")),
+    }
+}
+
+/// Waits until all is written, for a moment at most.
+pub(crate) fn flush() {
+    if let Some(log) = LOG.get() {
+        let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
+        let _ = log.changed.wait_timeout_while(log.waiting(), LAST_WORDS, is_busy);
+    }
+}
+
+/// Logs where a thread panicked. The standard library's hook would wait for standard error.
+fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
+    let mut line = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut line));
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let _ = write!(line, " ERROR thread {name} {panicked}");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        let _ = write!(line, "\n{backtrace}");
+    }
+    line.push('\n');
+    if let Some(log) = LOG.get() {
+        log.push(line.as_bytes());
+    }
+}
+
+/// What is to be written.
+#[derive(Default, Debug)]
+struct Log {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default, Debug)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// How many lines were lost since that was last said.
+    lost: u64,
+    is_writing: bool,
+}
+
+impl Log {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut waiting = self.waiting();
+        match waiting.lines.len() + line.len() <= MOST_BYTES {
+            true => waiting.lines.extend_from_slice(line),
+            false => {
+                waiting.lost += 1;
+                metrics::counter!("tsoracle_log_lines_lost_total").increment(1);
+            }
+        }
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    /// Writes what comes, for ever.
+    fn write_to(&self, output: &mut File) {
+        let mut lines = vec![];
+        loop {
+            let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty();
+            let mut waiting = self
+                .changed
+                .wait_while(self.waiting(), is_idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            lines.clear();
+            mem::swap(&mut lines, &mut waiting.lines);
+            let lost = mem::take(&mut waiting.lost);
+            waiting.is_writing = true;
+            drop(waiting);
+            let mut unwritten = 0;
+            if lost > 0 {
+                let note = format!("{lost} lines of the log were lost: nobody read them in time\n");
+                unwritten += if write(output, note.as_bytes()) > 0 { lost } else { 0 };
+            }
+            unwritten += write(output, &lines);
+            let mut waiting = self.waiting();
+            waiting.lost += unwritten;
+            waiting.is_writing = false;
+            drop(waiting);
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// Writes these lines, and returns how many of them nobody will see.
+fn write(output: &mut File, mut lines: &[u8]) -> u64 {
+    while !lines.is_empty() {
+        match output.write(lines) {
+            Ok(written @ 1..) => lines = &lines[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // The descriptor is shared with a program that wants it so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => pause(),
+            Ok(0) | Err(_) => {
+                let lost = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                metrics::counter!("tsoracle_log_lines_lost_total").increment(lost);
+                return lost;
+            }
+        }
+    }
+    0
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread does nothing else")]
+fn pause() {
+    thread::sleep(PAUSE);
+}
+
+/// Makes the writers that events are formatted for.
+struct Lines(Arc<Log>);
+
+/// Takes an event, which comes in one piece.
+struct Line<'a>(&'a Log);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(&self.0)
+    }
+}
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
