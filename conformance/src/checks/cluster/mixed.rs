@@ -54,7 +54,7 @@ impl Fault {
         let is_of_links =
             |fault| matches!(fault, Self::CutOff | Self::CutLink { .. } | Self::OneWay(_));
         let are_alike = std::mem::discriminant(&self) == std::mem::discriminant(&other);
-        !are_alike && !(is_of_links(self) && is_of_links(other))
+        !(are_alike || is_of_links(self) && is_of_links(other))
     }
 }
 
