@@ -282,9 +282,9 @@ impl Launched {
 
 /// Has calls of one kind hang.
 fn hung(cluster: &Shared<Launched>, kind: &HungFiles) -> tsoracle_conformance::HungFiles {
-    let begun = kind.clone();
+    let begun = *kind;
     let begin = cluster.action(move |launched, node: usize| {
-        let HungFiles { operations, name, .. } = begun.clone();
+        let HungFiles { operations, name, .. } = begun;
         Box::pin(async move { launched.running()?.disk(node).hang_in(operations, name) })
     });
     let end = cluster.action(|launched, node: usize| {
