@@ -7,7 +7,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 PARTS := packages fmt lint deny docs features unit stranger instructions
 
 .PHONY: test audit $(PARTS) stranger-sqlite stranger-postgres stranger-piggyback bench bench-public \
-	bench-against failover
+	bench-against failover chaos
 
 # Ends with how long each part took, and with the tests that were tried again.
 test:
@@ -101,6 +101,14 @@ bench-public:
 bench-against:
 	@test -n "$(REV)" || { echo "which revision? make bench-against REV=…" >&2; exit 2; }
 	.ci/bench-against "$(REV)" $(BENCH_OPTIONS)
+
+# Makes faults of every kind at random on clusters of processes, for so many seconds on each driver, and checks exactly
+# what callers saw: a new cluster each minute, under the next seed. With DRIVER=openraft on that one alone.
+CHAOS_SECONDS ?= 3600
+DRIVER ?=
+chaos: export TSORACLE_CHAOS_SECONDS = 60
+chaos:
+	.ci/chaos "$(CHAOS_SECONDS)" "$(DRIVER)"
 
 # Measures how long a client waits while a node of three is killed, paused, cut off or restarted, each so
 # many times in a row, and prints a table. Takes about a minute a driver for each time.

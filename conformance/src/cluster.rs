@@ -27,6 +27,9 @@ pub struct Cluster {
     /// Removes everything that a node has stored. It is stopped or killed. Whether it starts again
     /// is up to the driver; if it does, it must do no harm.
     pub wipe: Option<Action<usize>>,
+    /// Has a stray run in the place of a node that was killed: at its address and under its id, with nothing stored.
+    /// It may refuse to start; it is gone in the end, and the node may be started again over what it had.
+    pub stray: Option<Fault<usize>>,
     /// The disks of the nodes.
     pub disk: Option<Disk>,
     /// Has each sync of a node take so much longer.
@@ -136,6 +139,7 @@ impl Cluster {
             pause: None,
             partition: None,
             wipe: None,
+            stray: None,
             disk: None,
             slow_disk: None,
             hung_files: vec![],

@@ -22,6 +22,7 @@ macro_rules! cluster_checks {
 pub(super) mod disks;
 pub(super) mod five;
 mod loaded;
+pub(super) mod mixed;
 pub(super) mod yielding;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -55,6 +55,12 @@ pub(crate) fn of_drivers() -> Vec<Check<Fixture>> {
 }
 
 pub(crate) fn of_clusters() -> Vec<Check<Cluster>> {
-    [cluster::CHECKS, cluster::five::CHECKS, cluster::disks::CHECKS, cluster::yielding::CHECKS]
-        .concat()
+    [
+        cluster::CHECKS,
+        cluster::five::CHECKS,
+        cluster::disks::CHECKS,
+        cluster::yielding::CHECKS,
+        cluster::mixed::CHECKS,
+    ]
+    .concat()
 }

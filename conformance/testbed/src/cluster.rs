@@ -190,6 +190,22 @@ impl Running {
         Ok(fs::create_dir(directory)?)
     }
 
+    /// What the node has is put aside. Some drivers refuse to start so, others to go on.
+    async fn begin_stray(&mut self, node: usize) -> Result<()> {
+        let directory = self.site.directory(node);
+        fs::rename(&directory, directory.with_extension("aside"))?;
+        fs::create_dir(&directory)?;
+        drop(self.start(node).await);
+        Ok(())
+    }
+
+    fn end_stray(&mut self, node: usize) -> Result<()> {
+        drop(self.nodes[node].take());
+        let directory = self.site.directory(node);
+        fs::remove_dir_all(&directory)?;
+        Ok(fs::rename(directory.with_extension("aside"), directory)?)
+    }
+
     async fn lose_power(&mut self, node: usize) -> Result<()> {
         self.kill(node).await?;
         self.disks[node].lose()
@@ -266,9 +282,9 @@ impl Launched {
 
 /// Has calls of one kind hang.
 fn hung(cluster: &Shared<Launched>, kind: &HungFiles) -> tsoracle_conformance::HungFiles {
-    let begun = kind.clone();
+    let begun = *kind;
     let begin = cluster.action(move |launched, node: usize| {
-        let HungFiles { operations, name, .. } = begun.clone();
+        let HungFiles { operations, name, .. } = begun;
         Box::pin(async move { launched.running()?.disk(node).hang_in(operations, name) })
     });
     let end = cluster.action(|launched, node: usize| {
@@ -310,6 +326,10 @@ pub(super) fn cluster(of: &Processes) -> Cluster {
                 begin: does!(|running, (one, other)| running.network.cut_link(one, other)),
                 end: does!(|running, (one, other)| running.network.heal_link(one, other)),
             },
+        }),
+        stray: Some(Fault {
+            begin: does!(|running, node| running.begin_stray(node).await),
+            end: does!(|running, node| running.end_stray(node)),
         }),
         wipe: Some(does!(|running, node| running.wipe(node).await)),
         disk: has_disks.then(|| tsoracle_conformance::Disk {

@@ -8,6 +8,7 @@ mod contention;
 mod driver;
 mod handover;
 mod leases;
+mod meters;
 mod misbehaviour;
 mod reads;
 mod resigning;

@@ -78,6 +78,8 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
                     commit::give_up_later(shared);
                 }
                 if confirm(shared, vote).await {
+                    // What has ended by now needs no other claim than this one.
+                    transfers.borrow_and_update();
                     let claim = announcer.lead();
                     tracing::info!(term = vote.leader_id.term, claim, "this node leads");
                     (claimed, is_announced) = (Some(vote), true);

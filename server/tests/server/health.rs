@@ -27,6 +27,7 @@ fn check(service: &str) -> HealthCheckRequest {
 }
 
 /// Waits until these all say so.
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 async fn say(client: &mut HealthClient<Channel>, services: &[&str], status: ServingStatus) {
     for service in services {
         let mut watched = client.watch(check(service)).await.unwrap().into_inner();

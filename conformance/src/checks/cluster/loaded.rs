@@ -11,8 +11,9 @@ use crate::{Cluster, Service, fixture::the, load::Load, suite::Make};
 /// How many nodes a cluster has, unless a check is about more.
 pub(super) const NODES: usize = 3;
 
-/// How long a cluster may take to serve again. It is there for what never does.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a cluster may take to serve again once nothing is wrong any more, on a machine that does other things
+/// meanwhile. Processes may have to start first.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a cluster may take until it serves in spite of a fault, on a machine that does other things
 /// meanwhile: on one that does not it takes 2.5 s at most, which `make failover` measures.

@@ -56,7 +56,7 @@ enum Fault {
 const SYNC: Duration = Duration::from_millis(1_500);
 
 /// How long there and back takes on a slow link: more than the heartbeats' interval.
-const ROUND_TRIP: Duration = Duration::from_millis(400);
+const ROUND_TRIP: Duration = Duration::from_millis(300);
 
 const FAULTS: [(Fault, &str); 10] = [
     (Fault::Kill, "kill -9 of the leader"),
@@ -64,7 +64,7 @@ const FAULTS: [(Fault, &str); 10] = [
     (Fault::CutOff, "the leader cut off from its peers"),
     (Fault::SlowDisk, "each sync of the leader takes 1.5 s"),
     (Fault::HungDisk, "the disk of the leader hangs"),
-    (Fault::SlowLink, "a round trip to the leader takes 0.4 s"),
+    (Fault::SlowLink, "a round trip to the leader takes 0.3 s"),
     (Fault::Stop, "the leader stopped (SIGTERM)"),
     (Fault::Transfer, "leadership transferred"),
     (Fault::RollingRestart, "rolling restart of all nodes"),

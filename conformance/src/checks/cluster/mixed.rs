@@ -1,0 +1,230 @@
+//! Faults of every kind that the fixture offers, drawn from a seed, while callers ask all nodes.
+
+use std::{env, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use tsoracle_core::{BootTime, Clock, Random, SystemClock};
+
+use super::loaded::{Loaded, NODES};
+use crate::{Direction, fixture::the};
+
+cluster_checks!(NODES; whatever_fails_at_random_is_survived);
+
+/// How long faults are made for, in seconds, and the seed that they are drawn from, if these are set.
+const SECONDS: &str = "TSORACLE_CHAOS_SECONDS";
+const SEED: &str = "TSORACLE_SEED";
+
+/// Otherwise.
+const DEFAULT_SECONDS: u64 = 45;
+
+/// How long a fault lasts at least, and what is added at most.
+const LASTS_MS: (u64, u64) = (200, 3_000);
+
+/// What can fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    Kill,
+    Stop,
+    Pause,
+    CutOff,
+    CutLink {
+        other: usize,
+    },
+    OneWay(Direction),
+    SlowDisk {
+        sync_ms: u64,
+    },
+    HungFiles {
+        kind: usize,
+    },
+    SlowLink {
+        round_trip_ms: u64,
+    },
+    /// It runs over an empty directory for a while.
+    Stray,
+    Transfer,
+    BackingService {
+        number: usize,
+    },
+}
+
+impl Fault {
+    /// Whether both can be there at once: those of links would undo each other, and so would two of a kind.
+    fn is_apart_from(self, other: Self) -> bool {
+        let is_of_links =
+            |fault| matches!(fault, Self::CutOff | Self::CutLink { .. } | Self::OneWay(_));
+        let are_alike = std::mem::discriminant(&self) == std::mem::discriminant(&other);
+        !(are_alike || is_of_links(self) && is_of_links(other))
+    }
+}
+
+/// Which faults of a fixture's there are, and what is drawn of them.
+struct Dice {
+    state: u64,
+    kinds: Vec<fn(&mut Dice, &Loaded, usize) -> Fault>,
+}
+
+impl Dice {
+    fn new(seed: u64, loaded: &Loaded) -> Self {
+        let cluster = &loaded.cluster;
+        let mut kinds: Vec<fn(&mut Self, &Loaded, usize) -> Fault> =
+            vec![|_, _, _| Fault::Kill, |_, _, _| Fault::Stop];
+        let mut offer = |is_offered: bool, kind| {
+            if is_offered {
+                kinds.push(kind);
+            }
+        };
+        offer(cluster.pause.is_some(), |_, _, _| Fault::Pause);
+        offer(cluster.partition.is_some(), |_, _, _| Fault::CutOff);
+        offer(cluster.partition.is_some(), |dice, _, node| Fault::CutLink {
+            other: (node + 1 + dice.below(NODES as u64 - 1) as usize) % NODES,
+        });
+        offer(cluster.one_way.is_some(), |dice, _, _| {
+            Fault::OneWay([Direction::In, Direction::Out][dice.below(2) as usize])
+        });
+        offer(cluster.slow_disk.is_some(), |dice, _, _| Fault::SlowDisk {
+            sync_ms: 100 + dice.below(2_900),
+        });
+        offer(!cluster.hung_files.is_empty(), |dice, loaded, _| Fault::HungFiles {
+            kind: dice.below(loaded.cluster.hung_files.len() as u64) as usize,
+        });
+        offer(cluster.slow_link.is_some(), |dice, _, _| Fault::SlowLink {
+            round_trip_ms: 20 + dice.below(480),
+        });
+        offer(cluster.stray.is_some(), |_, _, _| Fault::Stray);
+        offer(cluster.transfer.is_some(), |_, _, _| Fault::Transfer);
+        offer(cluster.backing_services.is_some(), |dice, loaded, _| Fault::BackingService {
+            number: match &loaded.cluster.backing_services {
+                Some(services) => dice.below(services.count as u64) as usize,
+                None => 0,
+            },
+        });
+        Self { state: seed, kinds }
+    }
+
+    /// A number below `end`: SplitMix64.
+    fn below(&mut self, end: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % end
+    }
+
+    fn fault(&mut self, loaded: &Loaded, node: usize) -> Fault {
+        let number = self.below(self.kinds.len() as u64) as usize;
+        self.kinds[number](self, loaded, node)
+    }
+}
+
+fn setting(name: &str) -> Result<Option<u64>> {
+    let set = env::var(name).ok();
+    set.map(|set| set.parse().with_context(|| format!("{name}={set}"))).transpose()
+}
+
+/// One node fails at a time, or two in a row of which the second fails while the first still does. Some node
+/// serves while only one does, and after all was mended. What callers saw is judged in the end.
+async fn whatever_fails_at_random_is_survived(loaded: &mut Loaded) -> Result<()> {
+    let seed = setting(SEED)?.unwrap_or_else(|| Random::default().draw() as u64);
+    let seconds = setting(SECONDS)?.unwrap_or(DEFAULT_SECONDS);
+    let mut made = vec![];
+    let mixed = mix(loaded, seed, Duration::from_secs(seconds), &mut made).await;
+    let last = made.split_off(made.len().saturating_sub(12));
+    mixed.with_context(|| format!("seed {seed}, after these faults: {last:?}"))
+}
+
+async fn mix(
+    loaded: &mut Loaded,
+    seed: u64,
+    time: Duration,
+    made: &mut Vec<(usize, Fault)>,
+) -> Result<()> {
+    let mut dice = Dice::new(seed, loaded);
+    let until: BootTime = SystemClock.now().boot + time;
+    while SystemClock.now().boot < until {
+        let first = dice.below(NODES as u64) as usize;
+        let one = (first, dice.fault(loaded, first));
+        made.push(one);
+        begin(loaded, one).await?;
+        loaded.pass(Duration::from_millis(LASTS_MS.0 + dice.below(LASTS_MS.1))).await;
+        if dice.below(3) == 0 {
+            let second = (first + 1 + dice.below(NODES as u64 - 1) as usize) % NODES;
+            let other = (second, dice.fault(loaded, second));
+            if one.1.is_apart_from(other.1) {
+                made.push(other);
+                begin(loaded, other).await?;
+                loaded.pass(Duration::from_millis(dice.below(LASTS_MS.1))).await;
+                end(loaded, other).await?;
+            }
+        } else {
+            loaded.serve_all_the_same().await.with_context(|| format!("in spite of {one:?}"))?;
+        }
+        end(loaded, one).await?;
+        loaded.serve().await.with_context(|| format!("after {one:?}"))?;
+    }
+    ensure!(!made.is_empty(), "the time was too short for a fault");
+    Ok(())
+}
+
+async fn begin(loaded: &Loaded, (node, fault): (usize, Fault)) -> Result<()> {
+    let cluster = &loaded.cluster;
+    match fault {
+        Fault::Kill => cluster.kill.run(node).await?,
+        Fault::Stop => cluster.stop.run(node).await?,
+        Fault::Pause => the(&cluster.pause)?.begin.run(node).await?,
+        Fault::CutOff => the(&cluster.partition)?.node.begin.run(node).await?,
+        Fault::CutLink { other } => {
+            the(&cluster.partition)?.link.begin.run((node, other)).await?;
+        }
+        Fault::OneWay(way) => the(&cluster.one_way)?.begin.run((node, way)).await?,
+        Fault::SlowDisk { sync_ms } => {
+            the(&cluster.slow_disk)?.begin.run((node, Duration::from_millis(sync_ms))).await?;
+        }
+        Fault::HungFiles { kind } => cluster.hung_files[kind].hang.begin.run(node).await?,
+        Fault::SlowLink { round_trip_ms } => {
+            let round_trip = Duration::from_millis(round_trip_ms);
+            the(&cluster.slow_link)?.begin.run((node, round_trip)).await?;
+        }
+        Fault::Stray => {
+            cluster.kill.run(node).await?;
+            the(&cluster.stray)?.begin.run(node).await?;
+        }
+        Fault::Transfer => {
+            let (leader, _) = loaded.leader().await?;
+            // No other node may be able to lead.
+            drop(the(&cluster.transfer)?.run(leader).await);
+        }
+        Fault::BackingService { number } => {
+            the(&cluster.backing_services)?.kill.begin.run(number).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn end(loaded: &Loaded, (node, fault): (usize, Fault)) -> Result<()> {
+    let cluster = &loaded.cluster;
+    match fault {
+        Fault::Kill | Fault::Stop => cluster.start.run(node).await?,
+        Fault::Pause => the(&cluster.pause)?.end.run(node).await?,
+        Fault::CutOff => the(&cluster.partition)?.node.end.run(node).await?,
+        Fault::CutLink { other } => the(&cluster.partition)?.link.end.run((node, other)).await?,
+        Fault::OneWay(way) => the(&cluster.one_way)?.end.run((node, way)).await?,
+        Fault::SlowDisk { sync_ms } => {
+            the(&cluster.slow_disk)?.end.run((node, Duration::from_millis(sync_ms))).await?;
+        }
+        Fault::HungFiles { kind } => cluster.hung_files[kind].hang.end.run(node).await?,
+        Fault::SlowLink { round_trip_ms } => {
+            let round_trip = Duration::from_millis(round_trip_ms);
+            the(&cluster.slow_link)?.end.run((node, round_trip)).await?;
+        }
+        Fault::Stray => {
+            the(&cluster.stray)?.end.run(node).await?;
+            cluster.start.run(node).await?;
+        }
+        Fault::Transfer => {}
+        Fault::BackingService { number } => {
+            the(&cluster.backing_services)?.kill.end.run(number).await?;
+        }
+    }
+    Ok(())
+}
