@@ -23,7 +23,7 @@ use super::{
     formation::Meeting,
     frame::{MAX_FRAME_BYTES, PRESENT, WINDOWS},
     lock,
-    meeting::is_lasting,
+    meeting::{REFUSED, is_lasting},
     presence::Ask,
     proto::{
         Failure, Frame,
@@ -116,9 +116,6 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
     }
     let _ = served.await;
 }
-
-/// What a stranger is told.
-const REFUSED: &str = "it refuses this node, and its log has the reason";
 
 /// Answers one caller.
 #[derive(Clone)]
