@@ -12,6 +12,7 @@ use crate::{
     BootTime, Epoch, Now, OracleOptions, TimestampRange,
     engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
     engine::{clock_guard::ClockGuard, handover::Handover, pending::Pending},
+    state::AHEAD_STEP_MS,
 };
 
 /// One reign of this node: what it may grant, and until when.
@@ -97,7 +98,9 @@ impl Reign {
         match self.window.grant(clock_guardd.wall_ms, clock_guardd.limit_ms, count) {
             Ok(range) => {
                 let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
-                if left_ms < self.window_ahead_ms / 2 {
+                let is_ahead = range.last().physical_ms() > clock_guardd.wall_ms;
+                let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ahead_ms };
+                if left_ms < window_ms / 2 {
                     self.want();
                 }
                 Ok(range)
@@ -161,8 +164,9 @@ impl Reign {
     /// The high-water to ask for with the next extension.
     pub(crate) fn next_high_water(&self, now: Now) -> u64 {
         self.wanted.store(false, Ordering::Release);
-        let from_ms = self.clock_guard.follow(now).wall_ms.max(self.window.reached_ms());
-        MAX_HIGH_WATER_MS.min(from_ms.saturating_add(self.window_ahead_ms))
+        let wall_ms = self.clock_guard.follow(now).wall_ms;
+        let needed_ms = self.window.reached_ms().saturating_add(AHEAD_STEP_MS);
+        MAX_HIGH_WATER_MS.min(wall_ms.saturating_add(self.window_ahead_ms).max(needed_ms))
     }
 
     /// Raises the window and the deadline, after a commit that was begun at `start`.

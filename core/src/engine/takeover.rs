@@ -114,7 +114,7 @@ impl<'a> Takeover<'a> {
         let Fenced { epoch, floor_ms, high_water_ms, clock_guard, known } = fenced;
         let window = millis(options.window_ahead);
         let ceiling_ms = |now: Now| {
-            let wall_ms = clock_guard.follow(now).wall_ms.max(floor_ms);
+            let wall_ms = clock_guard.follow(now).wall_ms;
             MAX_HIGH_WATER_MS.min(wall_ms.saturating_add(window)).max(high_water_ms)
         };
         let open = |_, now: Now| {

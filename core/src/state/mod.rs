@@ -32,6 +32,7 @@ pub use keys::{NODE, REIGN};
 pub use plan::{Plan, plan};
 pub use query::{Answer, Query, answer};
 pub use record::{Record, ReignRecord, Stage};
+pub(crate) use reign::AHEAD_STEP_MS;
 pub use reject::Reject;
 pub(crate) use view::{View, Writes};
 pub use working_set::WorkingSet;

@@ -7,6 +7,10 @@ use super::{
 };
 use crate::{Epoch, NodeId, Result, driver::Version, engine::MAX_HIGH_WATER_MS};
 
+/// How far timestamps are reserved at a time where they are ahead of the clock: for more than can be granted until
+/// the next renewal.
+pub(crate) const AHEAD_STEP_MS: u64 = 90;
+
 /// The record, if `epoch` holds it and has been opened; what every command but a fence asks first.
 pub(super) fn serving(view: &dyn View, epoch: Epoch) -> Result<Result<&ReignRecord, Reject>> {
     Ok(match ReignRecord::load(view)? {
@@ -32,7 +36,9 @@ pub(super) fn fence(
     }
     // The high-water is inclusive, so the floor lies strictly above it.
     let floor_ms = replaced.map_or(now_ms, |old| now_ms.max(old.high_water_ms + 1));
-    let high_water_ms = floor_ms.saturating_add(headroom_ms);
+    // Whoever is ahead of the clock already reserves only what it needs, or each crash would add as much again.
+    let needed_ms = floor_ms.saturating_add(headroom_ms.min(AHEAD_STEP_MS));
+    let high_water_ms = now_ms.saturating_add(headroom_ms).max(needed_ms);
     if high_water_ms > MAX_HIGH_WATER_MS {
         return Ok(Err(Reject::OutOfRange { high_water_ms }));
     }

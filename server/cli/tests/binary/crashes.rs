@@ -13,11 +13,30 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
 use tsoracle_client::Client;
+use tsoracle_core::{Clock as _, SystemClock};
 
-use crate::node::{Node, tsoracle};
+use crate::node::{Node, json, tsoracle};
 
 const ROUNDS: u64 = 8;
 const ASKERS: usize = 8;
+
+/// How far timestamps may be ahead of the clock: a window of three seconds, and 100 ms for each crash. Twelve windows
+/// would be 36 s.
+#[test]
+fn a_crash_loop_does_not_drive_time_away() {
+    const CRASHES: u64 = 12;
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut last = 0;
+    for _ in 0..CRASHES {
+        let node = start(directory.path(), "127.0.0.1:0");
+        let answer = json(&node.ask(&["ts", "--json"]));
+        let physical_ms = answer["physical_ms"].as_u64().expect("a number");
+        assert!(physical_ms >= last);
+        last = physical_ms;
+    }
+    let ahead = last.saturating_sub(SystemClock.now().wall_ms);
+    assert!(ahead <= 3_000 + CRASHES * 100, "{ahead} ms ahead of the clock");
+}
 
 /// A timestamp, and when it was asked for and received, by a counter that all askers share.
 struct Asked {
