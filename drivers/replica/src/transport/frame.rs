@@ -6,6 +6,7 @@ use super::{
     disowned::Disowned,
     proto::{Frame, Introduction},
 };
+use crate::transfer::CHUNK;
 
 /// The format of the frames and their bodies.
 pub const VERSION: u32 = 4;
@@ -16,8 +17,9 @@ pub const MAX_BODY_BYTES: usize = 4 << 20;
 /// The largest message: a body, and what is around it.
 pub(super) const MAX_FRAME_BYTES: usize = MAX_BODY_BYTES + 1_024;
 
-/// The kind by which a process shows that it is there: asked for in a call, or in an answer to none.
-pub(super) const PRESENT: u32 = u32::MAX;
+/// The kind by which a process shows that it is there: asked for in a call, or in an answer to none. No call of a
+/// driver is of it.
+pub(super) const PRESENT: u32 = CHUNK - 1;
 
 /// How much of a stream, and of a connection, may be under way: a large frame must not wait for the
 /// window to open up.
