@@ -158,6 +158,17 @@ impl Nodes {
         timeout(PATIENCE, membership.change(change)).await.unwrap()
     }
 
+    /// Removes a node. Where leadership changes meanwhile, it is not certain whether it was, and is done again.
+    pub(crate) async fn remove(&self, id: u32) {
+        let change = || MembershipChange::Remove { id: id.into(), force: false };
+        eventually(async || match self.change(change()).await {
+            Ok(()) => Some(()),
+            Err(error) if error.is_retryable() => None,
+            Err(error) => panic!("{error:#}"),
+        })
+        .await;
+    }
+
     /// The members as a node sees them, once they are as wanted.
     pub(crate) async fn members(&self, node: u32, wanted: impl Fn(&Members) -> bool) -> Members {
         let membership = self.running[&node].driver.membership().unwrap();

@@ -186,7 +186,7 @@ impl Formation {
                     };
                     self.note(sender, found, now, true);
                 }
-                match is_called || self.0.joins {
+                match is_called || self.0.joins || knows_this {
                     true => Ok(Meeting::Forms),
                     false => Err(refused(
                         Reason::Stranger,

@@ -7,6 +7,7 @@ use super::{
     proto::{Frame, Introduction},
     refusals::shortened,
 };
+use crate::leaps::REACHED;
 
 /// The format of the frames and their bodies.
 pub const VERSION: u32 = 4;
@@ -17,8 +18,9 @@ pub const MAX_BODY_BYTES: usize = 4 << 20;
 /// The largest message: a body, and what is around it.
 pub(super) const MAX_FRAME_BYTES: usize = MAX_BODY_BYTES + 1_024;
 
-/// The kind by which a process shows that it is there: asked for in a call, or in an answer to none.
-pub(super) const PRESENT: u32 = u32::MAX - 2;
+/// The kind by which a process shows that it is there: asked for in a call, or in an answer to none. No call of a
+/// driver is of it, nor one for how far a node has come, or for a chunk of a state.
+pub(super) const PRESENT: u32 = REACHED - 1;
 
 /// How much of a stream, and of a connection, may be under way: a large frame must not wait for the
 /// window to open up.
