@@ -23,7 +23,7 @@ use super::{
     formation::Meeting,
     frame::{MAX_FRAME_BYTES, PRESENT, WINDOWS},
     lock,
-    meeting::is_lasting,
+    meeting::{REFUSED, is_lasting},
     presence::Ask,
     proto::{
         Failure, Frame,
@@ -92,7 +92,7 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
     if caller.is_known() {
         inner.callers.prove(number);
     }
-    let peer = PeerServer::new(Service { inner: inner.clone(), place: number, caller })
+    let peer = PeerServer::new(Service { inner: inner.clone(), place: number, address, caller })
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -117,14 +117,12 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
     let _ = served.await;
 }
 
-/// What a stranger is told.
-const REFUSED: &str = "it refuses this node, and its log has the reason";
-
 /// Answers one caller.
 #[derive(Clone)]
 struct Service {
     inner: Arc<Inner>,
     place: u64,
+    address: SocketAddr,
     caller: Caller,
 }
 
@@ -161,8 +159,6 @@ impl peer_server::Peer for Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let address =
-            request.remote_addr().map_or("an unknown address".into(), |at| at.to_string());
         let mut frames = request.into_inner();
         let first = timeout(GREETING, frames.message()).await;
         let hello = first
@@ -172,7 +168,10 @@ impl peer_server::Peer for Service {
         let said = hello.introduction.as_ref();
         let incarnation = said.map(|said| said.incarnation).unwrap_or_default();
         let (sender, meeting) = self.open(hello)?;
-        self.inner.callers.admit(self.place, sender.node);
+        // One that a cluster is to be formed with is no stranger either.
+        if meeting == Meeting::Stands || self.inner.peer(sender.node).is_ok() {
+            self.inner.callers.admit(self.place, sender.node);
+        }
         // Lives for as long as the session: its end tells the other side.
         let (answers, answered) = mpsc::channel(CONCURRENT);
         let welcome = self.inner.welcome(sender)?;
@@ -185,6 +184,7 @@ impl peer_server::Peer for Service {
             &answers,
             self.inner.envelope.wrap(sender.node, PRESENT, bytes::Bytes::new()),
         );
+        let address = self.address.to_string();
         let number = self.inner.enter(sender.node, (incarnation, &address), ask)?;
         let session = Session {
             service: self.clone(),
