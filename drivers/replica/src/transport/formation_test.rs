@@ -442,6 +442,8 @@ async fn of_two_processes_under_one_identity_the_later_one_is_refused() {
     for node in [&one, &two] {
         let duplicates = node.transport.duplicates();
         assert!(duplicates[0].contains("node 3 runs twice"), "{duplicates:?}");
+        // At two addresses.
+        assert_eq!(duplicates[0].matches("127.0.0.1:").count(), 2, "{duplicates:?}");
     }
     // The first one is as it was.
     one.reaches(3).await;

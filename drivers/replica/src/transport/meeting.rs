@@ -16,7 +16,7 @@ use super::{
 };
 
 /// All that a stranger is told.
-pub(super) const REFUSED: &str = "it refuses this node, and its log has the reason";
+pub(super) const REFUSED: &str = "refused; the log of this node says why";
 
 impl Inner {
     /// What this node says first to node `to`, which it calls.

@@ -223,5 +223,5 @@ async fn a_node_that_is_gone_is_noticed_when_its_last_session_ends() {
     know_each_other((1, &one), (2, &two));
     one.call(2, ECHO, PATIENCE).await.unwrap();
     one.shutdown().await;
-    while two.event().await != Event::Disconnected(1) {}
+    while two.any_event().await != Event::Disconnected(1) {}
 }

@@ -92,7 +92,7 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
     if caller.is_known() {
         inner.callers.prove(number);
     }
-    let peer = PeerServer::new(Service { inner: inner.clone(), place: number, caller })
+    let peer = PeerServer::new(Service { inner: inner.clone(), place: number, address, caller })
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -122,6 +122,7 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
 struct Service {
     inner: Arc<Inner>,
     place: u64,
+    address: SocketAddr,
     caller: Caller,
 }
 
@@ -158,8 +159,6 @@ impl peer_server::Peer for Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let address =
-            request.remote_addr().map_or("an unknown address".into(), |at| at.to_string());
         let mut frames = request.into_inner();
         let first = timeout(GREETING, frames.message()).await;
         let hello = first
@@ -169,7 +168,10 @@ impl peer_server::Peer for Service {
         let said = hello.introduction.as_ref();
         let incarnation = said.map(|said| said.incarnation).unwrap_or_default();
         let (sender, meeting) = self.open(hello)?;
-        self.inner.callers.admit(self.place, sender.node);
+        // One that a cluster is to be formed with is no stranger either.
+        if meeting == Meeting::Stands || self.inner.peer(sender.node).is_ok() {
+            self.inner.callers.admit(self.place, sender.node);
+        }
         // Lives for as long as the session: its end tells the other side.
         let (answers, answered) = mpsc::channel(CONCURRENT);
         let welcome = self.inner.welcome(sender)?;
@@ -182,6 +184,7 @@ impl peer_server::Peer for Service {
             &answers,
             self.inner.envelope.wrap(sender.node, PRESENT, bytes::Bytes::new()),
         );
+        let address = self.address.to_string();
         let number = self.inner.enter(sender.node, (incarnation, &address), ask)?;
         let session = Session {
             service: self.clone(),
