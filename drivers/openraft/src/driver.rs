@@ -189,9 +189,23 @@ where
     });
     begin(&shared).await?;
     shared.tasks.spawn(leadership::follow(shared.clone(), announcer));
-    shared.tasks.spawn(elections::run(shared.clone()));
-    shared.tasks.spawn(removal::follow(shared.clone()));
+    supervise(&shared, "elections", elections::run(shared.clone()));
+    supervise(&shared, "the removal of this node", removal::follow(shared.clone()));
     Ok(OpenraftDriver { id, shared })
+}
+
+/// Runs a task that lasts as long as the node. If it panics, the node ends: without it the cluster might never have
+/// a leader again, though every process is alive.
+fn supervise(shared: &Arc<Shared>, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let own = shared.clone();
+    shared.tasks.spawn(async move {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            let context = format!("the task for {what} has panicked; the log has the reason");
+            own.lifecycle.fail(Error::new(ErrorKind::Fatal, context));
+            // The announcement of who leads ends with raft.
+            let _ = own.raft.shutdown().await;
+        }
+    });
 }
 
 /// Has raft begin, if it has not: with the nodes that the cluster was formed of, once it is. A node that is alone
