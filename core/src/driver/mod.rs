@@ -99,7 +99,8 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// This node leads under `claim` and cannot renew its lease: others should lead, if they can. Does
     /// nothing for a claim that is over, or where no other node can lead.
     ///
-    /// If this node is to lead again after that, it MUST be under a new claim. A node whose storage hangs MUST
+    /// If this node is to lead again after that, it MUST be under a new claim, and should be only once its
+    /// storage has taken a write. A node whose storage hangs MUST
     /// announce its leadership all the same, if the other nodes take it for the leader: it could not be
     /// resigned otherwise.
     async fn resign(&self, claim: u64);
