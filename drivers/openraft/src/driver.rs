@@ -1,6 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use openraft::{
     RaftNetworkFactory, SnapshotPolicy,
     error::RaftError,
@@ -196,7 +197,11 @@ where
 
 /// Runs a task that lasts as long as the node. If it panics, the node ends: without it the cluster might never have
 /// a leader again, though every process is alive.
-fn supervise(shared: &Arc<Shared>, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+fn supervise(
+    shared: &Arc<Shared>,
+    what: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     let own = shared.clone();
     shared.tasks.spawn(async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,8 +21,8 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tsoracle_core::{
-    Clock, ConsensusDriver as _, Effect, Error, ErrorKind, NodeId, Random, Reads, Result,
-    SystemClock, VERSION, Version,
+    BootTime, Clock, ConsensusDriver as _, Effect, Error, ErrorKind, NodeId, Now, Random, Reads,
+    Result, SystemClock, VERSION, Version,
 };
 use tsoracle_replica::{
     Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
@@ -134,7 +137,10 @@ impl Node {
     }
 
     async fn start_in(directory: TempDir) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self::start_by(Arc::new(SystemClock), directory).await
+    }
+
+    async fn start_by(clock: Arc<dyn Clock>, directory: TempDir) -> Self {
         let (cluster, now) = (cluster(directory.path()), clock.now().boot);
         let opened = cluster.clone();
         let opening = StoreThread::start(clock.clone(), move || store::open(&opened, now));
@@ -472,4 +478,33 @@ async fn a_state_that_is_not_what_it_is_named_is_not_installed() {
     assert_eq!(node.version().await, sound);
     let node = node.start_again().await;
     assert_eq!(node.version().await, sound);
+}
+
+/// A clock by which no task can sleep any more once it is broken.
+#[derive(Debug, Default)]
+struct Breakable(AtomicBool);
+
+#[async_trait]
+impl Clock for Breakable {
+    fn now(&self) -> Now {
+        SystemClock.now()
+    }
+
+    async fn sleep_until(&self, boot: BootTime) {
+        assert!(!self.0.load(Ordering::Relaxed), "the clock is broken");
+        SystemClock.sleep_until(boot).await;
+    }
+}
+
+/// Otherwise its process would be alive, and the cluster without a leader as soon as it needs this node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_node_whose_elections_have_panicked_ends_and_says_so() {
+    let clock = Arc::new(Breakable::default());
+    let node = Node::start_by(clock.clone(), tempfile::tempdir().unwrap()).await;
+    let mut leadership = node.driver.leadership();
+    clock.0.store(true, Ordering::Relaxed);
+    while leadership.changed().await.is_ok() {}
+    let error = node.driver.read(&Reads::default()).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
+    assert!(error.to_string().contains("elections"), "{error}");
 }
