@@ -18,7 +18,9 @@ pub const MAX_BODY_BYTES: usize = 4 << 20;
 pub(super) const MAX_FRAME_BYTES: usize = MAX_BODY_BYTES + 1_024;
 
 /// The kind by which a process shows that it is there: asked for in a call, or in an answer to none.
-pub(super) const PRESENT: u32 = u32::MAX;
+pub(super) const PRESENT: u32 = u32::MAX - 2;
+
+const _: () = assert!(PRESENT != crate::transfer::CHUNK && PRESENT != crate::leaps::REACHED);
 
 /// How much of a stream, and of a connection, may be under way: a large frame must not wait for the
 /// window to open up.
