@@ -408,8 +408,6 @@ impl Transport {
     }
 }
 
-/// How many reasons are not logged again.
-
 /// How often a node that belongs to no cluster looks what it waits for, and logs it; the first time after a
 /// little longer, since others may be about to start.
 const LOOK: Duration = Duration::from_millis(500);
