@@ -1,5 +1,7 @@
 //! A cluster is formed once, by all of its nodes.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+
 mod common;
 
 use std::{collections::BTreeSet, fs, time::Duration};
