@@ -37,5 +37,5 @@ pub use options::OracleOptions;
 pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
 pub use state::Reject;
-pub use storage::{Directory, LOCK_FILE, Seal, lock_file, sync_directory};
+pub use storage::{Directory, LOCK_FILE, Seal, lock_file, mark_moved, sync_directory};
 pub use tsoracle_types::*;

@@ -210,6 +210,12 @@ impl Config {
             let context = format!("node {node} is not among the peers, which are {known}");
             return Err(wrong(context));
         };
+        if members.len() == 2 {
+            tracing::warn!(
+                "a cluster of two nodes serves only while both are there, so that it stops more often than one node \
+                 alone; three survive the loss of one"
+            );
+        }
         if self.cluster.is_empty() || self.cluster.len() > MAX_NAME_BYTES {
             let context = format!("cluster must be a name of 1 to {MAX_NAME_BYTES} bytes");
             return Err(wrong(context));

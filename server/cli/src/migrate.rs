@@ -5,7 +5,7 @@ use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
     BootTime, Clock, ConsensusDriver, DriverConfig, Error, LOCK_FILE, Migrated, Migration,
-    OpenContext, SystemClock, Timestamp, wait_until_leader,
+    OpenContext, SystemClock, Timestamp, mark_moved, wait_until_leader,
 };
 
 use crate::{
@@ -28,7 +28,8 @@ Examples:
     \"omnipaxos:./n2?node=2&peers=$PEERS\" \"omnipaxos:./n3?node=3&peers=$PEERS\"
 
 Stop every server over both first, and keep the old one stopped for good: from then on, what it would
-hand out is handed out by the new one. The target must be new. To grow into a cluster of openraft, migrate
+hand out is handed out by the new one. A directory that was copied from is marked by a file MOVED, and
+not served any more. The target must be new. To grow into a cluster of openraft, migrate
 into one of a single node, serve it, and let it grow by `tsoracle cluster add`. Nodes of omnipaxos do not
 change: name them all, with addresses of this machine, and move their directories to their machines then.
 
@@ -40,7 +41,7 @@ Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 /// Options of `tsoracle migrate`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// The driver to copy from, as for `tsoracle serve`; it is not changed
+    /// The driver to copy from, as for `tsoracle serve`; its state is not changed
     from: String,
 
     /// The driver to copy to, which was never used; all nodes of one that needs several to lead
@@ -78,11 +79,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
     let names = (from.name().to_owned(), to[0].name().to_owned());
+    let directory = drivers::directory(&from)?;
     let source = drivers::open(from, OpenContext::default()).await.map_err(of("source"))?;
     let migrated = migrate(source.clone(), &to).await;
     let stopped = source.shutdown().await;
     let migrated = migrated?;
     stopped?;
+    if let Some(directory) = directory {
+        mark_moved(&directory, &format!("it was migrated to {}", names.1))?;
+    }
     report(names, migrated, output)
 }
 

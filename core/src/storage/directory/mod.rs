@@ -7,7 +7,7 @@ pub use lock::lock_file;
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, ErrorKind as Io},
+    io::{self, ErrorKind as Io, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -17,6 +17,24 @@ use crate::{Error, ErrorKind, Result};
 /// The file that each directory with a state has.
 pub const LOCK_FILE: &str = "LOCK";
 const LOCK: &str = LOCK_FILE;
+
+/// The file that says where a state has gone that is served from elsewhere now.
+const MOVED: &str = "MOVED";
+
+/// Marks a directory, in which nobody has a store open, as one whose state has gone elsewhere: `whither` is told to
+/// whoever opens it.
+///
+/// # Errors
+/// `Config` or `Fatal` if the directory cannot be written to.
+pub fn mark_moved(directory: &Path, whither: &str) -> Result<()> {
+    let write = || {
+        let mut file = File::create(directory.join(MOVED))?;
+        file.write_all(whither.as_bytes())?;
+        file.sync_all()?;
+        sync_directory(&File::open(directory)?)
+    };
+    write().map_err(|source| unusable(directory, source))
+}
 
 /// A directory in which one process at a time keeps its state, in one file or one directory.
 ///
@@ -46,6 +64,7 @@ impl Directory {
         fs::create_dir_all(path).map_err(|source| unusable(path, source))?;
         let mut lock =
             Lock::acquire(&path.join(LOCK), state).map_err(|error| in_use(path, error))?;
+        refuse_if_moved(path)?;
         let (state, is_copy) = (path.join(state), lock.find_copy());
         let mut is_copy = is_copy.map_err(|source| unusable(path, source))?;
         // A note that was there once and is gone tells nothing of the place.
@@ -212,6 +231,22 @@ impl Directory {
     /// `Fatal` or `Config`, and then the commit must not be acknowledged.
     pub fn acknowledge(&mut self, commit: u64) -> Result<()> {
         self.lock.acknowledge(commit).map_err(|source| unusable(&self.path, source))
+    }
+}
+
+/// A state that is served from elsewhere by now would hand out the same once more.
+fn refuse_if_moved(directory: &Path) -> Result<()> {
+    match fs::read_to_string(directory.join(MOVED)) {
+        Ok(whither) => {
+            let context = format!(
+                "the state in {} is not to be served any more: {}; if that is wrong, remove the file {MOVED} there",
+                directory.display(),
+                whither.trim()
+            );
+            Err(Error::new(ErrorKind::Config, context))
+        }
+        Err(error) if error.kind() == Io::NotFound => Ok(()),
+        Err(error) => Err(unusable(directory, error)),
     }
 }
 

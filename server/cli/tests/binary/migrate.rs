@@ -159,3 +159,16 @@ fn a_state_is_not_migrated_into_itself() {
         assert!(line.contains("are the same"), "{line}");
     }
 }
+
+#[test]
+fn what_was_migrated_is_not_served_from_its_old_place() {
+    let Served { directory, .. } = served(Signal::TERM);
+    stdout(&migrate(directory.path(), "file:./new"));
+    let again = run(directory.path(), &["serve", "file:./old", "--listen", "127.0.0.1:0"]);
+    let line = error_line(&again, 1);
+    assert!(line.contains("migrated to file") && line.contains("MOVED"), "{line}");
+    drop(Node::start(directory.path(), &["file:./new"]));
+    // Whoever knows better can.
+    std::fs::remove_file(directory.path().join("old/MOVED")).unwrap();
+    drop(Node::start(directory.path(), &["file:./old"]));
+}
