@@ -117,15 +117,15 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
 /// Whether a majority follows this node under `vote`. Then everything that was decided before is applied.
 /// A node that cannot find out has another one lead.
 async fn confirm(shared: &Arc<Shared>, vote: Vote) -> bool {
-    let mut attempts = 0;
+    let clock = &*shared.clock;
+    let mut since = clock.now().boot;
     // A leader that was restarted still thinks that it leads, whatever other node was elected meanwhile.
     while leads(shared) == Some(vote) {
         if shared.is_leaving() {
-            shared.clock.sleep(PAUSE).await;
+            clock.sleep(PAUSE).await;
+            since = clock.now().boot;
             continue;
         }
-        attempts += 1;
-        let started = shared.clock.now().boot;
         match timeout(CONFIRMED, shared.raft.ensure_linearizable()).await {
             Ok(Ok(_)) => return leads(shared) == Some(vote) && !shared.is_leaving(),
             Ok(Err(error)) => {
@@ -133,15 +133,12 @@ async fn confirm(shared: &Arc<Shared>, vote: Vote) -> bool {
             }
             Err(_) => tracing::debug!("not sure of leading yet"),
         }
-        // What fails at once has not been tried for as long as it may take.
-        if shared.clock.now().boot.since(started) < CONFIRMED {
-            attempts -= 1;
-        }
-        if attempts >= ATTEMPTS {
-            attempts = 0;
+        // However soon each attempt fails: one that hears nobody may be heard, and keep others from leading.
+        if clock.now().boot.since(since) >= CONFIRMED * ATTEMPTS {
             members::give_way(shared).await;
+            since = clock.now().boot;
         }
-        shared.clock.sleep(PAUSE).await;
+        clock.sleep(PAUSE).await;
     }
     false
 }

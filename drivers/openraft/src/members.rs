@@ -296,12 +296,11 @@ pub(crate) async fn resign(shared: &Arc<Shared>, claim: u64) {
 /// had time to campaign, a second time where the votes were split.
 const CHANCE: u32 = 4;
 
-/// Sends neither heartbeats nor entries, so that others are elected, and has the one that is furthest
-/// campaign at once. That is not waited for: it may be the one that cannot. If no other node leads in the
-/// end, this one goes on once it has written durably, under a new claim.
+/// Sends neither heartbeats nor entries, so that others are elected, and has one campaign at once. That is
+/// not waited for: it may be the one that cannot. If no other node leads in the end, this one goes on once it has
+/// written durably, under a new claim.
 pub(crate) async fn give_way(shared: &Arc<Shared>) {
-    let (progress, _) = shared.progress();
-    let Some((&furthest, _)) = progress.iter().max_by_key(|(_, held)| **held) else { return };
+    let Some(successor) = any_successor(shared) else { return };
     tracing::warn!("this leader cannot commit, and is silent until another node leads");
     let (_leaving, _restored) = (Leaving::new(shared), Heartbeats(shared));
     shared.fall_silent();
@@ -313,9 +312,9 @@ pub(crate) async fn give_way(shared: &Arc<Shared>) {
     shared.tasks.spawn(async move {
         // Who has only just heard of this leader would refuse its vote.
         own.clock.sleep(elections::vote_lease(&own.cluster)).await;
-        let asked = own.transport.call(furthest, CAMPAIGN, bytes::Bytes::new(), ANSWERED).await;
+        let asked = own.transport.call(successor, CAMPAIGN, bytes::Bytes::new(), ANSWERED).await;
         if let Err(error) = asked {
-            tracing::debug!(error = %format_args!("{error:#}"), furthest, "the node does not campaign");
+            tracing::debug!(error = %format_args!("{error:#}"), successor, "the node does not campaign");
         }
     });
     let writing = shared.store.write(vec![]);
@@ -335,6 +334,19 @@ pub(crate) async fn give_way(shared: &Arc<Shared>) {
         () = shared.lifecycle.stopping() => {}
         () = goes_on => tracing::warn!("no other node was elected; this leader goes on"),
     }
+}
+
+/// Any of the other voters that hold all that is applied here, and so can be elected; or the one that is furthest.
+///
+/// Not always the furthest: two nodes that cannot commit, and are ahead of all others, would have each other lead for
+/// ever.
+fn any_successor(shared: &Shared) -> Option<u32> {
+    let applied = shared.metrics().last_applied.map_or(0, |id| id.index + 1);
+    let (progress, _) = shared.progress();
+    let able: Vec<_> = progress.iter().filter(|(_, held)| **held >= applied).collect();
+    let drawn = shared.random.draw() % (able.len().max(1) as u128);
+    let furthest = || progress.iter().max_by_key(|(_, held)| **held);
+    able.get(drawn as usize).copied().or_else(furthest).map(|(&node, _)| node)
 }
 
 /// Sends entries and heartbeats again when it goes.
