@@ -9,7 +9,6 @@ mod files;
 pub mod fuzz;
 mod header;
 mod journal;
-mod map;
 mod record;
 mod recovery;
 mod segment;

@@ -14,9 +14,8 @@ use tsoracle_core::{Random, Result};
 use crate::{
     files::{OpenFile, Place},
     header::{Header, Kind},
-    map::Map,
     record::{put_bytes, seal, take_bytes},
-    tables::Tables,
+    tables::{Map, Tables},
 };
 
 /// What the file is called. It has this name only once it is whole and on the disk.

@@ -11,9 +11,8 @@ use crate::{
     directory,
     files::{Files, Place},
     journal::Journal,
-    map::Map,
     recovery::{Recovered, initialize},
-    tables::Tables,
+    tables::{Map, Tables},
 };
 
 const DRIVER_KEY: &[u8] = b"driver";

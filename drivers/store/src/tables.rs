@@ -1,8 +1,119 @@
-//! The state in memory: maps by name, of which a copy costs next to nothing.
+//! The state in memory: ordered maps, of which a copy costs nothing.
 
-use std::sync::Arc;
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    ops::Bound::{Excluded, Included},
+    sync::Arc,
+};
 
-use crate::map::Map;
+use imbl::OrdSet;
+use tsoracle_core::{Effect, Entry};
+
+/// A key with its value, in one allocation: the key's length, the key, the value.
+#[derive(Clone, Debug)]
+struct Record(Arc<[u8]>);
+
+impl Record {
+    fn new(key: &[u8], value: &[u8], buffer: &mut Vec<u8>) -> Self {
+        let length = u32::try_from(key.len()).expect("a journal takes no key of 4 GiB");
+        buffer.clear();
+        buffer.extend_from_slice(&length.to_le_bytes());
+        buffer.extend_from_slice(key);
+        buffer.extend_from_slice(value);
+        Self(buffer.as_slice().into())
+    }
+
+    fn split(&self) -> (&[u8], &[u8]) {
+        let (length, rest) = self.0.split_first_chunk().expect("a record has a length");
+        rest.split_at(u32::from_le_bytes(*length) as usize)
+    }
+
+    fn key(&self) -> &[u8] {
+        self.split().0
+    }
+}
+
+impl Borrow<[u8]> for Record {
+    fn borrow(&self) -> &[u8] {
+        self.key()
+    }
+}
+
+impl Ord for Record {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(other.key())
+    }
+}
+
+impl PartialOrd for Record {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Record {}
+
+/// One table. A clone shares everything with it that neither changes.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Map {
+    records: OrdSet<Record>,
+    buffer: Vec<u8>,
+}
+
+impl Map {
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.records.insert(Record::new(key, value, &mut self.buffer));
+    }
+
+    pub(crate) fn delete(&mut self, key: &[u8]) {
+        self.records.remove(key);
+    }
+
+    pub(crate) fn apply(&mut self, effect: &Effect) {
+        for (key, value) in effect.iter() {
+            match value {
+                Some(value) => self.put(key, value),
+                None => self.delete(key),
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.records.get(key).map(|record| record.split().1)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.records.iter().map(Record::split)
+    }
+
+    pub(crate) fn entries(&self, from: &[u8], to: &[u8], limit: usize) -> Vec<Entry> {
+        if from >= to {
+            return vec![];
+        }
+        let range = self.records.range::<_, [u8]>((Included(from), Excluded(to))).take(limit);
+        range.map(|record| owned(record.split())).collect()
+    }
+
+    pub(crate) fn last(&self) -> Option<Entry> {
+        self.records.get_max().map(|record| owned(record.split()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+}
+
+fn owned((key, value): (&[u8], &[u8])) -> Entry {
+    (key.to_vec(), value.to_vec())
+}
 
 /// All tables, by their names. There are a handful.
 #[derive(Clone, Default, Debug)]
@@ -44,5 +155,21 @@ mod tests {
         assert!(before.iter().all(|(_, value)| value == b"old"));
         assert!(map.iter().all(|(_, value)| value == b"newer"));
         assert_eq!(map.get(&7_u32.to_be_bytes()), None);
+    }
+
+    #[test]
+    fn entries_are_in_the_order_of_their_keys() {
+        let mut map = Map::default();
+        for key in [&b"b"[..], b"", b"ab", b"a"] {
+            map.put(key, key);
+        }
+        let keys = |from: &[u8], to: &[u8], limit| {
+            map.entries(from, to, limit).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(b"", b"z", 9), [&b""[..], b"a", b"ab", b"b"]);
+        assert_eq!(keys(b"a", b"b", 9), [&b"a"[..], b"ab"]);
+        assert_eq!(keys(b"a", b"z", 1), [b"a"]);
+        assert!(keys(b"b", b"a", 9).is_empty() && keys(b"b", b"b", 9).is_empty());
+        assert_eq!(map.last(), Some((b"b".to_vec(), b"b".to_vec())));
     }
 }
