@@ -84,8 +84,8 @@ impl Cluster {
         }
     }
 
-    /// A node that says twice that it does not lead is dialled anew: its endpoint may be a balancer's, behind
-    /// which another one leads by now.
+    /// Drops the connection to a node that has said twice that it does not lead. Its endpoint may be a load
+    /// balancer, which would connect to another node by now.
     fn note_follower(&self, followers: &mut Followers, peer: &Arc<Peer>, failure: &Failure) {
         if !matches!(failure.verdict, Verdict::NotLeader(_)) {
             return;

@@ -94,7 +94,7 @@ async fn an_endpoint_is_a_name_and_not_a_node() {
     client.get_ts().await.unwrap();
     client.get_seq("orders", 1).await.unwrap();
     assert!(follower.seen().timestamps < 10, "{:?}", follower.seen());
-    // And the other way round, where nobody is named.
+    // The same with an answer that has no hint.
     leader.script(vec![not_leader_nor_who_is(); 100]);
     let next = Node::builder().epoch(7).start().await;
     balancer.point_to(next.address);

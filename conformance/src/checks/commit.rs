@@ -172,8 +172,8 @@ async fn a_commit_that_conflicts_is_never_stored(make: MakeFixture) -> Result<()
     walk.compare().await
 }
 
-/// Sends six commits on the state's version at once, each by one of `nodes` in turn, with so many `writes`
-/// besides the usual ones.
+/// Sends six commits at once, all based on the version of the state, from `nodes` in turn. Each has this many
+/// `writes` besides the usual ones.
 async fn race(walk: &mut Walk, nodes: &[usize], writes: usize) -> Result<()> {
     let mut commits = vec![];
     for rival in 0..6 {

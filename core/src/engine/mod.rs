@@ -67,8 +67,8 @@ pub enum Phase {
         epoch: Epoch,
     },
     /// This node has served, and its lease has run out, since it cannot renew it. It asks for another leader,
-    /// and serves again if it can renew the lease before there is one. The lease of a leader that nobody asks
-    /// runs out as well, but is renewed with the next request: that one is still `Serving`.
+    /// and serves again if it can renew the lease before there is one. The lease of a leader without
+    /// requests runs out as well, but the next request renews it: such a leader is still `Serving`.
     Lapsed {
         /// Its epoch.
         epoch: Epoch,
