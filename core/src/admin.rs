@@ -38,27 +38,65 @@ pub async fn wait_until_leader(
     Err(Error::new(ErrorKind::Unavailable, context))
 }
 
+/// A time, in milliseconds since 1970, that an operator wants every timestamp to be later than.
+///
+/// It is compared with the clock, and refused if it is more than a year away from it: in another unit, or a slip of
+/// the keyboard, it would take the service's time away for good, or do nothing. Times that leave less than a
+/// year of timestamps are always refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Floor {
+    high_water_ms: u64,
+    is_forced: bool,
+}
+
+impl Floor {
+    /// One that the operator insists on, however far from the clock it is.
+    pub const fn forced(high_water_ms: u64) -> Self {
+        Self { high_water_ms, is_forced: true }
+    }
+
+    fn now_ms(self) -> Option<u64> {
+        (!self.is_forced).then(|| SystemClock.now().wall_ms)
+    }
+}
+
+impl From<u64> for Floor {
+    fn from(high_water_ms: u64) -> Self {
+        Self { high_water_ms, is_forced: false }
+    }
+}
+
 /// Sets the high-water of a state that was never used: every timestamp will be later.
 ///
 /// # Errors
-/// `Rejected` with [`NotEmpty`](crate::Reject::NotEmpty) if it was used; those of the driver.
-pub async fn initialize(driver: &Arc<dyn ConsensusDriver>, high_water_ms: u64) -> Result<()> {
-    let command = Command::Init { high_water_ms };
+/// `Rejected` with [`NotEmpty`](crate::Reject::NotEmpty) if it was used, with
+/// [`FarFromClock`](crate::Reject::FarFromClock) or [`OutOfRange`](crate::Reject::OutOfRange) as [`Floor`] says; those
+/// of the driver.
+pub async fn initialize(driver: &Arc<dyn ConsensusDriver>, floor: impl Into<Floor>) -> Result<()> {
+    let floor: Floor = floor.into();
+    let command = Command::Init { high_water_ms: floor.high_water_ms, now_ms: floor.now_ms() };
     execute(driver, &SystemClock, &command, |base| base.era).await.map(drop)
 }
 
 /// Lets a state be served that was restored from a backup: in a new era, and with timestamps later than
-/// `high_water_ms`. Returns the high-water, which may be higher than that. The next leader waits for
+/// the floor. Returns the high-water, which may be higher than that if the floor is forced. The next leader waits for
 /// `lease`, or the longest one that the state knows of.
 ///
 /// # Errors
-/// `Rejected` if the time lies beyond the timestamp space; those of the driver.
+/// `Rejected` with [`NothingToRaise`](crate::Reject::NothingToRaise) if the state is there already, with
+/// [`FarFromClock`](crate::Reject::FarFromClock) or [`OutOfRange`](crate::Reject::OutOfRange) as [`Floor`] says; those
+/// of the driver.
 pub async fn adopt(
     driver: &Arc<dyn ConsensusDriver>,
-    high_water_ms: u64,
+    floor: impl Into<Floor>,
     lease: Duration,
 ) -> Result<u64> {
-    let command = Command::Adopt { high_water_ms, lease_ms: crate::state::millis(lease) };
+    let floor: Floor = floor.into();
+    let command = Command::Adopt {
+        high_water_ms: floor.high_water_ms,
+        lease_ms: crate::state::millis(lease),
+        now_ms: floor.now_ms(),
+    };
     match execute(driver, &SystemClock, &command, |base| base.era.saturating_add(1)).await? {
         Reply::Adopted { high_water_ms } => Ok(high_water_ms),
         other => Err(Error::new(ErrorKind::Fatal, format!("an adoption was answered {other:?}"))),
@@ -167,7 +205,7 @@ mod tests {
         let executing = tokio::spawn({
             let clock = clock.clone();
             async move {
-                let command = Command::Init { high_water_ms: 1 };
+                let command = Command::Init { high_water_ms: 1, now_ms: None };
                 execute(&driver, &clock, &command, |base| base.era).await
             }
         });

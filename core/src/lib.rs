@@ -21,7 +21,7 @@ mod varint;
 #[doc(hidden)]
 pub use inventory;
 
-pub use admin::{adopt, initialize, wait_until_leader};
+pub use admin::{Floor, adopt, initialize, wait_until_leader};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
@@ -30,7 +30,7 @@ pub use driver::{
     MemoryStore, Observed, OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot,
     VERSION, Version, new_node,
 };
-pub use engine::{MAX_HIGH_WATER_MS, Phase};
+pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use migrate::{Migrated, Migration};
 pub use options::OracleOptions;

@@ -19,6 +19,12 @@ pub struct OracleOptions {
     pub max_ahead: Duration,
     /// By how much the wall clock may leap ahead of the boot clock and still be followed.
     pub max_clock_step: Duration,
+    /// How far ahead of the stored time the wall clock may be when this node starts or takes over, and still be followed.
+    /// A service that was stopped for longer needs [`trust_clock_until_ms`](Self::trust_clock_until_ms) once.
+    pub max_clock_jump: Duration,
+    /// Until it shows this, in milliseconds since 1970, the wall clock is right when this node starts or takes
+    /// over, whatever the state or the clocks of peers say.
+    pub trust_clock_until_ms: Option<u64>,
     /// How long a request waits for a leader, a renewal or the clock before it is refused.
     pub hold: Duration,
     /// How many requests may wait at once; beyond it they are refused.
@@ -45,6 +51,8 @@ impl Default for OracleOptions {
             failover_advance: Duration::from_secs(1),
             max_ahead: Duration::from_secs(3),
             max_clock_step: Duration::from_secs(10),
+            max_clock_jump: Duration::from_secs(30 * 24 * 3_600),
+            trust_clock_until_ms: None,
             hold: Duration::from_secs(1),
             max_waiting: 65_536,
             max_seq_count: 65_536,
@@ -109,6 +117,12 @@ impl OracleOptions {
                 "window_ahead ({:?}) must not be shorter than the lease ({:?}), or timestamps run \
                  out between renewals",
                 self.window_ahead, self.lease
+            ));
+        }
+        if self.max_clock_jump < self.max_clock_step {
+            return refuse(format!(
+                "max_clock_jump ({:?}) must not be shorter than max_clock_step ({:?})",
+                self.max_clock_jump, self.max_clock_step
             ));
         }
         let (least, most) = self.lease_ttl;

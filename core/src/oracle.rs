@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject, Result, SeqBlock,
-    TIMESTAMPS_PER_MS, TimestampRange,
+    TIMESTAMPS_PER_MS, TimestampRange, WallClock,
     engine::{self, Denied, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
     state::{Answer, Query, millis},
 };
@@ -79,6 +79,10 @@ pub struct Status {
     pub high_water_ms: u64,
     /// Every timestamp issued up to this millisecond is durably covered; 0 unless it leads.
     pub max_safe_physical_ms: u64,
+    /// What the wall clock of this node is thought of; only while it leads.
+    pub wall_clock: Option<WallClock>,
+    /// By how much timestamps are ahead of that clock; zero unless it leads.
+    pub ahead_of_clock: Duration,
     /// Requests that wait for a commit, a leader or the clock.
     pub waiting: usize,
 }
@@ -139,7 +143,8 @@ impl Oracle {
 
     /// How this oracle is doing, now.
     pub fn status(&self) -> Status {
-        let boot = self.shared.clock.now().boot;
+        let now = self.shared.clock.now();
+        let boot = now.boot;
         let reign = self.shared.reign.load();
         let leading = reign.as_ref().filter(|reign| reign.leads_at(boot));
         let high_water_ms = leading.map_or(0, |reign| reign.high_water_ms());
@@ -150,6 +155,8 @@ impl Oracle {
             lease_left: leading.map_or(Duration::ZERO, |reign| reign.lease_left(boot)),
             high_water_ms,
             max_safe_physical_ms: high_water_ms.saturating_sub(window_ms + 1),
+            wall_clock: leading.map(|_| self.shared.wall_clock()),
+            ahead_of_clock: leading.map_or(Duration::ZERO, |reign| reign.ahead_of_clock(now)),
             waiting: self.shared.waiting.load(Ordering::Relaxed),
         }
     }

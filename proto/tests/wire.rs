@@ -43,8 +43,14 @@ fn timestamps() {
         GetTsResponse { physical_ms: 1, logical_start: 2, count: 3, epoch_hi: 4, epoch_lo: 5 };
     assert_wire(response, "08 01 10 02 18 03 20 04 28 05");
     assert_wire(GetCurrentMaxSafeRequest {}, "");
-    let response = GetCurrentMaxSafeResponse { max_safe_physical_ms: 1, epoch_hi: 2, epoch_lo: 3 };
-    assert_wire(response, "08 01 10 02 18 03");
+    let response = GetCurrentMaxSafeResponse {
+        max_safe_physical_ms: 1,
+        epoch_hi: 2,
+        epoch_lo: 3,
+        clock_off_ms: -1,
+        ahead_of_clock_ms: 5,
+    };
+    assert_wire(response, "08 01 10 02 18 03 a0 06 01 a8 06 05");
     assert_wire(GetSafeFrontierRequest {}, "");
     let response = GetSafeFrontierResponse { frontier_physical_ms: 1, epoch_hi: 2, epoch_lo: 3 };
     assert_wire(response, "08 01 10 02 18 03");

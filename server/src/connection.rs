@@ -77,6 +77,8 @@ impl Connection {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
+            // No caller needs it, and to write one panics where the clock is before 1970.
+            .auto_date_header(false)
             .max_concurrent_streams(limits.concurrent_streams)
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive_interval)

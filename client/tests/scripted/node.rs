@@ -361,7 +361,11 @@ impl TsoService for Served {
             _ => 0,
         };
         let epoch_lo = self.epoch as u64;
-        let response = GetCurrentMaxSafeResponse { max_safe_physical_ms, epoch_hi: 0, epoch_lo };
+        let response = GetCurrentMaxSafeResponse {
+            max_safe_physical_ms,
+            epoch_lo,
+            ..GetCurrentMaxSafeResponse::default()
+        };
         self.with_header(Ok(response))
     }
 

@@ -8,6 +8,7 @@
 
 #![allow(clippy::print_stderr, reason = "it is part of test programs")]
 
+mod clock;
 mod cluster;
 mod deployed;
 mod disk;
@@ -26,6 +27,7 @@ use std::{
 use tsoracle_conformance::Cluster;
 use tsoracle_core::{Error, ErrorKind};
 
+pub use clock::WallClock;
 pub use deployed::{BackingService, Site};
 pub use sandbox::enter as enter_sandbox;
 

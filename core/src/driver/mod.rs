@@ -96,6 +96,14 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// What is only in a log and may still be overwritten MUST NOT count.
     fn seen(&self, version: &Version) -> Option<BootTime>;
 
+    /// What the wall clocks of the other nodes show when the boot clock of this one shows `boot`, in milliseconds
+    /// since 1970, as far as they have said so. Drivers whose nodes do not speak to each other know none.
+    ///
+    /// It is a hint: the engine does not follow a wall clock of its own that most others contradict.
+    fn peer_clocks(&self, _boot: BootTime) -> Vec<u64> {
+        Vec::new()
+    }
+
     /// This node leads under `claim` and cannot renew its lease: others should lead, if they can. Does
     /// nothing for a claim that is over, or where no other node can lead.
     ///

@@ -15,6 +15,10 @@ pub(crate) struct Meters {
     pub(crate) rejects: Counter,
     pub(crate) waiting: Gauge,
     pub(crate) clock_leaps: Counter,
+    /// By how much the wall clock is ahead of what is believed; 0 if it is followed.
+    pub(crate) clock_not_followed: Gauge,
+    /// By how much timestamps are ahead of the wall clock.
+    pub(crate) ahead_of_clock: Gauge,
     pub(crate) resignations: Counter,
 }
 
@@ -30,6 +34,8 @@ impl Meters {
             rejects: counter!("tsoracle_rejects_total"),
             waiting: gauge!("tsoracle_waiting"),
             clock_leaps: counter!("tsoracle_wall_clock_leaps_total"),
+            clock_not_followed: gauge!("tsoracle_wall_clock_not_followed_seconds"),
+            ahead_of_clock: gauge!("tsoracle_ahead_of_wall_clock_seconds"),
             resignations: counter!("tsoracle_resignations_total"),
         }
     }

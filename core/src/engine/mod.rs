@@ -17,7 +17,7 @@ mod window;
 use std::{
     future::pending,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,7 +26,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, mpsc, watch};
 
-pub use self::window::MAX_HIGH_WATER_MS;
+pub use self::{clock_guard::WallClock, window::MAX_HIGH_WATER_MS};
 use self::{
     guard::DriverGuard,
     meters::Meters,
@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: AtomicUsize,
     pub(crate) meters: Meters,
     resignations: Resignations,
+    /// What the wall clock is thought of, while this node leads.
+    wall_clock: Mutex<WallClock>,
     /// The furthest millisecond that is reserved in the state, as far as this node knows.
     reserved_ms: AtomicU64,
 }
@@ -110,6 +112,7 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             meters: Meters::new(),
             resignations: Resignations::new(options.lease),
+            wall_clock: Mutex::default(),
             reserved_ms: AtomicU64::new(0),
             options,
         }
@@ -145,6 +148,21 @@ impl Shared {
     /// Notes that timestamps up to here are reserved in the state.
     pub(crate) fn reserve(&self, high_water_ms: u64) {
         self.reserved_ms.fetch_max(high_water_ms, Ordering::AcqRel);
+    }
+
+    /// Shows what the wall clock of this node is thought of, and by how much timestamps are ahead of it.
+    fn show_clock(&self, clock: WallClock, ahead: Duration) {
+        let not_followed = match clock {
+            WallClock::Ahead(by) => by.as_secs_f64(),
+            WallClock::Followed | WallClock::Behind(_) => 0.0,
+        };
+        self.meters.clock_not_followed.set(not_followed);
+        self.meters.ahead_of_clock.set(ahead.as_secs_f64());
+        *self.wall_clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+    }
+
+    pub(crate) fn wall_clock(&self) -> WallClock {
+        *self.wall_clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserved_ms(&self) -> u64 {

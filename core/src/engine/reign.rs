@@ -11,8 +11,12 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use crate::{
     BootTime, Epoch, Now, OracleOptions, TimestampRange,
     engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
-    engine::{clock_guard::ClockGuard, handover::Handover, pending::Pending},
-    state::AHEAD_STEP_MS,
+    engine::{
+        clock_guard::{BelievedTime, ClockGuard, WallClock},
+        handover::Handover,
+        pending::Pending,
+    },
+    state::{AHEAD_STEP_MS, millis},
 };
 
 /// One reign of this node: what it may grant, and until when.
@@ -33,6 +37,8 @@ pub(crate) struct Reign {
     deadline: AtomicU64,
     closed: AtomicBool,
     clock_guard: ClockGuard,
+    /// How far ahead the next extension reserves, where the clock is not behind.
+    window_ms: AtomicU64,
     window_ahead_ms: u64,
     /// There were requests since this was last looked at.
     busy: AtomicBool,
@@ -72,6 +78,7 @@ impl Reign {
         queues: Queues,
     ) -> Self {
         let deadline = (opened + options.lease).as_nanos();
+        let window_ahead_ms = millis(options.window_ahead);
         Self {
             epoch,
             opened,
@@ -80,8 +87,9 @@ impl Reign {
             window,
             deadline: AtomicU64::new(deadline),
             closed: AtomicBool::new(false),
+            window_ms: AtomicU64::new(clock_guard.window_ms(window_ahead_ms)),
             clock_guard,
-            window_ahead_ms: options.window_ahead.as_millis() as u64,
+            window_ahead_ms,
             busy: AtomicBool::new(true),
             wanted: AtomicBool::new(false),
             wanting: Notify::new(),
@@ -94,12 +102,12 @@ impl Reign {
         if !self.leads_at(now.boot) {
             return Err(self.not_leading());
         }
-        let clock_guardd = self.clock_guard.follow(now);
-        match self.window.grant(clock_guardd.wall_ms, clock_guardd.limit_ms, count) {
+        let BelievedTime { wall_ms, limit_ms } = self.clock_guard.follow(now);
+        match self.window.grant(wall_ms, limit_ms, count) {
             Ok(range) => {
                 let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
-                let is_ahead = range.last().physical_ms() > clock_guardd.wall_ms;
-                let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ahead_ms };
+                let is_ahead = range.last().physical_ms() > wall_ms;
+                let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ms() };
                 if left_ms < window_ms / 2 {
                     self.want();
                 }
@@ -151,9 +159,22 @@ impl Reign {
         self.wanting.notified().await;
     }
 
-    /// Follows the wall clock. Returns by how much it leapt ahead, if it is not believed.
-    pub(crate) fn follow_wall(&self, now: Now) -> Option<Duration> {
-        self.clock_guard.rebase(now, self.window.reached_ms()).err()
+    /// Follows the wall clock, as far as it is believed. What the clocks of peers show is asked for only where that
+    /// matters.
+    pub(crate) fn follow_wall(&self, now: Now, peers_ms: impl FnOnce() -> Vec<u64>) -> WallClock {
+        let clock = self.clock_guard.rebase(now, self.window.reached_ms(), peers_ms);
+        self.window_ms.store(self.clock_guard.window_ms(self.window_ahead_ms), Ordering::Relaxed);
+        clock
+    }
+
+    /// By how much timestamps are ahead of the wall clock.
+    pub(crate) fn ahead_of_clock(&self, now: Now) -> Duration {
+        Duration::from_millis(self.window.reached_ms().saturating_sub(now.wall_ms))
+    }
+
+    /// The time that is reserved lies far back, which a successor would take for the time that it is.
+    pub(crate) fn is_stale(&self, now: Now, limit: Duration) -> bool {
+        self.wall_ms(now) > self.high_water_ms().saturating_add(millis(limit))
     }
 
     /// The wall clock, as far as it is believed.
@@ -166,7 +187,7 @@ impl Reign {
         self.wanted.store(false, Ordering::Release);
         let wall_ms = self.clock_guard.follow(now).wall_ms;
         let needed_ms = self.window.reached_ms().saturating_add(AHEAD_STEP_MS);
-        MAX_HIGH_WATER_MS.min(wall_ms.saturating_add(self.window_ahead_ms).max(needed_ms))
+        MAX_HIGH_WATER_MS.min(wall_ms.saturating_add(self.window_ms()).max(needed_ms))
     }
 
     /// Raises the window and the deadline, after a commit that was begun at `start`.
@@ -194,6 +215,10 @@ impl Reign {
             true => self.deadline().since(boot),
             false => Duration::ZERO,
         }
+    }
+
+    fn window_ms(&self) -> u64 {
+        self.window_ms.load(Ordering::Relaxed)
     }
 
     fn not_leading(&self) -> Denied {

@@ -1,12 +1,13 @@
 //! Serving: the loop of an open reign. One commit is in flight at a time; it renews the lease when
 //! that is due, and takes along every request that has arrived.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
 use super::{
     Ended, Phase, Shared,
+    clock_guard::WallClock,
     group::{Answers, Group, Planner},
     handover::Handover,
     lasting::{Lasting, caught},
@@ -43,8 +44,8 @@ pub(crate) struct Service<'a> {
     expire_at: BootTime,
     pause: Duration,
     struggle: Struggle,
-    /// The wall clock is not believed at the moment.
-    leapt: bool,
+    /// What the wall clock was thought of, the last time.
+    clock: WallClock,
 }
 
 /// What comes in while a reign is open.
@@ -75,12 +76,13 @@ impl<'a> Service<'a> {
             expire_at: reign.opened,
             pause: BACKOFF.0,
             struggle,
-            leapt: false,
+            clock: WallClock::Followed,
         }
     }
 
     /// Serves until stopped, fenced or failed, or until leadership is to be handed over.
     pub(crate) async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Ended {
+        self.watch_clock(self.shared.clock.now());
         while self.next_work(stop).await {
             if let Err(ended) = self.commit_group().await {
                 return ended;
@@ -127,6 +129,8 @@ impl<'a> Service<'a> {
                     let left = self.reign.lease_left(now.boot);
                     self.shared.meters.lease_left.set(left.as_secs_f64());
                     self.watch_clock(now);
+                    // Or else the clock of a successor would seem to be far ahead.
+                    self.renew_now |= self.reign.is_stale(now, self.shared.options.max_clock_jump / 4);
                 }
             }
         }
@@ -297,20 +301,32 @@ impl<'a> Service<'a> {
         self.reign.next_high_water(now)
     }
 
-    /// Lets the reign follow the wall clock, and reports a leap that it does not follow, once.
+    /// Lets the reign follow the wall clock, and reports what it thinks of it, once.
     fn watch_clock(&mut self, now: Now) {
-        let leap = self.reign.follow_wall(now);
-        if let Some(leap) = leap
-            && !self.leapt
-        {
-            self.shared.meters.clock_leaps.increment(1);
-            tracing::warn!(
-                ?leap,
-                "the wall clock leapt ahead and is not followed; timestamps go on at the pace of \
-                 the boot clock until it is mended or this node restarts"
-            );
+        let driver = self.shared.guard.driver();
+        let clock = self.reign.follow_wall(now, || driver.peer_clocks(now.boot));
+        let before = mem::replace(&mut self.clock, clock);
+        self.shared.show_clock(clock, self.reign.ahead_of_clock(now));
+        if mem::discriminant(&clock) == mem::discriminant(&before) {
+            return;
         }
-        self.leapt = leap.is_some();
+        match clock {
+            WallClock::Followed => tracing::info!("the wall clock is right again, and followed"),
+            WallClock::Ahead(by) => {
+                self.shared.meters.clock_leaps.increment(1);
+                tracing::warn!(
+                    by = %whole_seconds(by),
+                    "the wall clock is ahead of what is believed, and not followed: timestamps go on at the pace of \
+                     the boot clock until it is set right; if it is right, start this node with \
+                     trust_clock_until set to a time shortly after this one"
+                );
+            }
+            WallClock::Behind(by) => tracing::warn!(
+                by = %whole_seconds(by),
+                "the wall clock is behind the time that is stored: timestamps go on where they are, until it has \
+                 caught up or is set right"
+            ),
+        }
     }
 
     /// Sessions that are due to be forgotten, looked for now and then while there are requests.
@@ -431,6 +447,15 @@ impl<'a> Service<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// A time as people read it.
+fn whole_seconds(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds / 86_400 {
+        0 => format!("{seconds} s"),
+        days => format!("{days} days and {} s", seconds % 86_400),
     }
 }
 

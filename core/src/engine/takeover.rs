@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use super::{
     Ended, Phase, Shared,
-    clock_guard::ClockGuard,
+    clock_guard::{Bounds, ClockGuard, Evidence, Judgement, WallClock},
     reign::{Queues, Reign},
     resign::{Struggle, resign},
     window::{MAX_HIGH_WATER_MS, Window},
 };
 use crate::{
     BootTime, Epoch, Error, ErrorKind, NodeId, Now, Outcome, Reads, Reject, Result, Version,
-    state::{Command, META, Plan, REIGN, Record, ReignRecord, Reply, View, WorkingSet, millis},
+    state::{
+        AHEAD_STEP_MS, Command, META, Plan, REIGN, Record, ReignRecord, Reply, View, WorkingSet,
+        millis,
+    },
 };
 
 /// First and longest pause before a failed commit is tried again.
@@ -61,13 +64,18 @@ impl<'a> Takeover<'a> {
     /// Fences every older epoch, then waits until the replaced reign's lease has certainly run out.
     pub(crate) async fn fence_and_wait(&mut self) -> Result<Fenced, Ended> {
         let (shared, options) = (self.shared, &self.shared.options);
-        let fence = |base: Version, now: Now| {
-            vec![Command::Fence {
-                base,
-                now_ms: now.wall_ms,
-                headroom_ms: millis(options.failover_advance),
+        let fence = |present: &WorkingSet, now: Now| {
+            let Judgement { clock, time_ms, .. } = judge(shared, reign(present), now)?;
+            let headroom_ms = millis(options.failover_advance);
+            Ok(vec![Command::Fence {
+                base: present.version(),
+                now_ms: time_ms,
+                headroom_ms: match clock {
+                    WallClock::Followed => headroom_ms,
+                    _ => headroom_ms.min(AHEAD_STEP_MS),
+                },
                 lease_ms: options.lease_ms(),
-            }]
+            }])
         };
         let step = self.step(Epoch::default(), None, fence).await?;
         let stored = shared.clock.now().boot;
@@ -98,8 +106,8 @@ impl<'a> Takeover<'a> {
             tracing::info!(%epoch, ?wait, "waiting until the lease of the reign before has run out");
             shared.clock.sleep_until(until).await;
         }
-        let clock_guard =
-            ClockGuard::new(began, floor_ms, options.max_clock_step, options.max_ahead);
+        let judged = judge(shared, replaced, began).map_err(Ended::Failed)?;
+        let clock_guard = ClockGuard::new(Bounds::from(options), judged, began, floor_ms);
         Ok(Fenced { epoch, floor_ms, high_water_ms, clock_guard, known })
     }
 
@@ -112,17 +120,17 @@ impl<'a> Takeover<'a> {
     ) -> Result<(Reign, WorkingSet), Ended> {
         let (shared, options) = (self.shared, &self.shared.options);
         let Fenced { epoch, floor_ms, high_water_ms, clock_guard, known } = fenced;
-        let window = millis(options.window_ahead);
+        let window = clock_guard.window_ms(millis(options.window_ahead));
         let ceiling_ms = |now: Now| {
             let wall_ms = clock_guard.follow(now).wall_ms;
             MAX_HIGH_WATER_MS.min(wall_ms.saturating_add(window)).max(high_water_ms)
         };
-        let open = |_, now: Now| {
+        let open = |_: &WorkingSet, now: Now| {
             let node = shared.guard.driver().node();
-            vec![
+            Ok(vec![
                 Command::Open { node, lease_ms: options.lease_ms() },
                 Command::Extend { high_water_ms: ceiling_ms(now), elapsed_ms: 0 },
-            ]
+            ])
         };
         let Step { replies, began, known } = self.step(epoch, Some(known), open).await?;
         let [Reply::Opened, Reply::Extended { high_water_ms: stored_ms }] = replies[..] else {
@@ -144,7 +152,7 @@ impl<'a> Takeover<'a> {
         &mut self,
         epoch: Epoch,
         mut known: Option<WorkingSet>,
-        commands: impl Fn(Version, Now) -> Vec<Command>,
+        commands: impl Fn(&WorkingSet, Now) -> Result<Vec<Command>>,
     ) -> Result<Step, Ended> {
         let mut attempts: Vec<Attempt> = Vec::new();
         loop {
@@ -167,7 +175,13 @@ impl<'a> Takeover<'a> {
                 return Ok(Step { replies, began, known: present });
             }
             let began = self.shared.clock.now();
-            let commands = commands(present.version(), began);
+            let commands = match commands(&present, began) {
+                Ok(commands) => commands,
+                Err(error) => {
+                    self.again(error).await?;
+                    continue;
+                }
+            };
             let (replies, plan) = match self.plan(epoch, &present, &commands)? {
                 Ok(planned) => planned,
                 Err(reject) => {
@@ -264,6 +278,36 @@ fn reign(known: &WorkingSet) -> Option<&ReignRecord> {
         Ok(Some(Record::Reign(record))) => Some(record),
         _ => None,
     }
+}
+
+/// What is thought of the wall clock of this node, beside the record that a fence replaces, and the clocks of
+/// the peers.
+///
+/// # Errors
+/// `Unavailable` for a clock that was never set, if nothing else tells the time: what is issued in 1970 is of no use,
+/// and the clock will leap.
+fn judge(shared: &Shared, replaced: Option<&ReignRecord>, now: Now) -> Result<Judgement> {
+    let driver = shared.guard.driver();
+    let stored_ms = replaced.and_then(|old| {
+        if old.epoch == Epoch::default() {
+            // It was only initialized, which says from where on timestamps are to be, and not what time it was.
+            return Some(old.high_water_ms).filter(|high_water_ms| now.wall_ms < *high_water_ms);
+        }
+        let named = Some(&old.version).filter(|version| **version != Version::EMPTY);
+        let seen = named.and_then(|version| driver.seen(version));
+        let passed = seen.map_or(0, |since| millis(now.boot.since(since)));
+        let renewed_ms = old.high_water_ms.saturating_sub(millis(shared.options.window_ahead));
+        Some(old.high_water_ms.max(renewed_ms.saturating_add(passed)))
+    });
+    let evidence = Evidence { stored_ms, peers_ms: driver.peer_clocks(now.boot) };
+    Bounds::from(&shared.options).judge(now.wall_ms, &evidence).ok_or_else(|| {
+        let context = format!(
+            "the wall clock of this machine was never set: it shows {} ms since 1970; set it right, and this \
+             node will serve",
+            now.wall_ms
+        );
+        Error::new(ErrorKind::Unavailable, context)
+    })
 }
 
 /// When the lease of the replaced reign has run out on any clock that runs within 10 % of ours,

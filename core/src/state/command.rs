@@ -54,6 +54,8 @@ pub enum Command {
     Init {
         /// The high-water, inclusive: every timestamp will lie above it.
         high_water_ms: u64,
+        /// The clock to compare it with, unless the operator insists.
+        now_ms: Option<u64>,
     },
     /// Sets the first value of a sequence that was never used.
     Seed(Seed),
@@ -74,6 +76,8 @@ pub enum Command {
         high_water_ms: u64,
         /// The lease to wait for, unless the state's is longer.
         lease_ms: u64,
+        /// The clock to compare it with, unless the operator insists.
+        now_ms: Option<u64>,
     },
 }
 

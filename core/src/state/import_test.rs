@@ -184,7 +184,7 @@ fn a_copy_that_is_not_whole_accepts_nothing_else() {
     let page = export(&source.store, 2).remove(0);
     apply(&mut target, Import::Page { before: 0, entries: page }).unwrap();
     let fence = target.fence_command(0, 1, 1);
-    let adopt = Command::Adopt { high_water_ms: 1, lease_ms: 1 };
+    let adopt = Command::Adopt { high_water_ms: 1, lease_ms: 1, now_ms: None };
     for refused in [fence, adopt] {
         assert_eq!(target.apply(&[refused]), [Err(Reject::Importing)]);
     }
@@ -194,7 +194,7 @@ fn a_copy_that_is_not_whole_accepts_nothing_else() {
     for refused in [open, extend, Command::Release] {
         assert_eq!(target.apply(&[refused]).remove(0), fenced);
     }
-    let init = Command::Init { high_water_ms: 1 };
+    let init = Command::Init { high_water_ms: 1, now_ms: None };
     assert_eq!(target.apply(&[init]), [Err(Reject::NotEmpty)]);
     let begin = Import::Begin;
     assert_eq!(apply(&mut target, begin), Err(Reject::Importing));

@@ -30,8 +30,10 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
         Command::Seed(ref seed) => sequence::seed(view, epoch, seed),
         Command::Lease { ref ask, at } => lease::lease(view, epoch, ask, at),
         Command::Import(ref step) => import::import(view, step),
-        Command::Init { high_water_ms } => reign::init(view, high_water_ms),
-        Command::Adopt { high_water_ms, lease_ms } => reign::adopt(view, high_water_ms, lease_ms),
+        Command::Init { high_water_ms, now_ms } => reign::init(view, high_water_ms, now_ms),
+        Command::Adopt { high_water_ms, lease_ms, now_ms } => {
+            reign::adopt(view, high_water_ms, lease_ms, now_ms)
+        }
     }
 }
 

@@ -115,12 +115,30 @@ pub(super) fn release(view: &dyn View, epoch: Epoch) -> Result<Planned> {
     Ok(Ok((Reply::Released, store(record))))
 }
 
-pub(super) fn init(view: &dyn View, high_water_ms: u64) -> Result<Planned> {
+/// The highest time that an operator may set: a year before the end, so that there is something left to serve.
+pub(crate) const MAX_FLOOR_MS: u64 = MAX_HIGH_WATER_MS - YEAR_MS;
+
+/// How far from the clock a time that an operator sets may be, unless it is insisted on: one in seconds is off by
+/// decades, and one too many digits by more.
+const YEAR_MS: u64 = 366 * 24 * 3_600 * 1_000;
+
+/// Whether an operator may set a time, by the clock unless that is left out.
+fn check_floor(high_water_ms: u64, now_ms: Option<u64>) -> Result<(), Reject> {
+    if high_water_ms > MAX_FLOOR_MS {
+        return Err(Reject::OutOfRange { high_water_ms });
+    }
+    match now_ms.filter(|now_ms| high_water_ms.abs_diff(*now_ms) > YEAR_MS) {
+        Some(now_ms) => Err(Reject::FarFromClock { high_water_ms, now_ms }),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn init(view: &dyn View, high_water_ms: u64, now_ms: Option<u64>) -> Result<Planned> {
     if ReignRecord::load(view)?.is_some() {
         return Ok(Err(Reject::NotEmpty));
     }
-    if high_water_ms > MAX_HIGH_WATER_MS {
-        return Ok(Err(Reject::OutOfRange { high_water_ms }));
+    if let Err(reject) = check_floor(high_water_ms, now_ms) {
+        return Ok(Err(reject));
     }
     let record = ReignRecord {
         epoch: Epoch::default(),
@@ -139,15 +157,24 @@ pub(super) fn init(view: &dyn View, high_water_ms: u64) -> Result<Planned> {
 
 /// Whatever was seen of the state before it was set back, or opened over it, counts for nothing: the next
 /// fence waits for a whole lease.
-pub(super) fn adopt(view: &dyn View, high_water_ms: u64, lease_ms: u64) -> Result<Planned> {
+pub(super) fn adopt(
+    view: &dyn View,
+    high_water_ms: u64,
+    lease_ms: u64,
+    now_ms: Option<u64>,
+) -> Result<Planned> {
     let old = ReignRecord::load(view)?;
     if old.is_some_and(|old| old.stage == Stage::Importing) {
         return Ok(Err(Reject::Importing));
     }
-    let high_water_ms = old.map_or(0, |old| old.high_water_ms).max(high_water_ms);
-    if high_water_ms > MAX_HIGH_WATER_MS {
-        return Ok(Err(Reject::OutOfRange { high_water_ms }));
+    if let Err(reject) = check_floor(high_water_ms, now_ms) {
+        return Ok(Err(reject));
     }
+    let stored_ms = old.map_or(0, |old| old.high_water_ms);
+    if now_ms.is_some() && high_water_ms <= stored_ms {
+        return Ok(Err(Reject::NothingToRaise { high_water_ms: stored_ms }));
+    }
+    let high_water_ms = stored_ms.max(high_water_ms);
     let session_ms = old.map_or(0, |old| old.session_ms);
     let record = ReignRecord {
         epoch: old.map_or_else(Epoch::default, |old| old.epoch),

@@ -1,7 +1,7 @@
 use super::{
     Command, Reject, Reply, Stage,
     record::{Meta, RULES},
-    reign::ELSEWHERE,
+    reign::{ELSEWHERE, MAX_FLOOR_MS},
     testing::{LEASE_MS, NODE, State, plan_all, read, version, with},
     *,
 };
@@ -18,7 +18,7 @@ fn extend(high_water_ms: u64) -> Command {
 }
 
 fn adopt(high_water_ms: u64, lease_ms: u64) -> Command {
-    Command::Adopt { high_water_ms, lease_ms }
+    Command::Adopt { high_water_ms, lease_ms, now_ms: None }
 }
 
 fn commit(state: &mut State, epoch: u128, command: Command) -> Result<Reply, Reject> {
@@ -77,7 +77,7 @@ fn a_fence_is_computed_from_what_it_replaces() {
 #[test]
 fn every_write_of_the_record_notes_its_version_and_a_fence_its_base_too() {
     let mut state = State::default();
-    let init = Command::Init { high_water_ms: 5 };
+    let init = Command::Init { high_water_ms: 5, now_ms: None };
     commit(&mut state, 0, init).unwrap();
     assert_eq!(state.record().version, version(&state.store));
     let base = version(&state.store);
@@ -231,7 +231,7 @@ fn what_lies_beyond_the_timestamp_space_is_refused_before_it_is_stored() {
 #[test]
 fn an_unused_state_can_be_initialized_once() {
     let mut state = State::default();
-    let init = Command::Init { high_water_ms: NOW_MS };
+    let init = Command::Init { high_water_ms: NOW_MS, now_ms: None };
     assert_eq!(commit(&mut state, 1, init.clone()), Ok(Reply::Initialized));
     assert_eq!(commit(&mut state, 1, init.clone()), Err(Reject::NotEmpty));
     let (_, floor_ms, _, replaced) = fence_with(&mut state, 5, LEASE_MS).unwrap();
@@ -377,4 +377,55 @@ fn a_value_of_another_kind_is_damage() {
     known.advance(version(&store), writes);
     let error = record::load::<Meta>(&known, keys::META).unwrap_err();
     assert_eq!(*error.kind(), crate::ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_time_that_an_operator_sets_is_compared_with_the_clock_and_the_space_left() {
+    const NOW_MS: u64 = 1_800_000_000_000;
+    let year_ms = 366 * 24 * 3_600_000;
+    let init = |high_water_ms, now_ms| {
+        let mut state = State::default();
+        commit(&mut state, 0, Command::Init { high_water_ms, now_ms }).map(drop)
+    };
+    let raise = |high_water_ms, now_ms| {
+        let mut state = State::open();
+        let adopt = Command::Adopt { high_water_ms, lease_ms: 1, now_ms };
+        state.apply(&[adopt]).remove(0).map(drop)
+    };
+    for set in [init as fn(_, _) -> _, raise] {
+        let far = |high_water_ms| Err(Reject::FarFromClock { high_water_ms, now_ms: NOW_MS });
+        for high_water_ms in [NOW_MS - year_ms, NOW_MS, NOW_MS + year_ms] {
+            assert_eq!(set(high_water_ms, Some(NOW_MS)), Ok(()));
+        }
+        for high_water_ms in
+            [NOW_MS - year_ms - 1, NOW_MS + year_ms + 1, NOW_MS / 1_000, MAX_FLOOR_MS]
+        {
+            assert_eq!(set(high_water_ms, Some(NOW_MS)), far(high_water_ms));
+            assert_eq!(set(high_water_ms, None), Ok(()), "it is insisted on");
+        }
+        // Nothing could be served over such a state.
+        for high_water_ms in [MAX_FLOOR_MS + 1, MAX_HIGH_WATER_MS, u64::MAX] {
+            for now_ms in [Some(NOW_MS), None] {
+                assert_eq!(set(high_water_ms, now_ms), Err(Reject::OutOfRange { high_water_ms }));
+            }
+        }
+    }
+    assert_eq!(init(5, Some(1)), Ok(()));
+}
+
+#[test]
+fn what_raises_nothing_is_refused_unless_it_is_insisted_on() {
+    let mut state = State::open();
+    state.apply(&[extend(9_000)]);
+    let before = state.store.clone();
+    let adopt = |high_water_ms, now_ms| Command::Adopt { high_water_ms, lease_ms: 1, now_ms };
+    for high_water_ms in [0, 8_999, 9_000] {
+        let refused = Err(Reject::NothingToRaise { high_water_ms: 9_000 });
+        assert_eq!(state.apply(&[adopt(high_water_ms, Some(9_000))]), [refused]);
+    }
+    assert_eq!(state.store, before);
+    for (command, stored_ms) in [(adopt(9_001, Some(9_000)), 9_001), (adopt(5, None), 9_001)] {
+        let adopted = Ok(Reply::Adopted { high_water_ms: stored_ms });
+        assert_eq!(state.apply(&[command]), [adopted]);
+    }
 }

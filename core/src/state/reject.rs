@@ -3,7 +3,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::record::RULES;
-use crate::{Epoch, LeaseId, SeqKey};
+use crate::{Epoch, LeaseId, SeqKey, Timestamp};
 
 /// Why the state refused a command. A refusal writes nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -17,6 +17,18 @@ pub enum Reject {
     /// The timestamp space would be exceeded.
     OutOfRange {
         /// The high-water that was asked for.
+        high_water_ms: u64,
+    },
+    /// A time that an operator sets is far from the clock.
+    FarFromClock {
+        /// That time.
+        high_water_ms: u64,
+        /// What the clock shows.
+        now_ms: u64,
+    },
+    /// The state is above the time already that it is to be raised to.
+    NothingToRaise {
+        /// Its high-water.
         high_water_ms: u64,
     },
     /// A sequence would exceed 64 bits.
@@ -103,6 +115,12 @@ pub enum Reject {
     },
 }
 
+/// A time as people read it.
+fn time(ms: u64) -> String {
+    let time = Timestamp::from_parts(ms, 0).map(Timestamp::to_rfc3339);
+    time.unwrap_or_else(|_| "beyond all timestamps".into())
+}
+
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -110,6 +128,18 @@ impl fmt::Display for Reject {
             Self::OutOfRange { high_water_ms } => write!(
                 f,
                 "{high_water_ms} ms lies beyond the timestamp space; is the wall clock right?"
+            ),
+            Self::FarFromClock { high_water_ms, now_ms } => write!(
+                f,
+                "{high_water_ms} ms is {}, and the clock shows {}: more than a year away; it is counted in \
+                 milliseconds since 1970, and can be insisted on",
+                time(*high_water_ms),
+                time(*now_ms)
+            ),
+            Self::NothingToRaise { high_water_ms } => write!(
+                f,
+                "nothing to raise: it is at {} ({high_water_ms} ms) already",
+                time(*high_water_ms)
             ),
             Self::Overflow { key, next } => {
                 write!(f, "sequence {key:?} is at {next} and cannot advance that far in 64 bits")

@@ -2,11 +2,38 @@
 
 use std::time::Duration;
 
-use tsoracle_core::{ErrorKind, ManualClock};
+use tsoracle_core::{ErrorKind, Floor, ManualClock, WallClock, initialize};
 
-use crate::rig::{Cluster, NOON_MS, settle};
+use crate::rig::{Cluster, LEASE, NOON_MS, Node, settle};
 
 const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const YEAR_MS: u64 = 365 * DAY_MS;
+
+/// A cluster whose one node has served until noon and a second, and is gone.
+async fn served() -> Cluster {
+    let (cluster, node) = Cluster::serving().await;
+    node.busy_for(Duration::from_secs(1)).await;
+    node.oracle.shutdown().await.unwrap();
+    cluster
+}
+
+/// That node comes again, and its clock shows this.
+async fn starts_at(cluster: &Cluster, wall_ms: u64) -> Node {
+    let node = cluster.node(1, &ManualClock::new(wall_ms));
+    node.elect();
+    node.serving().await;
+    node
+}
+
+/// What a node serves at the moment, in milliseconds after noon.
+fn serves(node: &Node) -> u64 {
+    node.grant().range.first().physical_ms() - NOON_MS
+}
+
+fn clock(node: &Node) -> WallClock {
+    node.oracle.status().wall_clock.expect("it leads")
+}
 
 #[tokio::test]
 async fn an_hour_ahead_for_a_moment_leaves_no_trace() {
@@ -95,4 +122,170 @@ async fn a_caller_that_waits_too_long_for_the_clock_is_told_so() {
         }
     }
     assert_eq!(served, 50, "one per millisecond");
+}
+
+#[tokio::test]
+async fn a_clock_that_starts_far_ahead_is_not_followed_until_it_is_set_right() {
+    let cluster = served().await;
+    let stored_ms = cluster.record().high_water_ms;
+    let node = starts_at(&cluster, NOON_MS + 174 * YEAR_MS).await;
+    let first = serves(&node);
+    assert_eq!(first, stored_ms + 1 - NOON_MS);
+    assert_eq!(
+        clock(&node),
+        WallClock::Ahead(Duration::from_millis(NOON_MS + 174 * YEAR_MS - stored_ms))
+    );
+    node.busy_for(Duration::from_secs(20)).await;
+    let later = serves(&node);
+    assert!(
+        (first + 19_900..first + 20_100).contains(&later),
+        "{first} {later}: at the pace of the boot clock"
+    );
+    assert!(cluster.record().high_water_ms < NOON_MS + 30_000);
+    // The machine was off for three days.
+    node.clock.set_wall(NOON_MS + 3 * DAY_MS);
+    node.busy_for(Duration::from_secs(1)).await;
+    assert_eq!(serves(&node), 3 * DAY_MS + 1_000);
+    assert_eq!(clock(&node), WallClock::Followed);
+    assert_eq!(node.oracle.status().ahead_of_clock, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn an_idle_leader_notices_that_the_clock_is_set_right() {
+    let cluster = served().await;
+    let node = starts_at(&cluster, NOON_MS + YEAR_MS).await;
+    for _ in 0..100 {
+        node.clock.advance(Duration::from_secs(10));
+        settle().await;
+    }
+    node.clock.set_wall(NOON_MS + 1_001_000);
+    node.clock.advance(Duration::from_secs(10));
+    settle().await;
+    let granted = node.oracle.get_ts(1).await.unwrap().range.first();
+    assert_eq!(granted.physical_ms(), NOON_MS + 1_011_000);
+}
+
+#[tokio::test]
+async fn the_stored_time_goes_on_while_another_node_leads() {
+    let (cluster, a) = Cluster::serving().await;
+    // Its successor is a year ahead, and has heard of the last renewal ten seconds ago.
+    let b = cluster.node(2, &ManualClock::new(NOON_MS + YEAR_MS));
+    b.observe();
+    let stored_ms = cluster.record().high_water_ms;
+    a.oracle.shutdown().await.unwrap();
+    cluster.restore(cluster.store());
+    b.observe();
+    b.clock.advance(Duration::from_secs(10));
+    b.elect();
+    b.serving().await;
+    let window_ms = 3_000;
+    assert_eq!(b.grant().range.first().physical_ms(), stored_ms - window_ms + 10_000);
+    assert!(matches!(clock(&b), WallClock::Ahead(_)));
+}
+
+#[tokio::test]
+async fn a_successor_ahead_of_its_peers_goes_on_at_the_stored_time() {
+    let cluster = served().await;
+    let stored_ms = cluster.record().high_water_ms;
+    let peers = [ManualClock::new(NOON_MS + 2_000), ManualClock::new(NOON_MS + 2_500)];
+    let b = cluster.node(2, &ManualClock::new(NOON_MS + DAY_MS));
+    *b.driver.peers.lock().unwrap() = peers.to_vec();
+    b.elect();
+    b.serving().await;
+    assert_eq!(b.grant().range.first().physical_ms(), stored_ms + 1);
+    b.busy_for(Duration::from_secs(2)).await;
+    assert!(cluster.record().high_water_ms < NOON_MS + 20_000);
+    // It was right: the others are set as well.
+    peers.iter().for_each(|peer| peer.set_wall(NOON_MS + DAY_MS));
+    b.busy_for(Duration::from_secs(1)).await;
+    assert_eq!(serves(&b), DAY_MS + 3_000);
+}
+
+#[tokio::test]
+async fn a_machine_that_boots_in_1970_is_followed_once_its_clock_is_set() {
+    let cluster = served().await;
+    let stored_ms = cluster.record().high_water_ms;
+    let node = starts_at(&cluster, 0).await;
+    assert_eq!(node.grant().range.first().physical_ms(), stored_ms + 1, "it serves at once");
+    assert!(matches!(clock(&node), WallClock::Behind(_)));
+    node.busy_for(Duration::from_secs(60)).await;
+    assert_eq!(node.grant().range.first().physical_ms(), stored_ms + 1);
+    node.clock.set_wall(NOON_MS + 3 * DAY_MS);
+    node.busy_for(Duration::from_secs(1)).await;
+    assert_eq!(serves(&node), 3 * DAY_MS + 1_000);
+}
+
+#[tokio::test]
+async fn a_new_state_is_not_begun_in_1970() {
+    let cluster = Cluster::default();
+    let node = cluster.node(1, &ManualClock::new(5_000));
+    let claim = node.elect();
+    let trouble = node.troubled().await;
+    assert!(trouble.contains("was never set"), "{trouble}");
+    node.clock.advance(LEASE * 2);
+    settle().await;
+    assert_eq!(node.resigned(), [claim], "another node may have a clock");
+    node.clock.set_wall(NOON_MS);
+    node.clock.advance(LEASE);
+    node.serving().await;
+    assert_eq!(serves(&node), 1_000);
+}
+
+#[tokio::test]
+async fn an_operator_can_say_that_the_clock_is_right() {
+    let cluster = served().await;
+    let clock = ManualClock::new(NOON_MS + YEAR_MS);
+    let node = cluster.node_with(1, &clock, |options| {
+        options.trust_clock_until_ms = Some(NOON_MS + YEAR_MS + HOUR_MS);
+    });
+    node.elect();
+    node.serving().await;
+    assert_eq!(serves(&node), YEAR_MS);
+}
+
+#[tokio::test]
+async fn an_initialized_state_says_nothing_of_the_time() {
+    let cluster = Cluster::default();
+    let node = cluster.node(1, &ManualClock::new(NOON_MS));
+    let driver: std::sync::Arc<dyn tsoracle_core::ConsensusDriver> = node.driver.clone();
+    initialize(&driver, Floor::forced(NOON_MS - YEAR_MS)).await.unwrap();
+    node.elect();
+    node.serving().await;
+    assert_eq!(serves(&node), 0);
+}
+
+#[tokio::test]
+async fn restarts_do_not_drive_time_away_whatever_the_clock_shows() {
+    for wall_ms in [NOON_MS, NOON_MS + YEAR_MS, 0] {
+        let cluster = served().await;
+        let before_ms = cluster.record().high_water_ms;
+        for _ in 0..20 {
+            let node = starts_at(&cluster, wall_ms).await;
+            node.grant();
+            // It is killed.
+            node.close_leadership();
+            settle().await;
+        }
+        let after_ms = cluster.record().high_water_ms;
+        let most_ms = before_ms.max(NOON_MS + 3_000) + 20 * 100;
+        assert!(after_ms <= most_ms, "clock {wall_ms}: {before_ms} {after_ms}");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_was_idle_for_months_does_not_make_the_clock_of_the_next_one_seem_wrong() {
+    let (cluster, a) = Cluster::serving().await;
+    for _ in 0..90 {
+        a.clock.advance(Duration::from_secs(24 * 3_600));
+        settle().await;
+    }
+    // It is gone, and the next one has seen nothing of it.
+    a.close_leadership();
+    let b = cluster.node(2, &ManualClock::new(NOON_MS + 90 * DAY_MS));
+    b.elect();
+    settle().await;
+    b.clock.advance(LEASE * 2);
+    b.serving().await;
+    assert_eq!(serves(&b), 90 * DAY_MS + 2_000);
+    assert_eq!(clock(&b), WallClock::Followed);
 }

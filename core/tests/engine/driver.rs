@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, ErrorKind, Leadership, Membership,
-    MemoryStore, NodeId, Outcome, Reads, Result, Snapshot, Version,
+    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, ErrorKind, Leadership, ManualClock,
+    Membership, MemoryStore, NodeId, Outcome, Reads, Result, Snapshot, Version,
 };
 
 use crate::rig::{Cluster, Gate, LIMITS, Seen, Step, injected};
@@ -62,6 +62,8 @@ pub(crate) struct Driver {
     pub(crate) limits: Mutex<CommitLimits>,
     pub(crate) seen: Mutex<Seen>,
     pub(crate) resigned: Mutex<Vec<u64>>,
+    /// The clocks of the other nodes.
+    pub(crate) peers: Mutex<Vec<ManualClock>>,
     pub(crate) membership: Mutex<Option<Arc<dyn Membership>>>,
 }
 
@@ -78,6 +80,7 @@ impl Driver {
             limits: Mutex::new(LIMITS),
             seen: Mutex::default(),
             resigned: Mutex::default(),
+            peers: Mutex::default(),
             membership: Mutex::default(),
         }
     }
@@ -175,6 +178,10 @@ impl ConsensusDriver for Driver {
 
     fn seen(&self, version: &Version) -> Option<BootTime> {
         self.seen.lock().unwrap().get(version).copied()
+    }
+
+    fn peer_clocks(&self, _: BootTime) -> Vec<u64> {
+        self.peers.lock().unwrap().iter().map(|clock| clock.now().wall_ms).collect()
     }
 
     async fn resign(&self, claim: u64) {

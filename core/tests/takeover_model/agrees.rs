@@ -136,7 +136,7 @@ impl Moment {
             Change::Settle => return Some((Plan::default(), None)),
             Change::Adopt => {
                 let high_water_ms = lost.high_water.into();
-                Command::Adopt { high_water_ms, lease_ms: LONGEST.into() }
+                Command::Adopt { high_water_ms, lease_ms: LONGEST.into(), now_ms: None }
             }
         };
         let epoch = self.stored().map_or_else(Epoch::default, |record| record.epoch);

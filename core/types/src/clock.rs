@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     ops::{Add, Sub},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -96,12 +96,17 @@ const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn now(&self) -> Now {
-        let wall = clock_gettime(ClockId::Realtime);
+        // Through the C library, so that tests can set it wrong. One of before 1970 shows 1970.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let boot = clock_gettime(BOOT_CLOCK);
         let whole = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
         Now {
-            wall_ms: whole(wall.tv_sec) * 1_000 + whole(wall.tv_nsec) / 1_000_000,
+            wall_ms: wall
+                .as_secs()
+                .saturating_mul(1_000)
+                .saturating_add(wall.subsec_millis().into()),
             boot: BootTime(whole(boot.tv_sec) * 1_000_000_000 + whole(boot.tv_nsec)),
         }
     }

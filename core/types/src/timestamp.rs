@@ -41,6 +41,30 @@ impl Timestamp {
         Ok(Self(physical_ms << LOGICAL_BITS | u64::from(logical)))
     }
 
+    /// Reads a time, given in milliseconds since 1970 or in RFC 3339, as the physical part of a timestamp. What is
+    /// finer than a millisecond is left out.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it is neither, or lies before 1970 or beyond [`MAX_PHYSICAL_MS`].
+    pub fn parse_physical_ms(text: &str) -> Result<u64, Invalid> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let ms = match is_number {
+            true => text.parse().ok(),
+            false => text
+                .parse::<jiff::Timestamp>()
+                .ok()
+                .and_then(|time| u64::try_from(time.as_millisecond()).ok()),
+        };
+        let known = ms.filter(|ms| *ms <= MAX_PHYSICAL_MS);
+        known.ok_or_else(|| {
+            let last = Self(u64::MAX).to_rfc3339();
+            Invalid::new(format!(
+                "{text:?} is no time from 1970 to {last}: milliseconds since 1970, or RFC 3339 such as \
+                 2026-11-22T13:30:25.822Z"
+            ))
+        })
+    }
+
     /// The packed form, as stored and compared by users.
     pub const fn as_u64(self) -> u64 {
         self.0
@@ -191,6 +215,31 @@ mod tests {
     fn parts_out_of_range_are_refused() {
         assert!(Timestamp::from_parts(MAX_PHYSICAL_MS + 1, 0).is_err());
         assert!(Timestamp::from_parts(0, TIMESTAMPS_PER_MS).is_err());
+    }
+
+    #[test]
+    fn a_time_is_read_in_either_form() {
+        let read = |text| Timestamp::parse_physical_ms(text).ok();
+        assert_eq!(read("1700000000123"), Some(1_700_000_000_123));
+        assert_eq!(read("0"), Some(0));
+        for text in ["2023-11-14T22:13:20.123Z", "2023-11-14T23:13:20.123999+01:00"] {
+            assert_eq!(read(text), Some(1_700_000_000_123), "{text}");
+        }
+        assert_eq!(read("70368744177663"), Some(MAX_PHYSICAL_MS));
+        for text in [
+            "",
+            "70368744177664",
+            "99999999999999999999",
+            "-1",
+            "1969-12-31T23:59:59Z",
+            "2023-11-14T22:13:20",
+            "2023-11-14",
+            "4200-01-01T00:00:00Z",
+            "1.5",
+            "soon",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

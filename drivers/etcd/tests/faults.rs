@@ -12,7 +12,9 @@ use common::{
     proxy_that_gives_nothing_up, proxy_to,
 };
 use etcd_client::GetOptions;
-use tsoracle_core::{Error, ErrorKind, KeyRange, Leadership, Outcome, Reads, Version, adopt};
+use tsoracle_core::{
+    Error, ErrorKind, Floor, KeyRange, Leadership, Outcome, Reads, Version, adopt,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_member_of_etcd_may_fail() {
@@ -222,7 +224,7 @@ async fn a_state_of_another_cluster_is_taken_over_only_when_told_to() {
     assert_eq!(*refused.kind(), ErrorKind::Unavailable);
     assert!(refused.to_string().contains("not adopted yet"), "{refused}");
     assert_eq!(version(&driver).await.unwrap(), base);
-    adopt(&driver, 5_000, Duration::from_secs(1)).await.unwrap();
+    adopt(&driver, Floor::forced(5_000), Duration::from_secs(1)).await.unwrap();
     // From here on it stores again, without having looked.
     let outcome = driver.commit(base, effect(after(base))).await.unwrap();
     let adopted = version(&driver).await.unwrap();

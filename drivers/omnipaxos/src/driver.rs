@@ -14,7 +14,7 @@ use tsoracle_core::{
 use tsoracle_replica::{
     Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica, Waiters,
     own_thread,
-    transport::{PeerIds, Sender, Transport},
+    transport::{PeerClocks, PeerIds, Sender, Transport},
 };
 use tsoracle_store::Store;
 
@@ -49,6 +49,7 @@ pub struct OmnipaxosDriver {
     evidence: Evidence,
     waiters: Arc<Waiters>,
     jobs: mpsc::Sender<Job>,
+    clocks: PeerClocks,
     pub(crate) lifecycle: Arc<Lifecycle>,
 }
 
@@ -118,6 +119,7 @@ async fn start(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started = (identity.opener(), identity.starts());
     let (driver, node) = connect(cluster, store, started, clock.clone(), jobs)?;
+    let driver = OmnipaxosDriver { clocks: transport.clocks().clone(), ..driver };
     let inbound = Inbound::new(cluster, events.clone(), node.own_progress.clone(), clock)?;
     transport.serve(Arc::new(Listener { inbound, peers: Arc::new(transport.clone()) }));
     let lifecycle = driver.lifecycle.clone();
@@ -139,8 +141,9 @@ pub(crate) fn connect(
     let (waiters, lifecycle) = (Arc::<Waiters>::default(), Arc::<Lifecycle>::default());
     let peers = Peers::new(cluster, starts);
     let node = Node::new(cluster, replica, peers, waiters.clone(), announcer, now)?;
+    let clocks = PeerClocks::default();
     let driver =
-        OmnipaxosDriver { node: id, clock, leadership, evidence, waiters, jobs, lifecycle };
+        OmnipaxosDriver { node: id, clock, leadership, evidence, waiters, jobs, clocks, lifecycle };
     Ok((driver, node))
 }
 
@@ -191,6 +194,10 @@ impl ConsensusDriver for OmnipaxosDriver {
 
     fn seen(&self, version: &Version) -> Option<BootTime> {
         self.evidence.seen(version)
+    }
+
+    fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
+        self.clocks.at(boot)
     }
 
     async fn resign(&self, claim: u64) {

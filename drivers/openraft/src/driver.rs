@@ -324,6 +324,10 @@ impl ConsensusDriver for OpenraftDriver {
         self.shared.store.evidence().seen(version)
     }
 
+    fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
+        self.shared.transport.peer_clocks(boot)
+    }
+
     async fn resign(&self, claim: u64) {
         members::resign(&self.shared, claim).await;
     }

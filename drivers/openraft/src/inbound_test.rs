@@ -98,6 +98,10 @@ impl Connections for Played {
         vec![]
     }
 
+    fn peer_clocks(&self, _: BootTime) -> Vec<u64> {
+        vec![]
+    }
+
     fn local_addr(&self) -> SocketAddr {
         ([127, 0, 0, 1], 1).into()
     }

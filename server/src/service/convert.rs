@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, Grant, RequestId, Result, SeqKey, SeqRequest, Session,
+    Epoch, Error, ErrorKind, Grant, RequestId, Result, SeqKey, SeqRequest, Session, WallClock,
 };
 use tsoracle_proto::{SESSION_BYTES, v1};
 
@@ -11,6 +11,16 @@ pub(super) fn epoch(epoch: Epoch) -> v1::EpochWire {
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// By how much the wall clock is off, ahead or behind.
+pub(super) fn clock_off_ms(clock: Option<WallClock>) -> i64 {
+    let signed = |off| i64::try_from(millis(off)).unwrap_or(i64::MAX);
+    match clock {
+        Some(WallClock::Ahead(by)) => signed(by),
+        Some(WallClock::Behind(by)) => -signed(by),
+        Some(WallClock::Followed) | None => 0,
+    }
 }
 
 pub(super) fn timestamps(granted: Grant) -> v1::GetTsResponse {

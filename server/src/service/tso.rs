@@ -83,6 +83,8 @@ impl TsoService for Tso {
             max_safe_physical_ms: status.max_safe_physical_ms,
             epoch_hi: epoch.hi(),
             epoch_lo: epoch.lo(),
+            clock_off_ms: convert::clock_off_ms(status.wall_clock),
+            ahead_of_clock_ms: convert::millis(status.ahead_of_clock),
         }))
     }
 

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::{Code, Status};
 use tsoracle_core::{
-    ConsensusDriver, ErrorKind, Leadership, MAX_HIGH_WATER_MS, ManualClock, Oracle, OracleOptions,
-    Phase, SeqKey, initialize, state::Limits,
+    ErrorKind, Leadership, MAX_HIGH_WATER_MS, ManualClock, Oracle, OracleOptions, Phase, SeqKey,
+    state::Limits,
 };
 use tsoracle_proto::{metadata, v1};
 use tsoracle_server::Server;
@@ -362,10 +362,9 @@ async fn whoever_is_stopping_does_not_lead() {
 async fn the_end_of_time_is_out_of_range() {
     let driver = Scripted::new(Leadership::Unknown);
     let high_water_ms = MAX_HIGH_WATER_MS - 10;
-    let state: Arc<dyn ConsensusDriver> = driver.clone();
-    initialize(&state, high_water_ms).await.unwrap();
     let failover_advance = Duration::from_millis(1);
-    let options = OracleOptions { failover_advance, ..OracleOptions::default() };
+    let clock = Arc::new(ManualClock::new(high_water_ms + 1));
+    let options = OracleOptions { failover_advance, clock, ..OracleOptions::default() };
     let server = Server::builder().driver(driver.clone()).options(options);
     let server = Running::start(server).await;
     driver.lead(Leadership::Leader { claim: 1 });

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     time::timeout,
 };
-use tsoracle_core::{Error, ErrorKind, Result};
+use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 use tsoracle_openraft::simulation::{INSTALL, VOTE};
 use tsoracle_replica::{
     ClusterId, Formed,
@@ -153,6 +153,10 @@ impl Connections for Links {
     }
 
     fn duplicates(&self) -> Vec<String> {
+        vec![]
+    }
+
+    fn peer_clocks(&self, _: BootTime) -> Vec<u64> {
         vec![]
     }
 

@@ -182,7 +182,12 @@ impl TsoService for Liar {
         let max_safe_physical_ms =
             if self.leader.is_some() { 0 } else { self.state().max_safe_ms() };
         let (epoch_hi, epoch_lo) = (EPOCH.hi, EPOCH.lo);
-        self.answer(v1::GetCurrentMaxSafeResponse { max_safe_physical_ms, epoch_hi, epoch_lo })
+        self.answer(v1::GetCurrentMaxSafeResponse {
+            max_safe_physical_ms,
+            epoch_hi,
+            epoch_lo,
+            ..v1::GetCurrentMaxSafeResponse::default()
+        })
     }
 
     async fn get_seq(

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use tsoracle_core::{Error, ErrorKind, NodeId, Result};
+use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
 
 use super::{
     PeerIds, Sender,
@@ -56,6 +56,7 @@ impl Envelope {
             kind,
             body,
             identity: Bytes::copy_from_slice(&self.id.0.to_be_bytes()),
+            clock_ms: SystemClock.now().wall_ms,
             ..Frame::default()
         })
     }

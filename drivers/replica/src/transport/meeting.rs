@@ -74,6 +74,7 @@ impl Inner {
         let stranger = |log| Refused { reason: Reason::Stranger, knows_cluster: false, log };
         let known = mem::take(&mut frame.known);
         let knows_this = self.envelope.is_known_by(&frame);
+        let clock_ms = frame.clock_ms;
         let introduction = frame.introduction.take();
         let (sender, _) = self.envelope.open(frame).map_err(stranger)?;
         let Some(introduction) = introduction else {
@@ -84,6 +85,7 @@ impl Inner {
         let meeting = met?;
         if meeting == Meeting::Stands {
             self.envelope.ids.learn(known);
+            self.note_clock(sender.node, clock_ms);
         }
         Ok((sender, meeting))
     }

@@ -1,6 +1,7 @@
 //! Peers over gRPC: one stream to each, with messages, calls, and the answers to them.
 
 mod callers;
+mod clocks;
 mod connection;
 mod disowned;
 mod formation;
@@ -28,7 +29,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
-use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
+use tsoracle_core::{BootTime, Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
 
 use self::{
     callers::Callers, disowned::Disowned, formation::Formation, frame::Envelope, peer::Peer,
@@ -36,6 +37,7 @@ use self::{
 };
 use crate::{Cluster, Formed, Identity};
 
+pub use clocks::PeerClocks;
 pub use frame::{MAX_BODY_BYTES, VERSION};
 pub use peer_ids::{KnownId, PeerIds, Remember};
 pub use secret::Secret;
@@ -103,6 +105,7 @@ pub trait Connections: Calls {
     fn drop_peer(&self, node: u32);
     fn was_removed(&self, node: u32) -> bool;
     fn duplicates(&self) -> Vec<String>;
+    fn peer_clocks(&self, boot: BootTime) -> Vec<u64>;
     fn local_addr(&self) -> SocketAddr;
     async fn shutdown(&self);
 }
@@ -163,6 +166,10 @@ impl Connections for Transport {
         self.duplicates()
     }
 
+    fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
+        self.clocks().at(boot)
+    }
+
     fn local_addr(&self) -> SocketAddr {
         self.local_addr()
     }
@@ -187,6 +194,7 @@ struct Inner {
     envelope: Envelope,
     formation: Formation,
     presence: Presence,
+    clocks: PeerClocks,
     cluster: Cluster,
     peers: Mutex<BTreeMap<u32, Arc<Peer>>>,
     listener: Mutex<Option<TcpListener>>,
@@ -220,6 +228,7 @@ impl Transport {
         let transport = Self(Arc::new(Inner {
             formation,
             presence: Presence::default(),
+            clocks: PeerClocks::default(),
             envelope: Envelope {
                 cluster: cluster.name.clone(),
                 node: identity.node(),
@@ -288,6 +297,12 @@ impl Transport {
     /// Ends the connection to a node that is spoken to no more.
     pub fn drop_peer(&self, node: u32) {
         lock(&self.0.peers).remove(&node);
+        self.0.clocks.forget(node);
+    }
+
+    /// What the clocks of the peers show, as far as they have told.
+    pub fn clocks(&self) -> &PeerClocks {
+        &self.0.clocks
     }
 
     /// Whether that node was a member once, and was removed.
@@ -450,6 +465,11 @@ impl Inner {
         lock(&self.peers).get(&node).cloned().ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, format!("the address of peer {node} is not known"))
         })
+    }
+
+    /// Node `node` has told what its wall clock shows.
+    fn note_clock(&self, node: u32, wall_ms: u64) {
+        self.clocks.note(node, wall_ms, SystemClock.now().boot);
     }
 
     /// Logs why a message was refused, unless that was logged lately.

@@ -36,6 +36,10 @@ use crate::Cluster;
 /// back from a partition must not keep a connection stuck for TCP's own, growing pauses.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
 
+/// After how many of these times this node tells the peer what its clock shows, if it says nothing else: a clock that
+/// was set right is not told of by what was said before.
+const SHOWN: u32 = 10;
+
 /// How long a new session may take to be accepted.
 const ACCEPTED: Duration = Duration::from_secs(1);
 
@@ -334,18 +338,27 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<Meeting, Stat
     let answered = async {
         loop {
             match answers.message().await {
-                Ok(Some(answer)) if answer.call == 0 && answer.kind == PRESENT => {
-                    peer.show(&transport);
+                Ok(Some(answer)) => {
+                    transport.note_clock(peer.node, answer.clock_ms);
+                    match answer.call == 0 && answer.kind == PRESENT {
+                        true => peer.show(&transport),
+                        false => peer.answered(answer),
+                    }
                 }
-                Ok(Some(answer)) => peer.answered(answer),
                 Ok(None) => return None,
                 Err(status) => return Some(transport.note_refusal(peer.node, status)),
             }
         }
     };
     let gone = async {
-        while is_current(&peer, &transport) {
+        for round in 1_u32.. {
+            if !is_current(&peer, &transport) {
+                return;
+            }
             SystemClock.sleep(KEEPALIVE.0).await;
+            if round.is_multiple_of(SHOWN) {
+                peer.show(&transport);
+            }
         }
     };
     tokio::select! {

@@ -98,6 +98,8 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, address: SocketAddr, place:
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        // No peer needs it, and to write one panics where the clock is before 1970.
+        .auto_date_header(false)
         .max_concurrent_streams(SESSIONS)
         .max_header_list_size(MAX_HEADER_BYTES)
         .initial_stream_window_size(WINDOWS.0)
@@ -285,12 +287,14 @@ impl Session {
     async fn take(&self, mut frame: Frame) -> Result<(), Status> {
         let inner = &self.service.inner;
         let (kind, number, known) = (frame.kind, frame.call, mem::take(&mut frame.known));
+        let clock_ms = frame.clock_ms;
         let (sender, body) =
             inner.envelope.open(frame).map_err(|reason| self.service.refused(reason))?;
         if sender != self.sender {
             return Err(self.service.refused("the sender changed within a session".to_owned()));
         }
         inner.envelope.ids.learn(known);
+        inner.note_clock(sender.node, clock_ms);
         if kind == PRESENT && number == 0 {
             inner.presence.prove(sender.node, self.number);
             return Ok(());

@@ -173,6 +173,29 @@ async fn a_call_is_answered() {
 }
 
 #[tokio::test]
+async fn peers_tell_what_their_clocks_show_and_again_when_they_have_nothing_to_say() {
+    let (one, two) = pair().await;
+    let shows_the_time = |node: &Node| {
+        let now = SystemClock.now();
+        let clocks = node.transport.clocks().at(now.boot);
+        assert_eq!(clocks.len(), 1, "{clocks:?}");
+        clocks[0].abs_diff(now.wall_ms) < 60_000
+    };
+    assert!(shows_the_time(&one) && shows_the_time(&two));
+    // It has been told of a clock that was set since.
+    two.transport.0.note_clock(1, 1_000);
+    assert!(!shows_the_time(&two));
+    let told = async {
+        while !shows_the_time(&two) {
+            SystemClock.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.unwrap();
+    two.transport.drop_peer(1);
+    assert_eq!(two.transport.clocks().at(SystemClock.now().boot), []);
+}
+
+#[tokio::test]
 async fn a_call_ends_with_its_deadline_and_holds_up_no_other() {
     let (one, _two) = pair().await;
     let hanging: Vec<_> =
