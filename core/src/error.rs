@@ -14,6 +14,7 @@ pub type Result<T, E = Error> = result::Result<T, E>;
 pub struct Error {
     kind: ErrorKind,
     context: String,
+    is_setting: bool,
     source: Option<Arc<dyn error::Error + Send + Sync>>,
 }
 
@@ -56,7 +57,12 @@ pub struct LeaderHint {
 impl Error {
     /// An error of `kind`; `context` is a sentence in lower case that names the value and the fix.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), is_setting: false, source: None }
+    }
+
+    /// `Config`: an option that cannot be right, whatever it is used on. Nothing was begun.
+    pub fn setting(context: impl Into<String>) -> Self {
+        Self { is_setting: true, ..Self::new(ErrorKind::Config, context) }
     }
 
     /// `what`, a file or a directory, cannot be used: `Config` if an operator has to give another one,
@@ -86,6 +92,11 @@ impl Error {
     /// What the caller does about it.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind
+    }
+
+    /// Whether it is a [`setting`](Self::setting), and nothing else, that is wrong.
+    pub fn is_setting(&self) -> bool {
+        self.is_setting
     }
 
     /// Whether the process that met it serves no more.

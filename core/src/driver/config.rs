@@ -86,8 +86,7 @@ impl DriverConfig {
     /// `Config` for an unknown option, with the valid ones, or a value that does not fit.
     pub fn options<T: DeserializeOwned>(&self) -> Result<T> {
         let refused = |reason: &dyn fmt::Display| {
-            let context = format!("driver {:?} cannot be configured so: {reason}", self.name);
-            Error::new(ErrorKind::Config, context)
+            Error::setting(format!("driver {:?} cannot be configured so: {reason}", self.name))
         };
         match &self.options {
             Options::Table(table) => {
@@ -100,10 +99,26 @@ impl DriverConfig {
                 }
                 let mut query = form_urlencoded::Serializer::new(String::new());
                 query.extend_pairs(pairs);
-                serde_html_form::from_str(&query.finish()).map_err(|error| refused(&error))
+                serde_html_form::from_str(&query.finish()).map_err(|error| {
+                    let reason = error.to_string();
+                    match pairs.iter().find(|pair| fails_so::<T>(pair, &reason)) {
+                        Some((key, value)) if !reason.contains(key.as_str()) => {
+                            refused(&format_args!("`{key}` cannot be {value:?}: {reason}"))
+                        }
+                        _ => refused(&reason),
+                    }
+                })
             }
         }
     }
+}
+
+/// Whether that option alone is refused for that reason.
+fn fails_so<T: DeserializeOwned>((key, value): &(String, String), reason: &str) -> bool {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair(key, value);
+    let alone = serde_html_form::from_str::<T>(&query.finish());
+    alone.is_err_and(|error| error.to_string() == reason)
 }
 
 impl fmt::Debug for DriverConfig {

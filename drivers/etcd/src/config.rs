@@ -3,7 +3,7 @@ use std::{fmt, fs, path::PathBuf, time::Duration};
 use etcd_client::{Certificate, Identity, TlsOptions};
 use serde::Deserialize;
 use tonic::transport::Endpoint;
-use tsoracle_core::{DriverOption, Error, ErrorKind, Result};
+use tsoracle_core::{DriverOption, Error, Result};
 
 /// The options of the etcd driver.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -230,7 +230,7 @@ impl fmt::Debug for Config {
 }
 
 fn config(context: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Config, context)
+    Error::setting(context)
 }
 
 #[cfg(test)]

@@ -39,9 +39,6 @@ fn certificates(directory: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_with_certificates_on_both_sides() {
-    if !common::is_there() {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     certificates(directory.path());
     let file = |name: &str| directory.path().join(name).display().to_string();
@@ -71,9 +68,6 @@ async fn tls_is_spoken_with_certificates_on_both_sides() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_needs_no_more_than_the_prefix() {
-    if !common::is_there() {
-        return;
-    }
     let mut etcd = Etcd::single(&[]).await;
     let mut client = etcd.client().await;
     client.user_add("root", "r", None).await.unwrap();

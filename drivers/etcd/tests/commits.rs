@@ -23,9 +23,6 @@ async fn stored(driver: &Driver, base: Version, effect: Effect) -> Version {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_on_a_stale_base_is_not_stored() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{PATIENT}", etcd.authority());
     let drivers = [open(&config, "").await.unwrap(), open(&config, "").await.unwrap()];
@@ -62,9 +59,6 @@ async fn a_commit_on_a_stale_base_is_not_stored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_commits_on_one_base_one_is_stored() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{PATIENT}", etcd.authority());
     let drivers = [open(&config, "").await.unwrap(), open(&config, "").await.unwrap()];
@@ -96,9 +90,6 @@ async fn of_many_commits_on_one_base_one_is_stored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_commits_are_stored_and_read() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let prefix = "p".repeat(64);
     let config = format!("etcd://{}/{prefix}?{PATIENT}", etcd.authority());
@@ -143,9 +134,6 @@ async fn the_largest_commits_are_stored_and_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_read_is_of_one_version() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{PATIENT}", etcd.authority());
     let drivers = [open(&config, "").await.unwrap(), open(&config, "").await.unwrap()];
@@ -198,9 +186,6 @@ async fn what_is_read_is_of_one_version() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_driver_stores_and_reads_nothing() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{PATIENT}", etcd.authority());
     let driver = open(&config, "").await.unwrap();

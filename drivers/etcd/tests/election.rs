@@ -22,9 +22,6 @@ fn follows(endpoint: &str) -> impl FnMut(&Leadership) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_does_not_answer_is_deposed() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{FOR_EVER}&probe=600ms", etcd.authority());
     let (service, other) = (Service::start(0), Service::start(0));
@@ -49,9 +46,6 @@ async fn a_leader_that_does_not_answer_is_deposed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_never_answered_is_left_alone() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{FOR_EVER}&probe=100ms", etcd.authority());
     let nowhere = format!("127.0.0.1:{}", common::free_port());
@@ -72,9 +66,6 @@ async fn a_leader_that_never_answered_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stops_is_followed_at_once() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{FOR_EVER}", etcd.authority());
     let mut driver = open(&config, "").await.unwrap();
@@ -95,9 +86,6 @@ async fn a_leader_that_stops_is_followed_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_cut_off_from_etcd_loses_its_key_and_steps_down() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let proxy = proxy_to(etcd.members[0].port);
     let a = open(&format!("etcd://{}/p?ttl=2s", proxy.address()), "a:1").await.unwrap();
@@ -120,9 +108,6 @@ async fn a_leader_cut_off_from_etcd_loses_its_key_and_steps_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_contender_whose_watch_hangs_or_breaks_still_learns_what_happens() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     for (cut, prefix) in [(Proxy::hang as fn(&Proxy), "hangs"), (Proxy::close, "breaks")] {
         let a = open(&format!("etcd://{}/{prefix}?{FOR_EVER}", etcd.authority()), "a:1").await;
@@ -143,9 +128,6 @@ async fn a_contender_whose_watch_hangs_or_breaks_still_learns_what_happens() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_leader_writes_nothing() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let proxy = proxy_to(etcd.members[0].port);
     let config = format!("etcd://{}/p?ttl=2s", proxy.address());
@@ -169,9 +151,6 @@ async fn an_idle_leader_writes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_resigns_is_followed_by_a_contender() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let config = format!("etcd://{}/p?{FOR_EVER}", etcd.authority());
     let a = open(&config, "a:1").await.unwrap();
@@ -205,9 +184,6 @@ async fn a_leader_that_resigns_is_followed_by_a_contender() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_notices_when_each_version_was_made() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let proxy = proxy_to(etcd.members[0].port);
     let config = |address| format!("etcd://{address}/p?{FOR_EVER}");

@@ -32,9 +32,6 @@ const FILLED: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_transaction_that_crosses_the_quota_is_not_told_as_refused() {
-    if !common::is_there() {
-        return;
-    }
     for _ in 0..FILLED {
         let etcd = Etcd::single(&["--quota-backend-bytes=2097152".into()]).await;
         let config = format!("etcd://{}/p?ttl=60s&timeout=200ms", etcd.authority());
@@ -63,9 +60,6 @@ async fn the_transaction_that_crosses_the_quota_is_not_told_as_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_after_the_transaction_was_made_is_not_told_as_refused() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let liar = Liar::before(etcd.members[0].port).await;
     let config = format!("etcd://127.0.0.1:{}/p?ttl=60s", liar.port);
@@ -101,9 +95,6 @@ async fn an_error_after_the_transaction_was_made_is_not_told_as_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rights_that_are_revoked_refuse_commits_until_they_are_granted_again() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let mut client = etcd.client().await;
     client.user_add("root", "r", None).await.unwrap();
@@ -141,9 +132,6 @@ async fn whole(driver: &Driver) -> Result<Version> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compaction_disturbs_neither_reads_nor_commits() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let driver = open(&format!("etcd://{}/p?ttl=60s", etcd.authority()), "").await.unwrap();
     let mut client = etcd.client().await;
@@ -165,9 +153,6 @@ async fn compaction_disturbs_neither_reads_nor_commits() {
 /// What a member that was left behind answers is never older than what was stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_lags_gives_no_old_state() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::start(3, &[]).await;
     let others = format!("127.0.0.1:{},127.0.0.1:{}", etcd.members[1].port, etcd.members[2].port);
     let driver = open(&format!("etcd://{others}/p?ttl=60s"), "").await.unwrap();

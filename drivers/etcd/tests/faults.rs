@@ -18,9 +18,6 @@ use tsoracle_core::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_member_of_etcd_may_fail() {
-    if !common::is_there() {
-        return;
-    }
     let mut etcd = Etcd::start(3, &[]).await;
     let config = format!("etcd://{}/p", etcd.authority());
     let mut asker = Asker::over(&config, "s").await;
@@ -43,9 +40,6 @@ async fn any_member_of_etcd_may_fail() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_may_come_after_this_node() {
-    if !common::is_there() {
-        return;
-    }
     let mut etcd = Etcd::single(&[]).await;
     etcd.members[0].kill();
     let config = format!("etcd://{}/p", etcd.authority());
@@ -65,9 +59,6 @@ async fn etcd_may_come_after_this_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_comes_late_changes_nothing() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     // Two ways to one member.
     let ways = [(); 2].map(|()| proxy_that_gives_nothing_up(etcd.members[0].port));
@@ -96,9 +87,6 @@ async fn a_transaction_that_comes_late_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_made_once() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let ways = [(); 2].map(|()| proxy_to(etcd.members[0].port));
     let config = format!("etcd://{},{}/p?ttl=60s", ways[0].address(), ways[1].address());
@@ -124,9 +112,6 @@ async fn a_commit_whose_answer_is_lost_is_made_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_uncertain_is_said_to_be_and_never_lands_later() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let proxy = proxy_to(etcd.members[0].port);
     let config = format!("etcd://{}/p?ttl=60s&timeout=100ms", proxy.address());
@@ -165,9 +150,6 @@ async fn what_is_uncertain_is_said_to_be_and_never_lands_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_etcd_that_lost_what_it_had_shows_it_and_is_not_written_to() {
-    if !common::is_there() {
-        return;
-    }
     for change in [None, Some("--initial-cluster-token=another")] {
         let mut etcd = Etcd::single(&[]).await;
         let driver = open(&format!("etcd://{}/p", etcd.authority()), "").await.unwrap();
@@ -195,9 +177,6 @@ async fn an_etcd_that_lost_what_it_had_shows_it_and_is_not_written_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_of_another_cluster_is_taken_over_only_when_told_to() {
-    if !common::is_there() {
-        return;
-    }
     let (old, new) = (Etcd::single(&[]).await, Etcd::single(&[]).await);
     let driver = open(&format!("etcd://{}/p", old.authority()), "").await.unwrap();
     for _ in 0..20 {
@@ -243,9 +222,6 @@ async fn a_state_of_another_cluster_is_taken_over_only_when_told_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_cannot_be_read_is_refused() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let mut client = etcd.client().await;
     let corrupt = |error: &Error| *error.kind() == ErrorKind::Corrupt;
@@ -278,9 +254,6 @@ async fn a_state_that_cannot_be_read_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deployments_under_other_prefixes_do_not_meet() {
-    if !common::is_there() {
-        return;
-    }
     let etcd = Etcd::single(&[]).await;
     let mut client = etcd.client().await;
     client.put("a", "not ours", None).await.unwrap();

@@ -83,7 +83,7 @@ pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
 
 /// What the config shows without the directory.
 pub(crate) fn check(config: Config) -> Result<Cluster> {
-    let refused = |context: &str| Err(Error::new(ErrorKind::Config, context));
+    let refused = |context: &str| Err(Error::setting(context));
     // Addresses are not stored: nodes may see each other at different ones.
     let cluster = Cluster { compares_addresses: false, ..config.check()? };
     if cluster.join {

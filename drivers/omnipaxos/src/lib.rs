@@ -42,7 +42,7 @@ pub use tsoracle_replica::Config;
 register_driver!(DriverFactory {
     name: driver::NAME,
     summary: "a cluster that agrees by OmniPaxos, and lives on any majority that reaches one node",
-    options: tsoracle_replica::OPTIONS,
+    options: tsoracle_replica::FIXED_OPTIONS,
     open: |config, _| Box::pin(open_config(config)),
 });
 

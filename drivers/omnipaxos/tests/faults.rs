@@ -5,7 +5,7 @@ mod common;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tsoracle_core::{Clock, ErrorKind, SystemClock};
 
-use self::common::{Nodes, served::Served};
+use self::common::served::Served;
 
 /// Slow enough that no node of a loaded machine is taken for dead.
 const OPTIONS: &str = "&heartbeat=50ms&election=1s";
@@ -210,6 +210,10 @@ async fn a_node_of_another_cluster_is_not_listened_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_are_a_cluster() {
-    let nodes = Nodes::started(2, OPTIONS).await;
-    nodes.leader().await;
+    let mut served = Served::start(2, OPTIONS).await;
+    assert_eq!(served.take(3).await, 0..3);
+    let other = 1 - served.serving().await;
+    served.stop_node(other).await;
+    served.start_node(other).await;
+    assert_eq!(served.take(1).await, 3..4, "nothing is lost meanwhile");
 }

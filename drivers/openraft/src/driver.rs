@@ -290,7 +290,7 @@ fn raft_config(cluster: &Cluster) -> Result<openraft::Config> {
         ..openraft::Config::default()
     };
     config.validate().map_err(|error| {
-        Error::new(ErrorKind::Config, format!("heartbeat and election cannot be used: {error:#}"))
+        Error::setting(format!("heartbeat and election cannot be used: {error:#}"))
     })
 }
 

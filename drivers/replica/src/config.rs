@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tsoracle_core::{DriverOption, Error, ErrorKind, Result};
+use tsoracle_core::{DriverOption, Error, Result};
 use tsoracle_store::Options;
 
 use crate::{
@@ -63,7 +63,7 @@ pub struct Config {
 /// The help texts of [`Config`].
 pub const OPTIONS: &[DriverOption] = &[
     option("path", "./tsoracle-data", "the directory that holds log and state; made if missing"),
-    option("node", "0", "which of the peers this node is, from 1; must be given"),
+    option("node", "", "which of the peers this node is, from 1; must be given"),
     option("peers", "", "ID=PEER-HOST:PORT/SERVICE-HOST:PORT of each node, separated by commas"),
     option("cluster", "tsoracle", "the cluster's name; nodes of another one are refused"),
     option("heartbeat", "100ms", "how often the leader shows that it is there"),
@@ -90,7 +90,6 @@ pub const OPTIONS: &[DriverOption] = &[
     ),
     option("peer_connections_per_address", "16", "the same, from one address"),
     option("transfer_mb", "1024", "how many MiB a state that another node sends may have"),
-    option("join", "false", "waits to be added by a running cluster instead of forming one"),
     option(
         "moved",
         "false",
@@ -103,7 +102,14 @@ pub const OPTIONS: &[DriverOption] = &[
         "16",
         "how many MiB of journal there are before log and state are written",
     ),
+    option("join", "false", "waits to be added by a running cluster instead of forming one"),
 ];
+
+/// The same for drivers whose nodes are those of the config, and stay.
+pub const FIXED_OPTIONS: &[DriverOption] = match OPTIONS.split_last() {
+    Some((_join, others)) => others,
+    None => OPTIONS,
+};
 
 const fn option(name: &'static str, default: &'static str, help: &'static str) -> DriverOption {
     DriverOption { name, default, help }
@@ -366,12 +372,12 @@ fn is_loopback(address: &str) -> bool {
 }
 
 fn wrong(context: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Config, context)
+    Error::setting(context)
 }
 
 #[cfg(test)]
 mod tests {
-    use tsoracle_core::DriverConfig;
+    use tsoracle_core::{DriverConfig, ErrorKind};
 
     use super::*;
 

@@ -29,7 +29,7 @@ pub mod transfer;
 pub mod transport;
 mod waiters;
 
-pub use config::{Addresses, Cluster, Config, OPTIONS};
+pub use config::{Addresses, Cluster, Config, FIXED_OPTIONS, OPTIONS};
 pub use entry::LogEntry;
 pub use evidence::Evidence;
 pub use identity::{ClusterId, Formed, Identity};

@@ -9,7 +9,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use serde::Deserialize;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tsoracle_core::{Error, ErrorKind, Result};
+use tsoracle_core::{Error, Result};
 use webpki::EndEntityCert;
 
 use crate::Config;
@@ -155,5 +155,5 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn wrong(context: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Config, context)
+    Error::setting(context)
 }

@@ -1,4 +1,9 @@
-use std::{env, ffi::OsString};
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write},
+    process,
+};
 
 use clap::{
     Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -6,8 +11,8 @@ use clap::{
 };
 
 use crate::{
-    ask, bench, cluster, completions, decode, drivers, init, leases, man, migrate, raise,
-    sequences, settings::Settings, status, verify,
+    ask, bench, cluster, completions, decode, drivers, encode, help, init, leases, man, migrate,
+    raise, sequences, settings::Settings, status, verify,
 };
 
 const ABOUT: &str = "\
@@ -31,7 +36,9 @@ Examples:
 Exit codes:
   0  done
   1  it could not be done; one line on standard error says why
-  2  the arguments, the environment or the config file are wrong";
+  2  the arguments, the environment or the config file are wrong
+  3  of serve: the cluster goes on without this node; do not start it again before
+     you have looked";
 
 const SERVE_EXAMPLES: &str = "\
 DRIVER is a name (`file`), or a config string: NAME:PATH?OPTION=VALUE&OPTION=VALUE.
@@ -115,6 +122,9 @@ pub(crate) enum Command {
     /// millisecond, and the time
     #[command(after_help = decode::EXAMPLES)]
     Decode(decode::Arguments),
+    /// Make a timestamp of a time, and of a position among those of one millisecond
+    #[command(after_help = encode::EXAMPLES)]
+    Encode(encode::Arguments),
     /// Ask each server who leads, and whether it serves
     ///
     /// Exits with 0 if any of the servers serves. With --json, one line per server.
@@ -167,11 +177,26 @@ pub(crate) enum Command {
 impl Cli {
     /// Reads the arguments, or prints help, or what is wrong with them, and exits.
     pub(crate) fn from_arguments(arguments: impl IntoIterator<Item = OsString>) -> Self {
-        let command = without_empty_variables(Self::command());
+        let command = without_empty_variables(help::laid_out(Self::command()));
         let matches = command.try_get_matches_from(with_command(arguments));
         let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
-        parsed.unwrap_or_else(|error| with_variable(error).exit())
+        parsed.unwrap_or_else(|error| end(&with_variable(error)))
     }
+}
+
+/// Prints help, or what is wrong with the arguments, and ends the process. If nobody reads it, nobody misses it.
+fn end(error: &clap::Error) -> ! {
+    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
+    let (output, is_terminal): (&mut dyn Write, _) = match error.use_stderr() {
+        true => (&mut stderr, io::stderr().is_terminal()),
+        false => (&mut stdout, io::stdout().is_terminal()),
+    };
+    let text = match is_terminal {
+        true => error.render().ansi().to_string(),
+        false => error.render().to_string(),
+    };
+    let _ = output.write_all(help::printed(&text).as_bytes()).and_then(|()| output.flush());
+    process::exit(error.exit_code())
 }
 
 /// A variable that is empty counts as not set.
@@ -238,6 +263,7 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+        help::laid_out(Cli::command()).debug_assert();
     }
 
     #[test]

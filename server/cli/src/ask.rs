@@ -1,6 +1,7 @@
 use clap::Args;
 use serde::Serialize;
 use tsoracle_client::SeqBlock;
+use tsoracle_core::SeqKey;
 
 use crate::{
     decode::Decoded,
@@ -37,6 +38,11 @@ Examples:
 
 Exit codes: 0 done, 1 never used or no server could tell, 2 wrong arguments.";
 
+/// A key that a sequence can have.
+pub(crate) fn key(text: &str) -> Result<String, String> {
+    SeqKey::new(text).map(Into::into).map_err(|error| error.to_string())
+}
+
 /// Options of `tsoracle ts`.
 #[derive(Args, Debug)]
 pub(crate) struct TsArguments {
@@ -56,6 +62,7 @@ pub(crate) struct TsArguments {
 #[derive(Args, Debug)]
 pub(crate) struct SeqArguments {
     /// The sequence, 1 to 128 bytes of text; it begins to exist with its first use
+    #[arg(value_parser = key)]
     key: String,
 
     /// How many contiguous values
@@ -65,7 +72,7 @@ pub(crate) struct SeqArguments {
 
     /// Ask exactly once: the same text gives the same block again, for ten minutes after its last
     /// use, whichever client sends it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     request_id: Option<String>,
 
     #[command(flatten)]
@@ -82,6 +89,7 @@ pub(crate) struct SeqArguments {
 #[derive(Args, Debug)]
 pub(crate) struct SeqReadArguments {
     /// The sequence
+    #[arg(value_parser = key)]
     key: String,
 
     #[command(flatten)]

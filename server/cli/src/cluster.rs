@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// Show the nodes
     Members(Arguments),
     /// Take in a node that was started with `join=true`; it gets no vote yet
+    #[command(
+        override_usage = "tsoracle cluster add [OPTIONS] --peer <HOST:PORT>\n       --service <HOST:PORT> <ID>"
+    )]
     Add(AddArguments),
     /// Give a node that has caught up its vote
     Promote(NodeArguments),

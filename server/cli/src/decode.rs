@@ -10,7 +10,7 @@ Examples:
   tsoracle decode $(tsoracle ts) --json
   tsoracle decode 470642596465082370 --json | jq -r .time
 
-No server is asked.";
+No server is asked. `tsoracle encode` is the way back.";
 
 /// Options of `tsoracle decode`.
 #[derive(Args, Debug)]

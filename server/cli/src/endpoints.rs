@@ -1,7 +1,10 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{
+    codegen::http::uri::Authority,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
 use tsoracle_core::on_one_line;
 use tsoracle_proto::DEFAULT_PORT;
@@ -72,6 +75,10 @@ impl Endpoints {
 
     /// To connect to them without the client.
     pub fn dialer(&self) -> Result<Dialer, Failure> {
+        if let Some(wrong) = self.names().find(|name| authority(name).is_none()) {
+            let context = format!("endpoint {wrong:?} is not of the form HOST:PORT");
+            return Err(Failure::usage(context));
+        }
         let mut dialer = Dialer { tls: None, timeout: self.timeout };
         if let Some(ca) = &self.tls_ca {
             let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
@@ -121,6 +128,14 @@ impl Endpoints {
     }
 }
 
+/// What stands behind the scheme of an endpoint, if it is one.
+fn authority(endpoint: &str) -> Option<&str> {
+    let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
+    let parsed: Authority = authority.parse().ok()?;
+    let is_place = !parsed.host().is_empty() && !authority.ends_with(':');
+    is_place.then_some(authority)
+}
+
 /// Makes plain connections, for questions that the client does not ask.
 #[derive(Clone, Debug)]
 pub struct Dialer {
@@ -131,7 +146,7 @@ pub struct Dialer {
 impl Dialer {
     /// Connects to `endpoint`, or says in one line why that cannot be.
     pub async fn dial(&self, endpoint: &str) -> Result<Channel, String> {
-        let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
+        let authority = authority(endpoint).ok_or("it is not of the form HOST:PORT")?;
         let port = match authority.rsplit_once(':') {
             Some((_, port)) if !port.ends_with(']') => String::new(),
             _ => format!(":{DEFAULT_PORT}"),

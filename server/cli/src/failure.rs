@@ -1,6 +1,6 @@
 use std::{fmt, process::ExitCode};
 
-use tsoracle_core::{Error, ErrorKind};
+use tsoracle_core::{Error, ErrorKind, Reject};
 
 use crate::{log, output::printable};
 
@@ -27,6 +27,11 @@ impl Failure {
         Self { line: format!("{line:#}"), code: 3 }
     }
 
+    /// Nobody reads what is printed any more, so that there is nobody to tell.
+    pub(crate) fn unread() -> Self {
+        Self { line: String::new(), code: 0 }
+    }
+
     /// The same, of one of several things.
     pub fn about(self, what: &str) -> Self {
         Self { line: format!("the {what}: {}", self.line), ..self }
@@ -34,6 +39,9 @@ impl Failure {
 
     /// Says why, and gives the exit code.
     pub fn report(self) -> ExitCode {
+        if self.code == 0 {
+            return ExitCode::SUCCESS;
+        }
         let line = self.line.split_whitespace().collect::<Vec<_>>().join(" ");
         log::line(&printable(&format!("error: {line}")));
         log::flush();
@@ -51,6 +59,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::Excluded => Self::excluded(error),
+            ErrorKind::Config if error.is_setting() => Self::usage(error),
             _ => Self::failed(error),
         }
     }
@@ -62,6 +71,17 @@ impl From<tsoracle_client::Error> for Failure {
             tsoracle_client::ErrorKind::Config => Self::usage(error),
             _ => Self::failed(error),
         }
+    }
+}
+
+/// A time that makes no sense is the caller's mistake.
+pub(crate) fn usage_if_absurd(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Rejected(Reject::FarFromClock { .. }) => {
+            Failure::usage(format!("{error:#} with --force"))
+        }
+        ErrorKind::Rejected(Reject::OutOfRange { .. }) => Failure::usage(error),
+        _ => error.into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use tsoracle_client::{LeaseId, StampingLease};
-use tsoracle_core::{Clock, SystemClock};
+use tsoracle_core::{Clock, LeaseHolder, SystemClock};
 
 use crate::{endpoints::Endpoints, failure::Failure, output::Output};
 
@@ -45,10 +45,16 @@ Examples:
 
 Exit codes: 0 done, 1 no server could tell, 2 wrong arguments.";
 
+/// A name that a holder can have.
+fn holder(text: &str) -> Result<String, String> {
+    LeaseHolder::new(text).map(|_| text.into()).map_err(|error| error.to_string())
+}
+
 /// Options of `tsoracle lease-acquire`.
 #[derive(Args, Debug)]
 pub(crate) struct AcquireArguments {
     /// Who holds the lease, 1 to 128 bytes of text
+    #[arg(value_parser = holder)]
     holder: String,
 
     /// A higher one supersedes the holder's live lease, the same one returns that lease again, a

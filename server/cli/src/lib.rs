@@ -10,10 +10,12 @@ mod decode;
 mod descriptors;
 #[doc(hidden)]
 pub mod drivers;
+mod encode;
 #[doc(hidden)]
 pub mod endpoints;
 #[doc(hidden)]
 pub mod failure;
+mod help;
 mod init;
 mod leases;
 mod log;
@@ -26,6 +28,7 @@ mod sequences;
 mod serve;
 mod settings;
 mod status;
+mod time;
 mod verify;
 
 use std::process::ExitCode;
@@ -69,6 +72,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::LeaseRelease(arguments) => leases::release(arguments).await,
         Command::Frontier(arguments) => leases::frontier(arguments).await,
         Command::Decode(arguments) => decode::run(&arguments),
+        Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
         Command::Drivers(arguments) => drivers::run(&arguments),

@@ -23,7 +23,8 @@ Examples:
   tsoracle migrate file:/var/lib/tsoracle rocksdb:/var/lib/tsoracle-rocks
   tsoracle migrate file:./old 'openraft:./n1?node=1&peers=1=10.0.0.1:7101/10.0.0.1:7100'
   tsoracle migrate file:./old etcd://10.0.0.1:2379/tsoracle --json
-  PEERS=1=127.0.0.1:7101/127.0.0.1:1,2=127.0.0.1:7102/127.0.0.1:2,3=127.0.0.1:7103/127.0.0.1:3
+  PEERS=1=127.0.0.1:7101/127.0.0.1:1,2=127.0.0.1:7102/127.0.0.1:2
+  PEERS=$PEERS,3=127.0.0.1:7103/127.0.0.1:3
   tsoracle migrate file:./old \"omnipaxos:./n1?node=1&peers=$PEERS\" \\
     \"omnipaxos:./n2?node=2&peers=$PEERS\" \"omnipaxos:./n3?node=3&peers=$PEERS\"
 

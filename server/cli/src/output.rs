@@ -38,7 +38,7 @@ fn with_texts(value: Value) -> Value {
         Value::Object(fields) => {
             let mut all = Map::new();
             for (name, value) in fields {
-                let text = value.as_u64().map(|number| number.to_string());
+                let text = (value.is_u64() || value.is_i64()).then(|| value.to_string());
                 all.insert(name.clone(), with_texts(value));
                 all.extend(text.map(|text| (format!("{name}_text"), text.into())));
             }
@@ -70,9 +70,11 @@ fn is_harmless(character: char) -> bool {
 /// Prints to standard output at once, whether that is a terminal or not.
 pub fn print_line(line: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}")
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::failed(format!("cannot write to standard output: {error:#}")))
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        // Whoever read it has read enough, as `head` does.
+        io::ErrorKind::BrokenPipe => Failure::unread(),
+        _ => Failure::failed(format!("cannot write to standard output: {error:#}")),
+    })
 }
 
 #[cfg(test)]

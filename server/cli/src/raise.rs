@@ -1,22 +1,25 @@
 use clap::Args;
 use serde::Serialize;
-use tsoracle_core::{DriverConfig, OracleOptions, Timestamp, adopt};
+use tsoracle_core::{DriverConfig, Floor, OracleOptions, adopt};
 
 use crate::{
     drivers,
-    failure::{Failure, usage_if_config},
+    failure::{Failure, usage_if_absurd, usage_if_config},
     log,
     output::Output,
+    time::{Time, readable},
 };
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   tsoracle raise file:/var/lib/tsoracle --physical-ms $(($(date +%s) * 1000 + 60000))
+  tsoracle raise file:/var/lib/tsoracle --physical-ms 2026-11-22T13:30:25Z
   tsoracle raise 'etcd://e1:2379/tsoracle?adopt=cdf818194e3a8c32' --physical-ms 1795359025822
 
 After a backup was restored, timestamps begin where they were when it was made. Take a time above every
 one that was issued since, and raise the time to it before anything is served. Sequences do go back to
-where the backup has them: their later values will be issued again.
+where the backup has them: their later values will be issued again. A time that is not above the
+state's is an error: there is nothing to raise.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
@@ -26,9 +29,13 @@ pub(crate) struct Arguments {
     /// The driver, as for `tsoracle serve`; no server may be running over it
     driver: String,
 
-    /// Every timestamp will be later than this many milliseconds since 1970
-    #[arg(long, value_name = "N")]
-    physical_ms: u64,
+    /// Every timestamp will be later than this: milliseconds since 1970, or a time in RFC 3339
+    #[arg(long, value_name = "TIME")]
+    physical_ms: Time,
+
+    /// Set a time that is more than a year from the clock, or adopt a state that is later already
+    #[arg(long)]
+    force: bool,
 
     #[command(flatten)]
     output: Output,
@@ -42,15 +49,16 @@ struct Raised<'a> {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     log::start("warn")?;
-    let Arguments { driver: text, physical_ms, output } = arguments;
+    let Arguments { driver: text, physical_ms: Time(physical_ms), force, output } = arguments;
+    let floor = if force { Floor::forced(physical_ms) } else { physical_ms.into() };
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;
     let name = config.name().to_owned();
     let high_water_ms = drivers::while_leading(config, async |driver| {
-        Ok(adopt(driver, physical_ms, OracleOptions::default().lease).await?)
+        let adopted = adopt(driver, floor, OracleOptions::default().lease).await;
+        adopted.map_err(usage_if_absurd)
     })
     .await?;
     output.print(&Raised { driver: &name, high_water_ms }, || {
-        let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
-        format!("raised: every timestamp will be later than {}", time.unwrap_or_default())
+        format!("raised: every timestamp will be later than {}", readable(high_water_ms))
     })
 }

@@ -60,6 +60,7 @@ pub(crate) struct ListArguments {
 #[derive(Args, Debug)]
 pub(crate) struct SeedArguments {
     /// The sequence, 1 to 128 bytes of text, never used before
+    #[arg(value_parser = crate::ask::key)]
     key: String,
 
     /// Its first value

@@ -41,9 +41,11 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     if let Some(tls) = &tls {
         warn_of_one_authority(&config, tls);
     }
+    let place = settings.listen.as_deref().unwrap_or(LISTEN);
+    check_place("--listen", place)?;
     let mut signals = Signals::install()?;
 
-    let listener = listen(&settings.listen.as_deref().unwrap_or(LISTEN)).await?;
+    let listener = listen(&place).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     let service_endpoint =
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
@@ -160,14 +162,22 @@ fn require_state(config: &DriverConfig) -> Result<(), Failure> {
     }
 }
 
-/// Checks `HOST:PORT`.
+/// Checks that `text` is HOST:PORT.
+fn check_place(option: &str, text: &str) -> Result<(), Failure> {
+    let place = text.rsplit_once(':').filter(|(host, port)| {
+        !host.is_empty() && !host.contains(['/', ' ', ',']) && port.parse::<u16>().is_ok()
+    });
+    match place {
+        Some(_) => Ok(()),
+        None => Err(Failure::usage(format!("{option} takes HOST:PORT, not {text:?}"))),
+    }
+}
+
+/// Checks where clients reach this server.
 fn endpoint(text: &str) -> Result<String, Failure> {
-    let valid = !text.contains("//")
-        && text.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-        });
-    if !valid {
-        return Err(Failure::usage(format!("--advertise takes HOST:PORT, not {text:?}")));
+    check_place("--advertise", text)?;
+    if text.ends_with(":0") {
+        return Err(Failure::usage(format!("--advertise {text}: no client can connect to port 0")));
     }
     match text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
         true => Err(Failure::usage(format!(

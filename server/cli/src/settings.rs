@@ -14,6 +14,7 @@ use tsoracle_server::{Limits, TlsOptions};
 use crate::{
     descriptors,
     failure::{Failure, usage_if_config},
+    time::Time,
 };
 
 const PLACES: &str = "Place";
@@ -37,7 +38,8 @@ pub(crate) struct Settings {
 
     /// Refuse to begin a new state: for a directory on a volume that may not be mounted
     #[arg(long, value_name = "BOOL", env = "TSORACLE_REQUIRE_STATE", help_heading = PLACES,
-          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          hide_possible_values = true)]
     pub(crate) require_state: Option<bool>,
 
     /// Where to listen; port 0 finds a free one [default: 127.0.0.1:50551]
@@ -87,6 +89,18 @@ pub(crate) struct Settings {
           value_parser = parse_duration)]
     #[serde(with = "humantime_serde::option")]
     max_clock_step: Option<Duration>,
+
+    /// How far ahead of the stored time the wall clock may be at a start or a take-over, and still be
+    /// followed [default: 30days]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_JUMP", help_heading = TIME,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    max_clock_jump: Option<Duration>,
+
+    /// The wall clock is right at a start or a take-over until it shows this, in RFC 3339 or in
+    /// milliseconds since 1970, whatever the state or other nodes say [default: never]
+    #[arg(long, value_name = "TIME", env = "TSORACLE_TRUST_CLOCK_UNTIL", help_heading = TIME)]
+    trust_clock_until: Option<Time>,
 
     /// How long a call waits for a leader before it is refused [default: 1s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_HOLD", help_heading = TIME,
@@ -232,7 +246,7 @@ impl Settings {
         }
         first!(
             driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
-            max_clock_step hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
+            max_clock_step max_clock_jump trust_clock_until hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
             max_seq_count max_keys max_sessions max_leases min_lease_ttl max_lease_ttl
             max_message_bytes max_header_bytes
             max_concurrent_streams max_connections handshake_time request_time keepalive_interval
@@ -248,6 +262,8 @@ impl Settings {
         set(&mut options.failover_advance, self.failover_advance);
         set(&mut options.max_ahead, self.max_ahead.or(self.window_ahead));
         set(&mut options.max_clock_step, self.max_clock_step);
+        set(&mut options.max_clock_jump, self.max_clock_jump);
+        options.trust_clock_until_ms = self.trust_clock_until.map(|time| time.0);
         set(&mut options.hold, self.hold);
         set(&mut options.shutdown_timeout, self.shutdown_timeout);
         set(&mut options.max_waiting, self.max_waiting);
@@ -305,10 +321,13 @@ fn read(path: &Path) -> Result<Settings, Failure> {
         Failure::usage(format!("cannot read the config file {place}: {error:#}"))
     })?;
     toml::from_str(&text).map_err(|error| {
-        let line = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .map(|before| format!(", line {}", before.matches('\n').count() + 1));
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| {
+            let number = before.matches('\n').count();
+            let key = text.lines().nth(number).and_then(|line| line.split_once('='));
+            let key = key.map(|(key, _)| format!(", {}", key.trim())).unwrap_or_default();
+            format!(", line {}{key}", number + 1)
+        });
         let reason = error.message();
         Failure::usage(format!("config file {place}{}: {reason}", line.unwrap_or_default()))
     })

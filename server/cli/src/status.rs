@@ -32,7 +32,9 @@ Examples:
   tsoracle status --json | jq -r .phase         leading, following, no leader, failing, unreachable
   until tsoracle status --timeout 1s; do :; done
 
-Asking changes nothing. In JSON the epoch is a string, since it has 128 bits.
+Asking changes nothing. In JSON the epoch is a string, since it has 128 bits. The leader tells as well
+by how much timestamps are ahead of its wall clock (ahead_of_clock_ms), and by how much that clock is
+ahead of what it believes, or behind (clock_off_ms; 0 while it follows the clock).
 
 Exit codes: 0 one of them serves, 1 none does, 2 wrong arguments.";
 
@@ -58,6 +60,9 @@ struct Report {
     #[serde(serialize_with = "as_text")]
     epoch: Option<u128>,
     max_safe_physical_ms: Option<u64>,
+    /// By how much its wall clock is ahead of what it believes, or behind that if it is negative; 0 while it is followed.
+    clock_off_ms: Option<i64>,
+    ahead_of_clock_ms: Option<u64>,
     error: Option<String>,
 }
 
@@ -105,6 +110,8 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
                 leader: Some(report.endpoint.clone()),
                 epoch: Some(epoch),
                 max_safe_physical_ms: Some(answer.max_safe_physical_ms),
+                clock_off_ms: Some(answer.clock_off_ms),
+                ahead_of_clock_ms: Some(answer.ahead_of_clock_ms),
                 ..report
             }
         }
@@ -160,6 +167,13 @@ fn within<T>(message: T, timeout: Duration) -> Request<T> {
     request
 }
 
+/// From here on it is worth a word that timestamps are ahead of the clock.
+const NOTICED_MS: u64 = 1_000;
+
+fn duration(ms: u64) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(ms / 1_000))
+}
+
 fn as_text<S: Serializer>(epoch: &Option<u128>, serializer: S) -> Result<S::Ok, S::Error> {
     epoch.map(|epoch| epoch.to_string()).serialize(serializer)
 }
@@ -176,6 +190,17 @@ fn text(report: &Report) -> String {
     if let Some(max_safe_ms) = report.max_safe_physical_ms {
         let time = Timestamp::from_parts(max_safe_ms, 0).map(Timestamp::to_rfc3339);
         let _ = write!(text, ", max safe {}", time.unwrap_or_default());
+    }
+    if let Some(ahead_ms) = report.ahead_of_clock_ms.filter(|ahead_ms| *ahead_ms >= NOTICED_MS) {
+        let _ = write!(text, ", ahead of the clock by {}", duration(ahead_ms));
+    }
+    match report.clock_off_ms {
+        None | Some(0) => {}
+        Some(off) => {
+            let side = if off > 0 { "ahead" } else { "behind" };
+            let off = duration(off.unsigned_abs());
+            let _ = write!(text, ", wall clock not believed: {off} {side}");
+        }
     }
     if let Some(health) = report.health {
         let _ = write!(text, ", health {health}");

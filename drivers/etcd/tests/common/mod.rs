@@ -13,6 +13,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -28,12 +29,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// test ends.
 const KEEPER: &str = r#"exec 3<&0; "$@" </dev/null >/dev/null 2>"$TSORACLE_ETCD_LOG" & child=$!; echo $child; cat <&3 >/dev/null; kill -9 $child 2>/dev/null; wait $child 2>/dev/null"#;
 
-/// Finds etcd. Without it a test has not run, and must not look as if it had.
-pub(crate) fn is_there() -> bool {
-    let found =
-        Command::new("etcd").arg("--version").output().is_ok_and(|out| out.status.success());
-    assert!(found, "there is no etcd; Debian's package etcd-server has it");
-    found
+/// Without etcd a test has not run, and must not look as if it had.
+fn require_etcd() {
+    static IS_THERE: OnceLock<bool> = OnceLock::new();
+    let is_there = IS_THERE.get_or_init(|| {
+        Command::new("etcd").arg("--version").output().is_ok_and(|out| out.status.success())
+    });
+    assert!(is_there, "there is no etcd; Debian's package etcd-server has it");
 }
 
 /// A port that was free a moment ago.
@@ -152,6 +154,7 @@ pub(crate) async fn client(port: u16) -> Client {
 
 impl Member {
     pub(crate) fn start(&mut self) {
+        require_etcd();
         let scheme = if self.extra.iter().any(|option| option.starts_with("--cert-file")) {
             "https"
         } else {

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -189,14 +190,48 @@ fn drivers() {
 }
 
 #[test]
+fn a_timestamp_is_made_of_its_parts_and_taken_apart() {
+    let here = Path::new(".");
+    let made = stdout(&run(here, &["encode", "2026-11-22T13:30:25.822Z", "--logical", "2"]));
+    assert_eq!(made, (1_795_354_225_822_u64 << 18 | 2).to_string());
+    let parts = json(&run(here, &["decode", &made, "--json"]));
+    let time = "2026-11-22T13:30:25.822Z";
+    let expected = json!({"timestamp": 470_641_338_173_882_370_u64, "physical_ms": 1_795_354_225_822_u64, "logical": 2, "time": time});
+    assert_eq!(parts, expected);
+    assert_eq!(
+        json(&run(here, &["encode", "1795354225822", "--logical", "2", "--json"])),
+        expected
+    );
+    for wrong in
+        [&["encode", "soon"][..], &["encode", "1", "--logical", "262144"], &["encode", "-1"]]
+    {
+        assert_eq!(run(here, wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn init_sets_where_timestamps_begin() {
     let directory = TempDir::new().unwrap();
-    // The year 2100.
+    let init = |time: &str, more: &[&str]| {
+        let arguments = ["init", "file:./data", "--json", "--seed-physical-ms", time];
+        run(directory.path(), &[&arguments, more].concat())
+    };
+    // In seconds, by the wrong century, and beyond what leaves anything to serve.
+    for (absurd, why) in [
+        ("1792000000", "1970-01-21"),
+        ("2100-01-01T00:00:00Z", "more than a year away"),
+        ("70368744177661", "beyond the timestamp space"),
+    ] {
+        let refused = init(absurd, &[]);
+        let line = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{line}");
+        assert!(line.contains(why), "{line}");
+    }
+    assert_eq!(init("70368744177661", &["--force"]).status.code(), Some(2), "it would be dead");
     let seed = 4_102_444_800_000_u64;
-    let arguments = ["init", "file:./data", "--seed-physical-ms", "4102444800000", "--json"];
-    let answer = json(&run(directory.path(), &arguments));
+    let answer = json(&init("2100-01-01T00:00:00Z", &["--force"]));
     assert_eq!(answer, json!({"driver": "file:./data", "seed_physical_ms": seed}));
-    let again = run(directory.path(), &arguments);
+    let again = init("2100-01-01T00:00:00Z", &["--force"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("holds state already"), "{again:?}");
     let node = Node::start(directory.path(), &["file:./data"]);
@@ -210,13 +245,26 @@ fn raise_lifts_the_time_of_a_state_and_leaves_the_rest() {
     let node = Node::start(directory.path(), &["file:./data"]);
     assert_eq!(stdout(&node.ask(&["seq", "orders"])), "0");
     drop(node);
+    let raise = |time: &str, more: &[&str]| {
+        let arguments = ["raise", "file:./data", "--json", "--physical-ms", time];
+        run(directory.path(), &[&arguments, more].concat())
+    };
+    let refused = |time: &str, code: i32, why: &str| {
+        let output = raise(time, &[]);
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}");
+        assert!(line.contains(why), "{line}");
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    refused(&now.as_secs().to_string(), 2, "more than a year away");
+    refused("2539-01-01T00:00:00Z", 2, "--force");
+    refused(&(now.as_millis() - 3_600_000).to_string(), 1, "nothing to raise: it is at 20");
+    refused("70368744177661", 2, "beyond the timestamp space");
     let year_2100 = 4_102_444_800_000_u64;
-    let arguments = ["raise", "file:./data", "--physical-ms", "4102444800000", "--json"];
-    let answer = json(&run(directory.path(), &arguments));
+    let answer = json(&raise("4102444800000", &["--force"]));
     assert_eq!(answer, json!({"driver": "file", "high_water_ms": year_2100}));
     // A lower one never lowers it.
-    let lower = ["raise", "file:./data", "--physical-ms", "1", "--json"];
-    let answer = json(&run(directory.path(), &lower));
+    let answer = json(&raise("1", &["--force"]));
     assert_eq!(answer["high_water_ms"], json!(year_2100));
     let node = Node::start(directory.path(), &["file:./data"]);
     let first: u64 = stdout(&node.ask(&["ts"])).parse().unwrap();

@@ -204,3 +204,101 @@ fn wrong_values_say_what_is_wrong() {
         assert_eq!(run(directory.path(), arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+/// Whatever is wrong in what a command is given, it is code 2, and its name is said.
+#[test]
+fn every_wrong_word_is_a_wrong_argument_and_named() {
+    let directory = TempDir::new().unwrap();
+    let peers = "peers=1=127.0.0.1:1/a:1,2=127.0.0.1:2/b:1";
+    let driver = |options: &str| format!("openraft:./d?{options}");
+    let (node, list, beat) = (
+        driver(peers),
+        driver("node=1&peers=x"),
+        driver(&format!("node=1&{peers}&heartbeat=soon")),
+    );
+    let long = "k".repeat(129);
+    let table: &[(&[&str], &str)] = &[
+        (&["serve", "file:./d?journal_mb=abc"], "journal_mb"),
+        (&["serve", "file:./d?journal_mb=1&journal_mb=2"], "journal_mb"),
+        (&["serve", "file:./d?size=1"], "size"),
+        (&["serve", "memory?size=1"], "size"),
+        (&["serve", "?"], "?"),
+        (&["serve", "--listen", "nonsense"], "--listen"),
+        (&["serve", "--listen", "h:70000"], "--listen"),
+        (&["serve", "--metrics-listen", "x"], "--metrics-listen"),
+        (&["serve", "--advertise", "x"], "--advertise"),
+        (&["serve", "--config", "/none"], "/none"),
+        (&["serve", "--log", "json"], "json"),
+        (&["serve", "--max-clock-jump", "1s"], "max_clock_jump"),
+        (&["serve", "--trust-clock-until", "soon"], "--trust-clock-until"),
+        (&["serve", "--max-keys", "x"], "--max-keys"),
+        (&["ts", "--timeout", "soon"], "--timeout"),
+        (&["ts", "--endpoint", ":"], "\":\""),
+        (&["ts", "--endpoint", "ftp://h:1"], "ftp"),
+        (&["ts", "--tls-ca", "/none"], "/none"),
+        (&["seq", ""], "KEY"),
+        (&["seq", &long], "KEY"),
+        (&["seq", "k", "--request-id", ""], "--request-id"),
+        (&["seq", "k", "--route", "x"], "--route"),
+        (&["seq-read", ""], "KEY"),
+        (&["seq-list", "--limit", "x"], "--limit"),
+        (&["seq-seed", "", "1"], "KEY"),
+        (&["seq-seed", "k", "x"], "START"),
+        (&["lease-acquire", ""], "HOLDER"),
+        (&["lease-acquire", "w", "--ttl", "x"], "--ttl"),
+        (&["lease-renew", "x"], "LEASE"),
+        (&["lease-release", "x"], "LEASE"),
+        (&["frontier", "x"], "'x'"),
+        (&["decode", "x"], "TIMESTAMP"),
+        (&["encode", "x"], "TIME"),
+        (&["encode", "1", "--logical", "262144"], "262144"),
+        (&["status", "--endpoint", ":"], "\":\""),
+        (&["cluster", "add", "x"], "ID"),
+        (&["cluster", "promote", "x"], "ID"),
+        (&["cluster", "remove", "x"], "ID"),
+        (&["cluster", "transfer", "--to", "x"], "--to"),
+        (&["drivers", "x"], "'x'"),
+        (&["init", "file", "--seed-physical-ms", "x"], "--seed-physical-ms"),
+        (&["init", "fiel", "--seed-physical-ms", "1792000000000"], "fiel"),
+        (&["raise", "file", "--physical-ms", "x"], "--physical-ms"),
+        (&["raise", "file:./d?size=1", "--physical-ms", "1792000000000"], "size"),
+        (&["migrate", "file:./a", "fiel:./b"], "fiel"),
+        (&["verify", "--seconds", "x"], "--seconds"),
+        (&["bench", "--op", "x"], "--op"),
+        (&["completions", "x"], "SHELL"),
+        (&["man", "x"], "'x'"),
+    ];
+    for (arguments, name) in table {
+        let refused = run(directory.path(), arguments);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(name), "{arguments:?}: {said}");
+    }
+    if cfg!(feature = "openraft") {
+        for (driver, name) in [(&node, "node"), (&list, "x"), (&beat, "heartbeat")] {
+            let line = error_line(&run(directory.path(), &["serve", driver]), 2);
+            assert!(line.contains(name), "{line}");
+        }
+    }
+    assert!(fs::read_dir(directory.path()).unwrap().next().is_none(), "nothing is made");
+    fs::write(directory.path().join("c.toml"), "log = 'info'\nlease = 'soon'").unwrap();
+    let line = error_line(&run(directory.path(), &["serve", "--config", "c.toml"]), 2);
+    assert!(line.contains("c.toml, line 2, lease"), "{line}");
+}
+
+#[test]
+fn two_nodes_are_warned_of() {
+    let directory = TempDir::new().unwrap();
+    for driver in ["openraft", "omnipaxos"] {
+        if !stdout(&run(directory.path(), &["drivers"])).contains(&format!("{driver}\n")) {
+            continue;
+        }
+        let mut node = Node::start(
+            directory.path(),
+            &[&format!(
+                "{driver}:./{driver}?node=1&peers=1=127.0.0.1:0/a:1,2=127.0.0.1:1/b:1&peer_listen=127.0.0.1:0"
+            )],
+        );
+        node.wait_for_log("a cluster of two nodes serves only while both are there");
+    }
+}

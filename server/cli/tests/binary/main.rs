@@ -1,6 +1,8 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
 mod bench;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod cluster;
 mod commands;
 #[path = "../../../tests/common/mod.rs"]

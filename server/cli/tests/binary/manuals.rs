@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use tempfile::TempDir;
 
-use crate::node::{run, stdout};
+use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "serve",
     "ts",
     "seq",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 21] = [
     "lease-release",
     "frontier",
     "decode",
+    "encode",
     "status",
     "cluster",
     "drivers",
@@ -52,6 +53,59 @@ fn no_command_is_missing_here() {
     assert!(names.len() >= 18, "{help}");
     for name in names.iter().filter(|name| **name != "help") {
         assert!(COMMANDS.contains(name), "{name}");
+    }
+}
+
+/// All of them, with those of commands of commands.
+fn all_commands() -> impl Iterator<Item = Vec<&'static str>> {
+    const OF_CLUSTER: [&str; 5] = ["members", "add", "promote", "remove", "transfer"];
+    let commands = COMMANDS.iter().map(|command| vec![*command]);
+    let of_cluster = OF_CLUSTER.iter().map(|command| vec!["cluster", command]);
+    [vec![]].into_iter().chain(commands).chain(of_cluster)
+}
+
+#[test]
+fn help_wraps_well_in_80_columns() {
+    for command in all_commands() {
+        for flag in ["--help", "-h"] {
+            let mut asked = tsoracle(Path::new("."), &[&command[..], &[flag]].concat());
+            let help = stdout(&asked.env("COLUMNS", "80").output().unwrap());
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{command:?}: {line}");
+                // What is in brackets is not taken apart, but for lists.
+                let is_cut = ["[env:", "[default:"].iter().any(|open| line.ends_with(open));
+                assert!(!is_cut, "{command:?}: {line}");
+            }
+            // No word stands alone in the last line of a text.
+            let lines: Vec<_> = help.lines().collect();
+            for pair in lines.windows(2) {
+                let indent = |line: &str| line.len() - line.trim_start().len();
+                let goes_on = pair[0].chars().count() > 60 && indent(pair[0]) == indent(pair[1]);
+                let word = pair[1].trim();
+                let is_alone = !word.is_empty() && !word.contains([' ', '[']);
+                assert!(!(goes_on && is_alone && indent(pair[1]) >= 10), "{command:?}: {pair:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_has_read_enough_is_told_no_more() {
+    let binary = env!("CARGO_BIN_EXE_tsoracle");
+    for command in ["drivers", "drivers --json", "man", "completions bash", "--help", "help serve"]
+    {
+        let line = format!("{binary} {command} | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}");
+        let mut asked = std::process::Command::new("bash");
+        let output = asked.args(["-c", &line]).output().unwrap();
+        assert_eq!(stdout(&output), "0", "{command}");
+        assert!(output.stderr.is_empty(), "{command}: {output:?}");
+        // One who reads nothing at all, for certain.
+        let (nobody, closed) = std::io::pipe().unwrap();
+        drop(nobody);
+        let words: Vec<_> = command.split(' ').collect();
+        let output = tsoracle(Path::new("."), &words).stdout(closed).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{command}: {output:?}");
+        assert!(output.stderr.is_empty(), "{command}: {output:?}");
     }
 }
 

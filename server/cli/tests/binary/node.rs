@@ -60,7 +60,8 @@ pub(crate) fn json(output: &Output) -> Value {
     assert_eq!(text.lines().count(), 1, "{text}");
     let mut answer: Value = serde_json::from_str(&text).expect("JSON");
     let Some(fields) = answer.as_object_mut() else { return answer };
-    let numbers: Vec<_> = fields.iter().filter(|(_, value)| value.is_u64()).collect();
+    let numbers: Vec<_> =
+        fields.iter().filter(|(_, value)| value.is_u64() || value.is_i64()).collect();
     let texts: Vec<_> =
         numbers.iter().map(|(name, value)| (format!("{name}_text"), value.to_string())).collect();
     for (name, text) in texts {
