@@ -336,6 +336,10 @@ impl ConsensusDriver for OpenraftDriver {
         Some(Arc::new(Members(self.shared.clone())))
     }
 
+    fn troubles(&self) -> Vec<String> {
+        self.shared.transport.troubles()
+    }
+
     async fn shutdown(&self) -> Result<()> {
         shutdown::shutdown(&self.shared).await
     }

@@ -94,7 +94,7 @@ impl Connections for Played {
         false
     }
 
-    fn duplicates(&self) -> Vec<String> {
+    fn troubles(&self) -> Vec<String> {
         vec![]
     }
 

@@ -152,7 +152,7 @@ impl Connections for Links {
         false
     }
 
-    fn duplicates(&self) -> Vec<String> {
+    fn troubles(&self) -> Vec<String> {
         vec![]
     }
 

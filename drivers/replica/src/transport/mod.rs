@@ -102,7 +102,7 @@ pub trait Connections: Calls {
     async fn forget(&self, node: u32) -> Result<()>;
     fn drop_peer(&self, node: u32);
     fn was_removed(&self, node: u32) -> bool;
-    fn duplicates(&self) -> Vec<String>;
+    fn troubles(&self) -> Vec<String>;
     fn local_addr(&self) -> SocketAddr;
     async fn shutdown(&self);
 }
@@ -159,8 +159,8 @@ impl Connections for Transport {
         self.was_removed(node)
     }
 
-    fn duplicates(&self) -> Vec<String> {
-        self.duplicates()
+    fn troubles(&self) -> Vec<String> {
+        self.troubles()
     }
 
     fn local_addr(&self) -> SocketAddr {
@@ -295,9 +295,9 @@ impl Transport {
         self.0.envelope.ids.was_removed(node)
     }
 
-    /// Which nodes run twice, and where.
-    pub fn duplicates(&self) -> Vec<String> {
-        self.0.presence.duplicates()
+    /// What this node waits for to be in a cluster, and which nodes run twice, and where.
+    pub fn troubles(&self) -> Vec<String> {
+        self.waits_for().into_iter().chain(self.0.presence.duplicates()).collect()
     }
 
     /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
