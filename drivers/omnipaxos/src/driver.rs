@@ -14,7 +14,7 @@ use tsoracle_core::{
 use tsoracle_replica::{
     Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica, Waiters,
     own_thread,
-    transport::{PeerClocks, PeerIds, Sender, Transport},
+    transport::{PeerIds, Sender, Transport},
 };
 use tsoracle_store::Store;
 
@@ -49,8 +49,9 @@ pub struct OmnipaxosDriver {
     evidence: Evidence,
     waiters: Arc<Waiters>,
     jobs: mpsc::Sender<Job>,
-    clocks: PeerClocks,
     pub(crate) lifecycle: Arc<Lifecycle>,
+    /// Who is heard; none in a simulation.
+    transport: Option<Transport>,
 }
 
 /// Opens the driver: locks the directory, reads the log, and begins to speak to the peers. Whether
@@ -119,9 +120,9 @@ async fn start(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started = (identity.opener(), identity.starts());
     let (driver, node) = connect(cluster, store, started, clock.clone(), jobs)?;
-    let driver = OmnipaxosDriver { clocks: transport.clocks().clone(), ..driver };
     let inbound = Inbound::new(cluster, events.clone(), node.own_progress.clone(), clock)?;
     transport.serve(Arc::new(Listener { inbound, peers: Arc::new(transport.clone()) }));
+    let driver = OmnipaxosDriver { transport: Some(transport.clone()), ..driver };
     let lifecycle = driver.lifecycle.clone();
     Ok((driver, Runner::new(node, transport, events, lifecycle)))
 }
@@ -141,9 +142,16 @@ pub(crate) fn connect(
     let (waiters, lifecycle) = (Arc::<Waiters>::default(), Arc::<Lifecycle>::default());
     let peers = Peers::new(cluster, starts);
     let node = Node::new(cluster, replica, peers, waiters.clone(), announcer, now)?;
-    let clocks = PeerClocks::default();
-    let driver =
-        OmnipaxosDriver { node: id, clock, leadership, evidence, waiters, jobs, clocks, lifecycle };
+    let driver = OmnipaxosDriver {
+        node: id,
+        clock,
+        leadership,
+        evidence,
+        waiters,
+        jobs,
+        lifecycle,
+        transport: None,
+    };
     Ok((driver, node))
 }
 
@@ -197,7 +205,7 @@ impl ConsensusDriver for OmnipaxosDriver {
     }
 
     fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
-        self.clocks.at(boot)
+        self.transport.as_ref().map_or_else(Vec::new, |transport| transport.peer_clocks(boot))
     }
 
     async fn resign(&self, claim: u64) {
@@ -213,6 +221,10 @@ impl ConsensusDriver for OmnipaxosDriver {
     /// Its nodes are those of the config, and stay.
     fn membership(&self) -> Option<Arc<dyn Membership>> {
         None
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.transport.as_ref().map(Transport::troubles).unwrap_or_default()
     }
 
     async fn shutdown(&self) -> Result<()> {

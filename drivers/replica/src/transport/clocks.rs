@@ -1,20 +1,17 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use tsoracle_core::{BootTime, Now};
 
 use super::lock;
 
 /// What the wall clocks of the peers show: what each has told last, and the time that has passed since on the boot clock
-/// of this node. Cheap to clone.
-#[derive(Clone, Default, Debug)]
-pub struct PeerClocks(Arc<Mutex<BTreeMap<u32, Now>>>);
+/// of this node.
+#[derive(Default, Debug)]
+pub(super) struct PeerClocks(Mutex<BTreeMap<u32, Now>>);
 
 impl PeerClocks {
     /// What they show when the boot clock of this node shows `boot`, in milliseconds since 1970.
-    pub fn at(&self, boot: BootTime) -> Vec<u64> {
+    pub(super) fn at(&self, boot: BootTime) -> Vec<u64> {
         let passed_ms = |told: &Now| boot.since(told.boot).as_millis() as u64;
         lock(&self.0).values().map(|told| told.wall_ms.saturating_add(passed_ms(told))).collect()
     }

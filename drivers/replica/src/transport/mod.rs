@@ -29,15 +29,16 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
-use tsoracle_core::{BootTime, Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
+use tsoracle_core::{
+    BootTime, Clock as _, Error, ErrorKind, NodeId, Result, SystemClock, supervised,
+};
 
 use self::{
-    callers::Callers, disowned::Disowned, formation::Formation, frame::Envelope, peer::Peer,
-    presence::Presence, proto::Failure, refusals::Refusals,
+    callers::Callers, clocks::PeerClocks, disowned::Disowned, formation::Formation,
+    frame::Envelope, peer::Peer, presence::Presence, proto::Failure, refusals::Refusals,
 };
 use crate::{Cluster, Formed, Identity};
 
-pub use clocks::PeerClocks;
 pub use frame::{MAX_BODY_BYTES, VERSION};
 pub use peer_ids::{KnownId, PeerIds, Remember};
 pub use secret::Secret;
@@ -96,7 +97,7 @@ pub trait Handler: Send + Sync + 'static {
 pub trait Connections: Calls {
     fn serve(&self, handler: Arc<dyn Handler>);
     fn set_peer(&self, node: u32, address: &str) -> Result<()>;
-    fn disowned(&self) -> watch::Receiver<Option<String>>;
+    fn failure(&self) -> watch::Receiver<Option<Error>>;
     fn formed(&self) -> watch::Receiver<Option<Formed>>;
     fn waits_for(&self) -> Option<String>;
     fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>);
@@ -104,7 +105,7 @@ pub trait Connections: Calls {
     async fn forget(&self, node: u32) -> Result<()>;
     fn drop_peer(&self, node: u32);
     fn was_removed(&self, node: u32) -> bool;
-    fn duplicates(&self) -> Vec<String>;
+    fn troubles(&self) -> Vec<String>;
     fn peer_clocks(&self, boot: BootTime) -> Vec<u64>;
     fn local_addr(&self) -> SocketAddr;
     async fn shutdown(&self);
@@ -130,8 +131,8 @@ impl Connections for Transport {
         self.set_peer(node, address)
     }
 
-    fn disowned(&self) -> watch::Receiver<Option<String>> {
-        self.disowned()
+    fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.failure()
     }
 
     fn formed(&self) -> watch::Receiver<Option<Formed>> {
@@ -162,12 +163,12 @@ impl Connections for Transport {
         self.was_removed(node)
     }
 
-    fn duplicates(&self) -> Vec<String> {
-        self.duplicates()
+    fn troubles(&self) -> Vec<String> {
+        self.troubles()
     }
 
     fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
-        self.clocks().at(boot)
+        self.peer_clocks(boot)
     }
 
     fn local_addr(&self) -> SocketAddr {
@@ -261,9 +262,11 @@ impl Transport {
     pub fn serve(&self, handler: Arc<dyn Handler>) {
         *lock(&self.0.handler) = Some(handler);
         if let Some(listener) = lock(&self.0.listener).take() {
-            let accepting = self.0.runtime.spawn(server::accept(self.0.clone(), listener));
+            let accepting = server::accept(self.0.clone(), listener);
+            let accepting = self.0.spawn("the connections of peers", accepting);
             *lock(&self.0.accepting) = Some(accepting);
-            *lock(&self.0.forming) = Some(self.0.runtime.spawn(form(self.0.clone())));
+            let forming = self.0.spawn("the formation of the cluster", form(self.0.clone()));
+            *lock(&self.0.forming) = Some(forming);
         }
     }
 
@@ -300,9 +303,10 @@ impl Transport {
         self.0.clocks.forget(node);
     }
 
-    /// What the clocks of the peers show, as far as they have told.
-    pub fn clocks(&self) -> &PeerClocks {
-        &self.0.clocks
+    /// What the wall clocks of the peers show when the boot clock of this node shows `boot`, in milliseconds since 1970,
+    /// as far as they have told.
+    pub fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
+        self.0.clocks.at(boot)
     }
 
     /// Whether that node was a member once, and was removed.
@@ -310,9 +314,9 @@ impl Transport {
         self.0.envelope.ids.was_removed(node)
     }
 
-    /// Which nodes run twice, and where.
-    pub fn duplicates(&self) -> Vec<String> {
-        self.0.presence.duplicates()
+    /// What this node waits for to be in a cluster, and which nodes run twice, and where.
+    pub fn troubles(&self) -> Vec<String> {
+        self.waits_for().into_iter().chain(self.0.presence.duplicates()).collect()
     }
 
     /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
@@ -359,10 +363,11 @@ impl Transport {
         Ok(())
     }
 
-    /// Why the members that knew this node under another id refuse it, once a majority does: this node was
-    /// wiped, and must not take part as if it had not been.
-    pub fn disowned(&self) -> watch::Receiver<Option<String>> {
-        self.0.envelope.disowned.subscribe()
+    /// Why this node must end, once it must. `Excluded`: a majority of the members that knew it refuses it, since
+    /// they knew it under another id, or removed it; it must not take part as if nothing had happened. `Fatal`: a
+    /// task that speaks with peers has panicked.
+    pub fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.0.envelope.disowned.failure()
     }
 
     /// Asks `to`, and waits for its answer, for `deadline` at most.
@@ -450,6 +455,20 @@ async fn form(inner: Arc<Inner>) {
 }
 
 impl Inner {
+    /// Runs a task without which this node would seem to be well, and not be: if it panics, the node fails.
+    fn spawn(
+        self: &Arc<Self>,
+        task: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = supervised(task, work).await {
+                inner.envelope.disowned.fail(error);
+            }
+        })
+    }
+
     /// Whether to listen to `sender`.
     fn admit(&self, handler: &dyn Handler, sender: Sender) -> Result<()> {
         handler.admit(sender)?;
