@@ -20,8 +20,10 @@ use tokio::{
     time::{Sleep, timeout},
 };
 use tonic::service::Routes;
+use tower::Service;
+use tsoracle_core::Caller;
 
-use crate::{Limits, server::Acceptor};
+use crate::{Limits, edge::Allowed, server::Acceptor};
 
 /// What every connection is served with.
 #[derive(Debug)]
@@ -41,9 +43,10 @@ impl Connection {
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
+        caller: Caller,
         stopping: watch::Receiver<bool>,
     ) {
-        if let Err(error) = self.try_serve(stream, stopping).await {
+        if let Err(error) = self.try_serve(stream, caller, stopping).await {
             tracing::debug!(%peer, error, "a connection has ended");
         }
     }
@@ -51,16 +54,17 @@ impl Connection {
     async fn try_serve(
         &self,
         stream: TcpStream,
+        caller: Caller,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // An answer is small, and must not wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
         match &self.tls {
-            None => self.http2(stream, stopping).await,
+            None => self.http2(stream, caller, stopping).await,
             Some(tls) => {
                 let agreed = timeout(self.limits.handshake_time, tls.0.accept(stream));
                 let stream = agreed.await.map_err(|_| "the TLS handshake took too long")??;
-                self.http2(stream, stopping).await
+                self.http2(stream, caller, stopping).await
             }
         }
     }
@@ -68,6 +72,7 @@ impl Connection {
     async fn http2<S>(
         &self,
         stream: S,
+        caller: Caller,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
@@ -82,7 +87,7 @@ impl Connection {
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
         let stream = TokioIo::new(Greeted::new(stream, limits.handshake_time));
-        let service = TowerToHyperService::new(self.routes.clone());
+        let service = TowerToHyperService::new(Known { caller, routes: self.routes.clone() });
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
@@ -91,6 +96,31 @@ impl Connection {
         }
         connection.as_mut().graceful_shutdown();
         Ok(connection.await?)
+    }
+}
+
+/// The routes, which are told who makes each call.
+#[derive(Clone)]
+struct Known {
+    caller: Caller,
+    routes: Routes,
+}
+
+impl<B> Service<http::Request<B>> for Known
+where
+    Routes: Service<http::Request<B>>,
+{
+    type Response = <Routes as Service<http::Request<B>>>::Response;
+    type Error = <Routes as Service<http::Request<B>>>::Error;
+    type Future = <Routes as Service<http::Request<B>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        request.extensions_mut().insert(Allowed::of(self.caller.clone()));
+        self.routes.call(request)
     }
 }
 

@@ -70,6 +70,7 @@ impl Statuses {
             Reject::TooManyKeys { .. }
             | Reject::TooManySessions { .. }
             | Reject::TooManyLeases { .. }
+            | Reject::OverShare { .. }
             | Reject::TooManyOpenRequests { .. } => Status::resource_exhausted(context),
             Reject::SessionUnknown => {
                 with_flag(Code::FailedPrecondition, &context, metadata::SESSION_UNKNOWN)

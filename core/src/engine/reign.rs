@@ -1,12 +1,9 @@
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     BootTime, Epoch, Now, OracleOptions, TimestampRange,
@@ -14,6 +11,11 @@ use crate::{
     engine::{clock_guard::ClockGuard, handover::Handover, pending::Pending},
     state::AHEAD_STEP_MS,
 };
+
+/// Requests for no more than this many timestamps do not wait for others that ask for more: they have the last
+/// quarter of how far timestamps may be ahead for themselves. They alone cannot use that up: it would take
+/// a million of them a second.
+const SMALL_COUNT: u32 = 256;
 
 /// One reign of this node: what it may grant, and until when.
 ///
@@ -25,9 +27,6 @@ pub(crate) struct Reign {
     /// Session time runs from here.
     pub(crate) opened: BootTime,
     pub(crate) queues: Queues,
-    /// Bounds the requests in the queues. What its callers have given up stays there until the commit
-    /// in flight ends, so that the number of callers alone does not bound it.
-    pub(crate) permits: Arc<Semaphore>,
     window: Window,
     /// On the boot clock, in nanoseconds.
     deadline: AtomicU64,
@@ -76,7 +75,6 @@ impl Reign {
             epoch,
             opened,
             queues,
-            permits: Arc::new(Semaphore::new(options.max_waiting.min(Semaphore::MAX_PERMITS))),
             window,
             deadline: AtomicU64::new(deadline),
             closed: AtomicBool::new(false),
@@ -94,11 +92,54 @@ impl Reign {
         if !self.leads_at(now.boot) {
             return Err(self.not_leading());
         }
-        let clock_guardd = self.clock_guard.follow(now);
-        match self.window.grant(clock_guardd.wall_ms, clock_guardd.limit_ms, count) {
+        let time = self.clock_guard.follow(now);
+        let granted = match self.window.grant(time.wall_ms, time.limit_ms, count) {
+            Err(Refused::Ahead { .. }) => return self.grant_ahead(now, count, false),
+            granted => granted,
+        };
+        self.granted(now, time.wall_ms, granted)
+    }
+
+    /// As [`grant`](Self::grant), for a request whose turn it is while others wait for theirs.
+    pub(crate) fn grant_in_turn(&self, now: Now, count: u32) -> Result<TimestampRange, Denied> {
+        self.touch();
+        match self.leads_at(now.boot) {
+            true => self.grant_ahead(now, count, true),
+            false => Err(self.not_leading()),
+        }
+    }
+
+    /// Has requests wait for their turn earlier, or not any more.
+    pub(crate) fn crowd(&self, crowded: bool) {
+        self.clock_guard.crowd(crowded);
+    }
+
+    /// Grants where timestamps are ahead of the clock: small counts at once, others when it is their turn.
+    #[cold]
+    fn grant_ahead(&self, now: Now, count: u32, in_turn: bool) -> Result<TimestampRange, Denied> {
+        let small = count <= SMALL_COUNT;
+        let time = self.clock_guard.ahead(now, small);
+        let granted = match small || in_turn {
+            true => self.window.grant(time.wall_ms, time.limit_ms, count),
+            false => {
+                let by_ms = self.window.reached_ms().saturating_sub(time.limit_ms).max(1);
+                Err(Refused::Ahead { by_ms })
+            }
+        };
+        self.granted(now, time.wall_ms, granted)
+    }
+
+    #[inline]
+    fn granted(
+        &self,
+        now: Now,
+        wall_ms: u64,
+        granted: Result<TimestampRange, Refused>,
+    ) -> Result<TimestampRange, Denied> {
+        match granted {
             Ok(range) => {
                 let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
-                let is_ahead = range.last().physical_ms() > clock_guardd.wall_ms;
+                let is_ahead = range.last().physical_ms() > wall_ms;
                 let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ahead_ms };
                 if left_ms < window_ms / 2 {
                     self.want();

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Ended, Phase, Shared,
+    backlog::Backlog,
     group::{Answers, Group, Planner},
     handover::Handover,
     lasting::{Lasting, caught},
@@ -14,6 +15,7 @@ use super::{
     reign::Reign,
     resign::Struggle,
     settle::{self, Verdict},
+    shares::Shares,
     takeover::BACKOFF,
 };
 use crate::{
@@ -33,7 +35,7 @@ pub(crate) struct Service<'a> {
     reign: &'a Arc<Reign>,
     planner: Planner<'a>,
     arrivals: Arrivals,
-    pending: VecDeque<Pending>,
+    backlog: Backlog,
     /// Why the reign is to end, unless this node stops.
     handover: Option<Handover>,
     /// A renewal cannot wait for its time.
@@ -65,9 +67,9 @@ impl<'a> Service<'a> {
         Self {
             shared,
             reign,
-            planner: Planner { shared, reign, known },
+            planner: Planner { shared, reign, known, shares: Shares::new(shared.options.limits) },
             arrivals,
-            pending: VecDeque::new(),
+            backlog: Backlog::default(),
             handover: None,
             renew_now: false,
             renew_at: reign.opened + shared.options.renewal(),
@@ -100,7 +102,7 @@ impl<'a> Service<'a> {
         }
         // A renewal that failed is tried again at once: its time may be far off, and those who want
         // it have logged that already.
-        if self.renew_now || !self.pending.is_empty() {
+        if self.renew_now || !self.backlog.is_empty() {
             self.take_arrived();
             return true;
         }
@@ -120,7 +122,7 @@ impl<'a> Service<'a> {
                 return !self.is_to_hand_over(handover);
             }
             () = self.reign.wanted() => self.renew_now = true,
-            Some(arrived) = self.arrivals.requests.recv() => self.pending.push_back(arrived),
+            Some(arrived) = self.arrivals.requests.recv() => self.backlog.push(arrived),
             () = self.shared.clock.sleep_until(timer) => {
                 if !lively {
                     let now = self.shared.clock.now();
@@ -136,7 +138,7 @@ impl<'a> Service<'a> {
 
     fn take_arrived(&mut self) {
         while let Ok(arrived) = self.arrivals.requests.try_recv() {
-            self.pending.push_back(arrived);
+            self.backlog.push(arrived);
         }
     }
 
@@ -170,27 +172,31 @@ impl<'a> Service<'a> {
         if !expired.is_empty() {
             own.push(Command::Expire { sessions: expired });
         }
-        let planning = self.planner.group(&own, &mut self.pending, at);
+        let mut dealt = self.backlog.deal();
+        let planning = self.planner.group(&own, &mut dealt, at);
         let group = match self.struggle.watch(self.shared, Some(self.reign), planning).await {
             Ok(group) => group,
             Err(error) => {
                 // Nothing of it was submitted.
-                self.pending.drain(..).for_each(|call| call.fail(&error));
+                dealt.into_iter().chain(self.backlog.drain()).for_each(|call| call.fail(&error));
                 return self.failed(renewal.is_some(), error).await;
             }
         };
         if group.is_fenced() {
+            self.backlog.put_back(dealt);
             return Err(Ended::Fenced);
         }
         if group.commands() == 0 {
+            self.backlog.put_back(dealt);
             return Ok(());
         }
         if group.is_empty() && !self.reign.leads_at(self.shared.clock.now().boot) {
             // What is answered without a commit may be out of date by now, until a renewal is stored.
             self.renew_now = true;
+            self.backlog.put_back(dealt);
             return Ok(());
         }
-        match self.store(group).await? {
+        match self.store(group, dealt).await? {
             Ok(()) => self.stored(renewal),
             Err(error) => self.failed(renewal.is_some(), error).await?,
         }
@@ -199,12 +205,17 @@ impl<'a> Service<'a> {
 
     /// Stores a group, to the end, so that the callers learn what became of their requests even if this
     /// reign is over by then.
-    async fn store(&mut self, group: Group) -> Result<Result<()>, Ended> {
+    async fn store(
+        &mut self,
+        group: Group,
+        mut dealt: VecDeque<Pending>,
+    ) -> Result<Result<()>, Ended> {
         let base = self.planner.known.version();
         let next = base.next(self.shared.options.random.draw()).map_err(Ended::Failed)?;
         let is_empty = group.is_empty();
         let commands = group.commands() as u64;
-        let (effect, writes, answers) = group.submit(&mut self.pending, next);
+        let (effect, writes, answers) = group.submit(&mut dealt, next);
+        self.backlog.put_back(dealt);
         if is_empty {
             self.shared.meters.commands.increment(commands);
             answers.reply(self.reign);
@@ -243,7 +254,7 @@ impl<'a> Service<'a> {
             return Ok(Ok(()));
         }
         // Whatever was planned on is read again.
-        self.planner.known = WorkingSet::default();
+        self.planner.forget();
         let is_ours = match verdict {
             Verdict::Conflict(found) => {
                 let looking = self.planner.is_ours(found);
@@ -392,42 +403,45 @@ impl<'a> Service<'a> {
 
     async fn commit_release(&mut self) -> Result<Result<()>, Ended> {
         let at = self.moment(self.shared.clock.now());
-        match self.planner.group(&[Command::Release], &mut VecDeque::new(), at).await {
+        let mut none = VecDeque::new();
+        match self.planner.group(&[Command::Release], &mut none, at).await {
             // An attempt before this one, or a later reign, has ended it.
             Ok(group) if group.is_fenced() => Ok(Ok(())),
-            Ok(group) => self.store(group).await,
+            Ok(group) => self.store(group, none).await,
             Err(error) => Ok(Err(error)),
         }
     }
 
     /// Works out accepted requests. The lease may be over: where they write nothing, a renewal goes along,
     /// so that nothing is refused or repeated without a commit. It reserves nothing, and the release follows.
-    async fn accepted_group(&mut self, at: Moment) -> Result<Group> {
-        let group = self.planner.group(&[], &mut self.pending, at).await?;
+    async fn accepted_group(&mut self, dealt: &mut VecDeque<Pending>, at: Moment) -> Result<Group> {
+        let group = self.planner.group(&[], dealt, at).await?;
         if !group.is_empty() || group.commands() == 0 {
             return Ok(group);
         }
         let renewal = Command::Extend { high_water_ms: 0, elapsed_ms: at.elapsed_ms };
-        self.planner.group(&[renewal], &mut self.pending, at).await
+        self.planner.group(&[renewal], dealt, at).await
     }
 
     /// Commits the requests that are there already, and closes the queue.
     async fn commit_accepted(&mut self) -> Result<(), Ended> {
         self.arrivals.requests.close();
         while let Some(accepted) = self.arrivals.requests.recv().await {
-            self.pending.push_back(accepted);
+            self.backlog.push(accepted);
         }
         let at = self.moment(self.shared.clock.now());
         // What cannot be planned now is given back to its callers as not committed.
-        while !self.pending.is_empty()
-            && let Ok(group) = self.accepted_group(at).await
-            && group.commands() > 0
-        {
+        while !self.backlog.is_empty() {
+            let mut dealt = self.backlog.deal();
+            let Ok(group) = self.accepted_group(&mut dealt, at).await else { break };
+            if group.commands() == 0 {
+                break;
+            }
             if group.is_fenced() {
                 return Err(Ended::Fenced);
             }
-            if self.store(group).await?.is_err() {
-                return Ok(());
+            if self.store(group, dealt).await?.is_err() {
+                break;
             }
         }
         Ok(())

@@ -230,6 +230,16 @@ impl Command {
         }
     }
 
+    /// The caps that it is refused beyond, if there are any.
+    pub(crate) fn limits_mut(&mut self) -> Option<&mut Limits> {
+        match self {
+            Self::Advance(advance) => Some(&mut advance.limits),
+            Self::Seed(seed) => Some(&mut seed.limits),
+            Self::Lease { ask: LeaseAsk::Acquire { limits, .. }, .. } => Some(limits),
+            _ => None,
+        }
+    }
+
     /// What [`plan`](super::plan) most likely reads for this command, so that it can be read at once. Of
     /// a session all answers, so that nothing of it has to be read again.
     pub fn reads(&self) -> Reads {

@@ -6,6 +6,7 @@
 //! still at that version.
 
 mod answers;
+mod capped;
 mod command;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
@@ -24,6 +25,8 @@ mod working_set;
 mod written;
 
 pub use crate::RETENTION;
+pub use capped::Capped;
+pub(crate) use capped::{CAPS, Change};
 pub use command::{Advance, Command, LeaseAsk, Limits, Moment, Reply, Seed};
 pub(crate) use command::{LeaseGrant, millis};
 pub(crate) use import::{Import, copied};

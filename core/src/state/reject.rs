@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::RULES;
+use super::{Capped, record::RULES};
 use crate::{Epoch, LeaseId, SeqKey};
 
 /// Why the state refused a command. A refusal writes nothing.
@@ -34,6 +34,17 @@ pub enum Reject {
     /// The cap of sessions is reached.
     TooManySessions {
         /// The cap.
+        limit: u64,
+    },
+    /// The caller holds as much of something as is left for all.
+    OverShare {
+        /// Of what.
+        what: Capped,
+        /// How many of them the caller has, as far as this leader knows.
+        held: u64,
+        /// How many are left.
+        left: u64,
+        /// The cap for all callers together.
         limit: u64,
     },
     /// The session has too many requests open.
@@ -119,6 +130,11 @@ impl fmt::Display for Reject {
                 f,
                 "the cap of {limit} sessions is reached; close unused ones, or send without a \
                  request id"
+            ),
+            Self::OverShare { what, held, left, limit } => write!(
+                f,
+                "this client's share of {what} is used up: it has {held} of the {limit} that there \
+                 may be, and {left} are left for all"
             ),
             Self::TooManyOpenRequests { limit } => {
                 write!(f, "the session has {limit} requests open already; open another one")

@@ -6,8 +6,10 @@ mod sequence;
 mod streams;
 mod tso;
 
+use std::time::Duration;
+
 use tonic::Request;
-use tsoracle_core::Oracle;
+use tsoracle_core::{CallerId, Oracle};
 
 use crate::edge::Allowed;
 
@@ -15,10 +17,17 @@ pub(crate) use cluster::Cluster;
 pub(crate) use sequence::Sequences;
 pub(crate) use tso::Tso;
 
-/// The oracle, waiting no longer than the deadline of the request.
+/// The oracle for the caller of the request, waiting no longer than its deadline.
 fn within_deadline<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
-    match request.extensions().get() {
-        Some(&Allowed { hold, .. }) => oracle.with_hold(hold),
-        None => oracle.clone(),
+    let (hold, caller) = match request.extensions().get() {
+        Some(Allowed { hold, caller, .. }) => (*hold, caller.clone()),
+        None => (Duration::MAX, None),
+    };
+    let oracle = oracle.with_hold(hold);
+    // Where another server has accepted the connection, it says from whom.
+    let remote = || Some(oracle.caller(CallerId::of_address(request.remote_addr()?.ip())));
+    match caller.or_else(remote) {
+        Some(caller) => oracle.with_caller(caller),
+        None => oracle,
     }
 }
