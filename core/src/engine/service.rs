@@ -19,15 +19,15 @@ use super::{
     takeover::BACKOFF,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Now, Result, Session, Version,
+    BootTime, Error, ErrorKind, Now, Result, Version,
     state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
 };
 
 /// How often an idle leader looks at the wall clock, without writing anything.
 const CLOCK_WATCH: Duration = Duration::from_secs(10);
 
-/// How many expired sessions one command looks at.
-const EXPIRE_SESSIONS: usize = 16;
+/// How many expired sessions, or named requests, one command looks at.
+const EXPIRE_AT_ONCE: usize = 16;
 
 /// An open reign at work.
 pub(crate) struct Service<'a> {
@@ -144,7 +144,7 @@ impl<'a> Service<'a> {
 
     /// Gathers what is due into one commit, and acts on its outcome.
     async fn commit_group(&mut self) -> Result<(), Ended> {
-        let expired = self.expired_sessions().await;
+        let expiries = self.expiries().await;
         let now = self.shared.clock.now();
         if self.reign.take_busy() {
             self.last_busy = now.boot;
@@ -154,14 +154,14 @@ impl<'a> Service<'a> {
         if renewal.is_some() {
             self.struggle.attempt(now.boot);
         }
-        self.commit(renewal, expired, now).await
+        self.commit(renewal, expiries, now).await
     }
 
     /// Plans and commits one group, with a renewal up to a high-water if there is one.
     async fn commit(
         &mut self,
         renewal: Option<(u64, Now)>,
-        expired: Vec<Session>,
+        expiries: Vec<Command>,
         now: Now,
     ) -> Result<(), Ended> {
         let at = self.moment(now);
@@ -169,9 +169,7 @@ impl<'a> Service<'a> {
         if let Some((high_water_ms, _)) = renewal {
             own.push(Command::Extend { high_water_ms, elapsed_ms: at.elapsed_ms });
         }
-        if !expired.is_empty() {
-            own.push(Command::Expire { sessions: expired });
-        }
+        own.extend(expiries);
         let mut dealt = self.backlog.deal();
         let planning = self.planner.group(&own, &mut dealt, at);
         let group = match self.struggle.watch(self.shared, Some(self.reign), planning).await {
@@ -324,30 +322,46 @@ impl<'a> Service<'a> {
         self.leapt = leap.is_some();
     }
 
-    /// Sessions that are due to be forgotten, looked for now and then while there are requests.
-    async fn expired_sessions(&mut self) -> Vec<Session> {
+    /// Commands that end sessions and named requests that are due to be forgotten, which are looked for now and
+    /// then while there are requests.
+    async fn expiries(&mut self) -> Vec<Command> {
         let now = self.shared.clock.now();
         if now.boot < self.expire_at || !self.is_lively(now) {
             return vec![];
         }
         self.expire_at = now.boot + self.shared.options.expiry();
-        // The renewal does not wait for a driver that is slow to answer, or never does.
-        let limit = self.shared.options.lease / 10;
-        let query = Query::Expired { limit: EXPIRE_SESSIONS };
-        match self.shared.ask(self.reign.epoch, &query, limit).await {
-            Ok(Answer::Expired(sessions)) => {
-                if sessions.len() == EXPIRE_SESSIONS {
-                    self.expire_at = now.boot;
+        let queries = [
+            Query::Expired { limit: EXPIRE_AT_ONCE },
+            Query::ExpiredNames { limit: EXPIRE_AT_ONCE },
+        ];
+        let mut commands = vec![];
+        for query in queries {
+            // The renewal does not wait for a driver that is slow to answer, or never does.
+            let limit = self.shared.options.lease / 10;
+            let (command, found) = match self.shared.ask(self.reign.epoch, &query, limit).await {
+                Ok(Answer::Expired(sessions)) => {
+                    let found = sessions.len();
+                    (Command::Expire { sessions }, found)
                 }
-                sessions
+                Ok(Answer::ExpiredNames(names)) => {
+                    let found = names.len();
+                    (Command::ExpireNames { names }, found)
+                }
+                // Other answers do not come through.
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::debug!(error = %format_args!("{error:#}"), "cannot look for what has expired now");
+                    break;
+                }
+            };
+            if found > 0 {
+                commands.push(command);
             }
-            // Other answers do not come through.
-            Ok(_) => vec![],
-            Err(error) => {
-                tracing::debug!(error = %format_args!("{error:#}"), "cannot look for expired sessions now");
-                vec![]
+            if found == EXPIRE_AT_ONCE {
+                self.expire_at = now.boot;
             }
         }
+        commands
     }
 
     fn moment(&self, now: Now) -> Moment {

@@ -77,6 +77,7 @@ impl Shares {
             Reject::TooManyKeys { limit } => (Capped::Sequences, limit),
             Reject::TooManySessions { limit } => (Capped::Sessions, limit),
             Reject::TooManyLeases { limit } => (Capped::Leases, limit),
+            Reject::TooManyNamed { limit } => (Capped::Named, limit),
             other => return other,
         };
         let limit = what.of(&self.limits);

@@ -2,7 +2,7 @@ use super::{Oracle, SeqGrant, unplanned};
 use crate::{
     Epoch, Error, ErrorKind, Result, SeqKey, SeqRequest,
     engine::{Outcomes, Pending, lost},
-    state::{Advance, Answer, Command, Query, Reply},
+    state::{Advance, Answer, Command, NameRetention, Query, Reply, millis},
 };
 
 impl Oracle {
@@ -114,8 +114,10 @@ impl Oracle {
             );
             return Err(Error::new(ErrorKind::Invalid, context));
         }
-        let (entries, id) = request.into_parts();
+        let (entries, id, name) = request.into_parts();
         let limits = self.shared.options.limits;
-        Ok(Command::Advance(Advance { entries, id, elapsed_ms: 0, limits }))
+        let retention_ms = millis(self.shared.options.name_retention);
+        let name = name.map(|name| NameRetention { name, retention_ms });
+        Ok(Command::Advance(Advance { entries, id, name, elapsed_ms: 0, limits }))
     }
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::Result;
 
 /// How many things are capped.
-pub(crate) const CAPS: usize = 3;
+pub(crate) const CAPS: usize = 4;
 
 /// What there may be only so many of, in all.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -24,10 +24,13 @@ pub enum Capped {
     Sessions,
     /// Stamping leases.
     Leases,
+    /// Named requests.
+    Named,
 }
 
 impl Capped {
-    pub(crate) const ALL: [Self; CAPS] = [Self::Sequences, Self::Sessions, Self::Leases];
+    pub(crate) const ALL: [Self; CAPS] =
+        [Self::Sequences, Self::Sessions, Self::Leases, Self::Named];
 
     /// The cap.
     pub(crate) fn of(self, limits: &Limits) -> u64 {
@@ -35,6 +38,7 @@ impl Capped {
             Self::Sequences => limits.keys,
             Self::Sessions => limits.sessions,
             Self::Leases => limits.leases,
+            Self::Named => limits.named,
         }
     }
 
@@ -43,6 +47,7 @@ impl Capped {
             Self::Sequences => &mut limits.keys,
             Self::Sessions => &mut limits.sessions,
             Self::Leases => &mut limits.leases,
+            Self::Named => &mut limits.named,
         }
     }
 }
@@ -53,6 +58,7 @@ impl fmt::Display for Capped {
             Self::Sequences => "sequences",
             Self::Sessions => "sessions",
             Self::Leases => "stamping leases",
+            Self::Named => "named requests",
         })
     }
 }
@@ -73,7 +79,7 @@ pub(crate) enum Change {
 /// # Errors
 /// Those of `view`, of which the command that writes this has read what is asked for here.
 pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
-    let is_count = |key: &[u8]| key == keys::META || key == keys::LEASES;
+    let is_count = |key: &[u8]| [keys::META, keys::LEASES, keys::NAMED].contains(&key);
     // Whatever is made or ends changes a count along.
     if !writes.iter().any(|(key, _)| is_count(key)) {
         return Ok(vec![]);
@@ -88,6 +94,7 @@ pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
             Some(b's') => Capped::Sequences,
             Some(b'u') => Capped::Sessions,
             Some(b'l') => Capped::Leases,
+            Some(b'q') => Capped::Named,
             _ => {
                 match write {
                     Write::Put(Record::Meta(meta)) => {
@@ -96,6 +103,9 @@ pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
                     }
                     Write::Put(Record::Leases(leases)) => {
                         changes.push(Change::Count(Capped::Leases, leases.count));
+                    }
+                    Write::Put(Record::Next(count)) => {
+                        changes.push(Change::Count(Capped::Named, *count));
                     }
                     _ => {}
                 }

@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 mod import;
 mod keys;
 mod lease;
+mod named;
 mod plan;
 mod query;
 mod record;
@@ -27,7 +28,7 @@ mod written;
 pub use crate::RETENTION;
 pub use capped::Capped;
 pub(crate) use capped::{CAPS, Change};
-pub use command::{Advance, Command, LeaseAsk, Limits, Moment, Reply, Seed};
+pub use command::{Advance, Command, LeaseAsk, Limits, Moment, NameRetention, Reply, Seed};
 pub(crate) use command::{LeaseGrant, millis};
 pub(crate) use import::{Import, copied};
 pub(crate) use keys::{CLAIM, META};
@@ -46,6 +47,8 @@ mod import_test;
 mod lease_model_test;
 #[cfg(test)]
 mod lease_test;
+#[cfg(test)]
+mod named_test;
 #[cfg(test)]
 mod plan_test;
 #[cfg(test)]

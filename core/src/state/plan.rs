@@ -1,7 +1,7 @@
 use super::{
     Command, Reject, Reply, View, WorkingSet, Writes,
     capped::{self, Change},
-    import, lease, reign, sequence, session,
+    import, lease, named, reign, sequence, session,
     view::Overlay,
     written::Written,
 };
@@ -30,7 +30,9 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
         Command::Release => reign::release(view, epoch),
         Command::Advance(ref advance) => sequence::advance(view, epoch, advance),
         Command::Expire { ref sessions } => session::expire(view, epoch, sessions),
+        Command::ExpireNames { ref names } => named::expire(view, epoch, names),
         Command::Seed(ref seed) => sequence::seed(view, epoch, seed),
+        Command::Delete { ref key } => sequence::delete(view, epoch, key),
         Command::Lease { ref ask, at } => lease::lease(view, epoch, ask, at),
         Command::Import(ref step) => import::import(view, step),
         Command::Init { high_water_ms } => reign::init(view, high_water_ms),

@@ -66,12 +66,24 @@ pub enum Reject {
         /// The number.
         number: u64,
     },
+    /// The cap of named requests is reached.
+    TooManyNamed {
+        /// The cap.
+        limit: u64,
+    },
+    /// The name was used before, for another request.
+    NameReused,
     /// The sequence was used or seeded before.
     SequenceExists {
         /// The sequence.
         key: SeqKey,
         /// Its next value.
         next: u64,
+    },
+    /// The sequence was never used.
+    SequenceUnknown {
+        /// The sequence.
+        key: SeqKey,
     },
     /// The cap of stamping leases is reached.
     TooManyLeases {
@@ -151,9 +163,17 @@ impl fmt::Display for Reject {
             Self::IdReused { number } => {
                 write!(f, "request {number} of this session was another request")
             }
+            Self::TooManyNamed { limit } => write!(
+                f,
+                "the cap of {limit} named requests is reached; wait until some expire, or raise it"
+            ),
+            Self::NameReused => f.write_str(
+                "the request id was used for another request: other keys, or other counts",
+            ),
             Self::SequenceExists { key, next } => {
                 write!(f, "sequence {key:?} is in use already, and goes on at {next}")
             }
+            Self::SequenceUnknown { key } => write!(f, "sequence {key:?} has never been used"),
             Self::TooManyLeases { limit } => write!(
                 f,
                 "the cap of {limit} stamping leases is reached; release unused ones, or wait until \

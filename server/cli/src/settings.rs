@@ -132,6 +132,16 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_LEASES", help_heading = LIMITS)]
     max_leases: Option<u64>,
 
+    /// The most named requests whose answers are kept: tsoracle seq --request-id [default: 1000000]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_NAMED", help_heading = LIMITS)]
+    max_named: Option<u64>,
+
+    /// How long the answer to a named request is kept [default: 30d]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_NAME_RETENTION", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    name_retention: Option<Duration>,
+
     /// The shortest time that a stamping lease may be asked to run [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS,
           value_parser = parse_duration)]
@@ -233,7 +243,8 @@ impl Settings {
         first!(
             driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
             max_clock_step hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
-            max_seq_count max_keys max_sessions max_leases min_lease_ttl max_lease_ttl
+            max_seq_count max_keys max_sessions max_leases max_named name_retention min_lease_ttl
+            max_lease_ttl
             max_message_bytes max_header_bytes
             max_concurrent_streams max_connections handshake_time request_time keepalive_interval
             keepalive_timeout drain_time
@@ -255,6 +266,8 @@ impl Settings {
         set(&mut options.limits.keys, self.max_keys);
         set(&mut options.limits.sessions, self.max_sessions);
         set(&mut options.limits.leases, self.max_leases);
+        set(&mut options.limits.named, self.max_named);
+        set(&mut options.name_retention, self.name_retention);
         set(&mut options.lease_ttl.0, self.min_lease_ttl);
         set(&mut options.lease_ttl.1, self.max_lease_ttl);
         options.validate().map_err(usage_if_config)?;

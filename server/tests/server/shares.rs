@@ -57,7 +57,7 @@ fn seq(key: &str, session: Option<u128>) -> GetSeqRequest {
         number: 1,
         first_incomplete: 1,
         retry: false,
-        close: false,
+        ..Default::default()
     });
     GetSeqRequest { key: key.into(), count: 1, request_id }
 }
@@ -107,12 +107,15 @@ async fn one_client_cannot_take_all_sessions() {
     // Others get in, and the last of them up to the whole cap.
     let (granted, failed) = flood(&mut modest, (5_001..=5_100).map(|n| seq("k", Some(n)))).await;
     assert_eq!((granted, failed), (100, None));
-    for number in 0..15 {
-        let mut other = client(&server, 10 + number).await;
+    for (number, wanted) in (10..24).map(|number| (number, 10)).chain((24..34).map(|n| (n, 1))) {
+        let mut other = client(&server, number).await;
         let first = 10_000 + u128::from(number) * 100;
-        let requests = (first..first + 10).map(|n| seq("k", Some(n)));
-        assert_eq!(flood(&mut other, requests).await, (10, None), "{number}");
+        let requests = (first..first + wanted).map(|n| seq("k", Some(n)));
+        assert_eq!(flood(&mut other, requests).await, (wanted as usize, None), "{number}");
     }
+    let mut last = client(&server, 99).await;
+    let status = last.get_seq(seq("k", Some(20_000))).await.unwrap_err();
+    assert!(status.message().contains("the cap of 1000 sessions"), "{status}");
 }
 
 #[tokio::test]
@@ -126,6 +129,24 @@ async fn one_client_cannot_take_all_keys() {
     refused_for(failed, "sequences");
     greedy.get_seq(seq("greedy0", None)).await.unwrap();
     let requests = (0..100).map(|n| seq(&format!("modest{n}"), None));
+    assert_eq!(flood(&mut modest, requests).await, (100, None));
+}
+
+#[tokio::test]
+async fn one_client_cannot_take_all_names() {
+    let limits = state::Limits { named: 1_000, ..state::Limits::default() };
+    let server = serving(capped(limits)).await;
+    let (mut greedy, mut modest) = (client(&server, GREEDY).await, client(&server, MODEST).await);
+    let named = |name: String| GetSeqRequest {
+        request_id: Some(RequestId { name, ..Default::default() }),
+        ..seq("k", None)
+    };
+    let (granted, failed) =
+        flood(&mut greedy, (0..3_000).map(|n| named(format!("greedy{n}")))).await;
+    assert_eq!(granted, 750);
+    refused_for(failed, "named requests");
+    greedy.get_seq(named("greedy0".into())).await.unwrap();
+    let requests = (0..100).map(|n| named(format!("modest{n}")));
     assert_eq!(flood(&mut modest, requests).await, (100, None));
 }
 
@@ -254,7 +275,7 @@ async fn one_client_cannot_take_all_connections() {
     }
     let (one, served) = connect(MODEST).await;
     assert!(served);
-    let (other, served) = connect(MODEST).await;
+    let (other, served) = connect(9).await;
     assert!(served);
     drop((held, one, other));
 }

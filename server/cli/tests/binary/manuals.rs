@@ -6,13 +6,14 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "serve",
     "ts",
     "seq",
     "seq-read",
     "seq-list",
     "seq-seed",
+    "seq-delete",
     "lease-acquire",
     "lease-renew",
     "lease-release",
