@@ -90,7 +90,7 @@ impl Callers {
 }
 
 /// How many rooms there are, each for places of its own.
-const ROOMS: usize = 3;
+const ROOMS: usize = 4;
 
 /// A bounded number of places, of which a caller has no more than its share once they are scarce.
 #[derive(Debug)]
@@ -126,6 +126,11 @@ impl Room {
     /// For connections, of which a server makes one room.
     pub fn connections(limit: usize) -> Self {
         Self::new(2, "connections", limit, None)
+    }
+
+    /// For requests of streams whose answers were not taken yet, of which a server makes one room.
+    pub fn unread_answers(limit: usize) -> Self {
+        Self::new(3, "unread answers", limit, None)
     }
 
     fn new(number: usize, what: &'static str, limit: usize, gauge: Option<Gauge>) -> Self {

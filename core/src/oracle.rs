@@ -201,21 +201,18 @@ impl Oracle {
         let reign = self.shared.reign.load();
         let reign = reign.as_ref().ok_or(Denied::Closed)?;
         let range = reign.grant(self.shared.clock.now(), count)?;
-        Ok(self.granted_ts(reign, range))
+        self.shared.meters.grants.increment(1);
+        self.shared.meters.timestamps.increment(u64::from(count));
+        Ok(Grant { range, epoch: reign.epoch })
     }
 
     fn grant_in_turn(&self, count: u32) -> Result<Grant, Denied> {
         let reign = self.reign()?;
         reign.crowd(true);
         let range = reign.grant_in_turn(self.shared.clock.now(), count)?;
-        Ok(self.granted_ts(&reign, range))
-    }
-
-    #[inline]
-    fn granted_ts(&self, reign: &Reign, range: TimestampRange) -> Grant {
         self.shared.meters.grants.increment(1);
-        self.shared.meters.timestamps.increment(u64::from(range.count()));
-        Grant { range, epoch: reign.epoch }
+        self.shared.meters.timestamps.increment(u64::from(count));
+        Ok(Grant { range, epoch: reign.epoch })
     }
 
     async fn wait_for_grant(&self, count: u32) -> Result<Grant> {

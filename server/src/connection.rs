@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -99,7 +100,22 @@ impl Connection {
     }
 }
 
-/// The routes, which are told who makes each call.
+/// Headers up to this size are left as they came.
+const SMALL_HEADERS: usize = 1 << 10;
+
+/// What of larger ones is kept: whatever is read once a call has begun, each up to that size.
+const READ_LATER: [HeaderName; 7] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::TE,
+    header::USER_AGENT,
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
+];
+
+/// The routes, which are told who makes each call, and get no more of its headers than they read: these stay in
+/// memory for as long as the call is under way.
 #[derive(Clone)]
 struct Known {
     caller: Caller,
@@ -120,8 +136,32 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         request.extensions_mut().insert(Allowed::of(self.caller.clone()));
+        lighten(request.headers_mut());
+        let target = request.uri().path_and_query();
+        if target.is_some_and(|target| target.as_str().len() > SMALL_HEADERS) {
+            // There is no such call.
+            *request.uri_mut() = http::Uri::default();
+        }
         self.routes.call(request)
     }
+}
+
+/// Drops what no service reads of large headers.
+fn lighten(headers: &mut HeaderMap) {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    if headers.iter().map(bytes).sum::<usize>() <= SMALL_HEADERS {
+        return;
+    }
+    let mut kept = HeaderMap::new();
+    for name in READ_LATER {
+        // Copied, since all values of a call may share a buffer, which would stay otherwise.
+        if let Some(value) = headers.get(&name).filter(|value| value.len() <= SMALL_HEADERS)
+            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+        {
+            kept.insert(name, value);
+        }
+    }
+    *headers = kept;
 }
 
 /// The bytes with which every HTTP/2 client begins.
@@ -193,5 +233,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_large_headers_only_what_is_read_is_kept() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-timeout", HeaderValue::from_static("3S"));
+        headers.insert("x-trace", HeaderValue::from_static("1"));
+        let small = headers.clone();
+        lighten(&mut headers);
+        assert_eq!(headers, small);
+        let long = HeaderValue::from_str(&"x".repeat(14_000)).unwrap();
+        headers.insert("x-long", long.clone());
+        headers.insert("user-agent", long);
+        lighten(&mut headers);
+        let mut expected = small;
+        expected.remove("x-trace");
+        assert_eq!(headers, expected);
     }
 }

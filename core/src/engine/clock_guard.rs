@@ -65,6 +65,8 @@ impl ClockGuard {
         self.up_to(now, self.max_ahead_ms - reserved)
     }
 
+    // As a part of the path of a grant.
+    #[inline(always)]
     fn up_to(&self, now: Now, ahead_ms: u64) -> BelievedTime {
         let reference_ms = self.reference_ms(now);
         let wall_ms = self.believed(now, reference_ms).unwrap_or(reference_ms);

@@ -87,17 +87,21 @@ impl Reign {
     }
 
     /// Grants `count` timestamps at `now`, which was read after the request had arrived.
+    #[inline(always)]
     pub(crate) fn grant(&self, now: Now, count: u32) -> Result<TimestampRange, Denied> {
         self.touch();
         if !self.leads_at(now.boot) {
             return Err(self.not_leading());
         }
         let time = self.clock_guard.follow(now);
-        let granted = match self.window.grant(time.wall_ms, time.limit_ms, count) {
-            Err(Refused::Ahead { .. }) => return self.grant_ahead(now, count, false),
-            granted => granted,
-        };
-        self.granted(now, time.wall_ms, granted)
+        match self.window.grant(time.wall_ms, time.limit_ms, count) {
+            Ok(range) => {
+                self.look_ahead(range, time.wall_ms);
+                Ok(range)
+            }
+            Err(Refused::Ahead { .. }) => self.grant_ahead(now, count, false),
+            Err(refused) => Err(self.denied(now, refused)),
+        }
     }
 
     /// As [`grant`](Self::grant), for a request whose turn it is while others wait for theirs.
@@ -116,46 +120,40 @@ impl Reign {
 
     /// Grants where timestamps are ahead of the clock: small counts at once, others when it is their turn.
     #[cold]
+    #[inline(never)]
     fn grant_ahead(&self, now: Now, count: u32, in_turn: bool) -> Result<TimestampRange, Denied> {
         let small = count <= SMALL_COUNT;
         let time = self.clock_guard.ahead(now, small);
-        let granted = match small || in_turn {
-            true => self.window.grant(time.wall_ms, time.limit_ms, count),
-            false => {
-                let by_ms = self.window.reached_ms().saturating_sub(time.limit_ms).max(1);
-                Err(Refused::Ahead { by_ms })
-            }
-        };
-        self.granted(now, time.wall_ms, granted)
+        if !small && !in_turn {
+            let by_ms = self.window.reached_ms().saturating_sub(time.limit_ms).max(1);
+            return Err(self.denied(now, Refused::Ahead { by_ms }));
+        }
+        let granted = self.window.grant(time.wall_ms, time.limit_ms, count);
+        let range = granted.map_err(|refused| self.denied(now, refused))?;
+        self.look_ahead(range, time.wall_ms);
+        Ok(range)
     }
 
+    /// Has the window extended if little of it is left after a grant.
     #[inline]
-    fn granted(
-        &self,
-        now: Now,
-        wall_ms: u64,
-        granted: Result<TimestampRange, Refused>,
-    ) -> Result<TimestampRange, Denied> {
-        match granted {
-            Ok(range) => {
-                let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
-                let is_ahead = range.last().physical_ms() > wall_ms;
-                let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ahead_ms };
-                if left_ms < window_ms / 2 {
-                    self.want();
-                }
-                Ok(range)
-            }
-            Err(Refused::Exhausted { needed_ms }) if needed_ms > MAX_HIGH_WATER_MS => {
-                Err(Denied::OutOfRange)
-            }
-            Err(Refused::Exhausted { .. }) => {
+    fn look_ahead(&self, range: TimestampRange, wall_ms: u64) {
+        let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
+        let is_ahead = range.last().physical_ms() > wall_ms;
+        let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ahead_ms };
+        if left_ms < window_ms / 2 {
+            self.want();
+        }
+    }
+
+    #[cold]
+    fn denied(&self, now: Now, refused: Refused) -> Denied {
+        match refused {
+            Refused::Exhausted { needed_ms } if needed_ms > MAX_HIGH_WATER_MS => Denied::OutOfRange,
+            Refused::Exhausted { .. } => {
                 self.want();
-                Err(Denied::Extending)
+                Denied::Extending
             }
-            Err(Refused::Ahead { by_ms }) => {
-                Err(Denied::Ahead(now.boot + Duration::from_millis(by_ms)))
-            }
+            Refused::Ahead { by_ms } => Denied::Ahead(now.boot + Duration::from_millis(by_ms)),
         }
     }
 

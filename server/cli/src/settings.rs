@@ -162,6 +162,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BYTES", env = "TSORACLE_MAX_HEADER_BYTES", help_heading = LIMITS)]
     max_header_bytes: Option<u32>,
 
+    /// The most requests of streams whose answers clients have not read [default: 262144]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_UNREAD_ANSWERS", help_heading = LIMITS)]
+    max_unread_answers: Option<usize>,
+
     /// The most calls under way on one connection [default: 1024]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONCURRENT_STREAMS", help_heading = LIMITS)]
     max_concurrent_streams: Option<u32>,
@@ -245,7 +249,7 @@ impl Settings {
             max_clock_step hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
             max_seq_count max_keys max_sessions max_leases max_named name_retention min_lease_ttl
             max_lease_ttl
-            max_message_bytes max_header_bytes
+            max_message_bytes max_header_bytes max_unread_answers
             max_concurrent_streams max_connections handshake_time request_time keepalive_interval
             keepalive_timeout drain_time
         )
@@ -279,6 +283,7 @@ impl Settings {
         let mut limits = Limits::default();
         set(&mut limits.message_bytes, self.max_message_bytes);
         set(&mut limits.header_bytes, self.max_header_bytes);
+        set(&mut limits.unread_answers, self.max_unread_answers);
         set(&mut limits.concurrent_streams, self.max_concurrent_streams);
         limits.connections = descriptors::connections(self.max_connections)?;
         set(&mut limits.handshake_time, self.handshake_time);

@@ -9,7 +9,7 @@ mod tso;
 use std::time::Duration;
 
 use tonic::Request;
-use tsoracle_core::{CallerId, Oracle};
+use tsoracle_core::{Caller, CallerId, Oracle};
 
 use crate::edge::Allowed;
 
@@ -19,15 +19,18 @@ pub(crate) use tso::Tso;
 
 /// The oracle for the caller of the request, waiting no longer than its deadline.
 fn within_deadline<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
-    let (hold, caller) = match request.extensions().get() {
-        Some(Allowed { hold, caller, .. }) => (*hold, caller.clone()),
-        None => (Duration::MAX, None),
-    };
-    let oracle = oracle.with_hold(hold);
+    let allowed = request.extensions().get::<Allowed>();
+    let within = oracle.with_hold(allowed.map_or(Duration::MAX, |allowed| allowed.hold));
+    match caller(oracle, request) {
+        Some(caller) => within.with_caller(caller),
+        None => within,
+    }
+}
+
+/// Who makes the call, if that is known.
+fn caller<T>(oracle: &Oracle, request: &Request<T>) -> Option<Caller> {
+    let known = request.extensions().get::<Allowed>().and_then(|allowed| allowed.caller.clone());
     // Where another server has accepted the connection, it says from whom.
     let remote = || Some(oracle.caller(CallerId::of_address(request.remote_addr()?.ip())));
-    match caller.or_else(remote) {
-        Some(caller) => oracle.with_caller(caller),
-        None => oracle,
-    }
+    known.or_else(remote)
 }

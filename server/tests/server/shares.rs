@@ -219,6 +219,65 @@ async fn one_stream_cannot_fill_the_queue() {
     refused_for(refused, "waiting requests");
 }
 
+#[tokio::test]
+async fn answers_that_are_not_read_are_bounded_and_freed() {
+    let limits = Limits { unread_answers: 60, ..Limits::default() };
+    let server = Running::start(Server::builder().driver(memory().await).limits(limits)).await;
+    server.reach(|phase| matches!(phase, Phase::Serving { .. })).await;
+    let narrow = || async {
+        let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+        // What the server sends beyond this waits until it is read.
+        let endpoint = endpoint.local_address(Some(host(GREEDY))).initial_stream_window_size(1);
+        TsoServiceClient::new(endpoint.connect().await.unwrap())
+    };
+    let message = StreamSeqRequest { requests: vec![seq("k", None); 5], run: None };
+    let mut greedy = narrow().await;
+    for _ in 0..3 {
+        let mut streams = vec![];
+        for _ in 0..3 {
+            let messages = stream::iter(vec![message.clone(); 30]);
+            streams.push(greedy.stream_seq(messages).await.unwrap().into_inner());
+        }
+        let mut modest = client(&server, MODEST).await;
+        for _ in 0..20 {
+            let requests = (0..5).map(|_| seq("m", None));
+            assert_eq!(flood(&mut modest, requests).await, (5, None));
+        }
+        let mut ended = 0;
+        for mut answers in streams {
+            let last = loop {
+                match answers.next().await {
+                    Some(Ok(_)) => {}
+                    last => break last,
+                }
+            };
+            if let Some(Err(status)) = last {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                assert!(status.message().contains("share of unread answers"), "{status}");
+                ended += 1;
+            }
+        }
+        assert!(ended > 0);
+        // What was not read goes with the connection.
+        let mut unread = vec![];
+        for _ in 0..3 {
+            let messages = stream::iter(vec![message.clone(); 30]);
+            unread.push(greedy.stream_seq(messages).await.unwrap().into_inner());
+        }
+        greedy = narrow().await;
+        drop(unread);
+        let mut again = client(&server, GREEDY).await;
+        loop {
+            // Until the server has noticed.
+            let messages = stream::iter([message.clone()]);
+            let mut answers = again.stream_seq(messages).await.unwrap().into_inner();
+            if answers.next().await.unwrap().is_ok() {
+                break;
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whole_milliseconds_starve_no_other_client() {
     let server = serving(OracleOptions::default()).await;
