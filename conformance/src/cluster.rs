@@ -30,6 +30,11 @@ pub struct Cluster {
     /// Has a stray run in the place of a node that was killed: at its address and under its id, with nothing stored.
     /// It may refuse to start; it is gone in the end, and the node may be started again over what it had.
     pub stray: Option<Fault<usize>>,
+    /// Processes that run beside a node, under its id.
+    pub doubles: Option<Doubles>,
+    /// Takes a node out of the cluster for good, with all that it had; and takes a new one in, in its place.
+    /// Both return once that is done.
+    pub replacement: Option<Fault<usize>>,
     /// The disks of the nodes.
     pub disk: Option<Disk>,
     /// Has each sync of a node take so much longer.
@@ -58,6 +63,28 @@ pub struct Partition {
     pub node: Fault<usize>,
     /// Two nodes from each other; both still reach the others.
     pub link: Fault<(usize, usize)>,
+}
+
+/// How processes run beside nodes, under their ids.
+#[derive(Debug)]
+pub struct Doubles {
+    /// Has another cluster form at the addresses of the nodes, while these are down, and keeps what its nodes have
+    /// for [`Double::Foreign`].
+    pub prepare: Action,
+    /// Has a process run beside a node, with an address of its own. It may refuse to start, and end by itself.
+    /// Ending the fault fails if it serves.
+    pub run: Fault<(usize, Double)>,
+}
+
+/// What a process has that runs beside a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Double {
+    /// A copy of what the node had when it was killed, just before; the node runs again.
+    Copy,
+    /// Nothing.
+    Empty,
+    /// What the node of the same id has of another cluster.
+    Foreign,
 }
 
 /// Which way nothing comes through between a node and its peers.
@@ -140,6 +167,8 @@ impl Cluster {
             partition: None,
             wipe: None,
             stray: None,
+            doubles: None,
+            replacement: None,
             disk: None,
             slow_disk: None,
             hung_files: vec![],

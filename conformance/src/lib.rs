@@ -12,7 +12,9 @@ mod worker;
 
 pub use tsoracle_history as history;
 
-pub use cluster::{BackingServices, Cluster, Direction, Disk, HungFiles, Partition, Service};
+pub use cluster::{
+    BackingServices, Cluster, Direction, Disk, Double, Doubles, HungFiles, Partition, Service,
+};
 pub use fixture::{Acting, Action, Config, Fault, Fixture, Shared};
 pub use local::Local;
 pub use suite::{Check, run, run_clusters};

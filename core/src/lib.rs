@@ -17,6 +17,7 @@ mod random;
 #[doc(hidden)]
 pub mod state;
 mod storage;
+mod supervised;
 mod varint;
 
 #[doc(hidden)]
@@ -40,4 +41,5 @@ pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Sta
 pub use random::Random;
 pub use state::Reject;
 pub use storage::{Directory, LOCK_FILE, Seal, lock_file, mark_moved, sync_directory};
+pub use supervised::{endless, supervised};
 pub use tsoracle_types::*;

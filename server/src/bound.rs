@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Result, Room};
+use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Result, Room, endless};
 
 use crate::{Server, connection::Connection, health::Health};
 
@@ -65,7 +65,6 @@ impl BoundServer {
     pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Self { server, listener, .. } = self;
         let health = Health::new().await;
-        let following = AbortOnDrop(health.follow(&server.oracle));
         let routes = server.all_routes(&health)?;
         let connection = Connection::new(routes, server.tls.clone(), server.limits.clone());
         let stopping = server.stopping.subscribe();
@@ -77,12 +76,17 @@ impl BoundServer {
             stopping,
             tasks: JoinSet::new(),
         };
+        // If it ended, health would say for ever what was true once. Once the oracle is gone, its owner has stopped it.
+        let following = async {
+            health.follow(server.oracle.phase()).await;
+            pending().await
+        };
         let failed = tokio::select! {
             reason = failure(&server.oracle) => Some(reason),
+            error = endless("health", following) => Some(error.to_string()),
             () = shutdown => None,
             () = accept(&listener, &server, &mut connections) => None,
         };
-        drop(following);
         health.stop().await;
         drop(listener);
         server.stopping.send_replace(true);
@@ -174,13 +178,5 @@ async fn failure(oracle: &Oracle) -> String {
             // The oracle was stopped by its owner.
             return pending().await;
         }
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, server::NamedService};
 use tonic_health::{
     ServingStatus,
@@ -90,21 +90,18 @@ impl Health {
     }
 
     /// Follows the oracle until it is gone.
-    pub(crate) fn follow(&self, oracle: &Oracle) -> JoinHandle<()> {
-        let (health, mut phase) = (self.clone(), oracle.phase());
-        tokio::spawn(async move {
-            let mut last = None;
-            loop {
-                let state = State::of(&phase.borrow_and_update());
-                // The oracle also sends to those who wait, without a change of phase.
-                if last.replace(state) != Some(state) {
-                    health.set(state).await;
-                }
-                if phase.changed().await.is_err() {
-                    return health.stop().await;
-                }
+    pub(crate) async fn follow(&self, mut phase: watch::Receiver<Phase>) {
+        let mut last = None;
+        loop {
+            let state = State::of(&phase.borrow_and_update());
+            // The oracle also sends to those who wait, without a change of phase.
+            if last.replace(state) != Some(state) {
+                self.set(state).await;
             }
-        })
+            if phase.changed().await.is_err() {
+                return self.stop().await;
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
-    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result, Room,
+    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result, Room, supervised,
 };
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
@@ -170,8 +170,13 @@ impl Server {
     /// `Fatal` if reflection cannot be set up.
     pub async fn into_router(self) -> Result<Router> {
         let health = Health::new().await;
+        let (following, phase) = (health.clone(), self.oracle.phase());
         // Ends when the oracle does.
-        drop(health.follow(&self.oracle));
+        tokio::spawn(async move {
+            if supervised("health", following.follow(phase)).await.is_err() {
+                following.stop().await;
+            }
+        });
         let limits = &self.limits;
         let routes = self.all_routes(&health)?;
         Ok(tonic::transport::Server::builder()

@@ -1,6 +1,9 @@
+mod identity;
+
 use std::{
     collections::BTreeMap,
     env, fs,
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command},
     sync::Arc,
@@ -20,7 +23,7 @@ use super::{
     remote::{self, Remote, Riding},
     sandbox,
 };
-use tsoracle_conformance::{BackingServices, Cluster, Fault, Partition, Service, Shared};
+use tsoracle_conformance::{BackingServices, Cluster, Doubles, Fault, Partition, Service, Shared};
 
 /// The leader lease, which is the default.
 const LEASE: Duration = Duration::from_secs(1);
@@ -54,6 +57,8 @@ impl Drop for Carrier {
 /// Processes, and the network between them. Fields are dropped in this order.
 struct Running {
     nodes: Vec<Option<Process>>,
+    /// Of those that were started a second time, by node.
+    doubles: BTreeMap<usize, Process>,
     /// What makes links slow, by node.
     carriers: BTreeMap<usize, Carrier>,
     backing_services: Vec<Option<Process>>,
@@ -79,6 +84,7 @@ impl Running {
         let disks = Disk::all(&site, of.state_file.as_deref())?;
         let mut cluster = Self {
             nodes: (0..count).map(|_| None).collect(),
+            doubles: BTreeMap::new(),
             carriers: BTreeMap::new(),
             backing_services: (0..beside.0).map(|_| None).collect(),
             network,
@@ -107,12 +113,17 @@ impl Running {
         command.args(program);
         // Of the one that is loaded before the node itself, only the files of the node are concerned.
         command.envs(self.disks[node].environment());
-        let service = self.site.service(node).to_string();
-        command.args(["serve", &(self.config)(&self.site, node), "--listen", &service]);
+        self.serve(command, &self.site, node, self.site.service(node))
+    }
+
+    /// Adds to a command that runs the binary what a node is told.
+    fn serve(&self, mut command: Command, site: &Site, node: usize, listen: SocketAddr) -> Command {
+        command.args(["serve", &(self.config)(site, node), "--listen", &listen.to_string()]);
+        command.args(["--advertise", &site.service(node).to_string()]);
         if let Some(filter) = env::var_os(LOG) {
             command.arg("--log").arg(filter);
         }
-        command.current_dir(self.site.directory(node));
+        command.current_dir(site.directory(node));
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("TSORACLE_") {
                 command.env_remove(name);
@@ -188,22 +199,6 @@ impl Running {
         let directory = self.site.directory(node);
         fs::remove_dir_all(&directory)?;
         Ok(fs::create_dir(directory)?)
-    }
-
-    /// What the node has is put aside. Some drivers refuse to start so, others to go on.
-    async fn begin_stray(&mut self, node: usize) -> Result<()> {
-        let directory = self.site.directory(node);
-        fs::rename(&directory, directory.with_extension("aside"))?;
-        fs::create_dir(&directory)?;
-        drop(self.start(node).await);
-        Ok(())
-    }
-
-    fn end_stray(&mut self, node: usize) -> Result<()> {
-        drop(self.nodes[node].take());
-        let directory = self.site.directory(node);
-        fs::remove_dir_all(&directory)?;
-        Ok(fs::rename(directory.with_extension("aside"), directory)?)
     }
 
     async fn lose_power(&mut self, node: usize) -> Result<()> {
@@ -331,6 +326,17 @@ pub(super) fn cluster(of: &Processes) -> Cluster {
             begin: does!(|running, node| running.begin_stray(node).await),
             end: does!(|running, node| running.end_stray(node)),
         }),
+        doubles: (has_partitions && of.has_doubles).then(|| Doubles {
+            prepare: does!(|running, ()| running.form_another().await),
+            run: Fault {
+                begin: does!(|running, (node, of)| running.begin_double(node, of).await),
+                end: does!(|running, (node, of)| running.end_double(node, of).await),
+            },
+        }),
+        replacement: of.has_members.then(|| Fault {
+            begin: does!(|running, node| running.remove(node).await),
+            end: does!(|running, node| running.replace(node).await),
+        }),
         wipe: Some(does!(|running, node| running.wipe(node).await)),
         disk: has_disks.then(|| tsoracle_conformance::Disk {
             hang: Fault {
@@ -355,9 +361,10 @@ pub(super) fn cluster(of: &Processes) -> Cluster {
             begin: does!(|running, (node, way)| running.network.cut_one_way(node, way)),
             end: does!(|running, (node, way)| running.network.heal_one_way(node, way)),
         }),
-        transfer: of
-            .has_members
-            .then(|| does!(|running, node| remote::transfer(running.site.service(node)).await)),
+        transfer: of.has_members.then(|| {
+            does!(|running, node| remote::change(running.site.service(node), remote::transfer())
+                .await)
+        }),
         client: Some(does!(|running, ()| running.client())),
         backing_services: backing_services.map(|all| BackingServices {
             count: all.count,

@@ -4,11 +4,18 @@ use std::{
     process::Command,
 };
 
+/// By how much the ports of a double are higher.
+const DOUBLE: u16 = 1_000;
+
 /// Where a cluster runs: a directory and addresses that no other one has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Site {
     pub(super) root: PathBuf,
     pub(super) nodes: Vec<Addresses>,
+    /// Of each place of a node, how many were in it before.
+    pub(super) replaced: Vec<u32>,
+    /// A node is started a second time, beside itself.
+    pub(super) is_double: bool,
     /// So many addresses for each.
     pub(super) backing_services: Vec<Vec<SocketAddr>>,
 }
@@ -30,6 +37,14 @@ pub struct BackingService {
 }
 
 impl Site {
+    pub(super) fn new(
+        root: PathBuf,
+        nodes: Vec<Addresses>,
+        backing_services: Vec<Vec<SocketAddr>>,
+    ) -> Self {
+        Self { root, replaced: vec![0; nodes.len()], nodes, is_double: false, backing_services }
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
@@ -37,7 +52,23 @@ impl Site {
 
     /// The directory of a node, where it runs. It is there, and empty at first.
     pub fn directory(&self, node: usize) -> PathBuf {
-        self.root.join(format!("node-{node}"))
+        let double = if self.is_double { "-double" } else { "" };
+        self.root.join(format!("node-{node}{double}"))
+    }
+
+    /// The id of the node that is in this place now: 1 for the first one.
+    pub fn id(&self, node: usize) -> u32 {
+        node as u32 + 1 + self.replaced[node] * self.nodes.len() as u32
+    }
+
+    /// Whether it came in the place of another one, and is to join a cluster.
+    pub fn joins(&self, node: usize) -> bool {
+        self.replaced[node] > 0
+    }
+
+    /// Where a node listens for its peers if it is started beside itself, over a directory of its own.
+    pub fn double(&self, node: usize) -> Option<SocketAddr> {
+        self.is_double.then(|| beside(self.nodes[node].peer))
     }
 
     /// A directory for what is of no node.
@@ -60,7 +91,18 @@ impl Site {
         &self.backing_services
     }
 
+    /// The same place, where a node is started a second time.
+    pub(super) fn of_double(&self) -> Self {
+        Self { is_double: true, ..self.clone() }
+    }
+
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.root.join(format!("{name}.log"))
     }
+}
+
+/// The address of a double. Nodes with networks of their own have all ports to themselves.
+pub(super) fn beside(mut address: SocketAddr) -> SocketAddr {
+    address.set_port(address.port() + DOUBLE);
+    address
 }

@@ -45,6 +45,7 @@ pub struct Processes {
     state_file: Option<String>,
     hung_files: Vec<HungFiles>,
     has_members: bool,
+    has_doubles: bool,
 }
 
 /// Calls of a node to its files that can be made to hang.
@@ -92,6 +93,7 @@ impl Processes {
             state_file: None,
             hung_files: vec![],
             has_members: false,
+            has_doubles: false,
         }
     }
 
@@ -124,7 +126,16 @@ impl Processes {
         self
     }
 
-    /// The driver's members can be changed while it runs, which transfers leadership as well.
+    /// A node can be started a second time, beside itself: its config says where that one
+    /// [listens](Site::double).
+    #[must_use]
+    pub fn with_doubles(mut self) -> Self {
+        self.has_doubles = true;
+        self
+    }
+
+    /// The driver's members can be changed while it runs, which transfers leadership as well. A node that comes
+    /// in the place of another one has another [id](Site::id), and [joins](Site::joins).
     #[must_use]
     pub fn with_members(mut self) -> Self {
         self.has_members = true;

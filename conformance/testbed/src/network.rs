@@ -59,7 +59,7 @@ impl Network {
             let of_node = |pair: &[SocketAddr]| Addresses { peer: pair[0], service: pair[1] };
             let nodes = free.chunks(2).map(of_node).collect();
             let backing_services = by_service(backing_services);
-            return Ok((Self::Loopback, Site { root, nodes, backing_services }));
+            return Ok((Self::Loopback, Site::new(root, nodes, backing_services)));
         }
         static NUMBERS: AtomicU8 = AtomicU8::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed) % 200 + 1;
@@ -74,7 +74,7 @@ impl Network {
         let here = Ipv4Addr::new(10, number, PEERS, HERE).into();
         let backing_services =
             by_service((0..others).map(|other| SocketAddr::new(here, port(other))).collect());
-        Ok((network, Site { root, nodes: (0..count).map(of_node).collect(), backing_services }))
+        Ok((network, Site::new(root, (0..count).map(of_node).collect(), backing_services)))
     }
 
     /// Has `command` run where a node is.

@@ -75,6 +75,15 @@ impl Process {
         }
     }
 
+    /// Waits until it has ended by itself.
+    pub(super) async fn ends_with(mut self, code: i32) -> Result<()> {
+        let status = self.ended().await?;
+        match status.code() == Some(code) {
+            true => Ok(()),
+            false => Err(self.failed(&format!("was to end with {code}, and ended with {status}"))),
+        }
+    }
+
     async fn ended(&mut self) -> Result<ExitStatus> {
         let until = SystemClock.now().boot + PATIENCE;
         loop {

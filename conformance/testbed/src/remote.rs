@@ -15,8 +15,7 @@ use tsoracle_core::{
 use tsoracle_proto::{
     metadata,
     v1::{
-        self, change_request::Change, cluster_service_client::ClusterServiceClient,
-        tso_service_client::TsoServiceClient,
+        self, cluster_service_client::ClusterServiceClient, tso_service_client::TsoServiceClient,
     },
 };
 
@@ -24,6 +23,8 @@ use super::failed;
 use tsoracle_verify::why_failed;
 
 use tsoracle_conformance::Service;
+
+pub(super) use v1::change_request::Change;
 
 /// How long connecting may take. A node answers at once, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,12 +44,29 @@ fn channel(address: SocketAddr) -> Result<Channel> {
     Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy())
 }
 
-/// Has the node at `address` transfer leadership to whichever other one it likes.
-pub(super) async fn transfer(address: SocketAddr) -> Result<()> {
-    let change = Some(Change::Transfer(0));
+/// Has the node at `address` make a change, if it leads.
+pub(super) async fn change(address: SocketAddr, change: Change) -> Result<()> {
     let mut node = ClusterServiceClient::new(channel(address)?);
-    node.change(v1::ChangeRequest { change }).await.map_err(error)?;
+    node.change(v1::ChangeRequest { change: Some(change) }).await.map_err(error)?;
     Ok(())
+}
+
+/// The transfer of leadership to whichever other node the leader likes.
+pub(super) fn transfer() -> Change {
+    Change::Transfer(0)
+}
+
+pub(super) fn add(id: u64, peer: SocketAddr, service: SocketAddr) -> Change {
+    let (peer_address, service_address) = (peer.to_string(), service.to_string());
+    Change::Add(v1::ClusterMember { id, peer_address, service_address, votes: false })
+}
+
+pub(super) fn promote(id: u64) -> Change {
+    Change::Promote(id)
+}
+
+pub(super) fn remove(id: u64) -> Change {
+    Change::Remove(v1::RemoveMember { id, force: false })
 }
 
 #[async_trait]

@@ -113,6 +113,12 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// such a thing.
     fn membership(&self) -> Option<Arc<dyn Membership>>;
 
+    /// What is wrong as far as this node knows, a line each, for a person: what it waits for, which node runs
+    /// twice. A failure is none of these. Nothing, by default.
+    fn troubles(&self) -> Vec<String> {
+        vec![]
+    }
+
     /// Stops the driver: commits in flight end first, then leadership ends and locks are released.
     /// May be called again, and while another call is under way. Afterwards every call fails and
     /// changes nothing, and the state can be opened again at once.

@@ -17,6 +17,11 @@ impl Oracle {
         let driver = self.shared.guard.driver().membership()?;
         Some(Arc::new(Changes { oracle: self.clone(), driver }))
     }
+
+    /// What is wrong with this node or its peers as far as it knows, a line each, for a person.
+    pub fn troubles(&self) -> Vec<String> {
+        self.shared.guard.driver().troubles()
+    }
 }
 
 /// The driver's members, whose lead is handed over and not just moved.

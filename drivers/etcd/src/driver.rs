@@ -58,6 +58,7 @@ async fn run(
         () = shared.ended() => {}
         () = elector.run() => {}
         () = watch(&shared) => {}
+        () = shared.etcd.members.stay_connected() => {}
     }
     let outcome = elector.leave().await;
     left.send_replace(Some(outcome.map_err(|error| format!("{error:#}"))));

@@ -19,6 +19,10 @@ const ATTEMPTS: u32 = 6;
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// How often the members in reserve are asked, and how many attempts' time one may take.
+const STAND_BY: Duration = Duration::from_secs(1);
+const ROUND_TRIPS: u32 = 4;
+
 /// An etcd cluster, behind as many members as are known of it.
 ///
 /// One member is asked at a time. One that does not answer in time, or answers that it cannot, is left
@@ -51,6 +55,19 @@ impl Members {
     /// Sees whenever a member is left for the next one, if there is another, from now on.
     pub(crate) fn left(&self) -> watch::Receiver<usize> {
         self.current.subscribe()
+    }
+
+    /// Asks the members in reserve now and then, for as long as it is polled: a connection to each stands by, since
+    /// behind a slow link beginning one takes longer than an attempt may.
+    pub(crate) async fn stay_connected(&self) {
+        loop {
+            for at in (0..self.members.len()).filter(|at| *at != *self.current.borrow()) {
+                let asking = async { self.client(at).await?.status().await };
+                // Whatever it says, or whether it does, is seen when it is needed.
+                drop(timeout(self.timeout * ROUND_TRIPS, asking).await);
+            }
+            SystemClock.sleep(STAND_BY).await;
+        }
     }
 
     /// When a call that begins now is given up.

@@ -40,6 +40,16 @@ async fn any_member_of_etcd_may_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_in_reserve_is_connected_to_before_it_is_needed() {
+    let etcd = Etcd::single(&[]).await;
+    let ways = [(); 2].map(|()| proxy_to(etcd.members[0].port));
+    let members = format!("{},{}", ways[0].address(), ways[1].address());
+    let driver = open(&format!("etcd://{members}/p"), "a:1").await.unwrap();
+    led(&driver).await;
+    until(async || (ways[1].answered() > 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_may_come_after_this_node() {
     if !common::is_there() {
         return;

@@ -50,6 +50,8 @@ pub struct OmnipaxosDriver {
     waiters: Arc<Waiters>,
     jobs: mpsc::Sender<Job>,
     pub(crate) lifecycle: Arc<Lifecycle>,
+    /// Who is heard; none in a simulation.
+    transport: Option<Transport>,
 }
 
 /// Opens the driver: locks the directory, reads the log, and begins to speak to the peers. Whether
@@ -120,6 +122,7 @@ async fn start(
     let (driver, node) = connect(cluster, store, started, clock.clone(), jobs)?;
     let inbound = Inbound::new(cluster, events.clone(), node.own_progress.clone(), clock)?;
     transport.serve(Arc::new(Listener { inbound, peers: Arc::new(transport.clone()) }));
+    let driver = OmnipaxosDriver { transport: Some(transport.clone()), ..driver };
     let lifecycle = driver.lifecycle.clone();
     Ok((driver, Runner::new(node, transport, events, lifecycle)))
 }
@@ -139,8 +142,16 @@ pub(crate) fn connect(
     let (waiters, lifecycle) = (Arc::<Waiters>::default(), Arc::<Lifecycle>::default());
     let peers = Peers::new(cluster, starts);
     let node = Node::new(cluster, replica, peers, waiters.clone(), announcer, now)?;
-    let driver =
-        OmnipaxosDriver { node: id, clock, leadership, evidence, waiters, jobs, lifecycle };
+    let driver = OmnipaxosDriver {
+        node: id,
+        clock,
+        leadership,
+        evidence,
+        waiters,
+        jobs,
+        lifecycle,
+        transport: None,
+    };
     Ok((driver, node))
 }
 
@@ -206,6 +217,10 @@ impl ConsensusDriver for OmnipaxosDriver {
     /// Its nodes are those of the config, and stay.
     fn membership(&self) -> Option<Arc<dyn Membership>> {
         None
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.transport.as_ref().map(Transport::troubles).unwrap_or_default()
     }
 
     async fn shutdown(&self) -> Result<()> {

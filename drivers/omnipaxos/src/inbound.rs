@@ -39,8 +39,8 @@ pub(crate) enum Event {
     Remember { writes: Vec<(Table, Effect)>, reply: oneshot::Sender<Result<()>> },
     /// A state has reached a peer, or has not.
     Transferred { peer: u32, transfer: u64, outcome: Result<()> },
-    /// The others know this node by another directory.
-    Disowned { reason: String },
+    /// This node must end.
+    Failed { error: Error },
 }
 
 /// How far a node has come, for readers on any thread.

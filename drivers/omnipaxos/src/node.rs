@@ -293,9 +293,10 @@ impl Node {
                 let transfer = (peer, transfer);
                 self.peers.transferred(transfer, outcome, &mut self.replica, now)?;
             }
-            Event::Disowned { reason } => {
+            Event::Failed { error } if *error.kind() != ErrorKind::Excluded => return Err(error),
+            Event::Failed { error } => {
                 let context = format!(
-                    "{reason}. Restore the directory; if it is lost, copy the state of another \
+                    "{error}. Restore the directory; if it is lost, copy the state of another \
                      node into a new cluster with `tsoracle migrate`"
                 );
                 return Err(Error::new(ErrorKind::Excluded, context));

@@ -50,7 +50,7 @@ impl Runner {
         mut events: mpsc::Receiver<Event>,
     ) -> Result<()> {
         let (mut asked, mut heard) = (Vec::new(), Vec::new());
-        let mut disowned = self.transport.disowned();
+        let mut failure = self.transport.failure();
         while !self.node.has_ended() {
             tokio::select! {
                 count = jobs.recv_many(&mut asked, MOST) => if count == 0 { break },
@@ -60,9 +60,8 @@ impl Runner {
             // Whatever came on the other queue meanwhile goes along.
             asked.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(MOST));
             heard.extend(std::iter::from_fn(|| events.try_recv().ok()).take(MOST));
-            heard.extend(
-                disowned.borrow_and_update().clone().map(|reason| Event::Disowned { reason }),
-            );
+            let failed = failure.borrow_and_update().clone();
+            heard.extend(failed.map(|error| Event::Failed { error }));
             let outgoing = self.node.work(&mut asked, &mut heard, SystemClock.now().boot);
             outgoing.into_iter().for_each(|outgoing| self.carry_out(outgoing));
             if self.node.owes() {

@@ -1,7 +1,6 @@
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::FutureExt as _;
 use openraft::{
     RaftNetworkFactory, SnapshotPolicy,
     error::RaftError,
@@ -10,7 +9,7 @@ use openraft::{
 use tokio::sync::{oneshot, watch};
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, Outcome, Random, Reads, Result, Snapshot, SystemClock, Version,
+    Membership, NodeId, Outcome, Random, Reads, Result, Snapshot, SystemClock, Version, supervised,
 };
 use tsoracle_replica::{
     Announcer, Cluster, Config, Formed, Identity, StoreThread, Tasks, Waiters, own_thread,
@@ -204,9 +203,8 @@ fn supervise(
 ) {
     let own = shared.clone();
     shared.tasks.spawn(async move {
-        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-            let context = format!("the task for {what} has panicked; the log has the reason");
-            own.lifecycle.fail(Error::new(ErrorKind::Fatal, context));
+        if let Err(error) = supervised(what, task).await {
+            own.lifecycle.fail(error);
             // The announcement of who leads ends with raft.
             let _ = own.raft.shutdown().await;
         }
@@ -334,6 +332,10 @@ impl ConsensusDriver for OpenraftDriver {
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
         Some(Arc::new(Members(self.shared.clone())))
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.shared.transport.troubles()
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -46,7 +46,7 @@ type Answers = dyn Fn(u32, u32) -> Result<Bytes> + Send + Sync;
 struct Played {
     handler: Mutex<Option<Arc<dyn Handler>>>,
     answers: Mutex<Arc<Answers>>,
-    disowned: watch::Sender<Option<String>>,
+    failure: watch::Sender<Option<Error>>,
     formed: watch::Sender<Option<Formed>>,
 }
 
@@ -66,8 +66,8 @@ impl Connections for Played {
         Ok(())
     }
 
-    fn disowned(&self) -> watch::Receiver<Option<String>> {
-        self.disowned.subscribe()
+    fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.failure.subscribe()
     }
 
     fn formed(&self) -> watch::Receiver<Option<Formed>> {
@@ -94,7 +94,7 @@ impl Connections for Played {
         false
     }
 
-    fn duplicates(&self) -> Vec<String> {
+    fn troubles(&self) -> Vec<String> {
         vec![]
     }
 
@@ -149,7 +149,7 @@ impl Node {
         let played = Arc::new(Played {
             handler: Mutex::default(),
             answers: Mutex::new(Arc::new(|_, _| down())),
-            disowned: watch::Sender::new(None),
+            failure: watch::Sender::new(None),
             formed: watch::Sender::new(Some(formed)),
         });
         let outside = Outside {

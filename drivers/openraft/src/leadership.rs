@@ -40,7 +40,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, mut announcer: Announcer) {
 /// Returns once this node is to stop, or has failed, with the reason.
 async fn end(shared: &Shared) -> Option<Error> {
     let mut failed = shared.store.failed();
-    let mut disowned = shared.transport.disowned();
+    let mut unheard = shared.transport.failure();
     tokio::select! {
         biased;
         () = shared.lifecycle.stopping() => None,
@@ -49,10 +49,10 @@ async fn end(shared: &Shared) -> Option<Error> {
             _ => fatal("the store's thread has ended"),
         }),
         removed = removal::removed(shared) => Some(removed),
-        disowned = disowned.wait_for(Option::is_some) => {
-            let reason = disowned.ok().and_then(|reason| reason.clone()).unwrap_or_default();
-            Some(Error::new(ErrorKind::Excluded, reason))
-        }
+        failure = unheard.wait_for(Option::is_some) => match failure.as_deref() {
+            Ok(Some(error)) => Some(error.clone()),
+            _ => Some(fatal("the transport has ended")),
+        },
     }
 }
 

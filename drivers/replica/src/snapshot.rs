@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, Read, Seek, Write},
     path::Path,
+    sync::Arc,
 };
 
 use tsoracle_core::{Entry, Error, ErrorKind, Result, VERSION, Version};
@@ -195,12 +196,15 @@ pub(crate) fn write_chunk(file: &mut impl Write, chunk: &[u8]) -> io::Result<()>
     file.write_all(chunk)
 }
 
-/// Reads the chunks in a file.
+/// Reads the chunks in a file, which is at `path`, from its beginning.
 ///
 /// # Errors
 /// `Corrupt` for a file that breaks off, `Fatal` or `Config` if it cannot be read.
-pub(crate) fn load(path: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
-    let file = File::open(path).map_err(|source| Error::cannot_use(path.display(), source))?;
+pub(crate) fn load(
+    path: &Path,
+    mut file: Arc<File>,
+) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
+    file.rewind().map_err(|source| Error::cannot_use(path.display(), source))?;
     let mut file = BufReader::new(file);
     let path = path.to_owned();
     Ok(std::iter::from_fn(move || {
@@ -292,9 +296,9 @@ mod tests {
         let file = to.path().join("snapshot");
         let mut written = File::create(&file).unwrap();
         chunks.for_each(|chunk| write_chunk(&mut written, &chunk.unwrap()).unwrap());
-        let first = load(&file).unwrap().next().unwrap().unwrap();
+        let first = load(&file, opened(&file)).unwrap().next().unwrap().unwrap();
         assert_eq!(header(&first).unwrap(), b"12");
-        target.restore(load(&file).unwrap(), note(), NOW).unwrap();
+        target.restore(load(&file, opened(&file)).unwrap(), note(), NOW).unwrap();
         assert_eq!((target.version(), target.applied()), (version, Some(&b"12"[..])));
         // The keys, and the version.
         let entries = target.store().scan(&[], &[u8::MAX], 10_000).unwrap();
@@ -304,6 +308,10 @@ mod tests {
         let target = Replica::open(Store::open(to.path(), Default::default()).unwrap(), NOW);
         let target = target.unwrap();
         assert_eq!((target.version(), target.applied()), (version, Some(&b"12"[..])));
+    }
+
+    fn opened(path: &Path) -> Arc<File> {
+        Arc::new(File::open(path).unwrap())
     }
 
     #[test]
@@ -316,7 +324,7 @@ mod tests {
         write_chunk(&mut written, &longer).unwrap_err();
         written.write_all(&(longer.len() as u32).to_le_bytes()).unwrap();
         written.write_all(&longer).unwrap();
-        let mut chunks = load(&file).unwrap();
+        let mut chunks = load(&file, opened(&file)).unwrap();
         assert_eq!(chunks.next().unwrap().unwrap(), longest);
         assert_eq!(*chunks.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
     }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
     sync::{
@@ -122,7 +122,7 @@ struct Incoming {
     next: u64,
     bytes: u64,
     has_ended: bool,
-    file: BufWriter<File>,
+    file: BufWriter<Arc<File>>,
     received: Received,
 }
 
@@ -193,7 +193,7 @@ impl Inbox {
             return Err(Error::new(ErrorKind::Invalid, context));
         }
         let written = write_chunk(&mut incoming.file, part.chunk);
-        written.map_err(|source| Error::cannot_use(incoming.received.0.display(), source))?;
+        written.map_err(|source| Error::cannot_use(incoming.received.path.display(), source))?;
         incoming.next += 1;
         self.incoming().insert(from, incoming);
         Ok(())
@@ -222,17 +222,18 @@ impl Inbox {
         let incoming = self.incoming().remove(&from);
         let incoming = incoming.filter(|incoming| incoming.transfer == transfer);
         let Incoming { mut file, received, .. } = incoming.ok_or_else(out_of_order)?;
-        file.flush().map_err(|source| Error::cannot_use(received.0.display(), source))?;
-        snapshot::verify(load(&received.0)?)?;
+        file.flush().map_err(|source| Error::cannot_use(received.path.display(), source))?;
+        snapshot::verify(received.chunks()?)?;
         Ok(received)
     }
 
     fn begin(&self, transfer: u64) -> Result<Incoming> {
         let number = self.0.count.fetch_add(1, Ordering::Relaxed);
         let path = self.0.directory.join(format!("{RECEIVED}{number}"));
-        let file = File::create(&path);
-        let file = file.map_err(|source| Error::cannot_use(path.display(), source))?;
-        let (file, received) = (BufWriter::new(file), Received(path));
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&path);
+        let file = Arc::new(file.map_err(|source| Error::cannot_use(path.display(), source))?);
+        let (file, received) = (BufWriter::new(file.clone()), Received { path, file });
         Ok(Incoming { transfer, next: 0, bytes: 0, has_ended: false, file, received })
     }
 
@@ -242,8 +243,13 @@ impl Inbox {
 }
 
 /// A state that has come, in a file that goes when this is dropped.
+///
+/// The file stays open: where no more files can be opened, the state can be installed all the same.
 #[derive(Debug)]
-pub struct Received(PathBuf);
+pub struct Received {
+    path: PathBuf,
+    file: Arc<File>,
+}
 
 impl Received {
     /// Its chunks, for [`Replica::restore`](crate::Replica::restore).
@@ -251,7 +257,7 @@ impl Received {
     /// # Errors
     /// `Fatal` or `Config` if the file cannot be read.
     pub fn into_chunks(self) -> Result<impl Iterator<Item = Result<Vec<u8>>> + Send + use<>> {
-        let mut chunks = load(&self.0)?;
+        let mut chunks = self.chunks()?;
         Ok(std::iter::from_fn(move || {
             // The file stays for as long as it is read.
             let _file = &self;
@@ -264,17 +270,21 @@ impl Received {
     /// # Errors
     /// As for [`into_chunks`](Self::into_chunks), and `Corrupt`.
     pub fn applied(&self) -> Result<Vec<u8>> {
-        match load(&self.0)?.next() {
+        match self.chunks()?.next() {
             Some(first) => snapshot::header(&first?),
             None => Err(Error::new(ErrorKind::Corrupt, "a received state is empty")),
         }
+    }
+
+    fn chunks(&self) -> Result<impl Iterator<Item = Result<Vec<u8>>> + use<>> {
+        load(&self.path, self.file.clone())
     }
 }
 
 impl Drop for Received {
     fn drop(&mut self) {
         // What cannot be removed is removed by the next start.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -312,6 +322,22 @@ mod tests {
 
     fn files(inbox: &Inbox) -> usize {
         fs::read_dir(&inbox.0.directory).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn a_state_that_has_come_is_installed_without_opening_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(directory.path(), 1 << 20).unwrap();
+        let sent = chunks(b"12");
+        for (number, chunk) in (0..).zip(&sent) {
+            take(&inbox, 1, 7, number, chunk).await.unwrap();
+        }
+        let received = inbox.finish(&Tasks::here(), 1, 7).await.unwrap();
+        // So that it could not be opened again.
+        fs::remove_file(&received.path).unwrap();
+        assert_eq!(received.applied().unwrap(), b"12");
+        let chunks: Vec<_> = received.into_chunks().unwrap().map(Result::unwrap).collect();
+        assert_eq!(chunks, sent);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod init;
 mod leases;
 mod log;
 mod man;
+mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;

@@ -1,18 +1,17 @@
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, future::pending, net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
 
-use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, Phase, Reads,
-    SystemClock,
+    SystemClock, endless,
 };
 use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
     drivers,
     failure::Failure,
-    log,
+    log, metrics,
     output::print_line,
     settings::{DriverChoice, Settings},
 };
@@ -48,11 +47,16 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let service_endpoint =
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
     let context = OpenContext { service_endpoint: service_endpoint.clone() };
-    if let Some(address) = settings.metrics_listen {
-        serve_metrics(address)?;
-    }
+    let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
+    let mut metrics = pin!(endless("metrics", async move {
+        match metrics {
+            Some(serving) => serving.await,
+            None => pending().await,
+        }
+    }));
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
+        error = metrics.as_mut() => return Err(error.into()),
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
@@ -74,9 +78,12 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
             std::process::exit(1);
         });
     });
-    match stopped.await {
-        Ok(()) => Ok(()),
-        Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
+    tokio::select! {
+        stopped = stopped => match stopped {
+            Ok(()) => Ok(()),
+            Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
+        },
+        error = metrics => Err(error.into()),
     }
 }
 
@@ -129,18 +136,6 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
     if !matches!(printed.await, Ok(Ok(()))) {
         tracing::warn!("standard output is closed; {line}");
     }
-}
-
-/// Serves what is counted. Must be called before anything is.
-fn serve_metrics(address: SocketAddr) -> Result<(), Failure> {
-    let built = PrometheusBuilder::new().with_http_listener(address).build();
-    let (recorder, exporter) = built.map_err(|error| {
-        Failure::failed(format!("cannot serve metrics on {address}: {error:#}"))
-    })?;
-    metrics::set_global_recorder(recorder).map_err(Failure::failed)?;
-    tokio::spawn(exporter);
-    tracing::info!("serving metrics on http://{address}/metrics");
-    Ok(())
 }
 
 /// Finds the file that every directory with a state has.

@@ -8,7 +8,8 @@ use tsoracle_core::Timestamp;
 use tsoracle_proto::{
     metadata,
     v1::{
-        GetCurrentMaxSafeRequest, LeaderHint, ReadSeqRequest,
+        GetCurrentMaxSafeRequest, LeaderHint, ReadSeqRequest, TroublesRequest,
+        cluster_service_client::ClusterServiceClient,
         sequence_service_client::SequenceServiceClient, tso_service_client::TsoServiceClient,
     },
 };
@@ -58,6 +59,8 @@ struct Report {
     #[serde(serialize_with = "as_text")]
     epoch: Option<u128>,
     max_safe_physical_ms: Option<u64>,
+    /// What the node says is wrong.
+    troubles: Vec<String>,
     error: Option<String>,
 }
 
@@ -90,12 +93,16 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         Err(error) => return Report { phase: "unreachable", error: Some(error), ..report },
     };
     let mut tso = TsoServiceClient::new(channel.clone());
-    let (health, led, max_safe) = tokio::join!(
+    let mut cluster = ClusterServiceClient::new(channel.clone());
+    let (health, led, troubles, max_safe) = tokio::join!(
         health(channel.clone(), timeout),
         leadership(channel, timeout),
+        cluster.troubles(within(TroublesRequest {}, timeout)),
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
     );
-    let report = Report { health: Some(health), ..report };
+    // A node of an earlier release has none to tell.
+    let troubles = troubles.map(|answer| answer.into_inner().troubles).unwrap_or_default();
+    let report = Report { health: Some(health), troubles, ..report };
     match led {
         Led::Here => {
             let answer = max_safe.map(tonic::Response::into_inner).unwrap_or_default();
@@ -182,6 +189,9 @@ fn text(report: &Report) -> String {
     }
     if let Some(error) = &report.error {
         let _ = write!(text, ": {error:#}");
+    }
+    for trouble in &report.troubles {
+        let _ = write!(text, "; {trouble}");
     }
     text
 }

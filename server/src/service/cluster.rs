@@ -44,6 +44,13 @@ impl ClusterService for Cluster {
         }))
     }
 
+    async fn troubles(
+        &self,
+        _: Request<v1::TroublesRequest>,
+    ) -> Result<Response<v1::TroublesResponse>, Status> {
+        Ok(Response::new(v1::TroublesResponse { troubles: self.oracle.troubles() }))
+    }
+
     async fn change(
         &self,
         request: Request<v1::ChangeRequest>,

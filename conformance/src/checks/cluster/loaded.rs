@@ -102,6 +102,11 @@ impl Loaded {
         Ok(())
     }
 
+    /// How many calls have been answered.
+    pub(super) fn answered(&self) -> usize {
+        self.load.answered()
+    }
+
     /// Whether many more calls are answered within `patience`.
     pub(super) async fn serves(&self, patience: Duration) -> bool {
         let goal = self.load.answered() + CALLS;

@@ -1,12 +1,12 @@
 //! Faults of every kind that the fixture offers, drawn from a seed, while callers ask all nodes.
 
-use std::{env, time::Duration};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tsoracle_core::{BootTime, Clock, Random, SystemClock};
 
 use super::loaded::{Loaded, NODES};
-use crate::{Direction, fixture::the};
+use crate::{Direction, Double, fixture::the};
 
 cluster_checks!(NODES; whatever_fails_at_random_is_survived);
 
@@ -42,6 +42,9 @@ enum Fault {
     },
     /// It runs over an empty directory for a while.
     Stray,
+    Double(Double),
+    /// It is taken out of the cluster, and another one comes in its place.
+    Replacement,
     Transfer,
     BackingService {
         number: usize,
@@ -54,7 +57,10 @@ impl Fault {
         let is_of_links =
             |fault| matches!(fault, Self::CutOff | Self::CutLink { .. } | Self::OneWay(_));
         let are_alike = std::mem::discriminant(&self) == std::mem::discriminant(&other);
-        !(are_alike || is_of_links(self) && is_of_links(other))
+        // Of two nodes that are left, the cluster needs both.
+        let is_change = |fault| fault == Self::Replacement;
+        let is_either = is_change(self) || is_change(other);
+        !(are_alike || is_either || is_of_links(self) && is_of_links(other))
     }
 }
 
@@ -92,6 +98,10 @@ impl Dice {
             round_trip_ms: 20 + dice.below(480),
         });
         offer(cluster.stray.is_some(), |_, _, _| Fault::Stray);
+        offer(cluster.doubles.is_some(), |dice, _, _| {
+            Fault::Double([Double::Copy, Double::Empty, Double::Foreign][dice.below(3) as usize])
+        });
+        offer(cluster.replacement.is_some(), |_, _, _| Fault::Replacement);
         offer(cluster.transfer.is_some(), |_, _, _| Fault::Transfer);
         offer(cluster.backing_services.is_some(), |dice, loaded, _| Fault::BackingService {
             number: match &loaded.cluster.backing_services {
@@ -126,11 +136,27 @@ fn setting(name: &str) -> Result<Option<u64>> {
 /// serves while only one does, and after all was mended. What callers saw is judged in the end.
 async fn whatever_fails_at_random_is_survived(loaded: &mut Loaded) -> Result<()> {
     let seed = setting(SEED)?.unwrap_or_else(|| Random::default().draw() as u64);
-    let seconds = setting(SECONDS)?.unwrap_or(DEFAULT_SECONDS);
+    let seconds = setting(SECONDS)?;
     let mut made = vec![];
-    let mixed = mix(loaded, seed, Duration::from_secs(seconds), &mut made).await;
+    let time = Duration::from_secs(seconds.unwrap_or(DEFAULT_SECONDS));
+    let mixed = mix(loaded, seed, time, &mut made).await;
+    if seconds.is_some() {
+        println!("seed {seed}: {}; {} calls were answered", tally(&made), loaded.answered());
+    }
     let last = made.split_off(made.len().saturating_sub(12));
     mixed.with_context(|| format!("seed {seed}, after these faults: {last:?}"))
+}
+
+/// How often each fault was made.
+fn tally(made: &[(usize, Fault)]) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for (_, fault) in made {
+        let name = format!("{fault:?}");
+        let kind = name.split(['(', ' ']).next().unwrap_or(&name);
+        *counts.entry(kind.into()).or_default() += 1;
+    }
+    let counts = counts.iter().map(|(kind, count)| format!("{kind} {count}"));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 async fn mix(
@@ -139,6 +165,10 @@ async fn mix(
     time: Duration,
     made: &mut Vec<(usize, Fault)>,
 ) -> Result<()> {
+    if let Some(doubles) = &loaded.cluster.doubles {
+        doubles.prepare.run(()).await?;
+        loaded.serve().await.context("after another cluster was there")?;
+    }
     let mut dice = Dice::new(seed, loaded);
     let until: BootTime = SystemClock.now().boot + time;
     while SystemClock.now().boot < until {
@@ -189,6 +219,8 @@ async fn begin(loaded: &Loaded, (node, fault): (usize, Fault)) -> Result<()> {
             cluster.kill.run(node).await?;
             the(&cluster.stray)?.begin.run(node).await?;
         }
+        Fault::Double(of) => the(&cluster.doubles)?.run.begin.run((node, of)).await?,
+        Fault::Replacement => the(&cluster.replacement)?.begin.run(node).await?,
         Fault::Transfer => {
             let (leader, _) = loaded.leader().await?;
             // No other node may be able to lead.
@@ -221,6 +253,8 @@ async fn end(loaded: &Loaded, (node, fault): (usize, Fault)) -> Result<()> {
             the(&cluster.stray)?.end.run(node).await?;
             cluster.start.run(node).await?;
         }
+        Fault::Double(of) => the(&cluster.doubles)?.run.end.run((node, of)).await?,
+        Fault::Replacement => the(&cluster.replacement)?.end.run(node).await?,
         Fault::Transfer => {}
         Fault::BackingService { number } => {
             the(&cluster.backing_services)?.kill.end.run(number).await?;

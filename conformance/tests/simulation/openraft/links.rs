@@ -74,7 +74,7 @@ struct Links {
     me: usize,
     listener: Arc<Listener>,
     /// No node of a simulation is refused.
-    disowned: watch::Sender<Option<String>>,
+    failure: watch::Sender<Option<Error>>,
     /// All belong to one cluster from the start.
     formed: watch::Sender<Option<Formed>>,
 }
@@ -89,8 +89,8 @@ pub(super) fn connect(
     let listener = Listener { gate: gate.clone(), handler: Mutex::default(), has_ended, ended };
     let (world, listener) = (world.clone(), Arc::new(listener));
     let formed = Formed { id: ClusterId(1), is_provisional: false, nodes: BTreeMap::new() };
-    let (disowned, formed) = (watch::Sender::new(None), watch::Sender::new(Some(formed)));
-    let links = Links { world, me, listener: listener.clone(), disowned, formed };
+    let (failure, formed) = (watch::Sender::new(None), watch::Sender::new(Some(formed)));
+    let links = Links { world, me, listener: listener.clone(), failure, formed };
     (listener, Arc::new(links))
 }
 
@@ -124,8 +124,8 @@ impl Connections for Links {
         Ok(())
     }
 
-    fn disowned(&self) -> watch::Receiver<Option<String>> {
-        self.disowned.subscribe()
+    fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.failure.subscribe()
     }
 
     fn formed(&self) -> watch::Receiver<Option<Formed>> {
@@ -152,7 +152,7 @@ impl Connections for Links {
         false
     }
 
-    fn duplicates(&self) -> Vec<String> {
+    fn troubles(&self) -> Vec<String> {
         vec![]
     }
 

@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, sync::Mutex};
 
 use tokio::sync::watch;
+use tsoracle_core::{Error, ErrorKind};
 
 use super::lock;
 
@@ -11,7 +12,7 @@ use super::lock;
 #[derive(Default)]
 pub(super) struct Disowned {
     votes: Mutex<Votes>,
-    reason: watch::Sender<Option<String>>,
+    failure: watch::Sender<Option<Error>>,
 }
 
 #[derive(Default)]
@@ -45,17 +46,22 @@ impl Disowned {
         votes.disowning.insert(node);
         let majority = votes.others.len().div_ceil(2) + 1;
         if votes.disowning.len() >= majority.min(votes.others.len()) {
-            self.reason.send_if_modified(|known| {
-                let is_new = known.is_none();
-                known.get_or_insert_with(|| reason.to_owned());
-                is_new
-            });
+            self.fail(Error::new(ErrorKind::Excluded, reason));
         }
     }
 
-    /// The reason, once it is believed.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Option<String>> {
-        self.reason.subscribe()
+    /// This node must end, for that reason if there was none before.
+    pub(super) fn fail(&self, error: Error) {
+        self.failure.send_if_modified(|known| {
+            let is_new = known.is_none();
+            known.get_or_insert(error);
+            is_new
+        });
+    }
+
+    /// Why this node must end, once it must.
+    pub(super) fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.failure.subscribe()
     }
 }
 
@@ -70,7 +76,7 @@ mod tests {
             disowned.vote(node, "it was wiped");
             disowned.vote(node, "it was wiped");
             disowned.vote(members + 1, "a node that is no member");
-            disowned.subscribe().borrow().is_some()
+            disowned.failure().borrow().is_some()
         })
     }
 

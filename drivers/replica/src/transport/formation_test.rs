@@ -195,7 +195,7 @@ async fn no_node_of_a_cluster_that_is_being_formed_is_taken_for_a_stranger() {
             assert_eq!(node.cluster().await, nodes[0].cluster().await);
             // Each has got all ids with the cluster's.
             assert_eq!(node.ids.news(0).unwrap().0.len(), 7);
-            assert_eq!(*node.transport.disowned().borrow(), None);
+            assert!(node.transport.failure().borrow().is_none());
         }
     }
 }
@@ -232,7 +232,7 @@ async fn nodes_beside_a_cluster_that_is_there_form_none_and_say_how_to_join() {
         );
         assert_eq!(node.formed(), None);
         // One of two others is no majority.
-        assert_eq!(*node.transport.disowned().borrow(), None);
+        assert!(node.transport.failure().borrow().is_none());
     }
     assert_eq!(one.cluster().await, before);
     assert_eq!(one.echo.heard.load(Ordering::Relaxed), 0);
@@ -284,9 +284,11 @@ async fn a_wiped_node_is_told_by_a_majority() {
     assert_eq!(ids, [Some(NodeId(33)); 2]);
     three.stop().await;
     let three = places.start(3, ALL, 333).await;
-    let mut disowned = three.transport.disowned();
-    let reason = timeout(PATIENCE, disowned.wait_for(Option::is_some)).await.unwrap().unwrap();
-    assert!(reason.as_ref().unwrap().contains("wiped or replaced"), "{reason:?}");
+    let mut failure = three.transport.failure();
+    let error = timeout(PATIENCE, failure.wait_for(Option::is_some)).await.unwrap().unwrap();
+    let error = error.clone().unwrap();
+    assert_eq!(*error.kind(), ErrorKind::Excluded);
+    assert!(error.to_string().contains("wiped or replaced"), "{error}");
     assert_eq!((three.formed(), one.cluster().await), (None, before));
 }
 
@@ -421,7 +423,7 @@ async fn of_two_processes_under_one_identity_the_later_one_is_refused() {
     };
     let known = [(1, 11), (2, 22)];
     let copy = Node::start(elsewhere, 33, three.formed(), &known).await;
-    let mut disowned = copy.transport.disowned();
+    let mut failure = copy.transport.failure();
     let asking = async {
         loop {
             for to in [1, 2] {
@@ -433,14 +435,14 @@ async fn of_two_processes_under_one_identity_the_later_one_is_refused() {
         }
     };
     let reason = tokio::select! {
-        reason = timeout(PATIENCE, disowned.wait_for(Option::is_some)) => {
-            reason.unwrap().unwrap().clone().unwrap()
+        error = timeout(PATIENCE, failure.wait_for(Option::is_some)) => {
+            error.unwrap().unwrap().clone().unwrap().to_string()
         }
         () = asking => unreachable!(),
     };
     assert!(reason.contains("another process runs under the identity of node 3"), "{reason}");
     for node in [&one, &two] {
-        let duplicates = node.transport.duplicates();
+        let duplicates = node.transport.troubles();
         assert!(duplicates[0].contains("node 3 runs twice"), "{duplicates:?}");
         // At two addresses.
         assert_eq!(duplicates[0].matches("127.0.0.1:").count(), 2, "{duplicates:?}");
@@ -448,7 +450,7 @@ async fn of_two_processes_under_one_identity_the_later_one_is_refused() {
     // The first one is as it was.
     one.reaches(3).await;
     three.reaches(1).await;
-    assert_eq!(*three.transport.disowned().borrow(), None);
+    assert!(three.transport.failure().borrow().is_none());
     assert_eq!(three.cluster().await, cluster);
     // One that is started again is no second one.
     three.stop().await;

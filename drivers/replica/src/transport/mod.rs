@@ -28,7 +28,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
-use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
+use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock, supervised};
 
 use self::{
     callers::Callers, disowned::Disowned, formation::Formation, frame::Envelope, peer::Peer,
@@ -94,7 +94,7 @@ pub trait Handler: Send + Sync + 'static {
 pub trait Connections: Calls {
     fn serve(&self, handler: Arc<dyn Handler>);
     fn set_peer(&self, node: u32, address: &str) -> Result<()>;
-    fn disowned(&self) -> watch::Receiver<Option<String>>;
+    fn failure(&self) -> watch::Receiver<Option<Error>>;
     fn formed(&self) -> watch::Receiver<Option<Formed>>;
     fn waits_for(&self) -> Option<String>;
     fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>);
@@ -102,7 +102,7 @@ pub trait Connections: Calls {
     async fn forget(&self, node: u32) -> Result<()>;
     fn drop_peer(&self, node: u32);
     fn was_removed(&self, node: u32) -> bool;
-    fn duplicates(&self) -> Vec<String>;
+    fn troubles(&self) -> Vec<String>;
     fn local_addr(&self) -> SocketAddr;
     async fn shutdown(&self);
 }
@@ -127,8 +127,8 @@ impl Connections for Transport {
         self.set_peer(node, address)
     }
 
-    fn disowned(&self) -> watch::Receiver<Option<String>> {
-        self.disowned()
+    fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.failure()
     }
 
     fn formed(&self) -> watch::Receiver<Option<Formed>> {
@@ -159,8 +159,8 @@ impl Connections for Transport {
         self.was_removed(node)
     }
 
-    fn duplicates(&self) -> Vec<String> {
-        self.duplicates()
+    fn troubles(&self) -> Vec<String> {
+        self.troubles()
     }
 
     fn local_addr(&self) -> SocketAddr {
@@ -252,9 +252,11 @@ impl Transport {
     pub fn serve(&self, handler: Arc<dyn Handler>) {
         *lock(&self.0.handler) = Some(handler);
         if let Some(listener) = lock(&self.0.listener).take() {
-            let accepting = self.0.runtime.spawn(server::accept(self.0.clone(), listener));
+            let accepting = server::accept(self.0.clone(), listener);
+            let accepting = self.0.spawn("the connections of peers", accepting);
             *lock(&self.0.accepting) = Some(accepting);
-            *lock(&self.0.forming) = Some(self.0.runtime.spawn(form(self.0.clone())));
+            let forming = self.0.spawn("the formation of the cluster", form(self.0.clone()));
+            *lock(&self.0.forming) = Some(forming);
         }
     }
 
@@ -295,9 +297,9 @@ impl Transport {
         self.0.envelope.ids.was_removed(node)
     }
 
-    /// Which nodes run twice, and where.
-    pub fn duplicates(&self) -> Vec<String> {
-        self.0.presence.duplicates()
+    /// What this node waits for to be in a cluster, and which nodes run twice, and where.
+    pub fn troubles(&self) -> Vec<String> {
+        self.waits_for().into_iter().chain(self.0.presence.duplicates()).collect()
     }
 
     /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
@@ -344,10 +346,11 @@ impl Transport {
         Ok(())
     }
 
-    /// Why the members that knew this node under another id refuse it, once a majority does: this node was
-    /// wiped, and must not take part as if it had not been.
-    pub fn disowned(&self) -> watch::Receiver<Option<String>> {
-        self.0.envelope.disowned.subscribe()
+    /// Why this node must end, once it must. `Excluded`: a majority of the members that knew it refuses it, since
+    /// they knew it under another id, or removed it; it must not take part as if nothing had happened. `Fatal`: a
+    /// task that speaks with peers has panicked.
+    pub fn failure(&self) -> watch::Receiver<Option<Error>> {
+        self.0.envelope.disowned.failure()
     }
 
     /// Asks `to`, and waits for its answer, for `deadline` at most.
@@ -435,6 +438,20 @@ async fn form(inner: Arc<Inner>) {
 }
 
 impl Inner {
+    /// Runs a task without which this node would seem to be well, and not be: if it panics, the node fails.
+    fn spawn(
+        self: &Arc<Self>,
+        task: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = supervised(task, work).await {
+                inner.envelope.disowned.fail(error);
+            }
+        })
+    }
+
     /// Whether to listen to `sender`.
     fn admit(&self, handler: &dyn Handler, sender: Sender) -> Result<()> {
         handler.admit(sender)?;

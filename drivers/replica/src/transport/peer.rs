@@ -210,7 +210,8 @@ impl Peer {
 
     pub(super) fn keep_session(self: &Arc<Self>, transport: &Arc<Inner>) {
         if !self.is_kept.swap(true, Ordering::Relaxed) {
-            transport.runtime.spawn(keep_session(self.clone(), transport.clone()));
+            transport
+                .spawn("the session with a peer", keep_session(self.clone(), transport.clone()));
         }
     }
 

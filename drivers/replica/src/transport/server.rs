@@ -193,9 +193,8 @@ impl peer_server::Peer for Service {
             answers,
             permits: Arc::new(Semaphore::new(CONCURRENT)),
         };
-        let noted = SessionOf::begin(self.inner.clone(), sender.node);
+        let noted = SessionOf::begin(self.inner.clone(), sender.node, number);
         tokio::spawn(async move {
-            let _noted = noted;
             let mut stop = session.service.inner.stop.subscribe();
             let status = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => Some(Status::unavailable("the node stops")),
@@ -205,7 +204,7 @@ impl peer_server::Peer for Service {
                 }
                 status = session.read(&mut frames) => status,
             };
-            session.service.inner.presence.leave(sender.node, number);
+            drop(noted);
             if let Some(status) = status {
                 let _ = session.answers.send(Err(status)).await;
             }
@@ -218,17 +217,20 @@ impl peer_server::Peer for Service {
 struct SessionOf {
     inner: Arc<Inner>,
     node: u32,
+    number: u64,
 }
 
 impl SessionOf {
-    fn begin(inner: Arc<Inner>, node: u32) -> Self {
+    fn begin(inner: Arc<Inner>, node: u32, number: u64) -> Self {
         *lock(&inner.sessions).entry(node).or_default() += 1;
-        Self { inner, node }
+        Self { inner, node, number }
     }
 }
 
 impl Drop for SessionOf {
     fn drop(&mut self) {
+        // Whichever way the session ends, a panic too: one that stood for ever would keep out the next process.
+        self.inner.presence.leave(self.node, self.number);
         let mut sessions = lock(&self.inner.sessions);
         let left = sessions.get_mut(&self.node).map(|count| {
             *count -= 1;

@@ -22,6 +22,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) const ECHO: u32 = 1;
 const HANG: u32 = 2;
+/// A message at which the handler panics.
+const DREADED: &[u8] = b"dreaded";
 const PANIC: u32 = 3;
 
 /// Echoes calls, and tells the test what it was told.
@@ -57,6 +59,7 @@ impl Handler for Told {
     }
 
     async fn received(&self, sender: Sender, body: Bytes) {
+        assert_ne!(&body[..], DREADED, "the handler of a test");
         let _ = self.events.send(Event::Received(sender.node, body));
     }
 
@@ -222,6 +225,29 @@ async fn a_handler_that_panics_ends_only_its_call() {
     let error = one.call(2, PANIC, PATIENCE).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Unavailable);
     one.call(2, ECHO, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_keeps_no_later_process_out() {
+    let (one, mut two) = pair().await;
+    one.transport.send(2, Bytes::from_static(DREADED));
+    while two.any_event().await != Event::Disconnected(1) {}
+    one.shutdown().await;
+    let another = Node::start(1, |config| config).await;
+    another.knows(2, &two);
+    another.call(2, ECHO, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_panics_ends_the_node() {
+    let one = Node::start(1, |config| config).await;
+    assert!(one.transport.failure().borrow().is_none());
+    one.transport.0.spawn("sums", async { panic!("in a test") });
+    let mut failure = one.transport.failure();
+    let error = timeout(PATIENCE, failure.wait_for(Option::is_some)).await.unwrap().unwrap();
+    let error = error.clone().unwrap();
+    assert_eq!(*error.kind(), ErrorKind::Fatal);
+    assert!(error.to_string().contains("the task for sums"), "{error}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Nodes that do not lead, seen from the command line.
 
-use std::{path::Path, process::Output, time::Duration};
+use std::{net::TcpListener, path::Path, process::Output, time::Duration};
 
 use serde_json::{Value, json};
 use tsoracle_core::{Leadership, OracleOptions, Phase};
@@ -8,7 +8,7 @@ use tsoracle_server::Server;
 
 use crate::{
     common::{Running, driver::Scripted},
-    node::{error_line, run, stdout},
+    node::{Node, error_line, run, stdout},
 };
 
 async fn ask(server: &Running, arguments: &[&'static str]) -> Output {
@@ -56,4 +56,21 @@ async fn a_driver_whose_members_cannot_change_says_so() {
     assert!(line.contains("no members that can be changed"), "{line}");
     let line = error_line(&ask(&server, &["cluster", "remove", "1"]).await, 1);
     assert!(line.contains("no members that can be changed"), "{line}");
+}
+
+#[test]
+fn a_node_that_waits_for_another_one_says_so_in_its_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let peers = format!("1={peer}/127.0.0.1:1,2=127.0.0.1:1/127.0.0.1:2");
+    for driver in ["openraft", "omnipaxos"] {
+        let config = format!("{driver}:{driver}?node=1&peers={peers}");
+        let node = Node::start(directory.path(), &[&config, "--advertise", "127.0.0.1:1"]);
+        let asked = node.ask(&["status", "--json"]);
+        let answer: Value = serde_json::from_slice(&asked.stdout).unwrap();
+        let trouble = answer["troubles"][0].as_str().unwrap();
+        assert!(trouble.contains("waiting for node 2 at 127.0.0.1:1"), "{trouble}");
+        let text = String::from_utf8(node.ask(&["status"]).stdout).unwrap();
+        assert!(text.trim_end().ends_with(trouble), "{text}");
+    }
 }

@@ -235,10 +235,27 @@ fn metrics_are_counted() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let node = Node::start(directory.path(), &["memory", "--metrics-listen", &free]);
     stdout(&node.ask(&["ts", "--count", "5"]));
-    let mut asking = TcpStream::connect(&free).unwrap();
-    asking.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let mut metrics = String::new();
-    asking.read_to_string(&mut metrics).unwrap();
+    // Those who say nothing have their share of connections, and the next ones are closed.
+    let mut silent: Vec<_> = (0..40).map(|_| TcpStream::connect(&free).unwrap()).collect();
+    for closed in &mut silent[32..] {
+        let read = closed.read(&mut [0; 1]);
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    drop(silent);
+    let scrape = || {
+        let mut asking = TcpStream::connect(&free)?;
+        asking.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut metrics = String::new();
+        asking.read_to_string(&mut metrics)?;
+        std::io::Result::Ok(metrics)
+    };
+    // Until it has noticed that they are gone.
+    let metrics = loop {
+        match scrape() {
+            Ok(metrics) if !metrics.is_empty() => break metrics,
+            _ => std::thread::yield_now(),
+        }
+    };
     for line in
         ["tsoracle_timestamps_total 5", "tsoracle_grants_total 1", "tsoracle_reigns_total 1"]
     {

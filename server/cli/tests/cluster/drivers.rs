@@ -24,19 +24,26 @@ pub(crate) fn all() -> Vec<Processes> {
 /// Nodes that replicate a log among themselves.
 fn replicated(driver: &'static str) -> Processes {
     Processes::new(driver, BINARY, move |site, node| {
-        let peer = |node| format!("{}={}/{}", node + 1, site.peer(node), site.service(node));
+        let peer = |node| format!("{}={}/{}", site.id(node), site.peer(node), site.service(node));
         let peers: Vec<_> = (0..site.nodes()).map(peer).collect();
-        let (directory, own) = (site.directory(node), node + 1);
+        let (directory, own) = (site.directory(node), site.id(node));
         let (directory, peers) = (directory.display(), peers.join(","));
+        let joins = if site.joins(node) { "&join=true" } else { "" };
+        // The operator says that a directory was moved, and does not know of its copy.
+        let place = match site.double(node) {
+            Some(listen) => format!("peer_listen={listen}"),
+            None => "moved=true".into(),
+        };
         // Little log is kept, so that a node that is far behind catches up through a snapshot. The
         // network is one that the test has made. A loss of power leaves a copy.
         format!(
             "{driver}:{directory}/data?node={own}&peers={peers}&snapshot_every=100&log_keep=20&journal_mb=1\
-             &insecure_peers=true&moved=true"
+             &insecure_peers=true&{place}{joins}"
         )
     })
     .with_state_file("journal-")
     .with_hung_files(HUNG)
+    .with_doubles()
 }
 
 /// Every kind of call to files that a node makes while it runs. The last one is of all, so that whatever kind of

@@ -184,15 +184,18 @@ async fn outage(nodes: &Nodes, callers: &Callers, fault: Fault) -> Result<Outage
             }
         }
     }
-    if !matches!(fault, Fault::RollingRestart | Fault::KillAll) {
+    // Behind a slow link it may go on, slowly, and rightly so.
+    if !matches!(fault, Fault::RollingRestart | Fault::KillAll | Fault::SlowLink) {
         // Its lease may let the old one serve on for a while, and rightly so.
         leader_besides(nodes, Some(old)).await?;
     }
     callers.go_on().await?;
     let mut outage = callers.outage(began)?;
     match fault {
-        // It is several faults, one after the other.
-        Fault::RollingRestart => (outage.timestamps, outage.sequences) = (None, None),
+        // It is several faults, one after the other; or the leader goes on, and each call takes long.
+        Fault::RollingRestart | Fault::SlowLink => {
+            (outage.timestamps, outage.sequences) = (None, None)
+        }
         // It began before the last start.
         Fault::KillAll => outage.longest_call = None,
         _ => {}
