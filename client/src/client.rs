@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures::future::{join_all, try_join_all};
 use tsoracle_proto::{MAX_SEQ_BATCH_ENTRIES, MAX_TS_COUNT};
 use tsoracle_types::{
-    BootTime, Clock, LeaseHolder, LeaseId, SeqBlock, SeqKey, Timestamp, TimestampRange,
+    BootTime, Clock, LeaseHolder, LeaseId, RequestName, SeqBlock, SeqKey, Timestamp, TimestampRange,
 };
 
 use crate::call::{Cluster, Limit, Oracles, TimestampCall};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rpc::{
-    AcquireLease, CloseSession, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch, ListSeqs,
-    ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
+    AcquireLease, CloseSession, DeleteSeq, GetCurrentMaxSafe, GetSafeFrontier, GetSeq, GetSeqBatch,
+    ListSeqs, ReadSeq, ReleaseLease, RenewLease, Rpc, SeedSeq,
 };
 use crate::values::{MaxSafe, SafeFrontier, SeqPage, StampingLease};
 
@@ -124,12 +124,12 @@ impl Client {
     /// Gets the block that `request_id` identifies: the same id, key and count give the same block
     /// again, also from another client or after a restart of this one.
     ///
-    /// The server remembers an id for ten minutes after its last use; a later request with it is a
-    /// new one. Use an id for one request only, and one that no other program uses.
+    /// The server remembers an id for 30 days, unless it is configured otherwise; a later request with it is a
+    /// new one. Use an id of 1 to 128 bytes for one request only, and one that no other program uses.
     ///
     /// # Errors
-    /// As of [`get_seq`](Self::get_seq); `Invalid` also if the id was used with another key or
-    /// count; `Unimplemented` if the server ignores request ids, without having asked it.
+    /// As of [`get_seq`](Self::get_seq); `Invalid` also if the id is empty or too long, or was used with another
+    /// key or count; `Unimplemented` if the server ignores request ids, without having asked it.
     pub async fn get_seq_as(
         &self,
         request_id: impl AsRef<str>,
@@ -138,8 +138,8 @@ impl Client {
     ) -> Result<SeqBlock> {
         let key = checked(key.as_ref(), count)?;
         let request_id = request_id.as_ref();
-        if request_id.is_empty() {
-            let context = "the request id is empty: choose one that no other program uses";
+        if let Err(error) = RequestName::new(request_id) {
+            let context = format!("{error}: choose one that no other program uses");
             return Err(Error::new(ErrorKind::Invalid, context));
         }
         let oracle = self.shared.oracles.of(&key);
@@ -184,6 +184,17 @@ impl Client {
                 Err(behind) => after = behind.into(),
             }
         }
+    }
+
+    /// Deletes a key, and returns the value that its next block would have started with. The key is as if it had
+    /// never been used: unless it is seeded it starts at 0, and grants once more what it has granted.
+    ///
+    /// # Errors
+    /// `NotFound` if the key has never been used; `Uncertain` if it may have been this call that deleted it:
+    /// read the key. Otherwise as [`get_seq`](Self::get_seq).
+    pub async fn delete_seq(&self, key: impl AsRef<str>) -> Result<u64> {
+        let key = checked(key.as_ref(), 1)?;
+        self.shared.oracles.of(&key).call(&DeleteSeq { key }, self.limit()).await
     }
 
     /// Sets the value that the first block of a key starts with, which was never used.

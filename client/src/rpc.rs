@@ -19,7 +19,7 @@ mod leases;
 mod sequences;
 mod timestamps;
 
-pub(crate) use inspect::{ListSeqs, ReadSeq, SeedSeq};
+pub(crate) use inspect::{DeleteSeq, ListSeqs, ReadSeq, SeedSeq};
 pub(crate) use leases::{AcquireLease, GetSafeFrontier, ReleaseLease, RenewLease};
 pub(crate) use sequences::{CloseSession, GetSeq, GetSeqBatch, granted, status};
 pub(crate) use timestamps::{GetCurrentMaxSafe, GetTs};

@@ -88,10 +88,11 @@ impl Sessions {
         session
     }
 
-    /// The request that `text` identifies: number 1 of a session of its own, every time.
-    pub(crate) fn named(&self, text: &str) -> OpenRequest {
+    /// The request that `name` identifies, every time.
+    pub(crate) fn named(&self, name: &str) -> OpenRequest {
         let now = self.clock.now().boot;
-        let session = OpenSession::new(Session::from_text(text), now);
+        let session =
+            OpenSession { name: name.into(), ..OpenSession::new(Session::from_text(name), now) };
         OpenRequest::new(Arc::new(session), self.clock.clone(), now, None)
     }
 
@@ -120,6 +121,8 @@ impl Sessions {
 #[derive(Debug)]
 struct OpenSession {
     id: Session,
+    /// Instead of the id, for a single request; empty for others.
+    name: String,
     numbers: Mutex<Numbers>,
     /// Some server has answered in this session, and so knows it.
     confirmed: AtomicBool,
@@ -134,6 +137,7 @@ impl OpenSession {
     fn new(id: Session, now: BootTime) -> Self {
         Self {
             id,
+            name: String::new(),
             numbers: Mutex::default(),
             confirmed: AtomicBool::new(false),
             lost: AtomicBool::new(false),
@@ -169,8 +173,12 @@ impl OpenSession {
     }
 
     fn request_id(&self, number: u64, first: u64, retry: bool, close: bool) -> v1::RequestId {
+        if !self.name.is_empty() {
+            return v1::RequestId { name: self.name.clone(), ..v1::RequestId::default() };
+        }
         let session = self.id.0.to_vec().into();
-        v1::RequestId { session, number, first_incomplete: first, retry, close }
+        let name = String::new();
+        v1::RequestId { session, number, first_incomplete: first, retry, close, name }
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
@@ -318,7 +326,10 @@ impl OpenRequest {
 
     /// The request, for people.
     pub(crate) fn describe(&self) -> String {
-        format!("session {:?}, number {}", self.session.id, self.number)
+        match &*self.session.name {
+            "" => format!("session {:?}, number {}", self.session.id, self.number),
+            name => format!("request id {name:?}"),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
+mod caller;
 mod driver;
 mod engine;
 mod error;
@@ -23,6 +24,7 @@ mod varint;
 pub use inventory;
 
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
+pub use caller::{Caller, CallerId, Places, Room};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{

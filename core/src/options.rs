@@ -33,6 +33,8 @@ pub struct OracleOptions {
     pub max_seq_count: u32,
     /// How long a stamping lease may be asked to run, at least and at most.
     pub lease_ttl: (Duration, Duration),
+    /// How long the answer to a named request is kept, in time that a leader served.
+    pub name_retention: Duration,
     /// Caps on what the state may hold.
     pub limits: Limits,
     /// How long stopping may take, before what is in flight is given up.
@@ -57,6 +59,7 @@ impl Default for OracleOptions {
             max_waiting: 65_536,
             max_seq_count: 65_536,
             lease_ttl: (Duration::from_secs(5), Duration::from_secs(300)),
+            name_retention: Duration::from_secs(30 * 24 * 3_600),
             limits: Limits::default(),
             shutdown_timeout: Duration::from_secs(5),
             clock: Arc::new(SystemClock),
@@ -129,6 +132,12 @@ impl OracleOptions {
         if least.as_millis() == 0 || least > most || most > LONGEST_WINDOW {
             return refuse(format!(
                 "a stamping lease must run for 1ms to {LONGEST_WINDOW:?}, not {least:?} to {most:?}"
+            ));
+        }
+        if self.name_retention < RETENTION {
+            return refuse(format!(
+                "name_retention ({:?}) must not be shorter than that of sessions ({RETENTION:?})",
+                self.name_retention
             ));
         }
         if self.max_waiting == 0 || self.max_seq_count == 0 {

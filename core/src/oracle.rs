@@ -1,9 +1,4 @@
-use std::{
-    fmt::Debug,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, watch},
@@ -11,8 +6,8 @@ use tokio::{
 };
 
 use crate::{
-    ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject, Result, SeqBlock,
-    TIMESTAMPS_PER_MS, TimestampRange, WallClock,
+    BootTime, Caller, CallerId, ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject,
+    Result, SeqBlock, TIMESTAMPS_PER_MS, TimestampRange, WallClock,
     engine::{self, Denied, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
     state::{Answer, Query, millis},
 };
@@ -21,10 +16,8 @@ mod leases;
 mod listing;
 mod members;
 mod sequences;
-mod waiting;
 
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
-use waiting::Waiting;
 
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.
 ///
@@ -35,6 +28,8 @@ pub struct Oracle {
     shared: Arc<Shared>,
     control: Arc<Control>,
     hold: Duration,
+    /// Whom requests come from; this process, if it is not said.
+    caller: Option<Caller>,
 }
 
 #[derive(Debug)]
@@ -102,7 +97,7 @@ impl Oracle {
         let task = tokio::spawn(engine::run(shared.clone(), stopped));
         let task = Mutex::new(Some(task));
         let control = Arc::new(Control { stop, task, changing: Arc::default() });
-        Ok(Self { shared, control, hold })
+        Ok(Self { shared, control, hold, caller: None })
     }
 
     /// The same oracle, whose calls wait for a leader, a renewal or the clock no longer than `hold`,
@@ -110,6 +105,19 @@ impl Oracle {
     #[must_use]
     pub fn with_hold(&self, hold: Duration) -> Self {
         Self { hold: hold.min(self.hold), ..self.clone() }
+    }
+
+    /// A caller of that id, so that what it takes counts: [`with_caller`](Self::with_caller).
+    pub fn caller(&self, id: CallerId) -> Caller {
+        self.shared.callers.get(id)
+    }
+
+    /// The same oracle for requests of this caller, who gets its share of what is bounded, and no more once
+    /// that is scarce: places to wait, sessions, named requests, stamping leases, new sequences and
+    /// timestamps. Requests of this process itself know no shares.
+    #[must_use]
+    pub fn with_caller(self, caller: Caller) -> Self {
+        Self { caller: Some(caller), ..self }
     }
 
     /// Grants `count` contiguous timestamps, greater than all that any call got before this one.
@@ -125,10 +133,7 @@ impl Oracle {
         check_ts_count(count)?;
         match self.grant(count) {
             Ok(granted) => Ok(granted),
-            Err(_) => {
-                let _waiting = Waiting::enter(&self.shared, 1)?;
-                self.wait(|| self.grant(count)).await
-            }
+            Err(_) => self.wait_for_grant(count).await,
         }
     }
 
@@ -157,7 +162,7 @@ impl Oracle {
             max_safe_physical_ms: high_water_ms.saturating_sub(window_ms + 1),
             wall_clock: leading.map(|_| self.shared.wall_clock()),
             ahead_of_clock: leading.map_or(Duration::ZERO, |reign| reign.ahead_of_clock(now)),
-            waiting: self.shared.waiting.load(Ordering::Relaxed),
+            waiting: self.shared.waiting.used(),
         }
     }
 
@@ -208,11 +213,52 @@ impl Oracle {
         Ok(Grant { range, epoch: reign.epoch })
     }
 
+    fn grant_in_turn(&self, count: u32) -> Result<Grant, Denied> {
+        let reign = self.reign()?;
+        reign.crowd(true);
+        let range = reign.grant_in_turn(self.shared.clock.now(), count)?;
+        self.shared.meters.grants.increment(1);
+        self.shared.meters.timestamps.increment(u64::from(count));
+        Ok(Grant { range, epoch: reign.epoch })
+    }
+
+    async fn wait_for_grant(&self, count: u32) -> Result<Grant> {
+        let _waiting = self.shared.waiting.enter(self.caller.as_ref(), 1)?;
+        let deadline = self.deadline();
+        // A leader and its lease are waited for by all together. Where timestamps have run ahead of the
+        // clock, what becomes free goes to the callers in turn.
+        let free = self.wait_until(deadline, || match self.grant(count) {
+            Err(Denied::Ahead(at)) => Ok(Err(at)),
+            granted => granted.map(Ok),
+        });
+        let at = match free.await? {
+            Ok(granted) => return Ok(granted),
+            Err(at) => at,
+        };
+        let caller = self.caller.as_ref().map(Caller::id);
+        let turn = tokio::select! {
+            biased;
+            turn = self.shared.turns.take(caller) => turn,
+            () = self.shared.clock.sleep_until(deadline) => {
+                let phase = self.shared.phase.borrow().clone();
+                return Err(terminal_error(&phase).unwrap_or_else(|| timeout_error(Denied::Ahead(at), &phase)));
+            }
+        };
+        let granted = self.wait_until(deadline, || self.grant_in_turn(count)).await;
+        drop(turn);
+        if self.shared.turns.is_free()
+            && let Ok(reign) = self.reign()
+        {
+            reign.crowd(false);
+        }
+        granted
+    }
+
     /// Answers a question from the stored state, under the lease: it is checked after the answer has
     /// arrived, or else once a renewal is stored. The question may depend on how long the reign has been
     /// open, in milliseconds.
     async fn ask(&self, query: impl Fn(u64) -> Query) -> Result<(Answer, Epoch)> {
-        let _waiting = Waiting::enter(&self.shared, 1)?;
+        let _waiting = self.shared.waiting.enter(self.caller.as_ref(), 1)?;
         let reign = self.wait(|| self.reign()).await?;
         reign.touch();
         let elapsed_ms = millis(self.shared.clock.now().boot.since(reign.opened));
@@ -228,8 +274,19 @@ impl Oracle {
 
     /// Attempts again whenever something has changed, until it succeeds or waiting is of no use.
     async fn wait<T>(&self, attempt: impl Fn() -> Result<T, Denied>) -> Result<T> {
+        self.wait_until(self.deadline(), attempt).await
+    }
+
+    fn deadline(&self) -> BootTime {
+        self.shared.clock.now().boot + self.hold
+    }
+
+    async fn wait_until<T>(
+        &self,
+        deadline: BootTime,
+        attempt: impl Fn() -> Result<T, Denied>,
+    ) -> Result<T> {
         let clock = &self.shared.clock;
-        let deadline = clock.now().boot + self.hold;
         loop {
             // From here on, so that no change during the attempt is missed.
             let mut changed = pin!(self.shared.waiters.notified());

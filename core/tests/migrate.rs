@@ -161,7 +161,7 @@ async fn used() -> Arc<LocalDriver> {
     let advance = |session: &str, number: u64| {
         let request = request(session, number);
         let (entries, id) = (request.entries().to_vec(), request.id().copied());
-        Command::Advance(Advance { entries, id, elapsed_ms: 0, limits })
+        Command::Advance(Advance { entries, id, name: None, elapsed_ms: 0, limits })
     };
     let mut commands = vec![
         Command::Open { node: driver.node(), lease_ms: 300 },

@@ -20,7 +20,8 @@ fn epoch() -> Option<EpochWire> {
 
 fn request_id() -> Option<RequestId> {
     let session = vec![0xab; 16].into();
-    Some(RequestId { session, number: 7, first_incomplete: 5, retry: true, close: true })
+    let name = String::new();
+    Some(RequestId { session, number: 7, first_incomplete: 5, retry: true, close: true, name })
 }
 
 const REQUEST_ID: &str = "a2 06 1a 0a 10 ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab 10 07 18 \

@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tsoracle_core::{Error, ErrorKind, Oracle, Phase, Result, endless};
+use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Result, Room, endless};
 
 use crate::{Server, connection::Connection, health::Health};
 
@@ -70,7 +70,8 @@ impl BoundServer {
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {
             connection: Arc::new(connection),
-            most: server.limits.connections,
+            oracle: server.oracle.clone(),
+            room: Arc::new(Room::connections(server.limits.connections)),
             full: false,
             stopping,
             tasks: JoinSet::new(),
@@ -112,7 +113,8 @@ impl BoundServer {
 /// Those who are connected.
 struct Connections {
     connection: Arc<Connection>,
-    most: usize,
+    oracle: Oracle,
+    room: Arc<Room>,
     full: bool,
     stopping: watch::Receiver<bool>,
     tasks: JoinSet<()>,
@@ -120,17 +122,24 @@ struct Connections {
 
 impl Connections {
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.tasks.len() >= self.most {
-            // Logged once for as long as it lasts, since a client that causes it may go on.
-            if !self.full {
-                tracing::warn!(%peer, most = self.most, "too many connections; more are closed");
+        let caller = self.oracle.caller(CallerId::of_address(peer.ip()));
+        let place = match self.room.enter(Some(&caller), 1) {
+            Ok(place) => place,
+            Err(reason) => {
+                // Logged once for as long as it lasts, since a client that causes it may go on.
+                if !self.full {
+                    tracing::warn!(%peer, %reason, "too many connections; more are closed");
+                }
+                self.full = true;
+                return;
             }
-            self.full = true;
-            return;
-        }
-        self.full = false;
-        let serving = self.connection.clone().serve(stream, peer, self.stopping.clone());
-        self.tasks.spawn(serving);
+        };
+        self.full &= self.room.is_scarce();
+        let (connection, stopping) = (self.connection.clone(), self.stopping.clone());
+        self.tasks.spawn(async move {
+            connection.serve(stream, peer, caller, stopping).await;
+            drop(place);
+        });
     }
 
     /// Waits until all have gone, and after `limit` closes those that have not.

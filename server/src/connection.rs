@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -20,8 +21,10 @@ use tokio::{
     time::{Sleep, timeout},
 };
 use tonic::service::Routes;
+use tower::Service;
+use tsoracle_core::Caller;
 
-use crate::{Limits, server::Acceptor};
+use crate::{Limits, edge::Allowed, server::Acceptor};
 
 /// What every connection is served with.
 #[derive(Debug)]
@@ -41,9 +44,10 @@ impl Connection {
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
+        caller: Caller,
         stopping: watch::Receiver<bool>,
     ) {
-        if let Err(error) = self.try_serve(stream, stopping).await {
+        if let Err(error) = self.try_serve(stream, caller, stopping).await {
             tracing::debug!(%peer, error, "a connection has ended");
         }
     }
@@ -51,16 +55,17 @@ impl Connection {
     async fn try_serve(
         &self,
         stream: TcpStream,
+        caller: Caller,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // An answer is small, and must not wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
         match &self.tls {
-            None => self.http2(stream, stopping).await,
+            None => self.http2(stream, caller, stopping).await,
             Some(tls) => {
                 let agreed = timeout(self.limits.handshake_time, tls.0.accept(stream));
                 let stream = agreed.await.map_err(|_| "the TLS handshake took too long")??;
-                self.http2(stream, stopping).await
+                self.http2(stream, caller, stopping).await
             }
         }
     }
@@ -68,6 +73,7 @@ impl Connection {
     async fn http2<S>(
         &self,
         stream: S,
+        caller: Caller,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
@@ -84,7 +90,7 @@ impl Connection {
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
         let stream = TokioIo::new(Greeted::new(stream, limits.handshake_time));
-        let service = TowerToHyperService::new(self.routes.clone());
+        let service = TowerToHyperService::new(Known { caller, routes: self.routes.clone() });
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
@@ -94,6 +100,70 @@ impl Connection {
         connection.as_mut().graceful_shutdown();
         Ok(connection.await?)
     }
+}
+
+/// Headers up to this size are left as they came.
+const SMALL_HEADERS: usize = 1 << 10;
+
+/// What of larger ones is kept: whatever is read once a call has begun, each up to that size.
+const READ_LATER: [HeaderName; 7] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::TE,
+    header::USER_AGENT,
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
+];
+
+/// The routes, which are told who makes each call, and get no more of its headers than they read: these stay in
+/// memory for as long as the call is under way.
+#[derive(Clone)]
+struct Known {
+    caller: Caller,
+    routes: Routes,
+}
+
+impl<B> Service<http::Request<B>> for Known
+where
+    Routes: Service<http::Request<B>>,
+{
+    type Response = <Routes as Service<http::Request<B>>>::Response;
+    type Error = <Routes as Service<http::Request<B>>>::Error;
+    type Future = <Routes as Service<http::Request<B>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        request.extensions_mut().insert(Allowed::of(self.caller.clone()));
+        lighten(request.headers_mut());
+        let target = request.uri().path_and_query();
+        if target.is_some_and(|target| target.as_str().len() > SMALL_HEADERS) {
+            // There is no such call.
+            *request.uri_mut() = http::Uri::default();
+        }
+        self.routes.call(request)
+    }
+}
+
+/// Drops what no service reads of large headers.
+fn lighten(headers: &mut HeaderMap) {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    if headers.iter().map(bytes).sum::<usize>() <= SMALL_HEADERS {
+        return;
+    }
+    let mut kept = HeaderMap::new();
+    for name in READ_LATER {
+        // Copied, since all values of a call may share a buffer, which would stay otherwise.
+        if let Some(value) = headers.get(&name).filter(|value| value.len() <= SMALL_HEADERS)
+            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+        {
+            kept.insert(name, value);
+        }
+    }
+    *headers = kept;
 }
 
 /// The bytes with which every HTTP/2 client begins.
@@ -165,5 +235,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_large_headers_only_what_is_read_is_kept() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-timeout", HeaderValue::from_static("3S"));
+        headers.insert("x-trace", HeaderValue::from_static("1"));
+        let small = headers.clone();
+        lighten(&mut headers);
+        assert_eq!(headers, small);
+        let long = HeaderValue::from_str(&"x".repeat(14_000)).unwrap();
+        headers.insert("x-long", long.clone());
+        headers.insert("user-agent", long);
+        lighten(&mut headers);
+        let mut expected = small;
+        expected.remove("x-trace");
+        assert_eq!(headers, expected);
     }
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::time::Sleep;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
+use tsoracle_core::Caller;
 use tsoracle_proto::metadata;
 
 use crate::status;
@@ -22,15 +23,24 @@ const HEAD_START: Duration = Duration::from_millis(5);
 
 const SESSIONS: HeaderName = HeaderName::from_static(metadata::SESSIONS);
 
-/// How long a call may take. Travels with the request.
-#[derive(Clone, Copy, Debug)]
+/// Who makes a call, and how long it may take. Travels with the request.
+#[derive(Clone, Debug)]
 pub(crate) struct Allowed {
+    /// Known where the connection is this server's own.
+    pub(crate) caller: Option<Caller>,
     /// How long it may wait for a leader: while it does, it is certain that nothing was done, and
     /// a definite answer is better than a deadline that has passed.
     pub(crate) hold: Duration,
     /// What the client has asked for, if anything. A stream lasts no longer; the server's own limit
     /// is not for streams.
     pub(crate) asked: Option<Duration>,
+}
+
+impl Allowed {
+    /// For a call whose deadline was not looked at yet.
+    pub(crate) fn of(caller: Caller) -> Self {
+        Self { caller: Some(caller), hold: Duration::MAX, asked: None }
+    }
 }
 
 /// A service whose calls end at their deadline.
@@ -83,7 +93,12 @@ where
         if limit.is_zero() {
             return refused(status::too_late());
         }
-        request.extensions_mut().insert(Allowed { hold: ahead_of(limit), asked });
+        let hold = ahead_of(limit);
+        let extensions = request.extensions_mut();
+        match extensions.get_mut::<Allowed>() {
+            Some(allowed) => (allowed.hold, allowed.asked) = (hold, asked),
+            None => drop(extensions.insert(Allowed { caller: None, hold, asked })),
+        }
         let (call, timer) = (self.inner.call(request), None);
         Call { stage: Stage::UnderWay { call, limit, timer }, marked }
     }

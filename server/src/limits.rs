@@ -15,6 +15,9 @@ pub struct Limits {
     pub concurrent_streams: u32,
     /// The most connections: 10,000. One beyond it is closed at once.
     pub connections: usize,
+    /// The most requests of streams whose answers are not taken yet by the transport, of all clients in
+    /// shares: 262,144. Beyond that a stream is ended.
+    pub unread_answers: usize,
     /// The largest list of headers of a call, in bytes: 16 KiB. A larger one is refused unread.
     pub header_bytes: u32,
     /// How long a new connection may take until TLS and HTTP/2 are agreed on, each: 5 s.
@@ -35,6 +38,7 @@ impl Default for Limits {
             message_bytes: 1 << 20,
             concurrent_streams: 1_024,
             connections: 10_000,
+            unread_answers: 1 << 18,
             header_bytes: 16 << 10,
             handshake_time: Duration::from_secs(5),
             request_time: Duration::from_secs(30),
@@ -55,6 +59,7 @@ impl Limits {
             ("message_bytes", self.message_bytes as u128),
             ("concurrent_streams", self.concurrent_streams.into()),
             ("connections", self.connections as u128),
+            ("unread_answers", self.unread_answers as u128),
             ("header_bytes", self.header_bytes.into()),
             ("handshake_time", self.handshake_time.as_millis()),
             ("request_time", self.request_time.as_millis()),

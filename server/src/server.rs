@@ -7,7 +7,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
-    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result, supervised,
+    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result, Room, supervised,
 };
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
@@ -149,7 +149,8 @@ impl Server {
         let (oracle, statuses) = (self.oracle.clone(), self.statuses.clone());
         let most = self.limits.message_bytes.min(MAX_STREAM_SEQ_BYTES);
         let stopping = self.stopping.subscribe();
-        let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), stopping };
+        let unread = Arc::new(Room::unread_answers(self.limits.unread_answers));
+        let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);

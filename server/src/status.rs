@@ -70,13 +70,17 @@ impl Statuses {
             Reject::TooManyKeys { .. }
             | Reject::TooManySessions { .. }
             | Reject::TooManyLeases { .. }
+            | Reject::TooManyNamed { .. }
+            | Reject::OverShare { .. }
             | Reject::TooManyOpenRequests { .. } => Status::resource_exhausted(context),
             Reject::SessionUnknown => {
                 with_flag(Code::FailedPrecondition, &context, metadata::SESSION_UNKNOWN)
             }
-            Reject::IdReused { .. } => Status::invalid_argument(context),
+            Reject::IdReused { .. } | Reject::NameReused => Status::invalid_argument(context),
             Reject::SequenceExists { .. } => Status::already_exists(context),
-            Reject::LeaseUnknown { .. } => Status::not_found(context),
+            Reject::LeaseUnknown { .. } | Reject::SequenceUnknown { .. } => {
+                Status::not_found(context)
+            }
             // `Overflow`, `Forgotten`, and leases that are not the holder's any more. A refusal that is not known here is definite, too.
             _ => Status::failed_precondition(context),
         }

@@ -121,3 +121,33 @@ impl Rpc for SeedSeq {
         Ok(Answer { output: (), epoch: epoch_of(response.epoch) })
     }
 }
+
+/// `DeleteSeq`.
+pub(crate) struct DeleteSeq {
+    pub(crate) key: SeqKey,
+}
+
+impl Rpc for DeleteSeq {
+    type Response = v1::DeleteSeqResponse;
+    type Output = u64;
+
+    fn idempotency(&self) -> Idempotency<'_> {
+        Idempotency::ByState
+    }
+
+    fn describe(&self) -> String {
+        format!("DeleteSeq(key {:?})", self.key)
+    }
+
+    async fn send(&self, channel: Channel, attempt: Attempt) -> Reply<Self::Response> {
+        let request = attempt.request(v1::DeleteSeqRequest { key: self.key.as_str().to_owned() });
+        SequenceServiceClient::new(channel).delete_seq(request).await
+    }
+
+    fn accept(&self, response: Self::Response) -> Result<Answer<u64>, Rejected> {
+        if response.key != self.key.as_str() {
+            return malformed(format!("{:?} instead of {:?}", response.key, self.key));
+        }
+        Ok(Answer { output: response.next, epoch: epoch_of(response.epoch) })
+    }
+}

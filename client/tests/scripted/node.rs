@@ -109,7 +109,7 @@ fn requests_of(run: SeqRun) -> Vec<GetSeqRequest> {
         let key = String::from_utf8(key.to_vec()).unwrap();
         let count = *counts.get(place).unwrap_or(&counts[0]);
         let (session, number) = (session.clone(), first_number + place as u64);
-        let id = RequestId { session, number, first_incomplete, retry: false, close: false };
+        let id = RequestId { session, number, first_incomplete, ..RequestId::default() };
         requests.push(GetSeqRequest { key, count, request_id: Some(id) });
     }
     requests
@@ -486,6 +486,16 @@ impl SequenceService for Served {
             let entries: Vec<_> = keys.iter().take(2).copied().map(entry).collect();
             let more = keys.len() > entries.len();
             Ok(ListSeqsResponse { entries, more, epoch: Some(self.epoch.into()) })
+        })
+        .await
+    }
+
+    async fn delete_seq(&self, asked: Request<DeleteSeqRequest>) -> Reply<DeleteSeqResponse> {
+        let DeleteSeqRequest { key } = asked.into_inner();
+        self.act(|shared, _| {
+            let next = shared.counters.remove(&key);
+            let next = next.ok_or_else(|| Status::not_found("never used"))?;
+            Ok(DeleteSeqResponse { key, next, epoch: Some(self.epoch.into()) })
         })
         .await
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tonic::Status;
 use tsoracle_client::ErrorKind;
+use tsoracle_proto::v1::RequestId;
 use tsoracle_types::ManualClock;
 
 use crate::node::Node;
@@ -204,12 +205,31 @@ async fn a_request_id_of_the_callers_own_gives_the_same_block_to_any_client() {
     assert_eq!(other.get_seq_as("order 18", "orders", 4).await.unwrap().range(), 4..8);
     node.script([Step::ServeThenFail(Status::unavailable("lost"))]);
     assert_eq!(other.get_seq_as("order 17", "orders", 4).await.unwrap().range(), 0..4);
-    assert!(node.seen().sequences.iter().all(|id| id.number == 1 && !id.retry));
+    let expected = ["order 17", "order 18", "order 17", "order 17"];
+    let named = |name: &str| RequestId { name: name.into(), ..RequestId::default() };
+    assert_eq!(node.seen().sequences, expected.map(named), "the name alone, and no session");
+    for wrong in [String::new(), "n".repeat(129)] {
+        let error = other.get_seq_as(wrong, "orders", 4).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
 
     let public = Node::builder().ignoring_request_ids().start().await;
     let error = client([public.address()]).get_seq_as("order 17", "orders", 4).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unimplemented);
     assert_eq!(public.executed(), 0);
+}
+
+#[tokio::test]
+async fn a_deleted_sequence_begins_anew() {
+    let node = Node::serving().await;
+    let client = client([node.address()]);
+    assert_eq!(client.delete_seq("orders").await.unwrap_err().kind(), ErrorKind::NotFound);
+    client.get_seq("orders", 4).await.unwrap();
+    assert_eq!(client.delete_seq("orders").await.unwrap(), 4);
+    assert_eq!(client.get_seq("orders", 4).await.unwrap().range(), 0..4);
+    // An answer that was lost may have been that it is gone.
+    node.script([Step::ServeThenFail(Status::unavailable("lost"))]);
+    assert_eq!(client.delete_seq("orders").await.unwrap_err().kind(), ErrorKind::Uncertain);
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ impl Shared {
         id: Option<&RequestId>,
     ) -> Result<Vec<SeqGrantEntry>, Status> {
         if let Some(id) = id {
-            let known = self.sessions.get(id.session.as_ref());
+            let known = self.sessions.get(session_of(id));
             if known.is_none() && id.retry {
                 let mut trailers = MetadataMap::new();
                 metadata::insert_flag(&mut trailers, SESSION_UNKNOWN);
@@ -55,11 +55,16 @@ impl Shared {
             *next += u64::from(count);
         }
         if let Some(id) = id {
-            let session = self.sessions.entry(id.session.to_vec()).or_default();
+            let session = self.sessions.entry(session_of(id).to_vec()).or_default();
             session.first_incomplete = session.first_incomplete.max(id.first_incomplete);
             session.answers = session.answers.split_off(&session.first_incomplete);
             session.answers.insert(id.number, grants.clone());
         }
         Ok(grants)
     }
+}
+
+/// A name is like a session of one request.
+fn session_of(id: &RequestId) -> &[u8] {
+    if id.name.is_empty() { &id.session } else { id.name.as_bytes() }
 }

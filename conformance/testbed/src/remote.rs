@@ -112,6 +112,7 @@ fn request_id(id: &RequestId) -> v1::RequestId {
         first_incomplete: id.first_incomplete.get(),
         retry: id.retry,
         close: id.close,
+        name: String::new(),
     }
 }
 

@@ -157,7 +157,7 @@ impl World {
             beats: (Duration::default(), Duration::default()),
             keeps: (0, 0),
         };
-        let caps = Limits { keys: 5, sessions: 12, open_requests: 4, leases: 4 };
+        let caps = Limits { keys: 5, sessions: 12, open_requests: 4, leases: 4, named: 4 };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         let count = if flaw == Some(Flaw::EvidenceOfUndecided) { MOST_NODES } else { count };
         let temper = match system {

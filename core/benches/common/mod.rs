@@ -45,5 +45,5 @@ pub(crate) fn advance(key: u64, number: Option<u64>) -> Command {
             .expect("a valid id")
     });
     let limits = Limits::default();
-    Command::Advance(Advance { entries: vec![(key, 1)], id, elapsed_ms: 0, limits })
+    Command::Advance(Advance { entries: vec![(key, 1)], id, name: None, elapsed_ms: 0, limits })
 }

@@ -131,6 +131,9 @@ fn median(own_ms: u64, peers_ms: &[u64]) -> Option<u64> {
 /// estimate begins with the stored time, and the clock is believed once it passes what it did not pass then.
 ///
 /// Stepping back is harmless: the window never goes back, and the reference falls to what was really issued.
+///
+/// The last quarter of `max_ahead` is for small requests. What asks for more has to wait for its turn before,
+/// and while others wait for theirs it does so from half of `max_ahead` on, so that it does not take theirs.
 #[derive(Debug)]
 pub(crate) struct ClockGuard {
     /// The reference less the boot clock, in ms.
@@ -142,6 +145,8 @@ pub(crate) struct ClockGuard {
     /// The estimate is from a wall clock that was believed.
     is_sound: AtomicBool,
     bounds: Bounds,
+    /// Up to how far ahead requests are granted as they come, whoever sends them.
+    free_ahead_ms: AtomicU64,
 }
 
 /// What a grant may use of the time `now`.
@@ -165,20 +170,38 @@ impl ClockGuard {
             estimate: AtomicI64::new(offset(estimate_ms, now)),
             is_sound: AtomicBool::new(is_sound),
             bounds,
+            free_ahead_ms: AtomicU64::new(0),
         };
         guard.set_tolerance(reference_ms, estimate_ms);
+        guard.crowd(false);
         guard
     }
 
-    /// The time to grant by.
+    /// Notes whether there are requests that wait for their turn.
+    pub(crate) fn crowd(&self, crowded: bool) {
+        let quarter = self.bounds.max_ahead_ms / 4;
+        let reserved = if crowded { quarter * 2 } else { quarter };
+        self.free_ahead_ms.store(self.bounds.max_ahead_ms - reserved, Ordering::Relaxed);
+    }
+
+    /// The time to grant by, as requests come.
     pub(crate) fn follow(&self, now: Now) -> BelievedTime {
+        self.up_to(now, self.free_ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// The time to grant by where requests take turns, and small ones have some to themselves.
+    pub(crate) fn ahead(&self, now: Now, small: bool) -> BelievedTime {
+        let reserved = if small { 0 } else { self.bounds.max_ahead_ms / 4 };
+        self.up_to(now, self.bounds.max_ahead_ms - reserved)
+    }
+
+    // As a part of the path of a grant.
+    #[inline(always)]
+    fn up_to(&self, now: Now, ahead_ms: u64) -> BelievedTime {
         let reference_ms = at(now, &self.reference);
         let latest_ms = reference_ms.saturating_add(self.tolerance_ms.load(Ordering::Relaxed));
         let wall_ms = if now.wall_ms <= latest_ms { now.wall_ms } else { reference_ms };
-        BelievedTime {
-            wall_ms,
-            limit_ms: wall_ms.max(reference_ms).saturating_add(self.bounds.max_ahead_ms),
-        }
+        BelievedTime { wall_ms, limit_ms: wall_ms.max(reference_ms).saturating_add(ahead_ms) }
     }
 
     /// Follows a wall clock that is believed. `reached_ms` is the last millisecond granted from; what the

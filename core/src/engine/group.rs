@@ -4,17 +4,16 @@ use std::collections::VecDeque;
 
 use super::{
     Shared,
+    backlog::MOST_COMMANDS,
     pending::{Pending, Waiter},
     reign::Reign,
     settle,
+    shares::Shares,
 };
 use crate::{
-    CommitLimits, Effect, Error, Reads, Reject, Result, Version,
+    CallerId, CommitLimits, Effect, Error, Reads, Reject, Result, Version,
     state::{Command, Moment, Plan, REIGN, Reply, Stage, WorkingSet, Writes},
 };
-
-/// The most commands that share a commit, whatever the driver takes.
-const MOST_COMMANDS: usize = 4_096;
 
 /// How often a group is worked out again since the state has changed, before it has to wait.
 const MOST_ATTEMPTS: usize = 8;
@@ -41,9 +40,16 @@ pub(crate) struct Planner<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) reign: &'a Reign,
     pub(crate) known: WorkingSet,
+    pub(crate) shares: Shares,
 }
 
 impl Planner<'_> {
+    /// Forgets what was planned on: it is read again.
+    pub(crate) fn forget(&mut self) {
+        self.known = WorkingSet::default();
+        self.shares.forget();
+    }
+
     /// Works out `own` commands of the engine, and then as many of the pending ones as fit.
     ///
     /// # Errors
@@ -54,7 +60,6 @@ impl Planner<'_> {
         pending: &mut VecDeque<Pending>,
         at: Moment,
     ) -> Result<Group> {
-        pending.retain(|call| !call.is_abandoned());
         let limits = self.shared.guard.driver().limits();
         let commands = pending.iter().map(Pending::len).sum::<usize>() + own.len();
         let mut group = Group::with_capacity(commands.min(MOST_COMMANDS));
@@ -99,7 +104,7 @@ impl Planner<'_> {
     /// Goes on with a group, up to the first command that does not fit, or for which something has to be
     /// read first.
     fn plan(
-        &self,
+        &mut self,
         group: &mut Group,
         own: &[Command],
         pending: &mut VecDeque<Pending>,
@@ -108,15 +113,22 @@ impl Planner<'_> {
     ) -> Result<()> {
         for command in &own[group.own.0..] {
             // What does not fit any more is due again soon.
-            group.own.1 += usize::from(group.add(self, command, limits)?);
+            group.own.1 += usize::from(group.add(self, None, command, limits)?);
             group.own.0 += 1;
         }
         let mut done = group.of_callers();
         for call in pending {
             let skipped = done.min(call.len());
             done -= skipped;
-            for command in call.stamped(at).skip(skipped) {
-                if group.results.len() >= MOST_COMMANDS || !group.add(self, command, limits)? {
+            let caller = call.caller();
+            for command in call.commands_mut().skip(skipped) {
+                command.stamp(at);
+                if let Some(limits) = command.limits_mut() {
+                    *limits = self.shares.limits(caller);
+                }
+                if group.results.len() >= MOST_COMMANDS
+                    || !group.add(self, caller, command, limits)?
+                {
                     return Ok(());
                 }
             }
@@ -152,6 +164,7 @@ impl Planner<'_> {
         if snapshot.version != self.known.version() {
             // Something else was stored: what is known may not be mixed with what is read now. The reign
             // record comes along, and tells whether it is still this reign.
+            self.forget();
             self.known = WorkingSet::at(snapshot.version);
         }
         self.known.learn(reads, snapshot)
@@ -167,13 +180,18 @@ impl Group {
     /// Adds a command; false if it does not fit any more.
     fn add(
         &mut self,
-        planner: &Planner<'_>,
+        planner: &mut Planner<'_>,
+        caller: Option<CallerId>,
         command: &Command,
         limits: CommitLimits,
     ) -> Result<bool> {
         let added = self.plan.add(&planner.known, planner.reign.epoch, command, limits)?;
         let fits = added.is_some();
-        self.results.extend(added);
+        for change in self.plan.take_changes() {
+            planner.shares.note(caller, &change);
+        }
+        let explain = |reject| planner.shares.explain(caller, reject);
+        self.results.extend(added.map(|result| result.map_err(explain)));
         Ok(fits)
     }
 

@@ -1,5 +1,6 @@
 //! Leading: from a claim of leadership to an open reign, and until it ends.
 
+mod backlog;
 mod clock_guard;
 mod group;
 mod guard;
@@ -11,14 +12,16 @@ mod reign;
 mod resign;
 mod service;
 mod settle;
+mod shares;
 mod takeover;
+mod turns;
 mod window;
 
 use std::{
     future::pending,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +37,7 @@ use self::{
     resign::Resignations,
     service::{Arrivals, Service},
     takeover::Takeover,
+    turns::Turns,
 };
 pub(crate) use self::{
     handover::Handover,
@@ -43,6 +47,7 @@ pub(crate) use self::{
 use crate::{
     Clock, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership, OracleOptions, Reads,
     Result, Version,
+    caller::{Callers, Room},
     state::{Answer, Query, REIGN, Stage, WorkingSet, answer},
 };
 
@@ -89,7 +94,13 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     /// Those who wait, in the order in which they began to.
     pub(crate) waiters: Notify,
-    pub(crate) waiting: AtomicUsize,
+    /// Their places.
+    pub(crate) waiting: Arc<Room>,
+    /// The places of requests that are queued for a commit.
+    pub(crate) queued: Arc<Room>,
+    pub(crate) callers: Arc<Callers>,
+    /// For those who wait since timestamps are too far ahead of the clock.
+    pub(crate) turns: Arc<Turns>,
     pub(crate) meters: Meters,
     resignations: Resignations,
     /// What the wall clock is thought of, while this node leads.
@@ -103,14 +114,18 @@ const MOST_ATTEMPTS: usize = 16;
 
 impl Shared {
     pub(crate) fn new(driver: Arc<dyn ConsensusDriver>, options: OracleOptions) -> Self {
+        let meters = Meters::new();
         Self {
             guard: Arc::new(DriverGuard::new(driver, options.clock.clone())),
             clock: options.clock.clone(),
             reign: ArcSwapOption::empty(),
             phase: watch::Sender::new(Phase::Electing),
             waiters: Notify::new(),
-            waiting: AtomicUsize::new(0),
-            meters: Meters::new(),
+            waiting: Arc::new(Room::waiting(options.max_waiting, meters.waiting.clone())),
+            queued: Arc::new(Room::queued(options.max_waiting)),
+            callers: Arc::default(),
+            turns: Arc::default(),
+            meters,
             resignations: Resignations::new(options.lease),
             wall_clock: Mutex::default(),
             reserved_ms: AtomicU64::new(0),

@@ -7,11 +7,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
-    Epoch, Error, ErrorKind, Reject, Result,
-    state::{Command, Moment, Reply},
+    CallerId, Epoch, Error, ErrorKind, Reject, Result,
+    caller::Places,
+    state::{Command, Reply},
 };
 
 /// What became of a command, and under which epoch.
@@ -59,18 +60,18 @@ pub(crate) struct Pending {
     first: usize,
     call: Arc<Call>,
     /// One for each, given back when it is submitted or dropped.
-    permits: OwnedSemaphorePermit,
+    places: Places,
 }
 
 impl Pending {
     pub(crate) fn new(
         commands: Vec<Command>,
-        permits: OwnedSemaphorePermit,
+        places: Places,
     ) -> (Self, oneshot::Receiver<Outcomes>) {
         let (reply, answer) = oneshot::channel();
         let outcomes = commands.iter().map(|_| None).collect();
         let call = Arc::new(Call { outcomes: Mutex::new(outcomes), reply: Some(reply) });
-        (Self { commands: commands.into(), first: 0, call, permits }, answer)
+        (Self { commands: commands.into(), first: 0, call, places }, answer)
     }
 
     /// Tells the caller that nothing was committed, and why.
@@ -93,18 +94,28 @@ impl Pending {
         self.commands.iter()
     }
 
-    /// The commands, as they are submitted at this moment.
-    pub(crate) fn stamped(&mut self, at: Moment) -> impl Iterator<Item = &Command> {
-        self.commands.iter_mut().map(move |command| {
-            command.stamp(at);
-            &*command
-        })
+    pub(crate) fn commands_mut(&mut self) -> impl Iterator<Item = &mut Command> {
+        self.commands.iter_mut()
+    }
+
+    /// Who has sent them, unless they come from this process.
+    pub(crate) fn caller(&self) -> Option<CallerId> {
+        self.places.caller()
+    }
+
+    /// Takes the first commands out, of which there are more.
+    pub(crate) fn split(&mut self, count: usize) -> Self {
+        let rest = self.commands.split_off(count);
+        let commands = mem::replace(&mut self.commands, rest);
+        let first = self.first;
+        self.first += count;
+        Self { commands, first, call: self.call.clone(), places: self.places.split(count) }
     }
 
     /// Submits the first commands, which were refused or are part of a commit: their caller.
     pub(crate) fn submit(&mut self, count: usize) -> Waiter {
         self.commands.drain(..count);
-        drop(self.permits.split(count));
+        drop(self.places.split(count));
         let part = self.first..self.first + count;
         self.first = part.end;
         Waiter { call: self.call.clone(), part }

@@ -1,23 +1,25 @@
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     BootTime, Epoch, Now, OracleOptions, TimestampRange,
     engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
     engine::{
-        clock_guard::{BelievedTime, ClockGuard, WallClock},
+        clock_guard::{ClockGuard, WallClock},
         handover::Handover,
         pending::Pending,
     },
     state::{AHEAD_STEP_MS, millis},
 };
+
+/// Requests for no more than this many timestamps do not wait for others that ask for more: they have the last
+/// quarter of how far timestamps may be ahead for themselves. They alone cannot use that up: it would take
+/// a million of them a second.
+const SMALL_COUNT: u32 = 256;
 
 /// One reign of this node: what it may grant, and until when.
 ///
@@ -29,9 +31,6 @@ pub(crate) struct Reign {
     /// Session time runs from here.
     pub(crate) opened: BootTime,
     pub(crate) queues: Queues,
-    /// Bounds the requests in the queues. What its callers have given up stays there until the commit
-    /// in flight ends, so that the number of callers alone does not bound it.
-    pub(crate) permits: Arc<Semaphore>,
     window: Window,
     /// On the boot clock, in nanoseconds.
     deadline: AtomicU64,
@@ -83,7 +82,6 @@ impl Reign {
             epoch,
             opened,
             queues,
-            permits: Arc::new(Semaphore::new(options.max_waiting.min(Semaphore::MAX_PERMITS))),
             window,
             deadline: AtomicU64::new(deadline),
             closed: AtomicBool::new(false),
@@ -97,32 +95,73 @@ impl Reign {
     }
 
     /// Grants `count` timestamps at `now`, which was read after the request had arrived.
+    #[inline(always)]
     pub(crate) fn grant(&self, now: Now, count: u32) -> Result<TimestampRange, Denied> {
         self.touch();
         if !self.leads_at(now.boot) {
             return Err(self.not_leading());
         }
-        let BelievedTime { wall_ms, limit_ms } = self.clock_guard.follow(now);
-        match self.window.grant(wall_ms, limit_ms, count) {
+        let time = self.clock_guard.follow(now);
+        match self.window.grant(time.wall_ms, time.limit_ms, count) {
             Ok(range) => {
-                let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
-                let is_ahead = range.last().physical_ms() > wall_ms;
-                let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ms() };
-                if left_ms < window_ms / 2 {
-                    self.want();
-                }
+                self.look_ahead(range, time.wall_ms);
                 Ok(range)
             }
-            Err(Refused::Exhausted { needed_ms }) if needed_ms > MAX_HIGH_WATER_MS => {
-                Err(Denied::OutOfRange)
-            }
-            Err(Refused::Exhausted { .. }) => {
+            Err(Refused::Ahead { .. }) => self.grant_ahead(now, count, false),
+            Err(refused) => Err(self.denied(now, refused)),
+        }
+    }
+
+    /// As [`grant`](Self::grant), for a request whose turn it is while others wait for theirs.
+    pub(crate) fn grant_in_turn(&self, now: Now, count: u32) -> Result<TimestampRange, Denied> {
+        self.touch();
+        match self.leads_at(now.boot) {
+            true => self.grant_ahead(now, count, true),
+            false => Err(self.not_leading()),
+        }
+    }
+
+    /// Has requests wait for their turn earlier, or not any more.
+    pub(crate) fn crowd(&self, crowded: bool) {
+        self.clock_guard.crowd(crowded);
+    }
+
+    /// Grants where timestamps are ahead of the clock: small counts at once, others when it is their turn.
+    #[cold]
+    #[inline(never)]
+    fn grant_ahead(&self, now: Now, count: u32, in_turn: bool) -> Result<TimestampRange, Denied> {
+        let small = count <= SMALL_COUNT;
+        let time = self.clock_guard.ahead(now, small);
+        if !small && !in_turn {
+            let by_ms = self.window.reached_ms().saturating_sub(time.limit_ms).max(1);
+            return Err(self.denied(now, Refused::Ahead { by_ms }));
+        }
+        let granted = self.window.grant(time.wall_ms, time.limit_ms, count);
+        let range = granted.map_err(|refused| self.denied(now, refused))?;
+        self.look_ahead(range, time.wall_ms);
+        Ok(range)
+    }
+
+    /// Has the window extended if little of it is left after a grant.
+    #[inline]
+    fn look_ahead(&self, range: TimestampRange, wall_ms: u64) {
+        let left_ms = self.window.ceiling_ms().saturating_sub(range.last().physical_ms());
+        let is_ahead = range.last().physical_ms() > wall_ms;
+        let window_ms = if is_ahead { AHEAD_STEP_MS } else { self.window_ms() };
+        if left_ms < window_ms / 2 {
+            self.want();
+        }
+    }
+
+    #[cold]
+    fn denied(&self, now: Now, refused: Refused) -> Denied {
+        match refused {
+            Refused::Exhausted { needed_ms } if needed_ms > MAX_HIGH_WATER_MS => Denied::OutOfRange,
+            Refused::Exhausted { .. } => {
                 self.want();
-                Err(Denied::Extending)
+                Denied::Extending
             }
-            Err(Refused::Ahead { by_ms }) => {
-                Err(Denied::Ahead(now.boot + Duration::from_millis(by_ms)))
-            }
+            Refused::Ahead { by_ms } => Denied::Ahead(now.boot + Duration::from_millis(by_ms)),
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Ended, Phase, Shared,
+    backlog::Backlog,
     clock_guard::WallClock,
     group::{Answers, Group, Planner},
     handover::Handover,
@@ -15,18 +16,19 @@ use super::{
     reign::Reign,
     resign::Struggle,
     settle::{self, Verdict},
+    shares::Shares,
     takeover::BACKOFF,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Now, Result, Session, Version,
+    BootTime, Error, ErrorKind, Now, Result, Version,
     state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
 };
 
 /// How often an idle leader looks at the wall clock, without writing anything.
 const CLOCK_WATCH: Duration = Duration::from_secs(10);
 
-/// How many expired sessions one command looks at.
-const EXPIRE_SESSIONS: usize = 16;
+/// How many expired sessions, or named requests, one command looks at.
+const EXPIRE_AT_ONCE: usize = 16;
 
 /// An open reign at work.
 pub(crate) struct Service<'a> {
@@ -34,7 +36,7 @@ pub(crate) struct Service<'a> {
     reign: &'a Arc<Reign>,
     planner: Planner<'a>,
     arrivals: Arrivals,
-    pending: VecDeque<Pending>,
+    backlog: Backlog,
     /// Why the reign is to end, unless this node stops.
     handover: Option<Handover>,
     /// A renewal cannot wait for its time.
@@ -66,9 +68,9 @@ impl<'a> Service<'a> {
         Self {
             shared,
             reign,
-            planner: Planner { shared, reign, known },
+            planner: Planner { shared, reign, known, shares: Shares::new(shared.options.limits) },
             arrivals,
-            pending: VecDeque::new(),
+            backlog: Backlog::default(),
             handover: None,
             renew_now: false,
             renew_at: reign.opened + shared.options.renewal(),
@@ -102,7 +104,7 @@ impl<'a> Service<'a> {
         }
         // A renewal that failed is tried again at once: its time may be far off, and those who want
         // it have logged that already.
-        if self.renew_now || !self.pending.is_empty() {
+        if self.renew_now || !self.backlog.is_empty() {
             self.take_arrived();
             return true;
         }
@@ -122,7 +124,7 @@ impl<'a> Service<'a> {
                 return !self.is_to_hand_over(handover);
             }
             () = self.reign.wanted() => self.renew_now = true,
-            Some(arrived) = self.arrivals.requests.recv() => self.pending.push_back(arrived),
+            Some(arrived) = self.arrivals.requests.recv() => self.backlog.push(arrived),
             () = self.shared.clock.sleep_until(timer) => {
                 if !lively {
                     let now = self.shared.clock.now();
@@ -140,13 +142,13 @@ impl<'a> Service<'a> {
 
     fn take_arrived(&mut self) {
         while let Ok(arrived) = self.arrivals.requests.try_recv() {
-            self.pending.push_back(arrived);
+            self.backlog.push(arrived);
         }
     }
 
     /// Gathers what is due into one commit, and acts on its outcome.
     async fn commit_group(&mut self) -> Result<(), Ended> {
-        let expired = self.expired_sessions().await;
+        let expiries = self.expiries().await;
         let now = self.shared.clock.now();
         if self.reign.take_busy() {
             self.last_busy = now.boot;
@@ -156,14 +158,14 @@ impl<'a> Service<'a> {
         if renewal.is_some() {
             self.struggle.attempt(now.boot);
         }
-        self.commit(renewal, expired, now).await
+        self.commit(renewal, expiries, now).await
     }
 
     /// Plans and commits one group, with a renewal up to a high-water if there is one.
     async fn commit(
         &mut self,
         renewal: Option<(u64, Now)>,
-        expired: Vec<Session>,
+        expiries: Vec<Command>,
         now: Now,
     ) -> Result<(), Ended> {
         let at = self.moment(now);
@@ -171,30 +173,32 @@ impl<'a> Service<'a> {
         if let Some((high_water_ms, _)) = renewal {
             own.push(Command::Extend { high_water_ms, elapsed_ms: at.elapsed_ms });
         }
-        if !expired.is_empty() {
-            own.push(Command::Expire { sessions: expired });
-        }
-        let planning = self.planner.group(&own, &mut self.pending, at);
+        own.extend(expiries);
+        let mut dealt = self.backlog.deal();
+        let planning = self.planner.group(&own, &mut dealt, at);
         let group = match self.struggle.watch(self.shared, Some(self.reign), planning).await {
             Ok(group) => group,
             Err(error) => {
                 // Nothing of it was submitted.
-                self.pending.drain(..).for_each(|call| call.fail(&error));
+                dealt.into_iter().chain(self.backlog.drain()).for_each(|call| call.fail(&error));
                 return self.failed(renewal.is_some(), error).await;
             }
         };
         if group.is_fenced() {
+            self.backlog.put_back(dealt);
             return Err(Ended::Fenced);
         }
         if group.commands() == 0 {
+            self.backlog.put_back(dealt);
             return Ok(());
         }
         if group.is_empty() && !self.reign.leads_at(self.shared.clock.now().boot) {
             // What is answered without a commit may be out of date by now, until a renewal is stored.
             self.renew_now = true;
+            self.backlog.put_back(dealt);
             return Ok(());
         }
-        match self.store(group).await? {
+        match self.store(group, dealt).await? {
             Ok(()) => self.stored(renewal),
             Err(error) => self.failed(renewal.is_some(), error).await?,
         }
@@ -203,12 +207,17 @@ impl<'a> Service<'a> {
 
     /// Stores a group, to the end, so that the callers learn what became of their requests even if this
     /// reign is over by then.
-    async fn store(&mut self, group: Group) -> Result<Result<()>, Ended> {
+    async fn store(
+        &mut self,
+        group: Group,
+        mut dealt: VecDeque<Pending>,
+    ) -> Result<Result<()>, Ended> {
         let base = self.planner.known.version();
         let next = base.next(self.shared.options.random.draw()).map_err(Ended::Failed)?;
         let is_empty = group.is_empty();
         let commands = group.commands() as u64;
-        let (effect, writes, answers) = group.submit(&mut self.pending, next);
+        let (effect, writes, answers) = group.submit(&mut dealt, next);
+        self.backlog.put_back(dealt);
         if is_empty {
             self.shared.meters.commands.increment(commands);
             answers.reply(self.reign);
@@ -247,7 +256,7 @@ impl<'a> Service<'a> {
             return Ok(Ok(()));
         }
         // Whatever was planned on is read again.
-        self.planner.known = WorkingSet::default();
+        self.planner.forget();
         let is_ours = match verdict {
             Verdict::Conflict(found) => {
                 let looking = self.planner.is_ours(found);
@@ -329,30 +338,46 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Sessions that are due to be forgotten, looked for now and then while there are requests.
-    async fn expired_sessions(&mut self) -> Vec<Session> {
+    /// Commands that end sessions and named requests that are due to be forgotten, which are looked for now and
+    /// then while there are requests.
+    async fn expiries(&mut self) -> Vec<Command> {
         let now = self.shared.clock.now();
         if now.boot < self.expire_at || !self.is_lively(now) {
             return vec![];
         }
         self.expire_at = now.boot + self.shared.options.expiry();
-        // The renewal does not wait for a driver that is slow to answer, or never does.
-        let limit = self.shared.options.lease / 10;
-        let query = Query::Expired { limit: EXPIRE_SESSIONS };
-        match self.shared.ask(self.reign.epoch, &query, limit).await {
-            Ok(Answer::Expired(sessions)) => {
-                if sessions.len() == EXPIRE_SESSIONS {
-                    self.expire_at = now.boot;
+        let queries = [
+            Query::Expired { limit: EXPIRE_AT_ONCE },
+            Query::ExpiredNames { limit: EXPIRE_AT_ONCE },
+        ];
+        let mut commands = vec![];
+        for query in queries {
+            // The renewal does not wait for a driver that is slow to answer, or never does.
+            let limit = self.shared.options.lease / 10;
+            let (command, found) = match self.shared.ask(self.reign.epoch, &query, limit).await {
+                Ok(Answer::Expired(sessions)) => {
+                    let found = sessions.len();
+                    (Command::Expire { sessions }, found)
                 }
-                sessions
+                Ok(Answer::ExpiredNames(names)) => {
+                    let found = names.len();
+                    (Command::ExpireNames { names }, found)
+                }
+                // Other answers do not come through.
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::debug!(error = %format_args!("{error:#}"), "cannot look for what has expired now");
+                    break;
+                }
+            };
+            if found > 0 {
+                commands.push(command);
             }
-            // Other answers do not come through.
-            Ok(_) => vec![],
-            Err(error) => {
-                tracing::debug!(error = %format_args!("{error:#}"), "cannot look for expired sessions now");
-                vec![]
+            if found == EXPIRE_AT_ONCE {
+                self.expire_at = now.boot;
             }
         }
+        commands
     }
 
     fn moment(&self, now: Now) -> Moment {
@@ -408,42 +433,45 @@ impl<'a> Service<'a> {
 
     async fn commit_release(&mut self) -> Result<Result<()>, Ended> {
         let at = self.moment(self.shared.clock.now());
-        match self.planner.group(&[Command::Release], &mut VecDeque::new(), at).await {
+        let mut none = VecDeque::new();
+        match self.planner.group(&[Command::Release], &mut none, at).await {
             // An attempt before this one, or a later reign, has ended it.
             Ok(group) if group.is_fenced() => Ok(Ok(())),
-            Ok(group) => self.store(group).await,
+            Ok(group) => self.store(group, none).await,
             Err(error) => Ok(Err(error)),
         }
     }
 
     /// Works out accepted requests. The lease may be over: where they write nothing, a renewal goes along,
     /// so that nothing is refused or repeated without a commit. It reserves nothing, and the release follows.
-    async fn accepted_group(&mut self, at: Moment) -> Result<Group> {
-        let group = self.planner.group(&[], &mut self.pending, at).await?;
+    async fn accepted_group(&mut self, dealt: &mut VecDeque<Pending>, at: Moment) -> Result<Group> {
+        let group = self.planner.group(&[], dealt, at).await?;
         if !group.is_empty() || group.commands() == 0 {
             return Ok(group);
         }
         let renewal = Command::Extend { high_water_ms: 0, elapsed_ms: at.elapsed_ms };
-        self.planner.group(&[renewal], &mut self.pending, at).await
+        self.planner.group(&[renewal], dealt, at).await
     }
 
     /// Commits the requests that are there already, and closes the queue.
     async fn commit_accepted(&mut self) -> Result<(), Ended> {
         self.arrivals.requests.close();
         while let Some(accepted) = self.arrivals.requests.recv().await {
-            self.pending.push_back(accepted);
+            self.backlog.push(accepted);
         }
         let at = self.moment(self.shared.clock.now());
         // What cannot be planned now is given back to its callers as not committed.
-        while !self.pending.is_empty()
-            && let Ok(group) = self.accepted_group(at).await
-            && group.commands() > 0
-        {
+        while !self.backlog.is_empty() {
+            let mut dealt = self.backlog.deal();
+            let Ok(group) = self.accepted_group(&mut dealt, at).await else { break };
+            if group.commands() == 0 {
+                break;
+            }
             if group.is_fenced() {
                 return Err(Ended::Fenced);
             }
-            if self.store(group).await?.is_err() {
-                return Ok(());
+            if self.store(group, dealt).await?.is_err() {
+                break;
             }
         }
         Ok(())

@@ -38,6 +38,8 @@ impl Window {
     /// Grants `count` timestamps of one millisecond, at `wall_ms` or later, at most `limit_ms`.
     ///
     /// `count` is 1 to [`TIMESTAMPS_PER_MS`].
+    // As a part of the path of a grant: a call of its own would cost a fifth more.
+    #[inline(always)]
     pub(crate) fn grant(
         &self,
         wall_ms: u64,

@@ -61,6 +61,19 @@ impl Oracle {
         }
     }
 
+    /// Forgets a sequence, and returns the value that its next block would have started with. It is as if it had
+    /// never been used: what was granted from it before is granted once more.
+    ///
+    /// # Errors
+    /// `Rejected` with [`Reject::SequenceUnknown`](crate::Reject::SequenceUnknown) for one that was never
+    /// used: after `Uncertain`, read the sequence. Otherwise as [`get_seq`](Self::get_seq).
+    pub async fn delete_seq(&self, key: SeqKey) -> Result<(u64, Epoch)> {
+        match self.run(Command::Delete { key }).await? {
+            (Reply::Deleted(next), epoch) => Ok((next, epoch)),
+            (other, _) => Err(unplanned("a deletion", &other)),
+        }
+    }
+
     /// Sets the first value of a sequence that was never used, and returns it.
     ///
     /// # Errors

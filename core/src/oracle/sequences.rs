@@ -1,11 +1,8 @@
-use super::{
-    Oracle, SeqGrant, unplanned,
-    waiting::{Waiting, overloaded},
-};
+use super::{Oracle, SeqGrant, unplanned};
 use crate::{
     Epoch, Error, ErrorKind, Result, SeqKey, SeqRequest,
     engine::{Outcomes, Pending, lost},
-    state::{Advance, Answer, Command, Query, Reply},
+    state::{Advance, Answer, Command, NameRetention, Query, Reply, millis},
 };
 
 impl Oracle {
@@ -68,19 +65,14 @@ impl Oracle {
     /// Queues commands as one unit, and waits for their outcomes.
     pub(super) async fn submit(&self, commands: Vec<Command>) -> Result<Outcomes> {
         let asked = commands.len();
-        let waiting = Waiting::enter(&self.shared, asked)?;
+        let waiting = self.shared.waiting.enter(self.caller.as_ref(), asked)?;
         let reign = match self.reign() {
             Ok(reign) => reign,
             Err(_) => self.wait(|| self.reign()).await?,
         };
         reign.touch();
-        let permits = u32::try_from(asked).ok();
-        let permits =
-            permits.and_then(|asked| reign.permits.clone().try_acquire_many_owned(asked).ok());
-        let Some(permits) = permits else {
-            return Err(overloaded(self.shared.options.max_waiting));
-        };
-        let (pending, answer) = Pending::new(commands, permits);
+        let places = self.shared.queued.enter(self.caller.as_ref(), asked)?;
+        let (pending, answer) = Pending::new(commands, places);
         // A reign that has ended meanwhile drops the commands, which answers them.
         let _ = reign.queues.requests.send(pending);
         drop(reign);
@@ -122,8 +114,10 @@ impl Oracle {
             );
             return Err(Error::new(ErrorKind::Invalid, context));
         }
-        let (entries, id) = request.into_parts();
+        let (entries, id, name) = request.into_parts();
         let limits = self.shared.options.limits;
-        Ok(Command::Advance(Advance { entries, id, elapsed_ms: 0, limits }))
+        let retention_ms = millis(self.shared.options.name_retention);
+        let name = name.map(|name| NameRetention { name, retention_ms });
+        Ok(Command::Advance(Advance { entries, id, name, elapsed_ms: 0, limits }))
     }
 }

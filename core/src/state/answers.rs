@@ -23,7 +23,7 @@ pub(super) struct AnswerRecord {
 }
 
 impl AnswerRecord {
-    fn encoded_len(&self) -> usize {
+    pub(super) fn encoded_len(&self) -> usize {
         let starts = self.starts.iter().map(|start| varint::len(*start));
         self.digest.len() + varint::len(self.starts.len() as u64) + starts.sum::<usize>()
     }

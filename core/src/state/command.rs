@@ -8,7 +8,7 @@ use super::{
     session,
 };
 use crate::{
-    Epoch, LeaseHolder, LeaseId, NodeId, RequestId, SeqBlock, SeqKey, Session,
+    Epoch, LeaseHolder, LeaseId, NodeId, RequestId, RequestName, SeqBlock, SeqKey, Session,
     driver::{KeyRange, Reads, Version},
 };
 
@@ -50,6 +50,11 @@ pub enum Command {
         /// The sessions to look at, as [`Query::Expired`](super::Query::Expired) names them.
         sessions: Vec<Session>,
     },
+    /// Forgets named requests whose time is over.
+    ExpireNames {
+        /// Those to look at, as [`Query::ExpiredNames`](super::Query::ExpiredNames) names them.
+        names: Vec<RequestName>,
+    },
     /// Sets the high-water of a state that was never used.
     Init {
         /// The high-water, inclusive: every timestamp will lie above it.
@@ -59,6 +64,11 @@ pub enum Command {
     },
     /// Sets the first value of a sequence that was never used.
     Seed(Seed),
+    /// Forgets a sequence, as if it had never been used.
+    Delete {
+        /// The sequence.
+        key: SeqKey,
+    },
     /// Grants, renews or ends stamping leases. Each of these also ends a bounded number of leases
     /// that have expired.
     Lease {
@@ -136,10 +146,21 @@ pub struct Advance {
     pub entries: Vec<(SeqKey, u32)>,
     /// Present if the request is to be exactly once.
     pub id: Option<RequestId>,
+    /// Present if it is to be so under a name; then it has no id.
+    pub name: Option<NameRetention>,
     /// Boot time since the reign was opened, to stamp the session's last use with.
     pub elapsed_ms: u64,
     /// The caps to apply.
     pub limits: Limits,
+}
+
+/// The name of a request, and for how long its answer is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NameRetention {
+    /// The name.
+    pub name: RequestName,
+    /// How long, in session time.
+    pub retention_ms: u64,
 }
 
 /// Caps on what the state may hold; beyond one, a request is refused.
@@ -154,11 +175,19 @@ pub struct Limits {
     pub open_requests: u64,
     /// Stamping leases, superseded ones that have not expired included.
     pub leases: u64,
+    /// Named requests whose answers are kept.
+    pub named: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { keys: 100_000_000, sessions: 100_000, open_requests: 4_096, leases: 10_000 }
+        Self {
+            keys: 100_000_000,
+            sessions: 100_000,
+            open_requests: 4_096,
+            leases: 10_000,
+            named: 1_000_000,
+        }
     }
 }
 
@@ -187,7 +216,7 @@ pub enum Reply {
     Released,
     /// The blocks, in the order asked for.
     Advanced(Vec<SeqBlock>),
-    /// How many sessions are gone.
+    /// How many sessions, or named requests, are gone.
     Expired(u64),
     /// The state is set up.
     Initialized,
@@ -198,6 +227,8 @@ pub enum Reply {
     },
     /// The sequence is seeded, and starts here.
     Seeded(u64),
+    /// The sequence is gone; its next block would have started here.
+    Deleted(u64),
     /// The lease, granted or renewed.
     Leased(LeaseGrant),
     /// The lease is over.
@@ -234,6 +265,16 @@ impl Command {
         }
     }
 
+    /// The caps that it is refused beyond, if there are any.
+    pub(crate) fn limits_mut(&mut self) -> Option<&mut Limits> {
+        match self {
+            Self::Advance(advance) => Some(&mut advance.limits),
+            Self::Seed(seed) => Some(&mut seed.limits),
+            Self::Lease { ask: LeaseAsk::Acquire { limits, .. }, .. } => Some(limits),
+            _ => None,
+        }
+    }
+
     /// What [`plan`](super::plan) most likely reads for this command, so that it can be read at once. Of
     /// a session all answers, so that nothing of it has to be read again.
     pub fn reads(&self) -> Reads {
@@ -261,6 +302,10 @@ impl Command {
         match self {
             Self::Advance(advance) => {
                 advance.entries.iter().for_each(|(key, _)| read(Read::Key(keys::sequence(key))));
+                if let Some(named) = &advance.name {
+                    read(Read::Key(Key::from_slice(keys::NAMED)));
+                    read(Read::Key(keys::named(named.name)));
+                }
                 if let Some(id) = &advance.id {
                     read(Read::Key(keys::session(id.session)));
                     read(Read::Range(keys::answers(id.session), session::MOST_PAGES));
@@ -272,7 +317,12 @@ impl Command {
                     read(Read::Range(keys::answers(session), session::CLEARED_PAGES));
                 }
             }
+            Self::ExpireNames { names } => {
+                read(Read::Key(Key::from_slice(keys::NAMED)));
+                names.iter().for_each(|name| read(Read::Key(keys::named(*name))));
+            }
             Self::Seed(seed) => read(Read::Key(keys::sequence(&seed.key))),
+            Self::Delete { key } => read(Read::Key(keys::sequence(key))),
             Self::Lease { ask, .. } => {
                 read(Read::Key(Key::from_slice(keys::LEASES)));
                 match ask {

@@ -14,6 +14,8 @@ const KEYS: [&str; 4] = ["a", "a b", "ab", "ü"];
 #[derive(Clone, Debug)]
 enum Step {
     Advance { keys: Vec<usize>, count: u32, id: Option<(u8, u64, bool)> },
+    Named { keys: Vec<usize>, name: u8, retention_ms: u64 },
+    Delete { key: usize },
     Seed { key: usize, start: u64 },
     Acquire { holder: u8, holder_epoch: u64, ttl_ms: u64 },
     Release { lease: u64 },
@@ -26,6 +28,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (prop::sample::subsequence(vec![0, 1, 2, 3], 1..4), 1..9u32, id)
             .prop_map(|(keys, count, id)| Step::Advance { keys, count, id }),
+        2 => (prop::sample::subsequence(vec![0, 1, 2, 3], 1..4), 0..9u8, 0..900_000u64)
+            .prop_map(|(keys, name, retention_ms)| Step::Named { keys, name, retention_ms }),
+        1 => (0..4usize).prop_map(|key| Step::Delete { key }),
         1 => (0..4usize, any::<u64>()).prop_map(|(key, start)| Step::Seed { key, start }),
         3 => (any::<u8>(), 0..3u64, 1..600_000u64).prop_map(|(holder, holder_epoch, ttl_ms)| {
             Step::Acquire { holder, holder_epoch, ttl_ms }
@@ -51,6 +56,11 @@ fn build(steps: Vec<Step>) -> State {
                 });
                 state.advance_command(&entries, with, limits)
             }
+            Step::Named { keys, name, retention_ms } => {
+                let entries: Vec<_> = keys.into_iter().map(|index| (KEYS[index], 1)).collect();
+                state.named_command(&entries, &name.to_string(), retention_ms, limits)
+            }
+            Step::Delete { key: index } => Command::Delete { key: key(KEYS[index]) },
             Step::Seed { key: index, start } => {
                 Command::Seed(Seed { key: key(KEYS[index]), start, limits })
             }

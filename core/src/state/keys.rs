@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::{LeaseHolder, LeaseId, SeqKey, Session};
+use crate::{LeaseHolder, LeaseId, RequestName, SeqKey, Session};
 
 /// A key as plans and the working set hold it: in place, unless it is a long one.
 pub(super) type Key = SmallVec<[u8; IN_PLACE]>;
@@ -18,12 +18,15 @@ pub(crate) const META: &[u8] = b"m";
 /// The count of stamping leases, and the last id given to one.
 pub(super) const LEASES: &[u8] = b"k";
 
+/// The count of named requests.
+pub(super) const NAMED: &[u8] = b"p";
+
 /// How far an import has come; nothing once it is finished.
 pub(super) const IMPORT: &[u8] = b"i";
 
 /// What a copy of the state holds: all there is but the reign record, the traces of an import, and what
 /// belongs to a driver. Each byte begins the keys of one kind, in their order.
-pub(super) const COPIED: &[u8] = b"abehklmsux";
+pub(super) const COPIED: &[u8] = b"abehklmpqsuxy";
 
 /// The last epoch claimed over this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
 pub(crate) const CLAIM: &[u8] = b"c";
@@ -103,6 +106,26 @@ pub(super) fn last_uses(until_ms: u64) -> (Key, Key) {
 /// The session an index entry is about.
 pub(super) fn session_of(last_use: &[u8]) -> Option<Session> {
     last_use.get(9..)?.try_into().ok().map(Session)
+}
+
+/// What a named request was answered.
+pub(super) fn named(name: RequestName) -> Key {
+    join(b'q', &[&name.0])
+}
+
+/// The index of named requests by when they expire, the first to expire first.
+pub(super) fn name_end(expires_ms: u64, name: RequestName) -> Key {
+    join(b'y', &[&expires_ms.to_be_bytes(), &name.0])
+}
+
+/// The part of that index before `until_ms`.
+pub(super) fn name_ends(until_ms: u64) -> (Key, Key) {
+    (join(b'y', &[]), join(b'y', &[&until_ms.to_be_bytes()]))
+}
+
+/// The named request an index entry is about.
+pub(super) fn request_of(name_end: &[u8]) -> Option<RequestName> {
+    name_end.get(9..)?.try_into().ok().map(RequestName)
 }
 
 /// A stamping lease.

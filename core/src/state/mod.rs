@@ -6,12 +6,14 @@
 //! still at that version.
 
 mod answers;
+mod capped;
 mod command;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod import;
 mod keys;
 mod lease;
+mod named;
 mod plan;
 mod query;
 mod record;
@@ -24,7 +26,9 @@ mod working_set;
 mod written;
 
 pub use crate::RETENTION;
-pub use command::{Advance, Command, LeaseAsk, Limits, Moment, Reply, Seed};
+pub use capped::Capped;
+pub(crate) use capped::{CAPS, Change};
+pub use command::{Advance, Command, LeaseAsk, Limits, Moment, NameRetention, Reply, Seed};
 pub(crate) use command::{LeaseGrant, millis};
 pub(crate) use import::{Import, copied};
 pub(crate) use keys::{CLAIM, META};
@@ -43,6 +47,8 @@ mod import_test;
 mod lease_model_test;
 #[cfg(test)]
 mod lease_test;
+#[cfg(test)]
+mod named_test;
 #[cfg(test)]
 mod plan_test;
 #[cfg(test)]

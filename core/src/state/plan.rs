@@ -1,6 +1,9 @@
 use super::{
-    Command, Reject, Reply, View, WorkingSet, Writes, import, lease, reign, sequence, session,
-    view::Overlay, written::Written,
+    Command, Reject, Reply, View, WorkingSet, Writes,
+    capped::{self, Change},
+    import, lease, named, reign, sequence, session,
+    view::Overlay,
+    written::Written,
 };
 use crate::{
     Epoch, Result,
@@ -27,7 +30,9 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
         Command::Release => reign::release(view, epoch),
         Command::Advance(ref advance) => sequence::advance(view, epoch, advance),
         Command::Expire { ref sessions } => session::expire(view, epoch, sessions),
+        Command::ExpireNames { ref names } => named::expire(view, epoch, names),
         Command::Seed(ref seed) => sequence::seed(view, epoch, seed),
+        Command::Delete { ref key } => sequence::delete(view, epoch, key),
         Command::Lease { ref ask, at } => lease::lease(view, epoch, ask, at),
         Command::Import(ref step) => import::import(view, step),
         Command::Init { high_water_ms, now_ms } => reign::init(view, high_water_ms, now_ms),
@@ -42,13 +47,15 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
 #[derive(Default, Debug)]
 pub struct Plan {
     written: Written,
+    /// Of the commands since this was last asked for.
+    changes: Vec<Change>,
 }
 
 impl Plan {
     /// Nothing yet, with room for about that many commands.
     pub fn with_capacity(commands: usize) -> Self {
         // Each writes a record of its own, and some share others.
-        Self { written: Written::with_capacity(commands + commands / 8) }
+        Self { written: Written::with_capacity(commands + commands / 8), changes: vec![] }
     }
 
     /// Adds a command. `None` if what it writes does not fit into the commit any more, and nothing is
@@ -71,8 +78,19 @@ impl Plan {
         if !self.written.is_empty() && !self.written.has_room(known, &writes, limits)? {
             return Ok(None);
         }
+        let changes = match command {
+            // What is copied is nobody's.
+            Command::Import(_) => vec![],
+            _ => capped::changes(&overlay, &writes)?,
+        };
         self.written.merge(known, writes)?;
+        self.changes.extend(changes);
         Ok(Some(Ok(reply)))
+    }
+
+    /// What has changed in how much there is of what is capped, since this was last asked for.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Whether nothing is to be written.

@@ -5,7 +5,7 @@ use super::{
     record::{cast, load},
     session,
 };
-use crate::{KeyRange, Reads, Result, SeqKey, Session};
+use crate::{KeyRange, Reads, RequestName, Result, SeqKey, Session};
 
 /// A question about the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +27,11 @@ pub enum Query {
     Frontier {
         /// Boot time since the leader's reign was opened.
         elapsed_ms: u64,
+    },
+    /// Named requests whose time is over, the first to expire first.
+    ExpiredNames {
+        /// How many to name at most.
+        limit: usize,
     },
     /// Sessions whose retention is over, the longest unused first.
     Expired {
@@ -51,6 +56,8 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
+    /// To [`Query::ExpiredNames`].
+    ExpiredNames(Vec<RequestName>),
     /// To [`Query::Expired`].
     Expired(Vec<Session>),
 }
@@ -63,7 +70,7 @@ impl Query {
             reads.ranges.push(KeyRange { from: from.to_vec(), to: to.to_vec(), limit });
         };
         match self {
-            Self::Reign | Self::Expired { .. } => {}
+            Self::Reign | Self::Expired { .. } | Self::ExpiredNames { .. } => {}
             Self::Sequence(key) => reads.keys.push(keys::sequence(key).to_vec()),
             Self::Sequences { prefix, after, limit } => {
                 range(keys::sequences(prefix, after), *limit);
@@ -95,6 +102,13 @@ pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
             Answer::Sequences(sequences.collect::<Result<_>>()?)
         }
         Query::Frontier { elapsed_ms } => lease::frontier(view, *elapsed_ms)?,
+        Query::ExpiredNames { limit } => {
+            let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);
+            let (from, to) = keys::name_ends(session_ms);
+            let entries = view.scan(&from, &to, *limit)?;
+            let names = entries.iter().filter_map(|(key, _)| keys::request_of(key));
+            Answer::ExpiredNames(names.collect())
+        }
         Query::Expired { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);
             let (from, to) = keys::last_uses(session::expired_before(session_ms));

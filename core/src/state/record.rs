@@ -1,6 +1,10 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{View, answers::AnswerPage, keys};
+use super::{
+    View,
+    answers::{AnswerPage, AnswerRecord},
+    keys,
+};
 use crate::{
     Epoch, Error, ErrorKind, LeaseHolder, LeaseId, NodeId, Result, driver::Version, varint,
 };
@@ -15,8 +19,12 @@ pub(super) const LEASE_RULES: u32 = 2;
 /// The version from which on answers may be kept in pages of the present format.
 pub(super) const ANSWER_RULES: u32 = 3;
 
+/// The version from which on a state may hold named requests. A release that does not know them would carry
+/// out again what is asked for again, and must not lead.
+pub(super) const NAMED_RULES: u32 = 4;
+
 /// The highest version of the rules that this release knows.
-pub(super) const RULES: u32 = ANSWER_RULES;
+pub(super) const RULES: u32 = NAMED_RULES;
 
 /// The first byte of every stored value: how the rest is encoded.
 pub(super) const FORMAT: u8 = 1;
@@ -103,12 +111,14 @@ pub enum Record {
     Meta(Meta),
     /// How far an import has come.
     Progress(Progress),
-    /// The next value of a sequence.
+    /// The next value of a sequence, or the count of named requests.
     Next(u64),
     /// A client's session.
     Session(SessionRecord),
     /// What some neighbouring requests of a session were answered.
     Answers(AnswerPage),
+    /// What a named request was answered.
+    Named(NamedRecord),
     /// Counts of stamping leases.
     Leases(Leases),
     /// A stamping lease.
@@ -148,6 +158,14 @@ pub struct SessionRecord {
     pub(super) first_incomplete: u64,
     /// Session time of the last use, to within an eighth of the retention.
     pub(super) last_used_ms: u64,
+}
+
+/// What a named request was answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NamedRecord {
+    pub(super) answer: AnswerRecord,
+    /// The session time until which it is kept.
+    pub(super) expires_ms: u64,
 }
 
 /// Stamping leases, counted.
@@ -191,13 +209,16 @@ impl Record {
             Some(b'r') => Self::Reign(Box::new(decode(key, &bytes, REIGN_FORMAT)?)),
             Some(b'm') => Self::Meta(decode(key, &bytes, FORMAT)?),
             Some(b'i') => Self::Progress(decode(key, &bytes, FORMAT)?),
-            Some(b's') => Self::Next(decode(key, &bytes, FORMAT)?),
+            Some(b's' | b'p') => Self::Next(decode(key, &bytes, FORMAT)?),
+            Some(b'q') => Self::Named(decode(key, &bytes, FORMAT)?),
             Some(b'u') => Self::Session(decode(key, &bytes, FORMAT)?),
             Some(b'k') => Self::Leases(decode(key, &bytes, FORMAT)?),
             Some(b'l' | b'h' | b'e') => Self::Lease(Box::new(decode(key, &bytes, FORMAT)?)),
             Some(b'a') => Self::Answers(AnswerPage::decode(key, bytes)?),
-            Some(b'x' | b'b') if bytes.is_empty() => Self::Mark,
-            Some(b'x' | b'b') => return Err(corrupt(key, "an entry of an index has a value")),
+            Some(b'x' | b'b' | b'y') if bytes.is_empty() => Self::Mark,
+            Some(b'x' | b'b' | b'y') => {
+                return Err(corrupt(key, "an entry of an index has a value"));
+            }
             _ => Self::Raw(bytes),
         })
     }
@@ -213,6 +234,7 @@ impl Record {
                 varint::push(&mut bytes, *next);
             }
             Self::Session(session) => return encode(bytes, session, FORMAT),
+            Self::Named(named) => return encode(bytes, named, FORMAT),
             Self::Leases(leases) => return encode(bytes, leases, FORMAT),
             Self::Lease(lease) => return encode(bytes, lease, FORMAT),
             Self::Answers(page) => bytes.extend_from_slice(page.as_bytes()),
@@ -234,6 +256,7 @@ impl Record {
             Self::Meta(_) | Self::Leases(_) | Self::Session(_) => 32,
             Self::Next(_) => 11,
             Self::Progress(progress) => 16 + progress.last.len(),
+            Self::Named(named) => 16 + named.answer.encoded_len(),
             Self::Lease(lease) => 96 + lease.holder.as_bytes().len(),
             Self::Answers(page) => page.as_bytes().len(),
             Self::Mark => 0,
@@ -288,6 +311,7 @@ stored!(
     Next(next): u64 = next, next;
     Session(session): SessionRecord = session, session;
     Answers(page): AnswerPage = page, page;
+    Named(named): NamedRecord = named, named;
     Leases(leases): Leases = leases, leases;
     Lease(lease): LeaseRecord = lease.as_ref(), Box::new(lease)
 );

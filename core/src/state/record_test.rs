@@ -6,7 +6,7 @@ use super::{
     Record, ReignRecord, Stage,
     answers::{AnswerPage, AnswerRecord},
     keys,
-    record::{LeaseRecord, Leases, Meta, Progress, SessionRecord},
+    record::{LeaseRecord, Leases, Meta, NamedRecord, Progress, SessionRecord},
 };
 use crate::{Epoch, LeaseHolder, LeaseId, NodeId, Version};
 
@@ -85,6 +85,12 @@ fn records() -> impl Strategy<Value = (Vec<u8>, Record)> {
         first_incomplete,
         last_used_ms,
     });
+    let starts = prop::collection::vec(numbers(), 0..130);
+    let named = (any::<[u8; 16]>(), starts, numbers());
+    let named = named.prop_map(|(digest, starts, expires_ms)| NamedRecord {
+        answer: AnswerRecord { digest, starts: starts.into() },
+        expires_ms,
+    });
     let counted = pair().prop_map(|(count, last_id)| Leases { count, last_id });
     prop_oneof![
         reigns().prop_map(|record| (keys::REIGN.to_vec(), record)),
@@ -93,6 +99,9 @@ fn records() -> impl Strategy<Value = (Vec<u8>, Record)> {
         numbers().prop_map(|next| (b"sa".to_vec(), next.into())),
         session.prop_map(|session| (b"u1".to_vec(), session.into())),
         pages().prop_map(|page| (b"a1".to_vec(), page)),
+        named.prop_map(|named| (b"q1".to_vec(), named.into())),
+        numbers().prop_map(|count| (keys::NAMED.to_vec(), count.into())),
+        Just((b"y1".to_vec(), Record::Mark)),
         counted.prop_map(|counted| (keys::LEASES.to_vec(), counted.into())),
         leases().prop_map(|lease| (b"l1".to_vec(), lease)),
         Just((b"x1".to_vec(), Record::Mark)),

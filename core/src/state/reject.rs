@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::RULES;
+use super::{Capped, record::RULES};
 use crate::{Epoch, LeaseId, SeqKey, Timestamp};
 
 /// Why the state refused a command. A refusal writes nothing.
@@ -48,6 +48,17 @@ pub enum Reject {
         /// The cap.
         limit: u64,
     },
+    /// The caller holds as much of something as is left for all.
+    OverShare {
+        /// Of what.
+        what: Capped,
+        /// How many of them the caller has, as far as this leader knows.
+        held: u64,
+        /// How many are left.
+        left: u64,
+        /// The cap for all callers together.
+        limit: u64,
+    },
     /// The session has too many requests open.
     TooManyOpenRequests {
         /// The cap.
@@ -67,12 +78,24 @@ pub enum Reject {
         /// The number.
         number: u64,
     },
+    /// The cap of named requests is reached.
+    TooManyNamed {
+        /// The cap.
+        limit: u64,
+    },
+    /// The name was used before, for another request.
+    NameReused,
     /// The sequence was used or seeded before.
     SequenceExists {
         /// The sequence.
         key: SeqKey,
         /// Its next value.
         next: u64,
+    },
+    /// The sequence was never used.
+    SequenceUnknown {
+        /// The sequence.
+        key: SeqKey,
     },
     /// The cap of stamping leases is reached.
     TooManyLeases {
@@ -150,6 +173,11 @@ impl fmt::Display for Reject {
                 "the cap of {limit} sessions is reached; close unused ones, or send without a \
                  request id"
             ),
+            Self::OverShare { what, held, left, limit } => write!(
+                f,
+                "this client's share of {what} is used up: it has {held} of the {limit} that there \
+                 may be, and {left} are left for all"
+            ),
             Self::TooManyOpenRequests { limit } => {
                 write!(f, "the session has {limit} requests open already; open another one")
             }
@@ -165,9 +193,17 @@ impl fmt::Display for Reject {
             Self::IdReused { number } => {
                 write!(f, "request {number} of this session was another request")
             }
+            Self::TooManyNamed { limit } => write!(
+                f,
+                "the cap of {limit} named requests is reached; wait until some expire, or raise it"
+            ),
+            Self::NameReused => f.write_str(
+                "the request id was used for another request: other keys, or other counts",
+            ),
             Self::SequenceExists { key, next } => {
                 write!(f, "sequence {key:?} is in use already, and goes on at {next}")
             }
+            Self::SequenceUnknown { key } => write!(f, "sequence {key:?} has never been used"),
             Self::TooManyLeases { limit } => write!(
                 f,
                 "the cap of {limit} stamping leases is reached; release unused ones, or wait until \

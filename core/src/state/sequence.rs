@@ -1,13 +1,13 @@
-//! Handing out blocks without a gap.
+//! Handing out blocks without a gap, from 0 or a seed on, until a sequence is deleted.
 
 use super::{
-    Advance, Reject, Reply, Seed, View, Writes, keys,
+    Advance, Reject, Reply, Seed, View, Writes, keys, named,
     plan::Planned,
     record::{ANSWER_RULES, Meta, load},
     reign,
     session::{self, Admission, Known},
 };
-use crate::{Epoch, Result, SeqBlock};
+use crate::{Epoch, Result, SeqBlock, SeqKey};
 
 pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Result<Planned> {
     let reign = match reign::serving(view, epoch)? {
@@ -16,6 +16,22 @@ pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Resul
     };
     let stored = Meta::load(view)?;
     let mut meta = stored.clone();
+    if let Some(named) = &advance.name {
+        let now_ms = reign.session_time(advance.elapsed_ms);
+        return match named::admit(view, advance, named)? {
+            named::Admission::Refused(reject) => Ok(Err(reject)),
+            named::Admission::Answered(blocks) => {
+                Ok(Ok((Reply::Advanced(blocks), Writes::default())))
+            }
+            named::Admission::Fresh(count) => Ok(match take(view, advance, &mut meta)? {
+                Ok((blocks, mut writes)) => {
+                    named::keep(advance, named, now_ms, count, &blocks, &mut meta, &mut writes);
+                    Ok((Reply::Advanced(blocks), finish(writes, &stored, &meta)))
+                }
+                Err(reject) => Err(reject),
+            }),
+        };
+    }
     let Some(id) = &advance.id else {
         return Ok(match take(view, advance, &mut meta)? {
             Ok((blocks, writes)) => Ok((Reply::Advanced(blocks), finish(writes, &stored, &meta))),
@@ -59,6 +75,23 @@ pub(super) fn seed(view: &dyn View, epoch: Epoch, seed: &Seed) -> Result<Planned
     writes.put(stored, seed.start);
     writes.put(keys::META, meta);
     Ok(Ok((Reply::Seeded(seed.start), writes)))
+}
+
+/// Forgets a sequence. What was answered to requests with ids stays as it was.
+pub(super) fn delete(view: &dyn View, epoch: Epoch, key: &SeqKey) -> Result<Planned> {
+    if let Err(reject) = reign::serving(view, epoch)? {
+        return Ok(Err(reject));
+    }
+    let stored = keys::sequence(key);
+    let Some(next) = load::<u64>(view, &stored)?.copied() else {
+        return Ok(Err(Reject::SequenceUnknown { key: key.clone() }));
+    };
+    let mut meta = Meta::load(view)?;
+    meta.keys = meta.keys.saturating_sub(1);
+    let mut writes = Writes::default();
+    writes.delete(stored);
+    writes.put(keys::META, meta);
+    Ok(Ok((Reply::Deleted(next), writes)))
 }
 
 /// Takes all blocks, or none.

@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, slice};
 
 use proptest::prelude::*;
 
 use super::{
     Answer, Command, Limits, Query, Reject, Reply, Seed,
-    testing::{State, key},
+    testing::{State, id, key},
 };
 use crate::{Epoch, Result, SeqKey};
 
@@ -144,4 +144,35 @@ proptest! {
         let expected: BTreeMap<_, _> = begins.map(|(name, n)| (name, u64::from(n))).collect();
         prop_assert_eq!(listed, expected);
     }
+}
+
+#[test]
+fn a_deleted_sequence_is_as_if_never_used() {
+    let mut state = State::open();
+    let delete = |name| Command::Delete { key: key(name) };
+    let unknown = || Err(Reject::SequenceUnknown { key: key("a") });
+    assert_eq!(state.apply(&[delete("a")]), [unknown()]);
+    let id = id(1, 1, 1);
+    state.advance(&[("a", 5), ("b", 1)], Some(id)).unwrap();
+    let named = state.named_command(&[("a", 2)], "n", 1_000, Limits::default());
+    let before = state.apply(slice::from_ref(&named));
+    // A commit may delete a key, use it again, and delete it once more.
+    let again = state.advance_command(&[("a", 3)], None, Limits::default());
+    let results = state.apply(&[delete("a"), delete("a"), again.clone(), delete("a"), again]);
+    assert_eq!(results[0], Ok(Reply::Deleted(7)));
+    assert_eq!(results[1], unknown());
+    assert_eq!(results[2], results[4]);
+    assert_eq!(results[3], Ok(Reply::Deleted(3)));
+    assert_eq!(state.ask(&Query::Sequence(key("a"))), Answer::Sequence(Some(3)));
+    // Requests of before get their blocks of before.
+    let repeated = state.advance(&[("a", 5), ("b", 1)], Some(id)).unwrap();
+    assert_eq!(repeated[0].start, 0);
+    assert_eq!(state.apply(&[named]), before);
+    // It can be seeded, and its place under the cap is free.
+    state.apply(&[delete("b")]).remove(0).unwrap();
+    let limits = Limits { keys: 2, ..Limits::default() };
+    let results = state.apply(&[seed_command("b", 9, limits), seed_command("c", 9, limits)]);
+    assert_eq!(results, [Ok(Reply::Seeded(9)), Err(Reject::TooManyKeys { limit: 2 })]);
+    let late = state.apply_as(Epoch(0), &[delete("a")]);
+    assert_eq!(late, [Err(Reject::Fenced { current: state.epoch })]);
 }

@@ -244,7 +244,7 @@ fn store(session: Session, old: Option<&SessionRecord>, new: &SessionRecord, wri
     writes.set(keys::session(session), new.clone());
 }
 
-fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
+pub(super) fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
     let block = |((key, count), &start): (&(SeqKey, u32), &u64)| SeqBlock {
         key: key.clone(),
         start,
@@ -257,7 +257,7 @@ fn blocks(entries: &[(SeqKey, u32)], starts: &[u64]) -> Vec<SeqBlock> {
 ///
 /// A client that finds two requests of one hash can only mislead itself: it is given the answer to its own
 /// earlier request. So what the keyed hash owes is that this does not happen by chance.
-fn hash(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
+pub(super) fn hash(digest: Digest, session: Session, entries: &[(SeqKey, u32)]) -> [u8; 16] {
     let mut bytes = SmallVec::<[u8; 64]>::new();
     for (key, count) in entries {
         bytes.push(key.as_str().len() as u8);

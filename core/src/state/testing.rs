@@ -3,13 +3,13 @@
 use std::slice;
 
 use super::{
-    Advance, Answer, Command, Limits, Plan, Query, Record, ReignRecord, Reject, Reply, Stage,
-    WorkingSet, answer, keys,
+    Advance, Answer, Command, Limits, NameRetention, Plan, Query, Record, ReignRecord, Reject,
+    Reply, Stage, WorkingSet, answer, keys,
     record::{Leases, Meta, load},
 };
 use crate::{
-    CommitLimits, Effect, Entry, Epoch, KeyRange, MemoryStore, NodeId, Reads, RequestId, Result,
-    SeqBlock, SeqKey, SeqStore, Session, VERSION, Version,
+    CommitLimits, Effect, Entry, Epoch, KeyRange, MemoryStore, NodeId, Reads, RequestId,
+    RequestName, Result, SeqBlock, SeqKey, SeqStore, Session, VERSION, Version,
 };
 
 pub(super) const LEASE_MS: u64 = 1_000;
@@ -105,7 +105,22 @@ impl State {
         limits: Limits,
     ) -> Command {
         let entries = entries.iter().map(|&(name, count)| (key(name), count)).collect();
-        Command::Advance(Advance { entries, id, elapsed_ms: self.elapsed_ms, limits })
+        Command::Advance(Advance { entries, id, name: None, elapsed_ms: self.elapsed_ms, limits })
+    }
+
+    pub(super) fn named_command(
+        &self,
+        entries: &[(&str, u32)],
+        name: &str,
+        retention_ms: u64,
+        limits: Limits,
+    ) -> Command {
+        let Command::Advance(advance) = self.advance_command(entries, None, limits) else {
+            panic!("it is made above");
+        };
+        let name = RequestName::new(name).expect("test names are valid");
+        let name = Some(NameRetention { name, retention_ms });
+        Command::Advance(Advance { name, ..advance })
     }
 
     /// Lets the leader serve for `millis`, as its next extension reports.
@@ -120,7 +135,12 @@ impl State {
         let Answer::Expired(sessions) = self.ask(&Query::Expired { limit: 16 }) else {
             panic!("the answer fits the query");
         };
-        self.apply(&[Command::Expire { sessions }])[0].as_ref().expect("the reign is open");
+        let Answer::ExpiredNames(names) = self.ask(&Query::ExpiredNames { limit: 16 }) else {
+            panic!("the answer fits the query");
+        };
+        for expired in self.apply(&[Command::Expire { sessions }, Command::ExpireNames { names }]) {
+            expired.expect("the reign is open");
+        }
     }
 
     pub(super) fn ask(&self, query: &Query) -> Answer {
@@ -153,6 +173,14 @@ impl State {
         assert_eq!(meta.keys, self.count(b's') as u64);
         assert_eq!(meta.sessions, self.count(b'u') as u64);
         assert_eq!(meta.sessions, self.count(b'x') as u64, "each session is indexed once");
+        let named = load::<u64>(&known, keys::NAMED).expect("readable").copied();
+        for kind in [b'q', b'y'] {
+            assert_eq!(
+                named.unwrap_or_default(),
+                self.count(kind) as u64,
+                "each name is kept once"
+            );
+        }
         let leases = load::<Leases>(&known, keys::LEASES).expect("readable").cloned();
         let count = leases.unwrap_or_default().count;
         for (kind, what) in [(b'l', "kept"), (b'e', "indexed by its end"), (b'b', "by its bound")] {

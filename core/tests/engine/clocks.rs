@@ -1,8 +1,8 @@
 //! Wall clocks are advisory: whatever they show, timestamps rise and time does not run away.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
-use tsoracle_core::{ErrorKind, Floor, ManualClock, WallClock, initialize};
+use tsoracle_core::{CallerId, ErrorKind, Floor, ManualClock, Oracle, WallClock, initialize};
 
 use crate::rig::{Cluster, LEASE, NOON_MS, Node, settle};
 
@@ -80,9 +80,10 @@ async fn a_successor_whose_clock_is_behind_still_starts_above() {
 #[tokio::test]
 async fn large_counts_cannot_run_time_away() {
     let (_, node) = Cluster::serving().await;
-    for _ in 0..=3_000 {
+    // Three quarters of how far timestamps may be ahead.
+    for _ in 0..=2_250 {
         let grant = node.oracle.get_ts(262_144).await.unwrap();
-        assert!(grant.range.last().physical_ms() <= NOON_MS + 3_000);
+        assert!(grant.range.last().physical_ms() <= NOON_MS + 2_250);
     }
     let ask = || {
         let oracle = node.oracle.clone();
@@ -91,6 +92,12 @@ async fn large_counts_cannot_run_time_away() {
     let (first, second) = (ask(), ask());
     settle().await;
     assert!(!first.is_finished(), "beyond that, requests wait for the clock");
+    // The last quarter is for small ones.
+    for count in [1, 256, 1] {
+        let grant = node.oracle.try_get_ts(count).unwrap().expect("it need not wait");
+        assert_eq!(grant.range.last().physical_ms(), NOON_MS + 2_251);
+    }
+    assert_eq!(node.oracle.try_get_ts(257).unwrap(), None);
     node.clock.advance(Duration::from_millis(5));
     settle().await;
     assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
@@ -103,7 +110,7 @@ async fn a_caller_that_waits_too_long_for_the_clock_is_told_so() {
     let node = cluster.node_with(1, &clock, |options| options.hold = Duration::from_millis(50));
     node.elect();
     node.serving().await;
-    for _ in 0..3_001 {
+    for _ in 0..=2_250 {
         node.oracle.get_ts(262_144).await.unwrap();
     }
     let waiting: Vec<_> = (0..100)
@@ -113,7 +120,10 @@ async fn a_caller_that_waits_too_long_for_the_clock_is_told_so() {
         })
         .collect();
     settle().await;
-    clock.advance(Duration::from_millis(50));
+    for _ in 0..50 {
+        clock.advance(Duration::from_millis(1));
+        settle().await;
+    }
     let mut served = 0;
     for outcome in waiting {
         match outcome.await.unwrap() {
@@ -288,4 +298,43 @@ async fn a_leader_that_was_idle_for_months_does_not_make_the_clock_of_the_next_o
     b.serving().await;
     assert_eq!(serves(&b), 90 * DAY_MS + 2_000);
     assert_eq!(clock(&b), WallClock::Followed);
+}
+
+#[tokio::test]
+async fn callers_who_wait_for_the_clock_take_turns() {
+    let (_, node) = Cluster::serving().await;
+    for _ in 0..=2_250 {
+        node.oracle.get_ts(262_144).await.unwrap();
+    }
+    let caller = |number| {
+        let id = CallerId::of_address(Ipv4Addr::new(10, 0, 0, number).into());
+        node.oracle.clone().with_caller(node.oracle.caller(id))
+    };
+    let ask = |oracle: &Oracle, count| {
+        let oracle = oracle.clone();
+        tokio::spawn(async move { oracle.get_ts(count).await })
+    };
+    let (greedy, modest) = (caller(1), caller(2));
+    let flood: Vec<_> = (0..200).map(|_| ask(&greedy, 262_144)).collect();
+    settle().await;
+    for _ in 0..10 {
+        let asked = ask(&modest, 1_000);
+        settle().await;
+        // Whoever comes now does not overtake those who wait.
+        assert_eq!(greedy.try_get_ts(262_144).unwrap(), None);
+        for _ in 0..2 {
+            node.clock.advance(Duration::from_millis(1));
+            settle().await;
+        }
+        assert!(asked.is_finished(), "it waits for one of the other caller's at most");
+        asked.await.unwrap().unwrap();
+    }
+    node.clock.advance(Duration::from_millis(300));
+    for granted in flood {
+        granted.await.unwrap().unwrap();
+    }
+    // All is as before, once no request waits: more than half of what may be is free again.
+    for _ in 0..20 {
+        node.oracle.try_get_ts(262_144).unwrap().expect("it need not wait");
+    }
 }

@@ -87,6 +87,7 @@ pub const MAX_BATCH: usize = 128;
 pub struct SeqRequest {
     entries: Vec<(SeqKey, u32)>,
     id: Option<RequestId>,
+    name: Option<RequestName>,
 }
 
 impl SeqRequest {
@@ -118,7 +119,16 @@ impl SeqRequest {
                 return invalid(format!("sequence {key:?} occurs twice in one request"));
             }
         }
-        Ok(Self { entries, id })
+        Ok(Self { entries, id, name: None })
+    }
+
+    /// Asks for a block per entry under a name: the same name and entries give the same blocks until the name
+    /// expires.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn named(entries: Vec<(SeqKey, u32)>, name: RequestName) -> Result<Self, Invalid> {
+        Ok(Self { name: Some(name), ..Self::new(entries, None)? })
     }
 
     /// Asks for one block, not idempotently.
@@ -139,9 +149,14 @@ impl SeqRequest {
         self.id.as_ref()
     }
 
-    /// Both, for one who takes the request apart.
-    pub fn into_parts(self) -> (Vec<(SeqKey, u32)>, Option<RequestId>) {
-        (self.entries, self.id)
+    /// Present if the request has a name.
+    pub fn name(&self) -> Option<&RequestName> {
+        self.name.as_ref()
+    }
+
+    /// All of it, for one who takes the request apart.
+    pub fn into_parts(self) -> (Vec<(SeqKey, u32)>, Option<RequestId>, Option<RequestName>) {
+        (self.entries, self.id, self.name)
     }
 }
 
@@ -162,6 +177,36 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// The longest name of a request, in bytes of UTF-8.
+pub const MAX_REQUEST_NAME_BYTES: usize = 128;
+
+/// Stands for the name of a request: a text that a person or a business has chosen, and uses for this
+/// request alone. Names of 1 to 128 bytes are told apart by their hashes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestName(pub [u8; 16]);
+
+impl RequestName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`Invalid`] if the name is empty or longer than [`MAX_REQUEST_NAME_BYTES`].
+    pub fn new(name: &str) -> Result<Self, Invalid> {
+        match name.len() {
+            0 => Err(Invalid::new("the name of a request must not be empty")),
+            1..=MAX_REQUEST_NAME_BYTES => Ok(Self(Session::from_text(name).0)),
+            n => Err(Invalid::new(format!(
+                "the name of a request has at most {MAX_REQUEST_NAME_BYTES} bytes, this one has {n}"
+            ))),
+        }
+    }
+}
+
+impl fmt::Debug for RequestName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Session(self.0).fmt(f)
     }
 }
 
@@ -228,6 +273,14 @@ mod tests {
         assert!(SeqKey::new("k".repeat(128)).is_ok());
         assert!(SeqKey::new("k".repeat(129)).is_err());
         assert!(SeqKey::new("é".repeat(65)).is_err(), "bytes count, not characters");
+    }
+
+    #[test]
+    fn names_have_1_to_128_bytes() {
+        assert!(RequestName::new("").is_err());
+        assert!(RequestName::new(&"n".repeat(129)).is_err());
+        let longest = RequestName::new(&"n".repeat(128)).unwrap();
+        assert_ne!(longest, RequestName::new(&"n".repeat(127)).unwrap());
     }
 
     #[test]

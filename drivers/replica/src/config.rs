@@ -95,12 +95,16 @@ pub const OPTIONS: &[DriverOption] = &[
         "false",
         "declares that the directory was moved, and its original is used no more",
     ),
-    option("snapshot_every", "10000", "after how many log entries a snapshot replaces the log"),
+    option(
+        "snapshot_every",
+        "10000",
+        "after how many log entries, and up to a fifth more, a snapshot replaces the log",
+    ),
     option("log_keep", "1000", "how many log entries before the last snapshot are kept"),
     option(
         "journal_mb",
         "16",
-        "how many MiB of journal there are before log and state are written",
+        "how many MiB of journal there are at least, before log and state are written",
     ),
     option("join", "false", "waits to be added by a running cluster instead of forming one"),
 ];
@@ -141,6 +145,12 @@ impl Default for Config {
             journal_mb: 16,
         }
     }
+}
+
+/// As much, and up to a fifth more, by the number of the node. Nodes hold the same log: they would all write
+/// their states at the same entry, and run out of memory, descriptors or space at the same moment.
+fn staggered(least: u64, node: u32) -> u64 {
+    least.saturating_add(least / 32 * u64::from(node % 8))
 }
 
 /// Where a node is.
@@ -242,7 +252,9 @@ impl Config {
             secret: self.peer_secret_file.as_deref().map(Secret::read).transpose()?,
             listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
             tls: PeerTls::read(&self)?,
-            store: Options { journal_bytes: u64::from(self.journal_mb) << 20 },
+            store: Options {
+                journal_bytes: staggered(u64::from(self.journal_mb) << 20, self.node),
+            },
             path: self.path,
             members,
             compares_addresses: true,
@@ -252,7 +264,7 @@ impl Config {
             insecure_peers: self.insecure_peers,
             join: self.join,
             moved: self.moved,
-            snapshot_every: self.snapshot_every,
+            snapshot_every: staggered(self.snapshot_every, self.node),
             log_keep: self.log_keep,
         };
         check_address(&cluster.listen, "peer_listen")?;
@@ -401,6 +413,18 @@ mod tests {
         assert_eq!((cluster.members[&3].clone(), &*cluster.listen), (third, "[::1]:7003"));
         let elsewhere = check(&format!("node=1&peers={PEERS}&peer_listen=127.0.0.1:0")).unwrap();
         assert_eq!(elsewhere.listen, "127.0.0.1:0");
+    }
+
+    #[test]
+    fn no_two_nodes_write_their_states_at_the_same_entry() {
+        let of = |node: u32| check(&format!("node={node}&peers={PEERS}&journal_mb=4")).unwrap();
+        for (one, other) in [(1, 2), (2, 3), (1, 3)] {
+            let (one, other) = (of(one), of(other));
+            assert_ne!(one.snapshot_every, other.snapshot_every);
+            assert_ne!(one.store.journal_bytes, other.store.journal_bytes);
+            assert!((10_000..12_500).contains(&one.snapshot_every));
+            assert!((4 << 20..5 << 20).contains(&one.store.journal_bytes));
+        }
     }
 
     #[test]

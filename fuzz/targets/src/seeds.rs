@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use tsoracle_core::{
     ConsensusDriver as _, Effect, Entry, KeyRange, LeaseHolder, LocalDriver, MemoryStore, Oracle,
-    OracleOptions, Reads, RequestId, Result, SeqKey, SeqRequest, Session, Version,
+    OracleOptions, Reads, RequestId, RequestName, Result, SeqKey, SeqRequest, Session, Version,
 };
 use tsoracle_proto::v1;
 use tsoracle_replica::{LogEntry, message_parts};
@@ -83,6 +83,8 @@ async fn state() -> Result<Vec<Entry>> {
         let id = RequestId::new(session, number, 1)?;
         oracle.get_seq(SeqRequest::new(entries, Some(id))?).await?;
     }
+    let named = vec![(SeqKey::new("orders")?, 64), (SeqKey::new("invoices")?, 1)];
+    oracle.get_seq(SeqRequest::named(named, RequestName::new("order-17")?)?).await?;
     oracle.seed_seq(SeqKey::new("vouchers")?, 1_000).await?;
     oracle.acquire_lease(LeaseHolder::new("writer")?, 1, Duration::from_secs(30)).await?;
     let all = KeyRange { from: vec![], to: vec![u8::MAX], limit: usize::MAX };
@@ -135,7 +137,7 @@ fn requests() -> Vec<Vec<u8>> {
         number: 300,
         first_incomplete: 299,
         retry: true,
-        close: false,
+        ..Default::default()
     });
     let single =
         v1::GetSeqRequest { key: "orders".into(), count: 64, request_id: request_id.clone() };

@@ -103,6 +103,11 @@ pub(crate) enum Command {
     /// Prints its first value. With --json: {"key": "…", "next": N}
     #[command(after_help = sequences::SEED_EXAMPLES)]
     SeqSeed(sequences::SeedArguments),
+    /// Delete a sequence, as if it had never been used
+    ///
+    /// Prints the value that its next block would have started with. With --json: {"key": "…", "next": N}
+    #[command(after_help = sequences::DELETE_EXAMPLES)]
+    SeqDelete(sequences::DeleteArguments),
     /// Acquire a stamping lease: the right to stamp events by oneself, up to a bound, for a while
     ///
     /// With --json: {"lease_id": N, "ts_upper_bound": MS, "expires_at_ms": MS, "remaining_ms": MS}

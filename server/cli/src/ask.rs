@@ -70,9 +70,9 @@ pub(crate) struct SeqArguments {
           value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
 
-    /// Ask exactly once: the same text gives the same block again, for ten minutes after its last
-    /// use, whichever client sends it
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    /// Ask exactly once: the same text, of 1 to 128 bytes, gives the same block again for 30 days,
+    /// whichever client sends it
+    #[arg(long, value_name = "TEXT")]
     request_id: Option<String>,
 
     #[command(flatten)]

@@ -68,6 +68,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::SeqRead(arguments) => ask::seq_read(arguments).await,
         Command::SeqList(arguments) => sequences::list(arguments).await,
         Command::SeqSeed(arguments) => sequences::seed(arguments).await,
+        Command::SeqDelete(arguments) => sequences::delete(arguments).await,
         Command::LeaseAcquire(arguments) => leases::acquire(arguments).await,
         Command::LeaseRenew(arguments) => leases::renew(arguments).await,
         Command::LeaseRelease(arguments) => leases::release(arguments).await,

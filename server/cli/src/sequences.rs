@@ -1,4 +1,4 @@
-//! Looking at sequences, and starting them elsewhere than at 0.
+//! Looking at sequences, starting them elsewhere than at 0, and deleting them.
 
 use clap::Args;
 use serde::Serialize;
@@ -30,6 +30,18 @@ back, and have no gaps. A command that fails without a definite answer says so; 
 where the sequence stands.
 
 Exit codes: 0 done, 1 not done or not certain, 2 wrong arguments.";
+
+pub(crate) const DELETE_EXAMPLES: &str = "\
+Examples:
+  tsoracle seq-delete tests/orders              64, if its next value would have been 64
+  tsoracle seq tests/orders                     0: it begins anew
+
+For sequences that nothing uses any more. Values that it has given out are given out once more if
+it is used again, unless seq-seed lets it begin above them. A request that is sent again under an
+id of before still gets its block of before. A command that fails without a definite answer says
+so; seq-read then tells whether the sequence is gone.
+
+Exit codes: 0 done, 1 never used, not done or not certain, 2 wrong arguments.";
 
 /// Options of `tsoracle seq-list`.
 #[derive(Args, Debug)]
@@ -76,6 +88,22 @@ pub(crate) struct SeedArguments {
     output: Output,
 }
 
+/// Options of `tsoracle seq-delete`.
+#[derive(Args, Debug)]
+pub(crate) struct DeleteArguments {
+    /// The sequence, 1 to 128 bytes of text
+    key: String,
+
+    #[command(flatten)]
+    endpoints: Endpoints,
+
+    #[command(flatten)]
+    routes: Routes,
+
+    #[command(flatten)]
+    output: Output,
+}
+
 #[derive(Serialize)]
 struct Next<'a> {
     key: &'a str,
@@ -107,4 +135,10 @@ pub(crate) async fn seed(arguments: SeedArguments) -> Result<(), Failure> {
     let SeedArguments { key, start, endpoints, routes, output } = arguments;
     endpoints.connect_with(routes).await?.seed_seq(&key, start).await?;
     output.print(&Next { key: &key, next: start }, || start.to_string())
+}
+
+pub(crate) async fn delete(arguments: DeleteArguments) -> Result<(), Failure> {
+    let DeleteArguments { key, endpoints, routes, output } = arguments;
+    let next = endpoints.connect_with(routes).await?.delete_seq(&key).await?;
+    output.print(&Next { key: &key, next }, || next.to_string())
 }

@@ -146,6 +146,16 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_LEASES", help_heading = LIMITS)]
     max_leases: Option<u64>,
 
+    /// The most named requests whose answers are kept: tsoracle seq --request-id [default: 1000000]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_NAMED", help_heading = LIMITS)]
+    max_named: Option<u64>,
+
+    /// How long the answer to a named request is kept [default: 30d]
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_NAME_RETENTION", help_heading = LIMITS,
+          value_parser = parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    name_retention: Option<Duration>,
+
     /// The shortest time that a stamping lease may be asked to run [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS,
           value_parser = parse_duration)]
@@ -165,6 +175,10 @@ pub(crate) struct Settings {
     /// The largest list of headers of a call [default: 16384]
     #[arg(long, value_name = "BYTES", env = "TSORACLE_MAX_HEADER_BYTES", help_heading = LIMITS)]
     max_header_bytes: Option<u32>,
+
+    /// The most requests of streams whose answers clients have not read [default: 262144]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_UNREAD_ANSWERS", help_heading = LIMITS)]
+    max_unread_answers: Option<usize>,
 
     /// The most calls under way on one connection [default: 1024]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONCURRENT_STREAMS", help_heading = LIMITS)]
@@ -247,8 +261,9 @@ impl Settings {
         first!(
             driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
             max_clock_step max_clock_jump trust_clock_until hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
-            max_seq_count max_keys max_sessions max_leases min_lease_ttl max_lease_ttl
-            max_message_bytes max_header_bytes
+            max_seq_count max_keys max_sessions max_leases max_named name_retention min_lease_ttl
+            max_lease_ttl
+            max_message_bytes max_header_bytes max_unread_answers
             max_concurrent_streams max_connections handshake_time request_time keepalive_interval
             keepalive_timeout drain_time
         )
@@ -271,6 +286,8 @@ impl Settings {
         set(&mut options.limits.keys, self.max_keys);
         set(&mut options.limits.sessions, self.max_sessions);
         set(&mut options.limits.leases, self.max_leases);
+        set(&mut options.limits.named, self.max_named);
+        set(&mut options.name_retention, self.name_retention);
         set(&mut options.lease_ttl.0, self.min_lease_ttl);
         set(&mut options.lease_ttl.1, self.max_lease_ttl);
         options.validate().map_err(usage_if_config)?;
@@ -282,6 +299,7 @@ impl Settings {
         let mut limits = Limits::default();
         set(&mut limits.message_bytes, self.max_message_bytes);
         set(&mut limits.header_bytes, self.max_header_bytes);
+        set(&mut limits.unread_answers, self.max_unread_answers);
         set(&mut limits.concurrent_streams, self.max_concurrent_streams);
         limits.connections = descriptors::connections(self.max_connections)?;
         set(&mut limits.handshake_time, self.handshake_time);

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, Grant, RequestId, Result, SeqKey, SeqRequest, Session, WallClock,
+    Epoch, Error, ErrorKind, Grant, RequestId, RequestName, Result, SeqKey, SeqRequest, Session,
+    WallClock,
 };
 use tsoracle_proto::{SESSION_BYTES, v1};
 
@@ -43,7 +44,20 @@ pub(super) fn seq_request(
         .into_iter()
         .map(|(key, count)| Ok((SeqKey::new(key)?, count)))
         .collect::<Result<Vec<_>>>()?;
-    Ok(SeqRequest::new(entries, id.map(request_id).transpose()?)?)
+    Ok(match id {
+        Some(id) if !id.name.is_empty() => SeqRequest::named(entries, request_name(id)?)?,
+        id => SeqRequest::new(entries, id.map(request_id).transpose()?)?,
+    })
+}
+
+/// The name of a request, which comes instead of all else that an id has.
+fn request_name(wire: v1::RequestId) -> Result<RequestName> {
+    let name = RequestName::new(&wire.name)?;
+    if wire != (v1::RequestId { name: wire.name.clone(), ..v1::RequestId::default() }) {
+        let context = "a request id has a name or a session and numbers, not both";
+        return Err(Error::new(ErrorKind::Invalid, context));
+    }
+    Ok(name)
 }
 
 fn request_id(wire: v1::RequestId) -> Result<RequestId> {
@@ -62,7 +76,8 @@ mod tests {
 
     fn wire(session: &'static [u8]) -> v1::RequestId {
         let session = session.into();
-        v1::RequestId { session, number: 3, first_incomplete: 2, retry: true, close: true }
+        let id = v1::RequestId { session, number: 3, first_incomplete: 2, ..Default::default() };
+        v1::RequestId { retry: true, close: true, ..id }
     }
 
     #[test]
@@ -82,6 +97,25 @@ mod tests {
             v1::RequestId { number: 0, ..wire(b"0123456789abcdef") },
             v1::RequestId { first_incomplete: 0, ..wire(b"0123456789abcdef") },
             v1::RequestId { first_incomplete: 4, ..wire(b"0123456789abcdef") },
+        ] {
+            let error = seq_request([("k".into(), 1)], Some(id)).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_comes_alone() {
+        let named = |name: &str| v1::RequestId { name: name.into(), ..Default::default() };
+        let request = seq_request([("k".into(), 1)], Some(named("order-17"))).unwrap();
+        assert_eq!(request.name(), Some(&RequestName::new("order-17").unwrap()));
+        assert_eq!(request.id(), None);
+        for id in [
+            named(&"n".repeat(129)),
+            v1::RequestId { session: b"0123456789abcdef"[..].into(), ..named("n") },
+            v1::RequestId { number: 1, ..named("n") },
+            v1::RequestId { first_incomplete: 1, ..named("n") },
+            v1::RequestId { retry: true, ..named("n") },
+            v1::RequestId { close: true, ..named("n") },
         ] {
             let error = seq_request([("k".into(), 1)], Some(id)).unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");

@@ -6,8 +6,10 @@ mod sequence;
 mod streams;
 mod tso;
 
+use std::time::Duration;
+
 use tonic::Request;
-use tsoracle_core::Oracle;
+use tsoracle_core::{Caller, CallerId, Oracle};
 
 use crate::edge::Allowed;
 
@@ -15,10 +17,20 @@ pub(crate) use cluster::Cluster;
 pub(crate) use sequence::Sequences;
 pub(crate) use tso::Tso;
 
-/// The oracle, waiting no longer than the deadline of the request.
+/// The oracle for the caller of the request, waiting no longer than its deadline.
 fn within_deadline<T>(oracle: &Oracle, request: &Request<T>) -> Oracle {
-    match request.extensions().get() {
-        Some(&Allowed { hold, .. }) => oracle.with_hold(hold),
-        None => oracle.clone(),
+    let allowed = request.extensions().get::<Allowed>();
+    let within = oracle.with_hold(allowed.map_or(Duration::MAX, |allowed| allowed.hold));
+    match caller(oracle, request) {
+        Some(caller) => within.with_caller(caller),
+        None => within,
     }
+}
+
+/// Who makes the call, if that is known.
+fn caller<T>(oracle: &Oracle, request: &Request<T>) -> Option<Caller> {
+    let known = request.extensions().get::<Allowed>().and_then(|allowed| allowed.caller.clone());
+    // Where another server has accepted the connection, it says from whom.
+    let remote = || Some(oracle.caller(CallerId::of_address(request.remote_addr()?.ip())));
+    known.or_else(remote)
 }

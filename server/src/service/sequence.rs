@@ -8,7 +8,7 @@ use crate::status::{Asked, Statuses, never_used};
 /// How many sequences a page has if the client does not say.
 const DEFAULT_PAGE: usize = 100;
 
-/// Looking at sequences, and starting them elsewhere than at 0.
+/// Looking at sequences, starting them elsewhere than at 0, and deleting them.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequences {
     pub(crate) oracle: Oracle,
@@ -76,5 +76,17 @@ impl SequenceService for Sequences {
         let (next, epoch) = oracle.seed_seq(key.clone(), start).await.map_err(refused)?;
         let epoch = Some(convert::epoch(epoch));
         Ok(Response::new(v1::SeedSeqResponse { key: key.into(), next, epoch }))
+    }
+
+    async fn delete_seq(
+        &self,
+        request: Request<v1::DeleteSeqRequest>,
+    ) -> Result<Response<v1::DeleteSeqResponse>, Status> {
+        let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
+        let oracle = within_deadline(&self.oracle, &request);
+        let key = SeqKey::new(request.into_inner().key).map_err(|error| refused(error.into()))?;
+        let (next, epoch) = oracle.delete_seq(key.clone()).await.map_err(refused)?;
+        let epoch = Some(convert::epoch(epoch));
+        Ok(Response::new(v1::DeleteSeqResponse { key: key.into(), next, epoch }))
     }
 }

@@ -1,9 +1,9 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, LeaseHolder, LeaseId, Oracle, Phase, SeqGrant, SeqRequest,
+    Epoch, Error, ErrorKind, LeaseHolder, LeaseId, Oracle, Phase, Room, SeqGrant, SeqRequest,
 };
 use tsoracle_proto::{
     metadata,
@@ -11,7 +11,7 @@ use tsoracle_proto::{
 };
 
 use super::{
-    convert,
+    caller, convert,
     streams::{Ending, SeqAnswers, TsAnswers},
     within_deadline,
 };
@@ -22,6 +22,8 @@ use crate::status::{Asked, Statuses};
 pub(crate) struct Tso {
     pub(crate) oracle: Oracle,
     pub(crate) statuses: Statuses,
+    /// Places for requests of streams whose answers are not taken yet.
+    pub(crate) unread: Arc<Room>,
     /// Turns true when streams are to end.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -204,7 +206,9 @@ impl TsoService for Tso {
         request: Request<Streaming<v1::StreamSeqRequest>>,
     ) -> Result<Response<Self::StreamSeqStream>, Status> {
         let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
-        let answers = SeqAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
+        let places = (self.unread.clone(), caller(&self.oracle, &request));
+        let (statuses, requests) = (self.statuses.clone(), request.into_inner());
+        let answers = SeqAnswers::new(oracle, statuses, requests, ending, places);
         let mut response = Response::new(answers);
         metadata::insert_flag(response.metadata_mut(), metadata::SEQ_RUNS);
         Ok(response)

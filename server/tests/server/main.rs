@@ -9,6 +9,7 @@ mod health;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod routing;
 mod rpcs;
+mod shares;
 mod shutdown;
 mod stamping;
 mod statuses;

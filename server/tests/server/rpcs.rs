@@ -181,6 +181,47 @@ async fn a_sequence_is_seeded_once() {
 }
 
 #[tokio::test]
+async fn a_named_request_gets_the_same_block_and_needs_no_session() {
+    let server = Running::in_memory().await;
+    let mut client = server.tso().await;
+    let named = |name: &str| Some(v1::RequestId { name: name.into(), ..Default::default() });
+    let once = client.get_seq(seq("k", 5, named("order-17"))).await.unwrap().into_inner();
+    client.get_seq(seq("k", 1, named("order-18"))).await.unwrap();
+    let twice = client.get_seq(seq("k", 5, named("order-17"))).await.unwrap().into_inner();
+    assert_eq!(once, twice);
+    let batched = batch(&[("k", 1), ("l", 1)], named("order-19"));
+    let once = client.get_seq_batch(batched.clone()).await.unwrap().into_inner();
+    assert_eq!(once, client.get_seq_batch(batched).await.unwrap().into_inner());
+    let status = client.get_seq(seq("k", 6, named("order-17"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let both = v1::RequestId { name: "order-17".into(), ..id(1) };
+    let status = client.get_seq(seq("k", 5, Some(both))).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert_eq!(client.get_seq(seq("k", 1, None)).await.unwrap().get_ref().start, 7);
+}
+
+#[tokio::test]
+async fn a_sequence_can_be_deleted() {
+    let server = Running::in_memory().await;
+    let (mut tso, mut sequences) = (server.tso().await, server.sequences().await);
+    let request = v1::DeleteSeqRequest { key: "orders".into() };
+    let status = sequences.delete_seq(request.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    let first = tso.get_seq(seq("orders", 64, Some(id(1)))).await.unwrap().into_inner();
+    let deleted = sequences.delete_seq(request).await.unwrap().into_inner();
+    let epoch = Some(v1::EpochWire { hi: 0, lo: 1 });
+    assert_eq!(deleted, v1::DeleteSeqResponse { key: "orders".into(), next: 64, epoch });
+    let status = sequences.read_seq(v1::ReadSeqRequest { key: "orders".into() }).await;
+    assert_eq!(status.unwrap_err().code(), Code::NotFound);
+    assert_eq!(tso.get_seq(seq("orders", 1, None)).await.unwrap().get_ref().start, 0);
+    let again = v1::RequestId { retry: true, ..id(1) };
+    let again = tso.get_seq(seq("orders", 64, Some(again))).await.unwrap().into_inner();
+    assert_eq!(first, again, "a request of before gets its block of before");
+    let wrong = v1::DeleteSeqRequest { key: String::new() };
+    assert_eq!(sequences.delete_seq(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn every_answer_says_that_request_ids_are_honoured() {
     let server = Running::in_memory().await;
     let mut client = server.tso().await;

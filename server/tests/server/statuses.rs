@@ -197,7 +197,7 @@ async fn refusals_of_the_state_keep_their_reason() {
         number: 1,
         first_incomplete: 1,
         retry: true,
-        close: false,
+        ..Default::default()
     };
     let request = v1::GetSeqRequest { request_id: Some(id), ..seq("k", 1) };
     let status = client.get_seq(request).await.unwrap_err();
@@ -212,7 +212,7 @@ async fn refusals_of_the_state_keep_their_reason() {
 
 #[tokio::test]
 async fn caps_are_resource_exhausted() {
-    let limits = Limits { keys: 1, sessions: 1, open_requests: 1, leases: 1 };
+    let limits = Limits { keys: 1, sessions: 1, open_requests: 1, leases: 1, named: 1 };
     let options = OracleOptions { limits, ..OracleOptions::default() };
     let server = Server::builder().driver(Scripted::leader()).options(options);
     let server = Running::start(server).await;

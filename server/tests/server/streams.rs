@@ -294,7 +294,13 @@ async fn a_run_is_answered_as_its_requests_would_be() {
     let again = stream.next().await.run.expect("an answer to the run");
     assert_eq!(again.starts, [1, 0, 3, 0, 0, 0, 0]);
     let session = vec![7; 16].into();
-    let id = v1::RequestId { session, number: 3, first_incomplete: 1, retry: true, close: false };
+    let id = v1::RequestId {
+        session,
+        number: 3,
+        first_incomplete: 1,
+        retry: true,
+        ..Default::default()
+    };
     stream.send(message([v1::GetSeqRequest { request_id: Some(id), ..seq("a", 3) }]));
     assert_eq!(starts(stream.next().await), [Ok(3)]);
 
@@ -391,8 +397,13 @@ async fn each_failure_of_a_request_says_what_its_status_would() {
     assert_eq!((failed.code, failed.uncommitted, failed.hint), (14, false, None));
     driver.behave(Manner::Commit);
     let session = vec![7; 16].into();
-    let request_id =
-        Some(v1::RequestId { session, number: 1, first_incomplete: 1, retry: true, close: false });
+    let request_id = Some(v1::RequestId {
+        session,
+        number: 1,
+        first_incomplete: 1,
+        retry: true,
+        ..Default::default()
+    });
     stream.send(message([v1::GetSeqRequest { request_id, ..seq("k", 1) }]));
     let failed = failure(stream.next().await);
     assert_eq!((failed.code, failed.session_unknown), (9, true));

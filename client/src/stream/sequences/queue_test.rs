@@ -76,7 +76,7 @@ fn numbered(number: u64) -> Entry {
         number,
         first_incomplete: 1,
         retry: true,
-        close: false,
+        ..Default::default()
     });
     Entry::Numbered(GetSeqRequest { key: "numbered".into(), count: 1, request_id })
 }

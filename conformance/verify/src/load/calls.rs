@@ -37,7 +37,7 @@ impl Session {
     fn request_id(&self, retry: bool) -> v1::RequestId {
         let (session, number) = (self.id.to_vec().into(), self.number);
         let first_incomplete = if self.is_known { number } else { 1 };
-        v1::RequestId { session, number, first_incomplete, retry, close: false }
+        v1::RequestId { session, number, first_incomplete, retry, ..Default::default() }
     }
 
     fn name(&self) -> String {

@@ -294,6 +294,15 @@ impl SequenceService for Liar {
         self.answer(v1::ListSeqsResponse { entries, more, epoch: Some(EPOCH) })
     }
 
+    async fn delete_seq(
+        &self,
+        request: Request<v1::DeleteSeqRequest>,
+    ) -> Result<Response<v1::DeleteSeqResponse>, Status> {
+        let key = request.into_inner().key;
+        let next = self.addition()?.delete(&key)?;
+        self.answer(v1::DeleteSeqResponse { key, next, epoch: Some(EPOCH) })
+    }
+
     async fn seed_seq(
         &self,
         request: Request<v1::SeedSeqRequest>,

@@ -227,6 +227,10 @@ impl State {
         Ok(if self.lies_now(Lie::ReadsOldValues) { 0 } else { next })
     }
 
+    pub(crate) fn delete(&mut self, key: &str) -> Result<u64, Status> {
+        self.keys.remove(key).map_or_else(|| refuse(Code::NotFound), Ok)
+    }
+
     pub(crate) fn seed(&mut self, key: &str, start: u64) -> Result<u64, Status> {
         if self.keys.contains_key(key) && !self.lies(Lie::SeedsAgain) {
             return refuse(Code::AlreadyExists);

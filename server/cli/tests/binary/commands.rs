@@ -108,6 +108,10 @@ fn sequences_are_listed_and_seeded() {
     let last = node.ask(&["seq-list", "orders-", "--after", "orders-a", "--json"]);
     assert_eq!(json(&last), json!({"key": "orders-b", "next": 1000}));
     assert_eq!(stdout(&node.ask(&["seq-list", "nothing"])), "");
+    let deleted = json(&node.ask(&["seq-delete", "orders-b", "--json"]));
+    assert_eq!(deleted, json!({"key": "orders-b", "next": 1000}));
+    assert_eq!(node.ask(&["seq-delete", "orders-b"]).status.code(), Some(1));
+    assert_eq!(stdout(&node.ask(&["seq", "orders-b"])), "0");
 }
 
 #[test]

@@ -13,6 +13,7 @@ const COMMANDS: [&str; 22] = [
     "seq-read",
     "seq-list",
     "seq-seed",
+    "seq-delete",
     "lease-acquire",
     "lease-renew",
     "lease-release",

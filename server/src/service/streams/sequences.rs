@@ -1,12 +1,14 @@
 use std::{
     future::Future,
+    mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use futures::{Stream, stream::FuturesOrdered};
 use tonic::{Code, Status, Streaming};
-use tsoracle_core::{Oracle, Result, SeqGrant, SeqRequest};
+use tsoracle_core::{Caller, Oracle, Places, Result, Room, SeqGrant, SeqRequest};
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES, MAX_STREAM_SEQ_REQUESTS,
     v1::{
@@ -26,8 +28,21 @@ use crate::{
 /// back by the flow control of its stream.
 const MAX_UNDER_WAY: usize = 16;
 
-/// What becomes of the requests of one message: how many of them stand by themselves, and all outcomes.
-type Outcomes = Pin<Box<dyn Future<Output = (usize, Vec<Result<SeqGrant>>)> + Send>>;
+/// After a message of more requests than that, other tasks of the thread have their turn: to read or to answer
+/// it takes as long as many small calls do.
+const LARGE: usize = 256;
+
+/// What becomes of the requests of one message.
+type Outcomes = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+/// The outcomes of one message.
+struct Answered {
+    /// How many of the requests stand by themselves.
+    singles: usize,
+    outcomes: Vec<Result<SeqGrant>>,
+    /// Until the answer is taken, so that what a client does not read is bounded.
+    places: Places,
+}
 
 /// The answers of `StreamSeq`: one per message, in order.
 ///
@@ -42,6 +57,10 @@ pub(crate) struct SeqAnswers {
     /// What the stream ends with once everything under way is answered.
     last: Option<Status>,
     ending: Ending,
+    room: Arc<Room>,
+    caller: Option<Caller>,
+    /// Other tasks have to have their turn first.
+    yields: bool,
 }
 
 impl SeqAnswers {
@@ -50,14 +69,25 @@ impl SeqAnswers {
         statuses: Statuses,
         requests: Streaming<StreamSeqRequest>,
         ending: Ending,
+        (room, caller): (Arc<Room>, Option<Caller>),
     ) -> Self {
-        let under_way = FuturesOrdered::new();
-        Self { oracle, statuses, requests: Some(requests), under_way, last: None, ending }
+        Self {
+            oracle,
+            statuses,
+            requests: Some(requests),
+            under_way: FuturesOrdered::new(),
+            last: None,
+            ending,
+            room,
+            caller,
+            yields: false,
+        }
     }
 
     /// Takes in what has come, as far as there is room.
     fn take_in(&mut self, context: &mut Context<'_>) {
         while self.under_way.len() < MAX_UNDER_WAY
+            && !self.yields
             && let Some(requests) = &mut self.requests
         {
             let message = match Pin::new(requests).poll_next(context) {
@@ -65,15 +95,30 @@ impl SeqAnswers {
                 Poll::Ready(None) => return self.requests = None,
                 Poll::Ready(Some(message)) => message.map_err(refused_unread),
             };
-            match message.and_then(checked) {
-                Ok((singles, requests)) => {
-                    let oracle = self.oracle.clone();
-                    let outcomes = async move { (singles, oracle.get_seqs(requests).await) };
-                    self.under_way.push_back(Box::pin(outcomes));
-                }
+            match message.and_then(checked).and_then(|message| self.submitted(message)) {
+                Ok(outcomes) => self.under_way.push_back(outcomes),
                 Err(status) => self.end_with(status),
             }
         }
+    }
+
+    /// Submits the requests of a message once it is polled, if there are places for their answers.
+    fn submitted(
+        &mut self,
+        (singles, count, requests): (
+            usize,
+            usize,
+            impl Iterator<Item = Result<SeqRequest>> + Send + 'static,
+        ),
+    ) -> Result<Outcomes, Status> {
+        let places = self.room.enter(self.caller.as_ref(), count);
+        let places = places.map_err(|error| self.statuses.of(&error, Asked::Sequences))?;
+        self.yields = count > LARGE;
+        let oracle = self.oracle.clone();
+        Ok(Box::pin(async move {
+            let outcomes = oracle.get_seqs(requests).await;
+            Answered { singles, outcomes, places }
+        }))
     }
 
     /// Reads no more.
@@ -82,7 +127,9 @@ impl SeqAnswers {
         self.last = Some(status);
     }
 
-    fn answer(&self, singles: usize, outcomes: Vec<Result<SeqGrant>>) -> StreamSeqResponse {
+    fn answer(&mut self, answered: Answered) -> StreamSeqResponse {
+        let Answered { singles, outcomes, places } = answered;
+        self.yields = outcomes.len() > LARGE;
         let outcome = |outcome: Result<SeqGrant>| SeqOutcome {
             outcome: Some(match outcome.map(response) {
                 Ok(Some(granted)) => Outcome::Granted(granted),
@@ -93,6 +140,7 @@ impl SeqAnswers {
         let mut outcomes = outcomes.into_iter();
         let singles = outcomes.by_ref().take(singles).map(outcome).collect();
         let run = (outcomes.len() > 0).then(|| self.run_outcome(outcomes));
+        drop(places);
         StreamSeqResponse { outcomes: singles, run }
     }
 
@@ -129,8 +177,16 @@ impl Stream for SeqAnswers {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<StreamSeqResponse, Status>>> {
         let this = &mut *self;
+        if mem::take(&mut this.yields) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if this.requests.is_some() {
             this.take_in(context);
+        }
+        if mem::take(&mut this.yields) {
+            // It is polled again for what else has come.
+            context.waker().wake_by_ref();
         }
         // Taken in first: what has come before the end is answered still.
         if this.requests.is_some()
@@ -141,7 +197,7 @@ impl Stream for SeqAnswers {
         }
         // Polled even if nothing was under way before: so a request is submitted as it comes.
         match ready!(Pin::new(&mut this.under_way).poll_next(context)) {
-            Some((singles, outcomes)) => Poll::Ready(Some(Ok(this.answer(singles, outcomes)))),
+            Some(answered) => Poll::Ready(Some(Ok(this.answer(answered)))),
             None if this.requests.is_some() => Poll::Pending,
             None => Poll::Ready(this.last.take().map(Err)),
         }
@@ -159,16 +215,17 @@ fn response(grant: SeqGrant) -> Option<GetSeqResponse> {
     Some(GetSeqResponse { key: block.key.into(), start: block.start, count: block.count, epoch })
 }
 
-/// How many requests of a message stand by themselves, and all of them, those of its run last.
+/// How many requests of a message stand by themselves, how many there are, and all of them, those of its run
+/// last.
 fn checked(
     message: StreamSeqRequest,
-) -> Result<(usize, impl Iterator<Item = Result<SeqRequest>> + Send), Status> {
+) -> Result<(usize, usize, impl Iterator<Item = Result<SeqRequest>> + Send), Status> {
     let StreamSeqRequest { requests, run } = message;
     let run = run.map(Run::new).transpose()?;
     let singles = requests.len();
     match singles + run.as_ref().map_or(0, Run::len) {
-        1..=MAX_STREAM_SEQ_REQUESTS => {
-            Ok((singles, requests.into_iter().map(request).chain(run.into_iter().flatten())))
+        count @ 1..=MAX_STREAM_SEQ_REQUESTS => {
+            Ok((singles, count, requests.into_iter().map(request).chain(run.into_iter().flatten())))
         }
         len => Err(Status::invalid_argument(format!(
             "a message has 1 to {MAX_STREAM_SEQ_REQUESTS} requests, not {len}"
