@@ -9,6 +9,7 @@ mod health;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod routing;
 mod rpcs;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod shares;
 mod shutdown;
 mod stamping;

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpSocket,
 };
 use tonic::{Code, Status, transport::Channel};
-use tsoracle_core::{OracleOptions, Phase, TIMESTAMPS_PER_MS, state};
+use tsoracle_core::{Clock as _, OracleOptions, Phase, SystemClock, TIMESTAMPS_PER_MS, state};
 use tsoracle_proto::v1::{
     AcquireLeaseRequest, GetSeqRequest, GetTsRequest, RequestId, SeqFailure, StreamSeqRequest,
     seq_outcome::Outcome, tso_service_client::TsoServiceClient,
@@ -295,7 +295,7 @@ async fn whole_milliseconds_starve_no_other_client() {
         .collect();
     // Until time has run as far ahead as it may for large counts.
     while server.oracle.status().waiting < 100 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        SystemClock.sleep(Duration::from_millis(1)).await;
     }
     for count in [1, 1_000, TIMESTAMPS_PER_MS] {
         for _ in 0..100 {

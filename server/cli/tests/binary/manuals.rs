@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "serve",
     "ts",
     "seq",
