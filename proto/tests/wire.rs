@@ -190,6 +190,7 @@ fn the_descriptor_set_names_every_rpc() {
         "SequenceService/SeedSeq",
         "ClusterService/Members",
         "ClusterService/Change",
+        "ClusterService/Troubles",
     ];
     assert_eq!(rpcs, expected);
     assert!(set.file.iter().all(|file| file.package() == "tsoracle.v1"));

@@ -1,14 +1,15 @@
 //! A server whose wall clock is wrong, and is set right.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tsoracle_core::{Clock as _, SystemClock};
 use tsoracle_testbed::WallClock;
 
 use crate::node::{Node, run, stdout, tsoracle};
+#[cfg(feature = "openraft")]
+use crate::node::{openraft_nodes, transfer};
 
 const DAY: i64 = 24 * 3_600;
 const YEAR: i64 = 365 * DAY;
@@ -132,47 +133,19 @@ fn a_new_state_is_not_begun_without_a_clock() {
 
 /// One that the peers of a node contradict, though the state would not.
 #[cfg(feature = "openraft")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_node_of_three_whose_clock_is_ahead_does_not_take_time_along() {
+#[test]
+fn one_node_of_three_whose_clock_is_ahead_does_not_take_time_along() {
     let (directory, clock) = place();
-    let mut places = vec![];
-    for _ in 0..3 {
-        let free = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
-        places.push(free.map(|listener| listener.unwrap().local_addr().unwrap()));
-    }
-    let peer =
-        |(index, [peer, service]): (usize, &[_; 2])| format!("{}={peer}/{service}", index + 1);
-    let peers: Vec<_> = places.iter().enumerate().map(peer).collect();
-    let right = WallClock::new(&{
-        let place = directory.path().join("right");
-        std::fs::create_dir(&place).unwrap();
-        place
-    });
-    let right = right.unwrap();
     clock.shift(DAY).unwrap();
-    let nodes: Vec<_> = (1..=3)
-        .map(|id| {
-            let driver = format!("openraft:./raft-{id}?node={id}&peers={}", peers.join(","));
-            let listen = places[id - 1][1].to_string();
-            let mut command = tsoracle(
-                directory.path(),
-                &["serve", &driver, "--listen", &listen, "--log", "warn"],
-            );
-            command.envs(if id == 3 { &clock } else { &right }.environment());
-            std::thread::spawn(move || Node::spawn(command))
-        })
-        .collect();
-    let nodes: Vec<_> =
-        nodes.into_iter().map(|node| node.join().expect("it says where it serves")).collect();
-    let all = places.iter().map(|[_, service]| service.to_string()).collect::<Vec<_>>().join(",");
-    let ask =
-        |arguments: &[&str]| run(Path::new("."), &[arguments, &["--endpoint", &all]].concat());
-    // The third one may lead from the start, or is made to.
-    while !ask(&["cluster", "transfer", "--to", "3"]).status.success() {}
-    assert!(stdout(&nodes[2].ask(&["status"])).contains("leading"));
-    let timestamp: u64 = stdout(&ask(&["ts"])).parse().unwrap();
-    let ahead_ms = (timestamp >> 18).saturating_sub(SystemClock.now().wall_ms);
-    assert!(ahead_ms < NEAR_MS, "{ahead_ms} ms ahead");
+    let prepare = |id, command: &mut Command| {
+        if id == 3 {
+            command.envs(clock.environment());
+        }
+    };
+    let nodes = openraft_nodes(directory.path(), str::to_owned, prepare);
+    // It may lead from the start, or is made to.
+    transfer(&nodes, 3);
+    assert!(is_near(ahead(&nodes[2])));
     assert!(off(&nodes[2]) / 1_000 > DAY / 2);
     clock.shift(0).unwrap();
     wait_until_followed(&nodes[2]);

@@ -1,5 +1,7 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
+#[cfg(feature = "openraft")]
+mod balancer;
 mod bench;
 #[cfg(target_os = "linux")]
 mod clocks;

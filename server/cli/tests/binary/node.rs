@@ -1,7 +1,9 @@
 use std::{
     io::{BufRead, BufReader, PipeReader, Read, pipe},
+    net::TcpListener,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -151,4 +153,44 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Three nodes of openraft, from 1 on, each with the address of its service as it is told to clients.
+#[cfg(feature = "openraft")]
+pub(crate) fn openraft_nodes(
+    directory: &Path,
+    advertised: impl Fn(&str) -> String,
+    prepare: impl Fn(usize, &mut Command),
+) -> Vec<Node> {
+    // All are held until each is known, so that none is given out twice.
+    let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let free: Vec<_> =
+        held.iter().map(|held| held.local_addr().expect("an address").to_string()).collect();
+    drop(held);
+    let peer = |(index, [peer, service]): (usize, &[String; 2])| {
+        format!("{}={peer}/{}", index + 1, advertised(service))
+    };
+    let places: Vec<[String; 2]> =
+        free.chunks(2).map(|two| [two[0].clone(), two[1].clone()]).collect();
+    let peers = places.iter().enumerate().map(peer).collect::<Vec<_>>().join(",");
+    let starting = places.iter().enumerate().map(|(index, [_, service])| {
+        let id = index + 1;
+        let driver = format!("openraft:./raft-{id}?node={id}&peers={peers}");
+        let told = advertised(service);
+        let serve = ["serve", &driver, "--listen", service, "--advertise", &told, "--log", "warn"];
+        let mut command = tsoracle(directory, &serve);
+        prepare(id, &mut command);
+        // None says where it serves before the others are there.
+        thread::spawn(move || Node::spawn(command))
+    });
+    let starting: Vec<_> = starting.collect();
+    starting.into_iter().map(|node| node.join().expect("it says where it serves")).collect()
+}
+
+/// Has the node of that id lead, by asking any.
+#[cfg(feature = "openraft")]
+pub(crate) fn transfer(nodes: &[Node], id: usize) {
+    let all: Vec<_> = nodes.iter().map(|node| node.address.as_str()).collect();
+    let transfer = ["cluster", "transfer", "--to", &id.to_string(), "--endpoint", &all.join(",")];
+    while !run(Path::new("."), &transfer).status.success() {}
 }
