@@ -1,9 +1,11 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
 #[cfg(feature = "openraft")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
 mod bench;
 #[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod clocks;
 mod cluster;
 mod commands;
