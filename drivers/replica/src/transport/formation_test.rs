@@ -374,15 +374,23 @@ async fn directories_without_a_cluster_id_agree_on_one() {
         let agreed = formed.wait_for(|formed| formed.as_ref().unwrap().id == smallest);
         timeout(PATIENCE, agreed).await.unwrap().unwrap();
     }
-    // A stray one, which they know by another directory, is refused.
+    // Refused are a stray one, which they know by another directory, one that does not know theirs, and one whose
+    // cluster has an id for good.
     let [(one, _), ..] = &nodes[..] else { unreachable!() };
-    let stray = Sender { node: 2, id: NodeId(77) };
-    let drawn = ClusterId(1).0.to_be_bytes().to_vec().into();
-    let said = Introduction { cluster_id: drawn, is_provisional: true, ..Default::default() };
-    let now = SystemClock.now().boot;
-    let refused: Refused =
-        one.transport.0.formation.meet(stray, &said, (true, false), &[], now).unwrap_err();
-    assert_eq!(refused.reason, Reason::NotAMember);
+    for (id, is_provisional, knows_this) in [(77, true, true), (22, true, false), (22, false, true)]
+    {
+        let sender = Sender { node: 2, id: NodeId(id) };
+        let cluster_id = ClusterId(1).0.to_be_bytes().to_vec().into();
+        let said = Introduction { cluster_id, is_provisional, ..Default::default() };
+        let (now, formation) = (SystemClock.now().boot, &one.transport.0.formation);
+        let refused: Refused =
+            formation.meet(sender, &said, (knows_this, false), &[], now).unwrap_err();
+        assert_eq!(refused.reason, Reason::NotAMember);
+    }
+    // Were one of them believed, its id would be noted by a task.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(one.cluster().await, smallest);
 }
 
