@@ -76,6 +76,8 @@ pub struct Status {
     pub max_safe_physical_ms: u64,
     /// Requests that wait for a commit, a leader or the clock.
     pub waiting: usize,
+    /// Bytes that are free where the state is stored, if [that is watched](OracleOptions::space).
+    pub free_bytes: Option<u64>,
 }
 
 impl Oracle {
@@ -156,6 +158,7 @@ impl Oracle {
             high_water_ms,
             max_safe_physical_ms: high_water_ms.saturating_sub(window_ms + 1),
             waiting: self.shared.waiting.used(),
+            free_bytes: self.shared.space.free(),
         }
     }
 
