@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use metrics::Gauge;
+use metrics::{Gauge, gauge};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -113,8 +113,8 @@ pub struct Places {
 
 impl Room {
     /// For requests that wait for anything.
-    pub(crate) fn waiting(limit: usize, gauge: Gauge) -> Self {
-        Self::new(0, "waiting requests", limit, Some(gauge))
+    pub(crate) fn waiting(limit: usize) -> Self {
+        Self::new(0, "waiting requests", limit, Some("tsoracle_waiting"))
     }
 
     /// For requests that are queued for a commit. What its callers have given up stays there until the commit
@@ -123,17 +123,21 @@ impl Room {
         Self::new(1, "waiting requests", limit, None)
     }
 
-    /// For connections, of which a server makes one room.
+    /// For connections, of which a server makes one room. A `metrics` recorder must be installed before.
     pub fn connections(limit: usize) -> Self {
-        Self::new(2, "connections", limit, None)
+        Self::new(2, "connections", limit, Some("tsoracle_connections"))
     }
 
     /// For requests of streams whose answers were not taken yet, of which a server makes one room.
     pub fn unread_answers(limit: usize) -> Self {
-        Self::new(3, "unread answers", limit, None)
+        Self::new(3, "unread answers", limit, Some("tsoracle_unread_answers"))
     }
 
-    fn new(number: usize, what: &'static str, limit: usize, gauge: Option<Gauge>) -> Self {
+    fn new(number: usize, what: &'static str, limit: usize, metric: Option<&'static str>) -> Self {
+        let gauge = metric.map(|name| {
+            gauge!(format!("{name}_limit")).set(limit as f64);
+            gauge!(name)
+        });
         Self { what, number, limit, used: AtomicUsize::new(0), gauge }
     }
 

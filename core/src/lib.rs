@@ -36,7 +36,7 @@ pub use driver::{
 pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use migrate::{Migrated, Migration};
-pub use options::OracleOptions;
+pub use options::{OracleOptions, Space};
 pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
 pub use state::Reject;

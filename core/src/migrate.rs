@@ -44,6 +44,8 @@ pub struct Migrated {
     pub sequences: u64,
     /// Sessions kept for exactly-once requests.
     pub sessions: u64,
+    /// Named requests.
+    pub named_requests: u64,
     /// Stamping leases.
     pub leases: u64,
     /// Every timestamp of the copy will be later than this.
@@ -196,6 +198,7 @@ impl Migrated {
             match key.first() {
                 Some(b's') => self.sequences += 1,
                 Some(b'u') => self.sessions += 1,
+                Some(b'q') => self.named_requests += 1,
                 Some(b'l') => self.leases += 1,
                 _ => {}
             }

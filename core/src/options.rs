@@ -1,9 +1,18 @@
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     Clock, Error, ErrorKind, Random, Result, SystemClock,
     state::{Limits, RETENTION},
 };
+
+/// Where free space is watched: below a reserve, nothing new is begun.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Where the state is stored.
+    pub directory: PathBuf,
+    /// How many bytes are kept in reserve; a twentieth of all or 256 MiB, whichever is less, if it is not said.
+    pub reserve: Option<u64>,
+}
 
 /// How an [`Oracle`](crate::Oracle) serves. The defaults suit a LAN.
 #[derive(Clone, Debug)]
@@ -37,6 +46,8 @@ pub struct OracleOptions {
     pub name_retention: Duration,
     /// Caps on what the state may hold.
     pub limits: Limits,
+    /// Where free space is watched, if anywhere.
+    pub space: Option<Space>,
     /// How long stopping may take, before what is in flight is given up.
     pub shutdown_timeout: Duration,
     /// Where time comes from.
@@ -61,6 +72,7 @@ impl Default for OracleOptions {
             lease_ttl: (Duration::from_secs(5), Duration::from_secs(300)),
             name_retention: Duration::from_secs(30 * 24 * 3_600),
             limits: Limits::default(),
+            space: None,
             shutdown_timeout: Duration::from_secs(5),
             clock: Arc::new(SystemClock),
             random: Random::default(),

@@ -80,6 +80,8 @@ pub struct Status {
     pub ahead_of_clock: Duration,
     /// Requests that wait for a commit, a leader or the clock.
     pub waiting: usize,
+    /// Bytes that are free where the state is stored, if [that is watched](OracleOptions::space).
+    pub free_bytes: Option<u64>,
 }
 
 impl Oracle {
@@ -163,6 +165,7 @@ impl Oracle {
             wall_clock: leading.map(|_| self.shared.wall_clock()),
             ahead_of_clock: leading.map_or(Duration::ZERO, |reign| reign.ahead_of_clock(now)),
             waiting: self.shared.waiting.used(),
+            free_bytes: self.shared.space.free(),
         }
     }
 

@@ -240,8 +240,9 @@ async fn what_was_handed_out_is_remembered_though_answers_are_lost() {
     let target = target(&store, true, false).await;
     let mut told = vec![];
     let migrated = migrate(&migration, &target, |entries| told.push(entries)).await.unwrap();
-    let Migrated { entries, sequences, sessions, leases, high_water_ms } = migrated;
+    let Migrated { entries, sequences, sessions, named_requests, leases, high_water_ms } = migrated;
     assert_eq!((sequences, sessions, leases, high_water_ms), (102, 100, 5, NOON_MS + 60_000));
+    assert_eq!(named_requests, 0);
     assert!(told.is_sorted() && told.last() == Some(&entries), "{told:?}");
     let old = record(&*source).await;
     let copied = record(&*target).await;

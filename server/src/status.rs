@@ -72,6 +72,7 @@ impl Statuses {
             | Reject::TooManyLeases { .. }
             | Reject::TooManyNamed { .. }
             | Reject::OverShare { .. }
+            | Reject::SpaceLow { .. }
             | Reject::TooManyOpenRequests { .. } => Status::resource_exhausted(context),
             Reject::SessionUnknown => {
                 with_flag(Code::FailedPrecondition, &context, metadata::SESSION_UNKNOWN)

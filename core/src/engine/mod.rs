@@ -13,6 +13,7 @@ mod resign;
 mod service;
 mod settle;
 mod shares;
+mod space;
 mod takeover;
 mod turns;
 mod window;
@@ -36,6 +37,7 @@ use self::{
     reign::Queues,
     resign::Resignations,
     service::{Arrivals, Service},
+    space::SpaceLeft,
     takeover::Takeover,
     turns::Turns,
 };
@@ -101,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) callers: Arc<Callers>,
     /// For those who wait since timestamps are too far ahead of the clock.
     pub(crate) turns: Arc<Turns>,
+    pub(crate) space: Arc<SpaceLeft>,
     pub(crate) meters: Meters,
     resignations: Resignations,
     /// What the wall clock is thought of, while this node leads.
@@ -114,17 +117,18 @@ const MOST_ATTEMPTS: usize = 16;
 
 impl Shared {
     pub(crate) fn new(driver: Arc<dyn ConsensusDriver>, options: OracleOptions) -> Self {
-        let meters = Meters::new();
+        let meters = Meters::new(&options.limits);
         Self {
             guard: Arc::new(DriverGuard::new(driver, options.clock.clone())),
             clock: options.clock.clone(),
             reign: ArcSwapOption::empty(),
             phase: watch::Sender::new(Phase::Electing),
             waiters: Notify::new(),
-            waiting: Arc::new(Room::waiting(options.max_waiting, meters.waiting.clone())),
+            waiting: Arc::new(Room::waiting(options.max_waiting)),
             queued: Arc::new(Room::queued(options.max_waiting)),
             callers: Arc::default(),
             turns: Arc::default(),
+            space: Arc::new(SpaceLeft::new(options.space.clone())),
             meters,
             resignations: Resignations::new(options.lease),
             wall_clock: Mutex::default(),
@@ -249,7 +253,13 @@ const EPOCH_AGE: u32 = 2;
 pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let followed = tokio::spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
-        async move { follow(&shared, stop).await }
+        async move {
+            tokio::select! {
+                biased;
+                ended = follow(&shared, stop) => ended,
+                never = space::watch(&shared) => match never {},
+            }
+        }
     });
     // Whatever ends it, a panic included, no caller goes on waiting for it.
     let ended = followed.await.unwrap_or_else(|panic| {
@@ -448,5 +458,6 @@ impl Drop for Closing<'_> {
         self.reign.close();
         self.shared.reign.store(None);
         self.shared.meters.lease_left.set(0.0);
+        self.shared.meters.used.iter().for_each(|gauge| gauge.set(0.0));
     }
 }

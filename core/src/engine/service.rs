@@ -68,7 +68,16 @@ impl<'a> Service<'a> {
         Self {
             shared,
             reign,
-            planner: Planner { shared, reign, known, shares: Shares::new(shared.options.limits) },
+            planner: Planner {
+                shared,
+                reign,
+                known,
+                shares: Shares::new(
+                    shared.options.limits,
+                    shared.space.clone(),
+                    shared.meters.used.clone(),
+                ),
+            },
             arrivals,
             backlog: Backlog::default(),
             handover: None,
@@ -347,6 +356,7 @@ impl<'a> Service<'a> {
         }
         self.expire_at = now.boot + self.shared.options.expiry();
         let queries = [
+            Query::Counts,
             Query::Expired { limit: EXPIRE_AT_ONCE },
             Query::ExpiredNames { limit: EXPIRE_AT_ONCE },
         ];
@@ -362,6 +372,10 @@ impl<'a> Service<'a> {
                 Ok(Answer::ExpiredNames(names)) => {
                     let found = names.len();
                     (Command::ExpireNames { names }, found)
+                }
+                Ok(Answer::Counts(used)) => {
+                    self.planner.shares.count(used);
+                    continue;
                 }
                 // Other answers do not come through.
                 Ok(_) => continue,

@@ -1,8 +1,13 @@
 //! What each caller holds of what the state caps. The state itself knows no owners, so that this is known
 //! of what was made under this reign; what was there before is nobody's.
 
+use std::sync::Arc;
+
 use foldhash::{HashMap, fast::RandomState};
 use indexmap::IndexMap;
+use metrics::Gauge;
+
+use super::space::SpaceLeft;
 
 use crate::{
     CallerId, Reject,
@@ -13,10 +18,15 @@ use crate::{
 /// The most callers that are told apart. Beyond that, those that hold the least are forgotten.
 const MOST_CALLERS: usize = 4_096;
 
+/// The caps while there is little space: what exists goes on.
+const NOTHING_NEW: Limits = Limits { keys: 0, sessions: 0, open_requests: 0, leases: 0, named: 0 };
+
 /// Who holds what. Shares are those of [`scarce_from`].
 #[derive(Debug)]
 pub(super) struct Shares {
     limits: Limits,
+    space: Arc<SpaceLeft>,
+    gauges: [Gauge; CAPS],
     /// How much there is of each, as of the last commit that has changed it.
     used: [u64; CAPS],
     held: IndexMap<CallerId, [u64; CAPS], RandomState>,
@@ -26,9 +36,11 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, space: Arc<SpaceLeft>, gauges: [Gauge; CAPS]) -> Self {
         Self {
             limits,
+            space,
+            gauges,
             used: [0; CAPS],
             held: IndexMap::default(),
             owners: HashMap::default(),
@@ -38,13 +50,24 @@ impl Shares {
 
     /// Forgets everything: what was noted may not have been stored.
     pub(super) fn forget(&mut self) {
-        *self = Self::new(self.limits);
+        *self = Self::new(self.limits, self.space.clone(), self.gauges.clone());
+    }
+
+    /// Notes how much there is of each.
+    pub(super) fn count(&mut self, used: [u64; CAPS]) {
+        self.used = used;
+        for (gauge, used) in self.gauges.iter().zip(used) {
+            gauge.set(used as f64);
+        }
     }
 
     /// Notes what a command changes, which this caller has sent.
     pub(super) fn note(&mut self, caller: Option<CallerId>, change: &Change) {
         match change {
-            Change::Count(what, used) => self.used[*what as usize] = *used,
+            Change::Count(what, used) => {
+                self.used[*what as usize] = *used;
+                self.gauges[*what as usize].set(*used as f64);
+            }
             Change::Made(what, key) => {
                 let Some(caller) = caller else { return };
                 self.add(caller, *what);
@@ -66,6 +89,9 @@ impl Shares {
     #[inline]
     pub(super) fn limits(&self, caller: Option<CallerId>) -> Limits {
         match caller {
+            _ if self.space.is_low() => {
+                Limits { open_requests: self.limits.open_requests, ..NOTHING_NEW }
+            }
             Some(caller) if self.is_scarce() => self.limits_of(caller),
             _ => self.limits,
         }
@@ -82,6 +108,10 @@ impl Shares {
         };
         let limit = what.of(&self.limits);
         match caller {
+            _ if refused_at == 0 && limit > 0 => {
+                let (free, reserve) = self.space.bytes();
+                Reject::SpaceLow { what, free, reserve }
+            }
             Some(caller) if refused_at < limit => Reject::OverShare {
                 what,
                 held: self.held_by(caller)[what as usize],
@@ -168,7 +198,9 @@ mod tests {
     impl State {
         fn new(sessions: u64) -> Self {
             let limits = Limits { sessions, ..Limits::default() };
-            Self { shares: Shares::new(limits), used: 0, next: 0 }
+            let gauges = std::array::from_fn(|_| Gauge::noop());
+            let shares = Shares::new(limits, Arc::new(SpaceLeft::new(None)), gauges);
+            Self { shares, used: 0, next: 0 }
         }
 
         /// Makes sessions as long as the rule of the state lets it: how many.

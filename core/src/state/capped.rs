@@ -79,9 +79,8 @@ pub(crate) enum Change {
 /// # Errors
 /// Those of `view`, of which the command that writes this has read what is asked for here.
 pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
-    let is_count = |key: &[u8]| [keys::META, keys::LEASES, keys::NAMED].contains(&key);
-    // Whatever is made or ends changes a count along.
-    if !writes.iter().any(|(key, _)| is_count(key)) {
+    // Whatever is made or ends changes a count along, and all counts have keys of one byte.
+    if writes.iter().all(|(key, _)| key.len() != 1) {
         return Ok(vec![]);
     }
     let mut last_lease = 0;

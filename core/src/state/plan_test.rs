@@ -10,7 +10,8 @@ use super::{
     testing::{State, commit, content, id, key, plan_all, whole, with},
 };
 use crate::{
-    CommitLimits, Effect, Epoch, MAX_BATCH, MAX_KEY_BYTES, RequestId, SeqBlock, SeqKey, Session,
+    CommitLimits, Effect, Epoch, MAX_BATCH, MAX_KEY_BYTES, RequestId, RequestName, SeqBlock,
+    SeqKey, Session,
 };
 
 const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
@@ -20,6 +21,8 @@ const RETENTION_MS: u64 = RETENTION.as_millis() as u64;
 enum Step {
     /// A batch of requests, committed together.
     Batch(Vec<Ask>),
+    /// An administrator deletes a key.
+    Delete(usize),
     /// The leader before this one is heard of late.
     Late(Ask),
     /// A new leader, whose wall clock may show anything.
@@ -28,11 +31,12 @@ enum Step {
     Pass { millis: u64 },
 }
 
-/// One request: its keys and counts by index, and its id, if it has one.
+/// One request: its keys and counts by index, and its name or its id, if it has one.
 #[derive(Clone, Debug)]
 struct Ask {
     entries: Vec<(usize, u32)>,
     id: Option<(u8, u64, u64, bool, bool)>,
+    name: Option<u8>,
 }
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -49,7 +53,12 @@ fn asks() -> impl Strategy<Value = Ask> {
         .prop_map(|(session, number, behind, retry, close)| {
             (session, number, number.saturating_sub(behind).max(1), retry, close)
         });
-    (entries, prop::option::weighted(0.8, id)).prop_map(|(entries, id)| Ask { entries, id })
+    let name = prop::option::weighted(0.2, 0..3u8);
+    (entries, prop::option::weighted(0.8, id), name).prop_map(|(entries, id, name)| Ask {
+        entries,
+        id: id.filter(|_| name.is_none()),
+        name,
+    })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -57,6 +66,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let millis = prop_oneof![0..RETENTION_MS / 4, Just(RETENTION_MS * 2)];
     let step = prop_oneof![
         6 => prop::collection::vec(asks(), 1..6).prop_map(Step::Batch),
+        1 => (0..3usize).prop_map(Step::Delete),
         1 => asks().prop_map(Step::Late),
         1 => now_ms.prop_map(|now_ms| Step::TakeOver { now_ms }),
         1 => millis.prop_map(|millis| Step::Pass { millis }),
@@ -69,12 +79,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Model {
     next: BTreeMap<SeqKey, u64>,
     executed: BTreeMap<(Session, u64), Vec<SeqBlock>>,
+    named: BTreeMap<RequestName, Vec<SeqBlock>>,
 }
 
 impl Model {
     fn check(&mut self, command: &Command, result: Result<Reply, Reject>) {
         let Command::Advance(advance) = command else { unreachable!("only advances are checked") };
-        let before = advance.id.and_then(|id| self.executed.get(&(id.session, id.number.get())));
+        let name = advance.name.map(|named| named.name);
+        let before = name.and_then(|name| self.named.get(&name));
+        let before =
+            before.or(advance.id.and_then(|id| self.executed.get(&(id.session, id.number.get()))));
         let blocks = match result {
             Ok(Reply::Advanced(blocks)) => blocks,
             Ok(other) => panic!("an advance was answered with {other:?}"),
@@ -85,6 +99,7 @@ impl Model {
         if before == Some(&blocks) {
             return self.close(advance.id);
         }
+        assert!(name.is_none() || before.is_none(), "{name:?} was executed twice");
         if let Some(id) = advance.id {
             assert_eq!(before, None, "request {id:?} was executed twice");
             let is_late = id.retry || id.first_incomplete.get() > 1;
@@ -95,7 +110,9 @@ impl Model {
             assert_eq!(block.start, *next, "a gap or an overlap in {}", block.key);
             *next += u64::from(block.count);
         }
-        if let Some(id) = advance.id.filter(|id| !id.close) {
+        if let Some(name) = name {
+            self.named.insert(name, blocks);
+        } else if let Some(id) = advance.id.filter(|id| !id.close) {
             self.executed.insert((id.session, id.number.get()), blocks);
         }
         self.close(advance.id);
@@ -105,6 +122,9 @@ impl Model {
         let Command::Advance(advance) = command else { return };
         let known = |id: RequestId| self.executed.contains_key(&(id.session, id.number.get()));
         match reject {
+            Reject::NameReused => {
+                assert!(advance.name.is_some_and(|named| self.named.contains_key(&named.name)));
+            }
             Reject::IdReused { .. } => assert!(advance.id.is_some_and(known)),
             Reject::SessionUnknown => assert!(advance.id.is_some_and(|id| !self.knows(id.session))),
             Reject::Forgotten { number, first_incomplete } => assert!(number < first_incomplete),
@@ -134,7 +154,12 @@ fn command(state: &State, ask: &Ask) -> Command {
         close,
         ..id(session, number, first)
     });
-    state.advance_command(&entries, id, Limits::default())
+    match ask.name {
+        Some(name) => {
+            state.named_command(&entries, &name.to_string(), RETENTION_MS, Limits::default())
+        }
+        None => state.advance_command(&entries, id, Limits::default()),
+    }
 }
 
 proptest! {
@@ -153,6 +178,15 @@ proptest! {
                         model.check(command, result);
                     }
                 }
+                Step::Delete(index) => {
+                    let key = key(KEYS[index]);
+                    let result = state.apply(&[Command::Delete { key: key.clone() }]).remove(0);
+                    let expected = match model.next.remove(&key) {
+                        Some(next) => Ok(Reply::Deleted(next)),
+                        None => Err(Reject::SequenceUnknown { key }),
+                    };
+                    prop_assert_eq!(result, expected);
+                }
                 Step::Late(ask) => {
                     let before = state.store.clone();
                     let late = command(&state, &ask);
@@ -164,6 +198,7 @@ proptest! {
                 Step::Pass { millis } => {
                     state.pass(millis);
                     state.expire();
+                    model.named.retain(|name, _| state.knows_name(*name));
                     for session in (0..3).map(|n| Session([n; 16])) {
                         if !state.knows(session) {
                             model.forget(session);

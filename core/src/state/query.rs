@@ -1,8 +1,8 @@
 use super::{
-    ReignRecord, View,
+    CAPS, ReignRecord, View,
     keys::{self, Key},
     lease,
-    record::{cast, load},
+    record::{Leases, Meta, cast, load},
     session,
 };
 use crate::{KeyRange, Reads, RequestName, Result, SeqKey, Session};
@@ -28,6 +28,8 @@ pub enum Query {
         /// Boot time since the leader's reign was opened.
         elapsed_ms: u64,
     },
+    /// How much there is of what is capped.
+    Counts,
     /// Named requests whose time is over, the first to expire first.
     ExpiredNames {
         /// How many to name at most.
@@ -56,6 +58,8 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
+    /// To [`Query::Counts`], in the order of [`Capped`](super::Capped).
+    Counts([u64; CAPS]),
     /// To [`Query::ExpiredNames`].
     ExpiredNames(Vec<RequestName>),
     /// To [`Query::Expired`].
@@ -70,6 +74,10 @@ impl Query {
             reads.ranges.push(KeyRange { from: from.to_vec(), to: to.to_vec(), limit });
         };
         match self {
+            Self::Counts => {
+                let counts = [keys::META, keys::LEASES, keys::NAMED];
+                reads.keys.extend(counts.map(<[u8]>::to_vec));
+            }
             Self::Reign | Self::Expired { .. } | Self::ExpiredNames { .. } => {}
             Self::Sequence(key) => reads.keys.push(keys::sequence(key).to_vec()),
             Self::Sequences { prefix, after, limit } => {
@@ -102,6 +110,12 @@ pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
             Answer::Sequences(sequences.collect::<Result<_>>()?)
         }
         Query::Frontier { elapsed_ms } => lease::frontier(view, *elapsed_ms)?,
+        Query::Counts => {
+            let meta = Meta::load(view)?;
+            let leases = load::<Leases>(view, keys::LEASES)?.map_or(0, |leases| leases.count);
+            let named = load::<u64>(view, keys::NAMED)?.copied().unwrap_or_default();
+            Answer::Counts([meta.keys, meta.sessions, leases, named])
+        }
         Query::ExpiredNames { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);
             let (from, to) = keys::name_ends(session_ms);

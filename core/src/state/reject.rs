@@ -59,6 +59,15 @@ pub enum Reject {
         /// The cap for all callers together.
         limit: u64,
     },
+    /// There is little space where the leader stores the state.
+    SpaceLow {
+        /// What would be begun.
+        what: Capped,
+        /// How many bytes are free.
+        free: u64,
+        /// How many are kept in reserve.
+        reserve: u64,
+    },
     /// The session has too many requests open.
     TooManyOpenRequests {
         /// The cap.
@@ -177,6 +186,11 @@ impl fmt::Display for Reject {
                 f,
                 "this client's share of {what} is used up: it has {held} of the {limit} that there \
                  may be, and {left} are left for all"
+            ),
+            Self::SpaceLow { what, free, reserve } => write!(
+                f,
+                "the leader's disk has {free} bytes free, and {reserve} are kept in reserve: no new \
+                 {what} until there is more; what exists goes on"
             ),
             Self::TooManyOpenRequests { limit } => {
                 write!(f, "the session has {limit} requests open already; open another one")

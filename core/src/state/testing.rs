@@ -156,6 +156,10 @@ impl State {
         self.store.get(&keys::session(session)).expect("memory does not fail").is_some()
     }
 
+    pub(super) fn knows_name(&self, name: RequestName) -> bool {
+        self.store.get(&keys::named(name)).expect("memory does not fail").is_some()
+    }
+
     /// How many entries there are of a kind, by the first byte of their keys.
     pub(super) fn count(&self, kind: u8) -> usize {
         let entries = self.store.scan(&[kind], &[kind + 1], usize::MAX);

@@ -14,6 +14,7 @@ mod reads;
 mod resigning;
 mod rig;
 mod sequences;
+mod space;
 mod stamping;
 mod takeover;
 mod uncertain;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use tsoracle_core::{ErrorKind, ManualClock};
+use tsoracle_core::{
+    ErrorKind, LeaseHolder, ManualClock, RequestId, RequestName, SeqKey, SeqRequest,
+};
 
 use crate::rig::{Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
 
@@ -94,4 +96,33 @@ async fn the_gauge_of_the_lease_is_zero_once_it_has_run_out() {
         settle().await;
     }
     assert_eq!(meters.gauge(LEASE_LEFT), 0.0);
+}
+
+#[tokio::test]
+async fn what_is_capped_is_shown_beside_its_limit() {
+    let (meters, node) = counted().await;
+    let shown = || {
+        ["sequences", "sessions", "stamping_leases", "named_requests"]
+            .map(|what| meters.gauge(&format!("tsoracle_{what}")))
+    };
+    assert_eq!(meters.gauge("tsoracle_sessions_limit"), 100_000.0);
+    assert_eq!(meters.gauge("tsoracle_waiting_limit"), 65_536.0);
+    let key = |key: &str| SeqKey::new(key).unwrap();
+    let id = RequestId::from_text("once");
+    node.oracle.get_seq(SeqRequest::new(vec![(key("a"), 1)], Some(id)).unwrap()).await.unwrap();
+    let name = RequestName::new("n").unwrap();
+    node.oracle.get_seq(SeqRequest::named(vec![(key("b"), 1)], name).unwrap()).await.unwrap();
+    let holder = LeaseHolder::new("h").unwrap();
+    node.oracle.acquire_lease(holder, 1, LEASE * 10).await.unwrap();
+    assert_eq!(shown(), [2.0, 1.0, 1.0, 1.0]);
+    node.oracle.delete_seq(key("b")).await.unwrap();
+    assert_eq!(shown(), [1.0, 1.0, 1.0, 1.0]);
+    // A later reign knows as well, without any change.
+    node.follow();
+    settle().await;
+    assert_eq!(shown(), [0.0; 4]);
+    node.elect();
+    node.serving().await;
+    node.busy_for(LEASE).await;
+    assert_eq!(shown(), [1.0, 1.0, 1.0, 1.0]);
 }

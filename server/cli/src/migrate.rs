@@ -60,6 +60,7 @@ struct Report {
     entries: u64,
     sequences: u64,
     sessions: u64,
+    named_requests: u64,
     leases: u64,
     high_water_ms: u64,
 }
@@ -201,13 +202,14 @@ fn of(which: &'static str) -> impl Fn(Failure) -> Failure {
 }
 
 fn report((from, to): (String, String), migrated: Migrated, output: Output) -> Result<(), Failure> {
-    let Migrated { entries, sequences, sessions, leases, high_water_ms } = migrated;
-    let report = Report { from, to, entries, sequences, sessions, leases, high_water_ms };
+    let Migrated { entries, sequences, sessions, named_requests, leases, high_water_ms } = migrated;
+    let report =
+        Report { from, to, entries, sequences, sessions, named_requests, leases, high_water_ms };
     output.print(&report, || {
         let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
         format!(
-            "migrated: {sequences} sequences, {sessions} sessions and {leases} stamping leases; every \
-             timestamp will be later than {}; never serve from the source again",
+            "migrated: {sequences} sequences, {sessions} sessions, {named_requests} named requests and \
+             {leases} stamping leases; every timestamp will be later than {}; never serve from the source again",
             time.unwrap_or_default()
         )
     })

@@ -3,8 +3,8 @@ use std::{fs, future::pending, net::SocketAddr, path::PathBuf, pin::pin, time::D
 use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsoracle_core::{
-    Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, Phase, Reads,
-    SystemClock, endless,
+    Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
+    Phase, Reads, Space, SystemClock, endless,
 };
 use tsoracle_server::{Server, TlsOptions, listen};
 
@@ -37,6 +37,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     if settings.require_state == Some(true) {
         require_state(&config)?;
     }
+    let space = drivers::directory(&config)?
+        .map(|directory| Space { directory, reserve: settings.reserve_bytes });
+    let options = OracleOptions { space, ..options };
     if let Some(tls) = &tls {
         warn_of_one_authority(&config, tls);
     }

@@ -146,7 +146,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_LEASES", help_heading = LIMITS)]
     max_leases: Option<u64>,
 
-    /// The most named requests whose answers are kept: tsoracle seq --request-id [default: 1000000]
+    /// The most requests with a name whose answers are kept [default: 1000000]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_NAMED", help_heading = LIMITS)]
     max_named: Option<u64>,
 
@@ -155,6 +155,11 @@ pub(crate) struct Settings {
           value_parser = parse_duration)]
     #[serde(with = "humantime_serde::option")]
     name_retention: Option<Duration>,
+
+    /// How many bytes of the disk to keep free: with less, nothing new is begun [default: a twentieth
+    /// of the disk, 268435456 at most]
+    #[arg(long, value_name = "BYTES", env = "TSORACLE_RESERVE_BYTES", help_heading = LIMITS)]
+    pub(crate) reserve_bytes: Option<u64>,
 
     /// The shortest time that a stamping lease may be asked to run [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS,
@@ -261,7 +266,7 @@ impl Settings {
         first!(
             driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
             max_clock_step max_clock_jump trust_clock_until hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
-            max_seq_count max_keys max_sessions max_leases max_named name_retention min_lease_ttl
+            max_seq_count max_keys max_sessions max_leases max_named name_retention reserve_bytes min_lease_ttl
             max_lease_ttl
             max_message_bytes max_header_bytes max_unread_answers
             max_concurrent_streams max_connections handshake_time request_time keepalive_interval

@@ -1,10 +1,7 @@
 //! What one client takes that asks for everything, and what others still get. Clients are told apart by their
 //! addresses, of which the loopback device has many.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures::{StreamExt, future::join_all, stream};
 use tokio::{
@@ -12,7 +9,7 @@ use tokio::{
     net::TcpSocket,
 };
 use tonic::{Code, Status, transport::Channel};
-use tsoracle_core::{Clock as _, OracleOptions, Phase, SystemClock, TIMESTAMPS_PER_MS, state};
+use tsoracle_core::{OracleOptions, Phase, TIMESTAMPS_PER_MS, state};
 use tsoracle_proto::v1::{
     AcquireLeaseRequest, GetSeqRequest, GetTsRequest, RequestId, SeqFailure, StreamSeqRequest,
     seq_outcome::Outcome, tso_service_client::TsoServiceClient,
@@ -36,8 +33,10 @@ fn host(number: u8) -> IpAddr {
 
 /// A client at an address of its own.
 async fn client(server: &Running, number: u8) -> Client {
-    let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
-    let channel = endpoint.local_address(Some(host(number))).connect().await.unwrap();
+    let endpoint =
+        Channel::from_shared(format!("http://{}", server.address)).expect("a valid address");
+    let channel =
+        endpoint.local_address(Some(host(number))).connect().await.expect("the server listens");
     TsoServiceClient::new(channel)
 }
 
@@ -72,11 +71,12 @@ async fn flood(
         .chunks(500)
         .map(|requests| StreamSeqRequest { requests: requests.to_vec(), run: None })
         .collect();
-    let mut answers = client.stream_seq(stream::iter(messages)).await.unwrap().into_inner();
+    let mut answers =
+        client.stream_seq(stream::iter(messages)).await.expect("a stream").into_inner();
     let (mut granted, mut failed) = (0, None);
     while let Some(answer) = answers.next().await {
-        for outcome in answer.unwrap().outcomes {
-            match outcome.outcome.unwrap() {
+        for outcome in answer.expect("an answer").outcomes {
+            match outcome.outcome.expect("an outcome") {
                 Outcome::Granted(_) => granted += 1,
                 Outcome::Failed(failure) => failed = Some(failure),
             }
@@ -295,7 +295,7 @@ async fn whole_milliseconds_starve_no_other_client() {
         .collect();
     // Until time has run as far ahead as it may for large counts.
     while server.oracle.status().waiting < 100 {
-        SystemClock.sleep(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     for count in [1, 1_000, TIMESTAMPS_PER_MS] {
         for _ in 0..100 {

@@ -19,6 +19,7 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+mod space;
 mod stopping;
 mod tls;
 mod verify;

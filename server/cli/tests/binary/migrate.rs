@@ -61,7 +61,7 @@ fn everything_goes_on(signal: Signal, target: &str) {
     let Served { directory, blocks, last, bound, epoch: before } = served(signal);
     let report = json(&migrate(directory.path(), target));
     for (field, expected) in
-        [("sequences", 2), ("sessions", 40), ("leases", 1), ("high_water_ms", bound)]
+        [("sequences", 2), ("named_requests", 40), ("leases", 1), ("high_water_ms", bound)]
     {
         assert_eq!(report[field], json!(expected), "{field}: {report}");
     }

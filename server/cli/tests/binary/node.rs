@@ -110,6 +110,11 @@ impl Node {
         Self { child, line, address, log }
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it something, by a command that takes `--endpoint`.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         run(Path::new("."), &[arguments, &["--endpoint", &self.address]].concat())

@@ -1,0 +1,90 @@
+//! The free space where the state is stored.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::Shared;
+use crate::Space;
+
+/// How often it is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is kept in reserve unless it is said: a twentieth of all, or this, if that is less.
+const MOST_RESERVED: u64 = 256 << 20;
+
+/// What is left for the state to grow.
+#[derive(Debug)]
+pub(crate) struct SpaceLeft {
+    watched: Option<Space>,
+    free: AtomicU64,
+    reserve: AtomicU64,
+    is_low: AtomicBool,
+}
+
+impl SpaceLeft {
+    pub(crate) fn new(watched: Option<Space>) -> Self {
+        let (free, reserve) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { watched, free, reserve, is_low: AtomicBool::new(false) }
+    }
+
+    /// Whether there is less than the reserve.
+    pub(crate) fn is_low(&self) -> bool {
+        self.is_low.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are free, and the reserve, as of the last look.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.free.load(Ordering::Relaxed), self.reserve.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that are free, where that is watched.
+    pub(crate) fn free(&self) -> Option<u64> {
+        self.watched.as_ref().map(|_| self.bytes().0)
+    }
+
+    fn note(&self, watched: &Space, free: u64, all: u64) {
+        let reserve = watched.reserve.unwrap_or(MOST_RESERVED.min(all / 20));
+        self.free.store(free, Ordering::Relaxed);
+        self.reserve.store(reserve, Ordering::Relaxed);
+        let was_low = self.is_low.swap(free < reserve, Ordering::Relaxed);
+        let directory = watched.directory.display();
+        match (was_low, free < reserve) {
+            (false, true) => tracing::warn!(
+                free,
+                reserve,
+                "little space is left in {directory}; nothing new is begun, and what exists goes on"
+            ),
+            (true, false) => tracing::info!(free, reserve, "there is space in {directory} again"),
+            _ => {}
+        }
+    }
+}
+
+/// Looks at the free space again and again. A look that does not return leaves everything as it is.
+pub(crate) async fn watch(shared: &Shared) -> Infallible {
+    let Some(watched) = &shared.space.watched else { return pending().await };
+    loop {
+        let directory = watched.directory.clone();
+        match tokio::task::spawn_blocking(move || look(&directory)).await {
+            Ok(Ok((free, all))) => {
+                shared.space.note(watched, free, all);
+                shared.meters.free_bytes.set(free as f64);
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "cannot look at the free space"),
+            Err(error) => tracing::debug!(%error, "cannot look at the free space"),
+        }
+        shared.clock.sleep(EVERY).await;
+    }
+}
+
+/// How many bytes are free for this process, and how many there are.
+fn look(directory: &Path) -> std::io::Result<(u64, u64)> {
+    let found = rustix::fs::statvfs(directory)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
+}

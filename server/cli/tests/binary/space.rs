@@ -1,0 +1,50 @@
+//! A disk that fills up, on a file system of the process's own.
+
+use std::{fs, path::Path};
+
+use tonic::{Code, Status, transport::Channel};
+use tsoracle_proto::v1::{GetSeqRequest, GetSeqResponse, tso_service_client::TsoServiceClient};
+
+use crate::node::{Node, shell};
+
+async fn get(client: &mut TsoServiceClient<Channel>, key: &str) -> Result<GetSeqResponse, Status> {
+    let request = GetSeqRequest { key: key.into(), count: 1, request_id: None };
+    client.get_seq(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_keeps_what_exists_going() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("disk")).unwrap();
+    let serve = "exec \"$TSORACLE\" serve \"file:disk/state\" --listen 127.0.0.1:0 \
+                 --reserve-bytes 134217728";
+    let mount = "mount -t tmpfs -o size=256m none disk";
+    let line = format!("exec unshare -rm sh -c '{mount} && {serve}'");
+    let mut command = shell(directory.path(), &line);
+    command.env("TSORACLE", env!("CARGO_BIN_EXE_tsoracle"));
+    let node = Node::spawn(command);
+    let endpoint = Channel::from_shared(format!("http://{}", node.address)).unwrap();
+    let mut client = TsoServiceClient::new(endpoint.connect().await.unwrap());
+    get(&mut client, "old").await.unwrap();
+    get(&mut client, "before").await.unwrap();
+    // The file system is seen through the process.
+    let root = Path::new("/proc").join(node.id().to_string()).join("root");
+    let disk = directory.path().canonicalize().unwrap().join("disk");
+    let filler = root.join(disk.strip_prefix("/").unwrap()).join("filler");
+    fs::write(&filler, vec![1; 128 << 20]).unwrap();
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        match get(&mut client, &format!("new-{number}")).await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("the leader's disk"), "{refused}");
+    assert_eq!(get(&mut client, "old").await.unwrap().start, 1);
+    fs::remove_file(&filler).unwrap();
+    while let Err(status) = get(&mut client, "after").await {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+}
