@@ -235,7 +235,7 @@ fn config(context: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use tsoracle_core::DriverConfig;
+    use tsoracle_core::{DriverConfig, ErrorKind};
 
     use super::*;
 

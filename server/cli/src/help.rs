@@ -53,7 +53,7 @@ fn example(line: &str) -> String {
         return line.into();
     }
     // A shell goes on in the next line behind a backslash.
-    let cut = text.char_indices().filter(|(at, char)| *char == ' ' && *at + 4 <= WIDTH).last();
+    let cut = text.char_indices().rfind(|(at, char)| *char == ' ' && *at + 4 <= WIDTH);
     match cut {
         Some((cut, _)) => format!("  {} \\\n      {}", &text[..cut], &text[cut + 1..]),
         None => line.into(),
