@@ -6,7 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// An answer as it came over the wire.
 #[derive(Debug)]
@@ -103,4 +106,13 @@ fn framed(message: &impl Message) -> Bytes {
     frame.put_u32(message.encoded_len() as u32);
     message.encode(&mut frame).expect("the buffer grows");
     frame.freeze()
+}
+
+/// A client that begins as every one does, and never answers anything: returns once it is sent away.
+pub(crate) async fn falls_silent(address: SocketAddr) {
+    let mut silent = TcpStream::connect(address).await.expect("it listens");
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    silent.write_all(greeting).await.expect("it reads");
+    // However it ends, it ends.
+    let _ = silent.read_to_end(&mut Vec::new()).await;
 }

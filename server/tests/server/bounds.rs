@@ -15,7 +15,7 @@ use crate::common::{
     Running,
     driver::{Manner, Scripted},
     memory,
-    raw::Connection,
+    raw::{Connection, falls_silent},
 };
 
 const GET_SEQ: &str = "tsoracle.v1.TsoService/GetSeq";
@@ -159,4 +159,18 @@ async fn connections_beyond_the_limit_are_closed() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn whoever_gives_no_sign_of_life_is_sent_away() {
+    let short = Duration::from_millis(50);
+    let limits =
+        Limits { keepalive_interval: short, keepalive_timeout: short, ..Limits::default() };
+    let server = limited(limits).await;
+    let connection = Connection::open(server.address).await;
+    connection.call(GET_SEQ, &[], &seq("k")).await.unwrap();
+    falls_silent(server.address).await;
+    // One that answers stays, though it says nothing either.
+    let answer = connection.call(GET_SEQ, &[], &seq("k")).await.unwrap();
+    assert_eq!(answer.message::<v1::GetSeqResponse>().start, 1);
 }

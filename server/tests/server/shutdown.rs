@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tsoracle_core::{
-    BootTime, ConsensusDriver, Effect, Leadership, LocalDriver, Membership, MemoryStore, Oracle,
-    OracleOptions, Outcome, Phase, Reads, Snapshot, Version,
+    BootTime, ConsensusDriver, Effect, ErrorKind, Leadership, LocalDriver, Membership, MemoryStore,
+    Oracle, OracleOptions, Outcome, Phase, Reads, Snapshot, Version,
     state::{REIGN, Record},
 };
 use tsoracle_proto::v1;
@@ -86,6 +86,20 @@ async fn whoever_does_not_go_is_not_waited_for() {
     let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     server.stop().await.unwrap();
     while let Ok(Some(_)) = watch.message().await {}
+}
+
+/// Whatever its calls may take when it stops: it has failed, and answers none any more.
+#[tokio::test]
+async fn whoever_does_not_leave_a_server_that_has_failed_is_not_waited_for() {
+    let driver = Scripted::leader();
+    let limits = Limits { drain_time: Duration::from_secs(3_600), ..Limits::default() };
+    let server = Running::start(Server::builder().driver(driver.clone()).limits(limits)).await;
+    let mut client = HealthClient::new(server.channel().await);
+    let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    driver.behave(Manner::Fail(ErrorKind::Fatal));
+    server.tso().await.get_seq(seq()).await.unwrap_err();
+    server.ended().await.unwrap_err();
+    drop(watch);
 }
 
 #[tokio::test]

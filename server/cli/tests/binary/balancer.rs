@@ -24,7 +24,7 @@ async fn balancer(nodes: &[Node]) -> SocketAddr {
     for address in nodes.iter().map(|node| node.address.clone()) {
         let leader = leader.clone();
         tokio::spawn(async move {
-            let node = Endpoint::from_shared(format!("http://{address}")).unwrap();
+            let node = Endpoint::from_shared(format!("http://{address}")).expect("an address");
             let mut health = HealthClient::new(node.connect_lazy());
             loop {
                 let service = "tsoracle.v1.Leader".into();
@@ -36,13 +36,14 @@ async fn balancer(nodes: &[Node]) -> SocketAddr {
             }
         });
     }
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut followed = followed.clone();
             tokio::spawn(async move {
-                let leader = followed.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+                let led = followed.wait_for(Option::is_some).await;
+                let leader = led.ok().and_then(|leader| leader.clone()).unwrap_or_default();
                 let mut server = TcpStream::connect(leader).await?;
                 copy_bidirectional(&mut client, &mut server).await
             });

@@ -35,7 +35,7 @@ fn start(directory: &Path, clock: &WallClock, arguments: &[&str]) -> Node {
 fn ahead(node: &Node) -> i64 {
     let timestamp: u64 = stdout(&node.ask(&["ts"])).parse().expect("a number");
     let now_ms = SystemClock.now().wall_ms;
-    i64::try_from(timestamp >> 18).unwrap() - i64::try_from(now_ms).unwrap()
+    (timestamp >> 18).cast_signed() - now_ms.cast_signed()
 }
 
 fn is_near(ahead_ms: i64) -> bool {
@@ -44,7 +44,8 @@ fn is_near(ahead_ms: i64) -> bool {
 
 /// By how many milliseconds the server says that its clock is off.
 fn off(node: &Node) -> i64 {
-    let status: Value = serde_json::from_str(&stdout(&node.ask(&["status", "--json"]))).unwrap();
+    let status: Value =
+        serde_json::from_str(&stdout(&node.ask(&["status", "--json"]))).expect("JSON");
     status["clock_off_ms"].as_i64().expect("it leads")
 }
 
@@ -62,7 +63,7 @@ fn used(directory: &Path, clock: &WallClock) {
 
 /// Seconds since 1970.
 fn now() -> i64 {
-    (SystemClock.now().wall_ms / 1_000).try_into().unwrap()
+    (SystemClock.now().wall_ms / 1_000).cast_signed()
 }
 
 #[test]
