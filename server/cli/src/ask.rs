@@ -1,7 +1,7 @@
 use clap::Args;
 use serde::Serialize;
 use tsoracle_client::SeqBlock;
-use tsoracle_core::SeqKey;
+use tsoracle_core::{RequestName, SeqKey};
 
 use crate::{
     decode::Decoded,
@@ -43,6 +43,11 @@ pub(crate) fn key(text: &str) -> Result<String, String> {
     SeqKey::new(text).map(Into::into).map_err(|error| error.to_string())
 }
 
+/// Checks the name of a request.
+fn name(text: &str) -> Result<String, String> {
+    RequestName::new(text).map(|_| text.into()).map_err(|error| error.to_string())
+}
+
 /// Options of `tsoracle ts`.
 #[derive(Args, Debug)]
 pub(crate) struct TsArguments {
@@ -72,7 +77,7 @@ pub(crate) struct SeqArguments {
 
     /// Ask exactly once: the same text, of 1 to 128 bytes, gives the same block again for 30 days,
     /// whichever client sends it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = name)]
     request_id: Option<String>,
 
     #[command(flatten)]
