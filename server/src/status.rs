@@ -109,6 +109,33 @@ impl Statuses {
     }
 }
 
+/// The failures of one message. Where many of its requests are refused for the same reason, that is put into
+/// words once: a client must not cost the server more by being refused than by being served.
+#[derive(Debug)]
+pub(crate) struct Failures<'a> {
+    statuses: &'a Statuses,
+    last: Option<(Reject, v1::SeqFailure)>,
+}
+
+impl<'a> Failures<'a> {
+    pub(crate) fn new(statuses: &'a Statuses) -> Self {
+        Self { statuses, last: None }
+    }
+
+    /// As [`Statuses::failure`].
+    pub(crate) fn of(&mut self, error: &Error) -> v1::SeqFailure {
+        let ErrorKind::Rejected(reject) = error.kind() else { return self.statuses.failure(error) };
+        match &self.last {
+            Some((last, failure)) if last == reject => failure.clone(),
+            _ => {
+                let failure = self.statuses.failure(error);
+                self.last = Some((reject.clone(), failure.clone()));
+                failure
+            }
+        }
+    }
+}
+
 /// The request's deadline, or the server's own limit, has passed.
 pub(crate) fn too_late() -> Status {
     Status::deadline_exceeded("the request's deadline has passed")

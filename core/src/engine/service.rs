@@ -230,6 +230,8 @@ impl<'a> Service<'a> {
         if is_empty {
             self.shared.meters.commands.increment(commands);
             answers.reply(self.reign);
+            // Nothing was waited for: a client that is refused again and again must not hold the thread.
+            tokio::task::yield_now().await;
             return Ok(Ok(()));
         }
         let (shared, reign) = (self.shared.clone(), self.reign.clone());

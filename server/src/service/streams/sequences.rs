@@ -20,7 +20,7 @@ use tsoracle_proto::{
 use super::{Ending, run::Run};
 use crate::{
     service::convert,
-    status::{self, Asked, Statuses},
+    status::{self, Asked, Failures, Statuses},
 };
 
 /// The most messages of one stream under way at once. One is being committed and one gathers for
@@ -130,11 +130,12 @@ impl SeqAnswers {
     fn answer(&mut self, answered: Answered) -> StreamSeqResponse {
         let Answered { singles, outcomes, places } = answered;
         self.yields = outcomes.len() > LARGE;
+        let mut failures = Failures::new(&self.statuses);
         let outcome = |outcome: Result<SeqGrant>| SeqOutcome {
             outcome: Some(match outcome.map(response) {
                 Ok(Some(granted)) => Outcome::Granted(granted),
                 Ok(None) => Outcome::Failed(self.statuses.no_block()),
-                Err(error) => Outcome::Failed(self.statuses.failure(&error)),
+                Err(error) => Outcome::Failed(failures.of(&error)),
             }),
         };
         let mut outcomes = outcomes.into_iter();
@@ -149,6 +150,7 @@ impl SeqAnswers {
         outcomes: impl ExactSizeIterator<Item = Result<SeqGrant>>,
     ) -> SeqRunOutcome {
         let starts = Vec::with_capacity(outcomes.len());
+        let mut refused = Failures::new(&self.statuses);
         let mut run = SeqRunOutcome { starts, epoch: None, failures: vec![] };
         for (index, outcome) in (0..).zip(outcomes) {
             let failure = match &outcome {
@@ -160,7 +162,7 @@ impl SeqAnswers {
                     }
                     None => self.statuses.no_block(),
                 },
-                Err(error) => self.statuses.failure(error),
+                Err(error) => refused.of(error),
             };
             run.starts.push(0);
             run.failures.push(SeqRunFailure { index, failure: Some(failure) });
