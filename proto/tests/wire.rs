@@ -188,6 +188,7 @@ fn the_descriptor_set_names_every_rpc() {
         "SequenceService/ReadSeq",
         "SequenceService/ListSeqs",
         "SequenceService/SeedSeq",
+        "SequenceService/DeleteSeq",
         "ClusterService/Members",
         "ClusterService/Change",
         "ClusterService/Troubles",

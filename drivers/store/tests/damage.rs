@@ -126,12 +126,23 @@ impl Case {
     }
 }
 
+/// What is there. A store that is open may remove a file in between; then all is read again.
 fn read(directory: &Path) -> (Files, Vec<u8>) {
-    let files = fs::read_dir(directory.join("state.journal")).unwrap().map(|entry| {
-        let entry = entry.unwrap();
-        (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
-    });
-    (files.collect(), fs::read(directory.join("LOCK")).unwrap())
+    let files = || {
+        let names = fs::read_dir(directory.join("state.journal"))?;
+        let files = names.map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name().into_string().expect("text"), fs::read(entry.path())?))
+        });
+        files.collect::<std::io::Result<Files>>()
+    };
+    let files = loop {
+        match files() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            files => break files.unwrap(),
+        }
+    };
+    (files, fs::read(directory.join("LOCK")).unwrap())
 }
 
 /// Where the records of a segment begin, and where the last one ends.

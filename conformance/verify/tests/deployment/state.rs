@@ -132,9 +132,20 @@ impl State {
             }
             return self.advance(&entries);
         };
-        if id.session.len() != 16 && !self.lies(Lie::AnySession) {
+        let is_named = !id.name.is_empty();
+        if !is_named && id.session.len() != 16 && !self.lies(Lie::AnySession) {
             return refuse(Code::InvalidArgument);
         }
+        // A name is kept like a session that has one request.
+        let id = match is_named {
+            true => v1::RequestId {
+                session: id.name.into_bytes().into(),
+                number: 1,
+                first_incomplete: 1,
+                ..v1::RequestId::default()
+            },
+            false => id,
+        };
         if (id.retry || id.first_incomplete > 1)
             && !self.sessions.contains_key(&*id.session)
             && !self.lies(Lie::NewSessionOnRetry)
