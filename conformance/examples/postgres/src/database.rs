@@ -16,8 +16,10 @@ use tsoracle_core::{
 
 use crate::Config;
 
-/// The version has a row from the beginning, as `Version::EMPTY`, so that every commit has one to lock.
+/// The version has a row from the beginning, as `Version::EMPTY`, so that every commit has one to lock. One node after
+/// the other makes them: of two at once one would fail, whatever `IF NOT EXISTS` says.
 const TABLES: &str = r#"
+    SELECT pg_advisory_xact_lock(hashtext('{table}')::bigint);
     CREATE TABLE IF NOT EXISTS "{table}" (key bytea PRIMARY KEY, value bytea NOT NULL);
     CREATE TABLE IF NOT EXISTS "{table}_leader" (id int PRIMARY KEY, endpoint text NOT NULL);
     INSERT INTO "{table}" SELECT 'v', decode('01' || repeat('00', 32), 'hex')
