@@ -33,7 +33,7 @@ impl CallerId {
 ///
 /// From there on a caller gets more only while it holds less than is left for all. So of callers that take all
 /// they can get, each has the same, and one that comes next finds as much again; and of those that hold more already,
-/// whoever comes next takes half of what they have left, and never all of it.
+/// a newcomer can take half of what they have left, and never all of it.
 pub(crate) fn scarce_from(limit: u64) -> u64 {
     limit - limit / 4
 }

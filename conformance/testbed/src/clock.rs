@@ -35,7 +35,7 @@ impl WallClock {
         [("LD_PRELOAD", &self.library), ("SHIFTED_CLOCK", &self.control)]
     }
 
-    /// From now on it is ahead by so many seconds, or behind.
+    /// Sets how many seconds the clock is ahead from now on; a negative number puts it behind.
     ///
     /// # Errors
     /// If that cannot be written.

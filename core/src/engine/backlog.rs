@@ -123,7 +123,7 @@ impl Backlog {
     }
 }
 
-/// Moves up to so many commands, of requests that were not given up: how many.
+/// Moves commands of requests that were not given up, at most as many as asked for. Returns how many it moved.
 fn take(queue: &mut VecDeque<Pending>, most: usize, dealt: &mut VecDeque<Pending>) -> usize {
     let mut taken = 0;
     while taken < most

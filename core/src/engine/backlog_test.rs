@@ -10,7 +10,7 @@ use crate::{
     state::{Command, Seed},
 };
 
-/// Requests of callers, and whoever waits for them.
+/// A queue under test, and the receivers of the answers to its requests.
 struct Arriving {
     backlog: Backlog,
     room: Arc<Room>,
@@ -28,7 +28,7 @@ impl Arriving {
         self.callers.get(CallerId::of_address(Ipv4Addr::new(10, 0, 0, number).into()))
     }
 
-    /// A request of so many commands, which are numbered.
+    /// Queues a request of the given number of commands, numbered in order.
     fn send(&mut self, caller: u8, commands: std::ops::Range<u64>) {
         let limits = crate::state::Limits::default();
         let key = crate::SeqKey::new("k").unwrap();

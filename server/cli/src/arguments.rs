@@ -91,7 +91,7 @@ pub(crate) enum Command {
     Seq(ask::SeqArguments),
     /// Read the value that the next block of a sequence starts with, without taking it
     #[command(after_help = ask::SEQ_READ_EXAMPLES)]
-    SeqRead(ask::SeqReadArguments),
+    SeqRead(ask::KeyArguments),
     /// List sequences in the byte order of their keys, each with its next value
     ///
     /// Prints a line per sequence: its key, and the value that its next block starts with. With
@@ -107,7 +107,7 @@ pub(crate) enum Command {
     ///
     /// Prints the value that its next block would have started with. With --json: {"key": "…", "next": N}
     #[command(after_help = sequences::DELETE_EXAMPLES)]
-    SeqDelete(sequences::DeleteArguments),
+    SeqDelete(ask::KeyArguments),
     /// Acquire a stamping lease: the right to stamp events by oneself, up to a bound, for a while
     ///
     /// With --json: {"lease_id": N, "ts_upper_bound": MS, "expires_at_ms": MS, "remaining_ms": MS}

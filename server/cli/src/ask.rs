@@ -90,21 +90,21 @@ pub(crate) struct SeqArguments {
     output: Output,
 }
 
-/// Options of `tsoracle seq-read`.
+/// Options of `tsoracle seq-read` and `tsoracle seq-delete`.
 #[derive(Args, Debug)]
-pub(crate) struct SeqReadArguments {
+pub(crate) struct KeyArguments {
     /// The sequence
     #[arg(value_parser = key)]
-    key: String,
+    pub(crate) key: String,
 
     #[command(flatten)]
-    endpoints: Endpoints,
+    pub(crate) endpoints: Endpoints,
 
     #[command(flatten)]
-    routes: Routes,
+    pub(crate) routes: Routes,
 
     #[command(flatten)]
-    output: Output,
+    pub(crate) output: Output,
 }
 
 #[derive(Serialize)]
@@ -157,7 +157,7 @@ pub(crate) async fn seq(arguments: SeqArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn seq_read(arguments: SeqReadArguments) -> Result<(), Failure> {
+pub(crate) async fn seq_read(arguments: KeyArguments) -> Result<(), Failure> {
     let client = arguments.endpoints.connect_with(arguments.routes).await?;
     let next = client.read_seq(&arguments.key).await?;
     arguments.output.print(&Next { key: &arguments.key, next }, || next.to_string())

@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    ask::KeyArguments,
     endpoints::{Endpoints, Routes},
     failure::Failure,
     output::Output,
@@ -88,22 +89,6 @@ pub(crate) struct SeedArguments {
     output: Output,
 }
 
-/// Options of `tsoracle seq-delete`.
-#[derive(Args, Debug)]
-pub(crate) struct DeleteArguments {
-    /// The sequence, 1 to 128 bytes of text
-    key: String,
-
-    #[command(flatten)]
-    endpoints: Endpoints,
-
-    #[command(flatten)]
-    routes: Routes,
-
-    #[command(flatten)]
-    output: Output,
-}
-
 #[derive(Serialize)]
 struct Next<'a> {
     key: &'a str,
@@ -137,8 +122,8 @@ pub(crate) async fn seed(arguments: SeedArguments) -> Result<(), Failure> {
     output.print(&Next { key: &key, next: start }, || start.to_string())
 }
 
-pub(crate) async fn delete(arguments: DeleteArguments) -> Result<(), Failure> {
-    let DeleteArguments { key, endpoints, routes, output } = arguments;
+pub(crate) async fn delete(arguments: KeyArguments) -> Result<(), Failure> {
+    let KeyArguments { key, endpoints, routes, output } = arguments;
     let next = endpoints.connect_with(routes).await?.delete_seq(&key).await?;
     output.print(&Next { key: &key, next }, || next.to_string())
 }

@@ -188,7 +188,7 @@ impl Running {
                 }
             }
             if SystemClock.now().boot >= until {
-                return Err(last.unwrap_or_else(|| failed("there is nobody to ask")));
+                return Err(last.unwrap_or_else(|| failed("the cluster has no nodes to ask")));
             }
             SystemClock.sleep(LOOK).await;
         }

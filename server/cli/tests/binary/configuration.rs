@@ -241,6 +241,7 @@ fn every_wrong_word_is_a_wrong_argument_and_named() {
         (&["seq", "k", "--request-id", ""], "--request-id"),
         (&["seq", "k", "--route", "x"], "--route"),
         (&["seq-read", ""], "KEY"),
+        (&["seq-delete", ""], "KEY"),
         (&["seq-list", "--limit", "x"], "--limit"),
         (&["seq-seed", "", "1"], "KEY"),
         (&["seq-seed", "k", "x"], "START"),
