@@ -40,6 +40,8 @@ impl Statuses {
             ErrorKind::Rejected(reject) => self.rejected(reject, context, asked),
             ErrorKind::Invalid => Status::invalid_argument(context),
             ErrorKind::Overloaded => Status::resource_exhausted(context),
+            ErrorKind::Unauthenticated => Status::unauthenticated(context),
+            ErrorKind::Denied => Status::permission_denied(context),
             // `Config`, `Corrupt` and `Fatal`; a kind that is not known here is a bug as well.
             _ => Status::internal(context),
         }
@@ -72,6 +74,7 @@ impl Statuses {
             | Reject::TooManyLeases { .. }
             | Reject::TooManyNamed { .. }
             | Reject::OverShare { .. }
+            | Reject::OverOwnLimit { .. }
             | Reject::SpaceLow { .. }
             | Reject::TooManyOpenRequests { .. } => Status::resource_exhausted(context),
             Reject::SessionUnknown => {
@@ -82,6 +85,7 @@ impl Statuses {
             Reject::LeaseUnknown { .. } | Reject::SequenceUnknown { .. } => {
                 Status::not_found(context)
             }
+            Reject::LeaseOfAnother { .. } => Status::permission_denied(context),
             // `Overflow`, `Forgotten`, and leases that are not the holder's any more. A refusal that is not known here is definite, too.
             _ => Status::failed_precondition(context),
         }
