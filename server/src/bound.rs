@@ -66,7 +66,13 @@ impl BoundServer {
         let Self { server, listener, .. } = self;
         let health = Health::new().await;
         let routes = server.all_routes(&health)?;
-        let connection = Connection::new(routes, server.tls.clone(), server.limits.clone());
+        let connection = Connection {
+            routes,
+            tls: server.tls.clone(),
+            limits: server.limits.clone(),
+            access: server.access.clone(),
+            oracle: server.oracle.clone(),
+        };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {
             connection: Arc::new(connection),
@@ -137,7 +143,7 @@ impl Connections {
         self.full &= self.room.is_scarce();
         let (connection, stopping) = (self.connection.clone(), self.stopping.clone());
         self.tasks.spawn(async move {
-            connection.serve(stream, peer, caller, stopping).await;
+            connection.serve(stream, peer, stopping).await;
             drop(place);
         });
     }

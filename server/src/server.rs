@@ -20,7 +20,9 @@ use tsoracle_proto::{
 use crate::{
     BoundServer, Limits, TlsOptions,
     edge::Edge,
+    gate::Gate,
     health::Health,
+    rights::Access,
     service::{Cluster, Sequences, Tso},
     status::Statuses,
 };
@@ -33,6 +35,7 @@ pub struct Server {
     pub(crate) owns_oracle: bool,
     pub(crate) tls: Option<Acceptor>,
     pub(crate) limits: Limits,
+    pub(crate) access: Access,
     pub(crate) clock: Arc<dyn Clock>,
     statuses: Statuses,
     /// Ends streams, which last until then.
@@ -49,6 +52,7 @@ pub struct Builder {
     advertise: Option<String>,
     tls: Option<TlsOptions>,
     limits: Limits,
+    access: Access,
 }
 
 impl Builder {
@@ -83,6 +87,11 @@ impl Builder {
         Self { limits, ..self }
     }
 
+    /// Who may do what. Without it everybody may do everything.
+    pub fn access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
     /// Checks everything, and starts the oracle if a driver was given.
     ///
     /// Must be called within a tokio runtime.
@@ -93,17 +102,18 @@ impl Builder {
         self.limits.validate()?;
         let tls = self.tls.as_ref().map(TlsOptions::acceptor).transpose()?.map(Acceptor);
         let clock = self.options.clock.clone();
-        let (oracle, owns_oracle) = match (self.oracle, self.driver) {
-            (Some(oracle), None) => (oracle, false),
-            (None, Some(driver)) => (Oracle::start(driver, self.options)?, true),
+        let (oracle, owns_oracle) = match (&self.oracle, &self.driver) {
+            (Some(oracle), None) => (oracle.clone(), false),
+            (None, Some(driver)) => (Oracle::start(driver.clone(), self.options)?, true),
             _ => {
                 let context = "a server needs an oracle or a driver, and only one of them";
                 return Err(Error::new(ErrorKind::Config, context));
             }
         };
-        let statuses = Statuses::new(self.advertise.map(Into::into));
+        let statuses = Statuses::new(self.advertise.as_deref().map(Into::into));
         let stopping = watch::Sender::new(false);
-        Ok(Server { oracle, owns_oracle, tls, limits: self.limits, clock, statuses, stopping })
+        let Self { limits, access, .. } = self;
+        Ok(Server { oracle, owns_oracle, tls, limits, access, clock, statuses, stopping })
     }
 }
 
@@ -156,9 +166,10 @@ impl Server {
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
         let cluster = ClusterServiceServer::new(Cluster { oracle, statuses });
         let cluster = cluster.max_decoding_message_size(most);
-        Routes::new(Edge::new(tso, self.limits.request_time).marked())
-            .add_service(Edge::new(sequences, self.limits.request_time))
-            .add_service(Edge::new(cluster, self.limits.request_time))
+        let (gate, time) = (self.gate(), self.limits.request_time);
+        Routes::new(Edge::new(tso, gate.clone(), time).marked())
+            .add_service(Edge::new(sequences, gate.clone(), time))
+            .add_service(Edge::new(cluster, gate, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
@@ -185,6 +196,10 @@ impl Server {
             .http2_keepalive_interval(Some(limits.keepalive_interval))
             .http2_keepalive_timeout(Some(limits.keepalive_timeout))
             .add_routes(routes))
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::new(self.access.clone(), self.oracle.clone())
     }
 
     pub(crate) fn all_routes(&self, health: &Health) -> Result<Routes> {
