@@ -14,29 +14,36 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::watch,
     time::{Sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 use tower::Service;
-use tsoracle_core::Caller;
+use tsoracle_core::{Caller, Clock as _, Refusals, SystemClock};
+use tsoracle_tls::{Watched, why_refused};
 
-use crate::{Limits, edge::Allowed, server::Acceptor};
+use crate::{Limits, edge::Allowed};
+
+/// Why a client is not spoken to that does not end its handshake.
+const TOO_LONG: &str = "the TLS handshake took too long";
 
 /// What every connection is served with.
 #[derive(Debug)]
 pub(crate) struct Connection {
     routes: Routes,
-    tls: Option<Acceptor>,
+    tls: Option<Watched<ServerConfig>>,
     limits: Limits,
+    refusals: Refusals,
 }
 
 impl Connection {
-    pub(crate) fn new(routes: Routes, tls: Option<Acceptor>, limits: Limits) -> Self {
-        Self { routes, tls, limits }
+    pub(crate) fn new(routes: Routes, tls: Option<Watched<ServerConfig>>, limits: Limits) -> Self {
+        Self { routes, tls, limits, refusals: Refusals::default() }
     }
 
     /// Serves one connection until it is closed, or its calls have ended after `stopping`.
@@ -47,7 +54,7 @@ impl Connection {
         caller: Caller,
         stopping: watch::Receiver<bool>,
     ) {
-        if let Err(error) = self.try_serve(stream, caller, stopping).await {
+        if let Err(error) = self.try_serve(stream, peer, caller, stopping).await {
             tracing::debug!(%peer, error, "a connection has ended");
         }
     }
@@ -55,6 +62,7 @@ impl Connection {
     async fn try_serve(
         &self,
         stream: TcpStream,
+        peer: SocketAddr,
         caller: Caller,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -63,10 +71,21 @@ impl Connection {
         match &self.tls {
             None => self.http2(stream, caller, stopping).await,
             Some(tls) => {
-                let agreed = timeout(self.limits.handshake_time, tls.0.accept(stream));
-                let stream = agreed.await.map_err(|_| "the TLS handshake took too long")??;
+                let acceptor = TlsAcceptor::from(tls.current());
+                let agreed = timeout(self.limits.handshake_time, acceptor.accept(stream)).await;
+                let agreed = agreed.unwrap_or_else(|_| Err(io::Error::other(TOO_LONG)));
+                let stream = agreed.inspect_err(|error| self.log_refused(error, peer))?;
                 self.http2(stream, caller, stopping).await
             }
+        }
+    }
+
+    /// Logs why a client is not spoken to.
+    fn log_refused(&self, error: &io::Error, peer: SocketAddr) {
+        let Some(reason) = why_refused(error) else { return };
+        let reason = format!("{reason} ({})", peer.ip());
+        if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
+            tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }
     }
 
