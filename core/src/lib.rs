@@ -13,6 +13,8 @@ mod migrate;
 mod options;
 mod oracle;
 mod random;
+mod refusals;
+mod reload;
 // For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
 // public interface.
 #[doc(hidden)]
@@ -41,6 +43,8 @@ pub use migrate::{Migrated, Migration};
 pub use options::{OracleOptions, Space};
 pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
+pub use refusals::{Refusals, shortened};
+pub use reload::{Reload, Reloader};
 pub use state::Reject;
 pub use storage::{Directory, LOCK_FILE, Seal, lock_file, mark_moved, sync_directory};
 pub use supervised::{endless, supervised};

@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Result, Room, endless};
+use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Refusals, Result, Room, endless};
 
 use crate::{Server, connection::Connection, health::Health};
 
@@ -72,6 +72,7 @@ impl BoundServer {
             limits: server.limits.clone(),
             access: server.access.clone(),
             oracle: server.oracle.clone(),
+            refusals: Refusals::default(),
         };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {

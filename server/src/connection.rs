@@ -15,6 +15,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,26 +23,31 @@ use tokio::{
     sync::watch,
     time::{Sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::{body::Body, service::Routes};
 use tower::Service;
-use tsoracle_core::Oracle;
+use tsoracle_core::{Clock as _, Oracle, Refusals, SystemClock};
+use tsoracle_tls::{Watched, why_refused};
 
 use crate::{
     Limits,
     edge::Allowed,
     gate::{Refused, not_grpc},
     rights::{Access, Session},
-    server::Acceptor,
 };
+
+/// Why a client is not spoken to that does not end its handshake.
+const TOO_LONG: &str = "the TLS handshake took too long";
 
 /// What every connection is served with.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) routes: Routes,
-    pub(crate) tls: Option<Acceptor>,
+    pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
     pub(crate) oracle: Oracle,
+    pub(crate) refusals: Refusals,
 }
 
 impl Connection {
@@ -72,13 +78,24 @@ impl Connection {
         match &self.tls {
             None => self.http2(stream, self.session(peer, None), stopping).await,
             Some(tls) => {
-                let agreed = timeout(self.limits.handshake_time, tls.0.accept(stream));
-                let stream = agreed.await.map_err(|_| "the TLS handshake took too long")??;
+                let acceptor = TlsAcceptor::from(tls.current());
+                let agreed = timeout(self.limits.handshake_time, acceptor.accept(stream)).await;
+                let agreed = agreed.unwrap_or_else(|_| Err(io::Error::other(TOO_LONG)));
+                let stream = agreed.inspect_err(|error| self.log_refused(error, peer))?;
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(|certificates| certificates.first());
                 let session = self.session(peer, certificate);
                 self.http2(stream, session, stopping).await
             }
+        }
+    }
+
+    /// Logs why a client is not spoken to.
+    fn log_refused(&self, error: &io::Error, peer: SocketAddr) {
+        let Some(reason) = why_refused(error) else { return };
+        let reason = format!("{reason} ({})", peer.ip());
+        if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
+            tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }
     }
 

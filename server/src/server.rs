@@ -1,13 +1,14 @@
 use std::{fmt, sync::Arc};
 
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, ToSocketAddrs},
     sync::watch,
 };
-use tokio_rustls::TlsAcceptor;
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
-    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result, Room, supervised,
+    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
+    supervised,
 };
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
@@ -16,6 +17,7 @@ use tsoracle_proto::{
         sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer,
     },
 };
+use tsoracle_tls::Watched;
 
 use crate::{
     BoundServer, Limits, TlsOptions,
@@ -33,7 +35,7 @@ pub struct Server {
     pub(crate) oracle: Oracle,
     /// The oracle was started for this server, and stops with it.
     pub(crate) owns_oracle: bool,
-    pub(crate) tls: Option<Acceptor>,
+    pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
     pub(crate) clock: Arc<dyn Clock>,
@@ -51,6 +53,7 @@ pub struct Builder {
     options: OracleOptions,
     advertise: Option<String>,
     tls: Option<TlsOptions>,
+    reload: Reload,
     limits: Limits,
     access: Access,
 }
@@ -82,6 +85,12 @@ impl Builder {
         Self { tls: Some(tls), ..self }
     }
 
+    /// Tells when certificates and keys are to be read again at once. Files are looked at every few seconds anyway;
+    /// what changed counts for connections from then on.
+    pub fn reload(self, reload: Reload) -> Self {
+        Self { reload, ..self }
+    }
+
     /// What clients may take.
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
@@ -100,7 +109,7 @@ impl Builder {
     /// `Config` if there is no oracle, or an option is wrong.
     pub fn build(self) -> Result<Server> {
         self.limits.validate()?;
-        let tls = self.tls.as_ref().map(TlsOptions::acceptor).transpose()?.map(Acceptor);
+        let tls = self.tls.as_ref().map(TlsOptions::open).transpose()?;
         let clock = self.options.clock.clone();
         let (oracle, owns_oracle) = match (&self.oracle, &self.driver) {
             (Some(oracle), None) => (oracle.clone(), false),
@@ -110,6 +119,9 @@ impl Builder {
                 return Err(Error::new(ErrorKind::Config, context));
             }
         };
+        if let Some(tls) = &tls {
+            tls.watch(self.reload);
+        }
         let statuses = Statuses::new(self.advertise.as_deref().map(Into::into));
         let stopping = watch::Sender::new(false);
         let Self { limits, access, .. } = self;
@@ -237,14 +249,4 @@ pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<Tcp
         let context = format!("cannot listen on {address}: {hint}");
         Error::new(ErrorKind::Config, context).with_source(source)
     })
-}
-
-/// Keys never show.
-#[derive(Clone)]
-pub(crate) struct Acceptor(pub(crate) TlsAcceptor);
-
-impl fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Acceptor")
-    }
 }

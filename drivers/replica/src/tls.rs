@@ -1,15 +1,11 @@
-use std::{fmt, fs, path::Path, sync::Arc};
+use std::sync::Arc;
 
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    crypto::ring,
-    server::WebPkiClientVerifier,
-    version::{TLS12, TLS13},
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Deserialize;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tsoracle_core::{Error, Result};
+use tsoracle_core::{Error, Reload, Result};
+use tsoracle_tls::{Credentials, Sources, Watched};
 use webpki::EndEntityCert;
 
 use crate::Config;
@@ -26,12 +22,29 @@ pub enum PeerNames {
 }
 
 /// How peers prove to each other who they are: both sides show a certificate, which names the node.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PeerTls {
-    pub(crate) acceptor: TlsAcceptor,
-    pub(crate) connector: TlsConnector,
+    configs: Watched<Configs>,
     names: PeerNames,
     cluster: String,
+}
+
+/// How peers are answered, and called.
+struct Configs {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Configs {
+    fn of(credentials: &Credentials) -> Result<Self> {
+        let unusable = |source| {
+            wrong("peer_ca, peer_cert and peer_key cannot be used for TLS").with_source(source)
+        };
+        Ok(Self {
+            server: credentials.server_config().map_err(unusable)?.into(),
+            client: credentials.client_config().map_err(unusable)?.into(),
+        })
+    }
 }
 
 impl PeerTls {
@@ -42,16 +55,10 @@ impl PeerTls {
             (Some(ca), Some(certificate), Some(key)) => (ca, certificate, key),
             _ => return Err(wrong("peer_ca, peer_cert and peer_key go together; give all three")),
         };
-        let unusable = |source: Box<dyn std::error::Error + Send + Sync>| {
-            wrong("peer_ca, peer_cert and peer_key cannot be used for TLS").with_source(source)
-        };
-        let (roots, chain) = (certificates(&read(ca)?)?, certificates(&read(certificate)?)?);
-        let key = PrivateKeyDer::from_pem_slice(&read(key)?);
-        let key = key.map_err(|source| unusable(source.into()))?;
-        let (server, client) = configs(roots, chain, key).map_err(unusable)?;
+        let identity = (certificate.clone(), key.clone());
+        let sources = Sources::files(Some(ca.clone()), Some(identity));
         let tls = Self {
-            acceptor: TlsAcceptor::from(Arc::new(server)),
-            connector: TlsConnector::from(Arc::new(client)),
+            configs: Watched::open("TLS of peers", sources, Configs::of)?,
             names: config.peer_names,
             cluster: config.cluster.clone(),
         };
@@ -61,6 +68,24 @@ impl PeerTls {
             })?;
         }
         Ok(Some(tls))
+    }
+
+    /// Reads the files again when they change, or `reload` asks for it, from now on.
+    pub(crate) fn watch(&self, reload: Reload) {
+        self.configs.watch(reload);
+    }
+
+    /// What is wrong with the certificates, a line each.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.configs.troubles()
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        self.configs.current().server.clone().into()
+    }
+
+    pub(crate) fn connector(&self) -> TlsConnector {
+        self.configs.current().client.clone().into()
     }
 
     /// What the certificate of node `node` at `address` has to name.
@@ -107,51 +132,6 @@ impl PeerTls {
             name.to_str()
         ))
     }
-}
-
-fn configs(
-    authorities: Vec<CertificateDer<'static>>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<(ServerConfig, ClientConfig), Box<dyn std::error::Error + Send + Sync>> {
-    let provider = Arc::new(ring::default_provider());
-    let versions = [&TLS13, &TLS12];
-    let mut roots = RootCertStore::empty();
-    authorities.into_iter().try_for_each(|authority| roots.add(authority))?;
-    let roots = Arc::new(roots);
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
-    let mut server = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&versions)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.clone(), key.clone_key())?;
-    let mut client = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&versions)?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    server.alpn_protocols = vec![b"h2".to_vec()];
-    client.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((server, client))
-}
-
-/// Keys never show.
-impl fmt::Debug for PeerTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerTls").field("names", &self.names).finish_non_exhaustive()
-    }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(wrong("peer_ca and peer_cert have to hold certificates in PEM")),
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path)
-        .map_err(|source| wrong(format!("cannot read {}", path.display())).with_source(source))
 }
 
 fn wrong(context: impl Into<String>) -> Error {

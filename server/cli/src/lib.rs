@@ -4,6 +4,7 @@ mod arguments;
 mod ask;
 #[doc(hidden)]
 pub mod bench;
+mod cert;
 mod cluster;
 mod completions;
 mod decode;
@@ -77,6 +78,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Cert(command) => cert::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
-    Phase, Reads, Space, SystemClock, endless,
+    Phase, Reads, Reloader, Space, SystemClock, endless,
 };
 use tsoracle_server::{Server, TlsOptions, listen};
 
@@ -46,12 +46,15 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let place = settings.listen.as_deref().unwrap_or(LISTEN);
     check_place("--listen", place)?;
     let mut signals = Signals::install()?;
+    let reloader = Reloader::default();
+    reload_on_hangup(reloader.clone())?;
 
     let listener = listen(&place).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     let service_endpoint =
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
-    let context = OpenContext { service_endpoint: service_endpoint.clone() };
+    let context =
+        OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
     let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
     let mut metrics = pin!(endless("metrics", async move {
         match metrics {
@@ -70,7 +73,7 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         server = server.advertise(endpoint);
     }
     if let Some(tls) = tls {
-        server = server.tls(tls);
+        server = server.tls(tls).reload(reloader.subscribe());
     }
     let listening = server.build()?.listen_on(listener)?;
     tokio::spawn(announce(listening.oracle().clone(), address, name));
@@ -90,6 +93,18 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         },
         error = metrics => Err(error.into()),
     }
+}
+
+/// Has whatever was read from files read again on each SIGHUP.
+fn reload_on_hangup(reloader: Reloader) -> Result<(), Failure> {
+    let mut hangup = listen_for(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: certificates and keys are read again");
+            reloader.request();
+        }
+    });
+    Ok(())
 }
 
 /// Why the cluster goes on without this node, if that is why it has ended.
@@ -185,6 +200,10 @@ fn endpoint(text: &str) -> Result<String, Failure> {
     }
 }
 
+fn listen_for(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
+}
+
 /// What asks this process to stop.
 pub(crate) struct Signals {
     terminate: Signal,
@@ -195,17 +214,13 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn install() -> Result<Self, Failure> {
-        let install = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
-        };
         Ok(Self {
-            terminate: install(SignalKind::terminate())?,
-            interrupt: install(SignalKind::interrupt())?,
+            terminate: listen_for(SignalKind::terminate())?,
+            interrupt: listen_for(SignalKind::interrupt())?,
             _ignored: [
-                install(SignalKind::hangup())?,
-                install(SignalKind::user_defined1())?,
-                install(SignalKind::user_defined2())?,
+                listen_for(SignalKind::hangup())?,
+                listen_for(SignalKind::user_defined1())?,
+                listen_for(SignalKind::user_defined2())?,
             ],
         })
     }
