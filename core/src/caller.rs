@@ -175,7 +175,7 @@ impl Callers {
 }
 
 /// How many rooms there are, each for places of its own.
-const ROOMS: usize = 4;
+const ROOMS: usize = 5;
 
 /// A bounded number of places, of which a caller has no more than its share once they are scarce.
 #[derive(Debug)]
@@ -218,6 +218,11 @@ impl Room {
     /// For requests of streams whose answers were not taken yet, of which a server makes one room.
     pub fn unread_answers(limit: usize) -> Self {
         Self::new(3, "unread answers", limit, Some("tsoracle_unread_answers"))
+    }
+
+    /// For something at the address of administrators, which counts apart and has no gauge.
+    pub fn administrators(limit: usize, what: &'static str) -> Self {
+        Self::new(4, what, limit, None)
     }
 
     fn new(number: usize, what: &'static str, limit: usize, metric: Option<&'static str>) -> Self {

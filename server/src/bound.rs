@@ -78,7 +78,7 @@ impl BoundServer {
         let mut connections = Connections {
             connection: Arc::new(connection),
             oracle: server.oracle.clone(),
-            room: Arc::new(Room::connections(server.limits.connections)),
+            room: Arc::new(server.room()),
             full: false,
             stopping,
             tasks: JoinSet::new(),

@@ -38,6 +38,7 @@ pub struct Server {
     pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
+    for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
     statuses: Statuses,
     /// Ends streams, which last until then.
@@ -56,6 +57,7 @@ pub struct Builder {
     reload: Reload,
     limits: Limits,
     access: Access,
+    for_administrators: bool,
 }
 
 impl Builder {
@@ -101,6 +103,12 @@ impl Builder {
         Self { access, ..self }
     }
 
+    /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
+    /// clients, and counts apart.
+    pub fn for_administrators(self) -> Self {
+        Self { for_administrators: true, ..self }
+    }
+
     /// Checks everything, and starts the oracle if a driver was given.
     ///
     /// Must be called within a tokio runtime.
@@ -122,10 +130,23 @@ impl Builder {
         if let Some(tls) = &tls {
             tls.watch(self.reload);
         }
-        let statuses = Statuses::new(self.advertise.as_deref().map(Into::into));
+        let statuses = match self.for_administrators {
+            true => Statuses::without_hints(),
+            false => Statuses::new(self.advertise.as_deref().map(Into::into)),
+        };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, .. } = self;
-        Ok(Server { oracle, owns_oracle, tls, limits, access, clock, statuses, stopping })
+        let Self { limits, access, for_administrators, .. } = self;
+        Ok(Server {
+            oracle,
+            owns_oracle,
+            tls,
+            limits,
+            access,
+            for_administrators,
+            clock,
+            statuses,
+            stopping,
+        })
     }
 }
 
@@ -171,7 +192,11 @@ impl Server {
         let (oracle, statuses) = (self.oracle.clone(), self.statuses.clone());
         let most = self.limits.message_bytes.min(MAX_STREAM_SEQ_BYTES);
         let stopping = self.stopping.subscribe();
-        let unread = Arc::new(Room::unread_answers(self.limits.unread_answers));
+        let unread = match self.for_administrators {
+            true => Room::administrators(self.limits.unread_answers, "unread answers"),
+            false => Room::unread_answers(self.limits.unread_answers),
+        };
+        let unread = Arc::new(unread);
         let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
@@ -208,6 +233,13 @@ impl Server {
             .http2_keepalive_interval(Some(limits.keepalive_interval))
             .http2_keepalive_timeout(Some(limits.keepalive_timeout))
             .add_routes(routes))
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        match self.for_administrators {
+            true => Room::administrators(self.limits.connections, "connections"),
+            false => Room::connections(self.limits.connections),
+        }
     }
 
     fn gate(&self) -> Gate {

@@ -22,12 +22,18 @@ pub(crate) enum Asked {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Statuses {
     own_endpoint: Option<Arc<str>>,
+    without_hints: bool,
 }
 
 impl Statuses {
     /// `own_endpoint` is never given as a hint.
     pub(crate) fn new(own_endpoint: Option<Arc<str>>) -> Self {
-        Self { own_endpoint }
+        Self { own_endpoint, without_hints: false }
+    }
+
+    /// No node is ever named: those who ask are to ask at another kind of address than leaders are known by.
+    pub(crate) fn without_hints() -> Self {
+        Self { own_endpoint: None, without_hints: true }
     }
 
     /// The status that a caller gets for `error`.
@@ -94,7 +100,9 @@ impl Statuses {
     fn not_leader(&self, hint: Option<&LeaderHint>, asked: Asked) -> Status {
         let mut trailers = MetadataMap::new();
         let elsewhere = hint.filter(|hint| {
-            !hint.endpoint.is_empty() && self.own_endpoint.as_deref() != Some(&hint.endpoint)
+            !self.without_hints
+                && !hint.endpoint.is_empty()
+                && self.own_endpoint.as_deref() != Some(&hint.endpoint)
         });
         match (elsewhere, asked) {
             (Some(hint), _) => metadata::insert_leader_hint(
