@@ -177,7 +177,7 @@ where
         }
         match self.session.client(request.headers()) {
             Ok(client) => drop(request.extensions_mut().insert(Allowed::of(client))),
-            Err(status) => drop(request.extensions_mut().insert(Refused(status))),
+            Err(error) => drop(request.extensions_mut().insert(Refused(error))),
         }
         lighten(request.headers_mut());
         let target = request.uri().path_and_query();

@@ -8,7 +8,7 @@ use tonic::{
     body::Body,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
-use tsoracle_core::Oracle;
+use tsoracle_core::{Error, Oracle, Result};
 
 use crate::{
     edge::Allowed,
@@ -29,7 +29,7 @@ pub(crate) struct Gate {
 
 /// Why nobody makes this call: what its headers prove is wrong. Travels with the request to where it is answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Refused(pub(crate) Status);
+pub(crate) struct Refused(pub(crate) Error);
 
 impl Gate {
     pub(crate) fn new(access: Access, oracle: Oracle) -> Self {
@@ -43,28 +43,28 @@ impl Gate {
     pub(crate) fn admit(&self, request: &mut Request<Body>) -> Result<Arc<Client>, Status> {
         let client = match request.extensions().get::<Allowed>() {
             Some(allowed) => allowed.client.clone(),
-            None => self.of_another_server(request)?,
+            None => self.of_another_server(request).map_err(|error| status(&error))?,
         };
         let path = request.uri().path();
         // A call that there is not is refused as such.
         let Some(right) = Right::of_call(path) else { return Ok(client) };
         if let Err(error) = client.check(right) {
-            let status = Statuses::default().of(&error, Asked::Sequences);
+            let status = status(&error);
             client.audit().refused(client.who(), right.name(), path, &status);
             return Err(status);
         }
         // Those of streams count as they come.
         if !matches!(path.rsplit_once('/'), Some((_, "StreamTs" | "StreamSeq"))) {
-            client.count(1).map_err(|error| Statuses::default().of(&error, Asked::Sequences))?;
+            client.count(1).map_err(|error| status(&error))?;
         }
         Ok(client)
     }
 
     /// Where another server than ours has accepted the connection, it says from whom.
     #[cold]
-    fn of_another_server(&self, request: &mut Request<Body>) -> Result<Arc<Client>, Status> {
-        if let Some(Refused(status)) = request.extensions_mut().remove() {
-            return Err(status);
+    fn of_another_server(&self, request: &mut Request<Body>) -> Result<Arc<Client>> {
+        if let Some(Refused(error)) = request.extensions_mut().remove() {
+            return Err(error);
         }
         let extensions = request.extensions();
         let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
@@ -77,6 +77,10 @@ impl Gate {
         let session = Session::new(self.access.clone(), self.oracle.clone(), address, certificate);
         session.client(request.headers())
     }
+}
+
+fn status(error: &Error) -> Status {
+    Statuses::default().of(error, Asked::Sequences)
 }
 
 /// The answer to what is no gRPC. A web page can have its visitor's browser send forms and plain text

@@ -59,9 +59,9 @@ impl Session {
     /// Who makes a call with these headers.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` for a token that is not known.
+    /// `Unauthenticated` for a token that is not known.
     #[inline]
-    pub(crate) fn client(&self, headers: &HeaderMap) -> Result<Arc<Client>, Status> {
+    pub(crate) fn client(&self, headers: &HeaderMap) -> Result<Arc<Client>> {
         let credential = headers.get(header::AUTHORIZATION);
         match &*self.seen.load() {
             Some(seen) if seen.is_current() && is_same(seen.credential.as_ref(), credential) => {
@@ -78,7 +78,7 @@ impl Session {
 
 impl Proof {
     #[cold]
-    fn client(self: &Arc<Self>, credential: Option<&HeaderValue>) -> Result<Arc<Client>, Status> {
+    fn client(self: &Arc<Self>, credential: Option<&HeaderValue>) -> Result<Arc<Client>> {
         // Before the rules, so that newer ones are looked at again.
         let generation = self.access.generation();
         let rules = self.access.rules();
@@ -117,18 +117,20 @@ impl Proof {
         })
     }
 
-    fn unknown(&self, token: Option<&[u8]>) -> Status {
-        let text = token.map(String::from_utf8_lossy);
-        let status = Status::unauthenticated(match text.map(|text| token_mistake(&text)) {
+    fn unknown(&self, token: Option<&[u8]>) -> Error {
+        let mistake = token.map(|token| token_mistake(&String::from_utf8_lossy(token)));
+        let context = match mistake {
             None => "the header `authorization` is not \"Bearer \" and a token".into(),
             Some(Some(mistake)) => mistake,
             Some(None) => {
-                "this token is not known here: it was revoked, or is for another server".to_owned()
+                "this token is not known here: it was revoked, or is for another server".into()
             }
-        });
+        };
+        let error = Error::new(ErrorKind::Unauthenticated, context);
         let who = Who { identity: None, address: self.address };
+        let status = Status::unauthenticated(error.to_string());
         self.access.audit().refused(who, "", "token", &status);
-        status
+        error
     }
 }
 
@@ -165,8 +167,8 @@ impl Client {
     /// The same client under the rules of today, for calls that last.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` if its token is not good any more.
-    pub(crate) fn renewed(&self) -> Result<Arc<Self>, Status> {
+    /// `Unauthenticated` if its token is not good any more.
+    pub(crate) fn renewed(&self) -> Result<Arc<Self>> {
         self.proof.client(self.credential.as_ref())
     }
 

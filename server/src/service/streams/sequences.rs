@@ -112,20 +112,13 @@ impl SeqAnswers {
             impl Iterator<Item = Result<SeqRequest>> + Send + 'static,
         ),
     ) -> Result<Outcomes, Status> {
-        // Streams last: what the client may do can change meanwhile.
-        if !self.client.is_current() {
-            self.client = self.client.renewed()?;
-            if let Some(caller) = self.client.caller() {
-                self.oracle = self.oracle.clone().with_caller(caller.clone());
-            }
-        }
+        let admitted = self.admitted(count);
         let places = self.room.enter(self.client.caller(), count);
         let places = places.map_err(|error| self.statuses.of(&error, Asked::Sequences))?;
         self.yields = count > LARGE;
         let (oracle, client) = (self.oracle.clone(), self.client.clone());
-        let counted = client.count(count);
         let requests = requests.map(move |request| {
-            counted.clone()?;
+            admitted.clone()?;
             let request = request?;
             may_advance(&client, &request)?;
             Ok(request)
@@ -134,6 +127,17 @@ impl SeqAnswers {
             let outcomes = oracle.get_seqs(requests).await;
             Answered { singles, outcomes, places }
         }))
+    }
+
+    /// Streams last: what the client may do can change meanwhile.
+    fn admitted(&mut self, requests: usize) -> Result<()> {
+        if !self.client.is_current() {
+            self.client = self.client.renewed()?;
+            if let Some(caller) = self.client.caller() {
+                self.oracle = self.oracle.clone().with_caller(caller.clone());
+            }
+        }
+        self.client.count(requests)
     }
 
     /// Reads no more.

@@ -49,11 +49,12 @@ impl TsAnswers {
     }
 
     /// Streams last: what the client may do can change meanwhile.
-    fn keep_current(&mut self) -> Result<(), Status> {
+    fn admitted(&mut self) -> Result<()> {
         if !self.client.is_current() {
             self.client = self.client.renewed()?;
         }
-        Ok(())
+        self.client.check(Right::Ts)?;
+        self.client.count(1)
     }
 
     fn poll_answer(
@@ -68,11 +69,7 @@ impl TsAnswers {
                 Ok(request) => request.count,
                 Err(status) => return Poll::Ready(Some(Err(status::undecodable(status)))),
             };
-            if let Err(status) = self.keep_current() {
-                return Poll::Ready(Some(Err(status)));
-            }
-            let counted = self.client.check(Right::Ts).and_then(|()| self.client.count(1));
-            match counted.and_then(|()| self.oracle.try_get_ts(count)) {
+            match self.admitted().and_then(|()| self.oracle.try_get_ts(count)) {
                 Ok(Some(granted)) => return Poll::Ready(Some(self.answer(Ok(granted)))),
                 Err(error) => return Poll::Ready(Some(self.answer(Err(error)))),
                 Ok(None) => {
