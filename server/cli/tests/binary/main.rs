@@ -19,6 +19,7 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+mod rights;
 mod space;
 mod stopping;
 mod tls;

@@ -23,6 +23,7 @@ const COMMANDS: [&str; 24] = [
     "status",
     "cluster",
     "cert",
+    "token",
     "drivers",
     "init",
     "migrate",
