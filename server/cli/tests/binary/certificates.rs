@@ -220,6 +220,9 @@ fn files_that_are_of_no_use_leave_the_old_ones_in_use() {
     node.signal(Signal::HUP);
     node.wait_for_log("the old ones stay in use");
     stdout(&ask(&directory, &node));
+    let status = ["status", "--endpoint", &node.address];
+    let said = stdout(&run(directory.path(), &[&status, &ASK[..]].concat()));
+    assert!(said.contains("older certificates are in use than in the files"), "{said}");
     fs::write(&path, &good).unwrap();
     cert(directory.path(), &["node", "1", "--address", "127.0.0.1", "--force", "--days", "40"]);
     node.wait_for_log("new certificates are in use");
