@@ -8,6 +8,7 @@ mod error;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod identity;
 mod migrate;
 mod options;
 mod oracle;
@@ -26,7 +27,7 @@ mod varint;
 pub use inventory;
 
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
-pub use caller::{Caller, CallerId, Places, Room};
+pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
@@ -37,6 +38,7 @@ pub use driver::{
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
+pub use identity::{Identity, MAX_IDENTITY_BYTES};
 pub use migrate::{Migrated, Migration};
 pub use options::{OracleOptions, Space};
 pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};

@@ -12,7 +12,7 @@ use clap::{
 
 use crate::{
     ask, bench, cert, cluster, completions, decode, drivers, encode, help, init, leases, man,
-    migrate, raise, sequences, settings::Settings, status, verify,
+    migrate, raise, sequences, settings::Settings, status, token, verify,
 };
 
 const ABOUT: &str = "\
@@ -146,6 +146,9 @@ pub(crate) enum Command {
     /// For a cluster that has no authority of its own to ask: a secure cluster of three is six commands.
     #[command(subcommand, after_help = cert::EXAMPLES)]
     Cert(cert::Command),
+    /// Make, list and revoke tokens, which prove to a server who a client is
+    #[command(subcommand, after_help = token::EXAMPLES)]
+    Token(token::Command),
     /// List the storage drivers of this build, with their options
     #[command(after_help = drivers::EXAMPLES)]
     Drivers(drivers::Arguments),

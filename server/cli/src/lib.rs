@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
+mod administrators;
 mod arguments;
 mod ask;
 #[doc(hidden)]
@@ -31,6 +33,7 @@ mod serve;
 mod settings;
 mod status;
 mod time;
+mod token;
 mod verify;
 
 use std::process::ExitCode;
@@ -79,6 +82,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
         Command::Cert(command) => cert::run(command),
+        Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,

@@ -9,6 +9,8 @@ use tsoracle_core::{
 use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
+    access,
+    administrators::Administrators,
     drivers,
     failure::Failure,
     log, metrics,
@@ -23,9 +25,9 @@ const LISTEN: &str = "127.0.0.1:50551";
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let settings = settings.complete()?;
-    log::start(settings.log.as_deref().unwrap_or("info"))?;
+pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
+    let settings = given.clone().complete()?;
+    log::start(log::filter(settings.log.as_deref())?)?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
     let config = match &settings.driver {
@@ -51,6 +53,9 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
 
     let listener = listen(&place).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
+    let trust = access::trust_of_clients(&settings, address, tls.is_some())?;
+    let administrators = Administrators::listen(&settings).await?;
+    let access = access::open(&settings)?;
     let service_endpoint =
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
     let context =
@@ -68,7 +73,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
-    let mut server = Server::builder().driver(driver.clone()).options(options).limits(limits);
+    let mut server = Server::builder().driver(driver.clone()).options(options);
+    server = server.limits(limits.clone()).access(access.trusting(trust));
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -76,7 +82,10 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         server = server.tls(tls).reload(reloader.subscribe());
     }
     let listening = server.build()?.listen_on(listener)?;
-    tokio::spawn(announce(listening.oracle().clone(), address, name));
+    let oracle = listening.oracle().clone();
+    tokio::spawn(announce(oracle.clone(), address, name));
+    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
+    let following = access::follow(given, settings, access.clone(), reloader.subscribe());
     let stopped = listening.serve_with_shutdown(async move {
         signals.next().await;
         tracing::info!("stopping; a second signal exits at once");
@@ -92,6 +101,8 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
         },
         error = metrics => Err(error.into()),
+        error = endless("policy", following) => Err(error.into()),
+        failed = administrators => failed,
     }
 }
 
@@ -100,7 +111,7 @@ fn reload_on_hangup(reloader: Reloader) -> Result<(), Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: certificates and keys are read again");
+            tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
             reloader.request();
         }
     });
@@ -176,7 +187,7 @@ fn require_state(config: &DriverConfig) -> Result<(), Failure> {
 }
 
 /// Checks that `text` is HOST:PORT.
-fn check_place(option: &str, text: &str) -> Result<(), Failure> {
+pub(crate) fn check_place(option: &str, text: &str) -> Result<(), Failure> {
     let place = text.rsplit_once(':').filter(|(host, port)| {
         !host.is_empty() && !host.contains(['/', ' ', ',']) && port.parse::<u16>().is_ok()
     });

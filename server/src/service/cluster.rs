@@ -6,7 +6,11 @@ use tsoracle_core::{Error, Member, Membership, MembershipChange, Oracle};
 use tsoracle_proto::v1::{self, change_request::Change, cluster_service_server::ClusterService};
 use tsoracle_tls::Watched;
 
-use crate::status::{Asked, Statuses};
+use super::client;
+use crate::{
+    rights::Right,
+    status::{Asked, Statuses},
+};
 
 /// The nodes of a cluster, for drivers that can change them.
 #[derive(Clone, Debug)]
@@ -60,7 +64,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<v1::ChangeRequest>,
     ) -> Result<Response<v1::ChangeResponse>, Status> {
-        let membership = self.membership()?;
+        let (membership, client) = (self.membership()?, client(&request)?);
         let change = match request.into_inner().change {
             Some(Change::Add(member)) => MembershipChange::Add(Member {
                 id: member.id,
@@ -77,7 +81,23 @@ impl ClusterService for Cluster {
             }
             None => return Err(Status::invalid_argument("the request names no change")),
         };
-        membership.change(change).await.map_err(|error| self.refused(&error))?;
+        let object = in_words(&change);
+        let action = client.audit().begin(client.who(), Right::Cluster, &object);
+        let changed = membership.change(change).await;
+        action.end(changed.map_err(|error| self.refused(&error)))?;
         Ok(Response::new(v1::ChangeResponse {}))
+    }
+}
+
+/// As an audit log has it.
+fn in_words(change: &MembershipChange) -> String {
+    match change {
+        MembershipChange::Add(Member { id, peer, .. }) => format!("add node {id} at {peer}"),
+        MembershipChange::Promote { id } => format!("promote node {id}"),
+        MembershipChange::Remove { id, force: false } => format!("remove node {id}"),
+        MembershipChange::Remove { id, force: true } => format!("remove node {id} by force"),
+        MembershipChange::Transfer { to: Some(id) } => format!("transfer to node {id}"),
+        MembershipChange::Transfer { to: None } => "transfer".into(),
+        other => format!("{other:?}"),
     }
 }
