@@ -201,7 +201,8 @@ impl Server {
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses });
+        let cluster =
+            ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
         let cluster = cluster.max_decoding_message_size(most);
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), time).marked())

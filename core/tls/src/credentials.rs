@@ -66,6 +66,15 @@ impl Credentials {
         self.authorities.as_ref().map(|pem| &*pem.bytes)
     }
 
+    /// The own certificate, if there is one.
+    ///
+    /// # Errors
+    /// `Config`, naming the file, if it holds none.
+    pub fn own(&self) -> Result<Option<CertificateDer<'static>>> {
+        let Some((chain, _)) = &self.identity else { return Ok(None) };
+        Ok(chain.certificates()?.into_iter().next())
+    }
+
     /// The own certificate chain and its private key as text.
     pub fn identity_pem(&self) -> Option<(&[u8], &[u8])> {
         self.identity.as_ref().map(|(chain, key)| (&*chain.bytes, &*key.bytes))
@@ -82,9 +91,8 @@ impl Credentials {
     /// # Errors
     /// `Config`, with the file and the date, if they are not.
     pub fn check(&self, wall_ms: u64) -> Result<()> {
-        if let Some((chain, _)) = &self.identity {
-            let own = chain.certificates()?;
-            own.first().map_or(Ok(()), |own| Validity::of(own, &chain.origin)?.check(wall_ms))?;
+        if let (Some((chain, _)), Some(own)) = (&self.identity, self.own()?) {
+            Validity::of(&own, &chain.origin)?.check(wall_ms)?;
         }
         let mut refused = None;
         for authority in self.of_authorities()? {

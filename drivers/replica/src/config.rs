@@ -253,7 +253,7 @@ impl Config {
             transfer_bytes: u64::from(self.transfer_mb) << 20,
             secret: self.peer_secret_file.as_deref().map(Secret::read).transpose()?,
             listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
-            tls: PeerTls::read(&self)?,
+            tls: PeerTls::read(&self, &own.peer)?,
             reload: Reload::default(),
             store: Options {
                 journal_bytes: staggered(u64::from(self.journal_mb) << 20, self.node),

@@ -25,6 +25,12 @@ pub enum PeerNames {
 #[derive(Clone, Debug)]
 pub struct PeerTls {
     configs: Watched<Configs>,
+    naming: Naming,
+}
+
+/// What the certificates of a cluster's nodes name.
+#[derive(Clone, Debug)]
+struct Naming {
     names: PeerNames,
     cluster: String,
 }
@@ -36,38 +42,58 @@ struct Configs {
 }
 
 impl Configs {
-    fn of(credentials: &Credentials) -> Result<Self> {
+    /// `own` is what the certificate of this node has to name.
+    fn of(credentials: &Credentials, own: &ServerName<'_>) -> Result<Self> {
         let unusable = |source| {
             wrong("peer_ca, peer_cert and peer_key cannot be used for TLS").with_source(source)
         };
-        Ok(Self {
+        let configs = Self {
             server: credentials.server_config().map_err(unusable)?.into(),
             client: credentials.client_config().map_err(unusable)?.into(),
-        })
+        };
+        if credentials.own().map_err(unusable)?.is_some_and(|shown| !is_for(&shown, own)) {
+            tracing::warn!(
+                "peer_cert does not name this node, so that others will refuse it: it has to be for {:?} (see peer_names)",
+                own.to_str()
+            );
+        }
+        Ok(configs)
+    }
+}
+
+impl Naming {
+    fn name(&self, node: u32, address: &str) -> Result<ServerName<'static>> {
+        let name = match self.names {
+            PeerNames::Address => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                host.trim_start_matches('[').trim_end_matches(']').to_owned()
+            }
+            PeerNames::Node => format!("node-{node}.{}", self.cluster),
+        };
+        let unusable = |_| wrong(format!("{name:?} is no name that a certificate can have"));
+        ServerName::try_from(name.clone()).map_err(unusable)
     }
 }
 
 impl PeerTls {
-    /// Reads the files that `config` names, if it names any.
-    pub(crate) fn read(config: &Config) -> Result<Option<Self>> {
+    /// Reads the files that `config` names, if it names any. `address` is that of this node.
+    pub(crate) fn read(config: &Config, address: &str) -> Result<Option<Self>> {
         let (ca, certificate, key) = match (&config.peer_ca, &config.peer_cert, &config.peer_key) {
             (None, None, None) => return Ok(None),
             (Some(ca), Some(certificate), Some(key)) => (ca, certificate, key),
             _ => return Err(wrong("peer_ca, peer_cert and peer_key go together; give all three")),
         };
+        let naming = Naming { names: config.peer_names, cluster: config.cluster.clone() };
+        let own = naming.name(config.node, address).map_err(|error| match naming.names {
+            PeerNames::Address => error,
+            PeerNames::Node => {
+                wrong("with peer_names=node, `cluster` has to be a name that certificates can have: letters, digits, hyphens and dots")
+            }
+        })?;
         let identity = (certificate.clone(), key.clone());
         let sources = Sources::files(Some(ca.clone()), Some(identity));
-        let tls = Self {
-            configs: Watched::open("TLS of peers", sources, Configs::of)?,
-            names: config.peer_names,
-            cluster: config.cluster.clone(),
-        };
-        if tls.names == PeerNames::Node {
-            tls.name(1, "").map_err(|_| {
-                wrong("with peer_names=node, `cluster` has to be a name that certificates can have: letters, digits, hyphens and dots")
-            })?;
-        }
-        Ok(Some(tls))
+        let make = move |credentials: &Credentials| Configs::of(credentials, &own);
+        Ok(Some(Self { configs: Watched::open("TLS of peers", sources, make)?, naming }))
     }
 
     /// Reads the files again when they change, or `reload` asks for it, from now on.
@@ -93,15 +119,7 @@ impl PeerTls {
     /// # Errors
     /// `Config` if no certificate can.
     pub(crate) fn name(&self, node: u32, address: &str) -> Result<ServerName<'static>> {
-        let name = match self.names {
-            PeerNames::Address => {
-                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-                host.trim_start_matches('[').trim_end_matches(']').to_owned()
-            }
-            PeerNames::Node => format!("node-{node}.{}", self.cluster),
-        };
-        let unusable = |_| wrong(format!("{name:?} is no name that a certificate can have"));
-        ServerName::try_from(name.clone()).map_err(unusable)
+        self.naming.name(node, address)
     }
 
     /// Finds out whether that is a certificate of node `node` at `address`: at `None` if it is not known.
@@ -114,16 +132,14 @@ impl PeerTls {
         node: u32,
         address: Option<&str>,
     ) -> Result<(), String> {
-        if address.is_none() && self.names == PeerNames::Address {
+        if address.is_none() && self.naming.names == PeerNames::Address {
             return Err(format!(
                 "the address of node {node} is not known, so no certificate names it"
             ));
         }
         let name = self.name(node, address.unwrap_or_default());
         let name = name.map_err(|error| format!("{error:#}"))?;
-        let names = EndEntityCert::try_from(certificate)
-            .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok());
-        if names {
+        if is_for(certificate, &name) {
             return Ok(());
         }
         Err(format!(
@@ -132,6 +148,11 @@ impl PeerTls {
             name.to_str()
         ))
     }
+}
+
+fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    EndEntityCert::try_from(certificate)
+        .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(name).is_ok())
 }
 
 fn wrong(context: impl Into<String>) -> Error {

@@ -4,6 +4,8 @@
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
 mod bench;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod certificates;
 #[cfg(target_os = "linux")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod clocks;
@@ -20,6 +22,9 @@ mod manuals;
 mod migrate;
 mod node;
 mod rights;
+#[cfg(any(feature = "openraft", feature = "omnipaxos"))]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod rolling;
 mod space;
 mod stopping;
 mod tls;
