@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::server::conn::http2;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -24,7 +24,7 @@ use tonic::service::Routes;
 use tower::Service;
 use tsoracle_core::Caller;
 
-use crate::{Limits, edge::Allowed, server::Acceptor};
+use crate::{Limits, calls::Calls, edge::Allowed, server::Acceptor};
 
 /// What every connection is served with.
 #[derive(Debug)]
@@ -80,7 +80,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.limits;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (mut calls, arrivals) = Calls::new();
+        let mut builder = http2::Builder::new(arrivals);
         builder
             .timer(TokioTimer::new())
             // No caller needs it, and to write one panics where the clock is before 1970.
@@ -93,12 +94,12 @@ impl Connection {
         let service = TowerToHyperService::new(Known { caller, routes: self.routes.clone() });
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
+            ended = calls.carried_out(connection.as_mut()) => return Ok(ended?),
             // An error means that the server is gone, which is a reason to stop as well.
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
         connection.as_mut().graceful_shutdown();
-        Ok(connection.await?)
+        Ok(calls.carried_out(connection).await?)
     }
 }
 
