@@ -11,6 +11,10 @@ use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use hyper::rt::Executor;
 use tokio::sync::mpsc;
 
+/// After so many calls were answered, what there is goes out: a client that asks again has its next requests here
+/// while the rest is answered.
+const ANSWERED_AT_ONCE: usize = 16;
+
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The calls under way on one connection.
@@ -39,8 +43,13 @@ impl Calls {
     ) -> C::Output {
         poll_fn(|context| {
             loop {
-                // Answers first: polling the connection writes them.
-                while let Poll::Ready(Some(())) = self.under_way.poll_next_unpin(context) {}
+                let mut answered = 0;
+                while answered < ANSWERED_AT_ONCE
+                    && let Poll::Ready(Some(())) = self.under_way.poll_next_unpin(context)
+                {
+                    answered += 1;
+                }
+                // Writes the answers, and reads what has come.
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(ended);
                 }
@@ -48,7 +57,7 @@ impl Calls {
                 while let Ok(call) = self.arrived.try_recv() {
                     self.under_way.push(call);
                 }
-                if self.under_way.len() == before {
+                if answered < ANSWERED_AT_ONCE && self.under_way.len() == before {
                     return Poll::Pending;
                 }
             }
