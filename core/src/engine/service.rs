@@ -13,6 +13,7 @@ use super::{
     handover::Handover,
     lasting::{Lasting, caught},
     pending::Pending,
+    read_ahead::ReadAhead,
     reign::Reign,
     resign::Struggle,
     settle::{self, Verdict},
@@ -77,6 +78,7 @@ impl<'a> Service<'a> {
                     shared.space.clone(),
                     shared.meters.used.clone(),
                 ),
+                reads_ahead: false,
             },
             arrivals,
             backlog: Backlog::default(),
@@ -248,12 +250,14 @@ impl<'a> Service<'a> {
                 Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
             }
         });
-        let verdict = self.struggle.watch(self.shared, Some(self.reign), storing).await;
+        let requests = &mut self.arrivals.requests;
+        let storing = self.planner.reading_ahead(requests, &mut self.backlog, storing);
+        let (verdict, read) = self.struggle.watch(self.shared, Some(self.reign), storing).await;
         if matches!(verdict, Verdict::Stored) {
             self.shared.meters.commits.increment(1);
             self.shared.meters.commands.increment(commands);
         }
-        self.act_on(verdict, next, writes).await
+        self.act_on(verdict, next, writes, read).await
     }
 
     async fn act_on(
@@ -261,9 +265,13 @@ impl<'a> Service<'a> {
         verdict: Verdict,
         next: Version,
         writes: Writes,
+        read: ReadAhead,
     ) -> Result<Result<()>, Ended> {
         if matches!(verdict, Verdict::Stored) {
+            // Read before the commit was made, or after it.
+            let later = self.planner.learn(read);
             self.planner.known.advance(next, writes);
+            self.planner.learn(later);
             return Ok(Ok(()));
         }
         // Whatever was planned on is read again.
