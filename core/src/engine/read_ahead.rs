@@ -1,7 +1,10 @@
-//! Reads for the next commit while one is in flight, so that a store whose keys do not fit into the working set is not
-//! waited for twice for each commit.
+//! What the engine does while a commit is in flight: it goes on with what it knows, and reads what the next commit needs.
 
-use std::{future::Future, pin::pin};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
@@ -12,24 +15,34 @@ use super::{
     group::Planner,
     pending::Pending,
 };
-use crate::{Reads, Snapshot};
+use crate::{Reads, Snapshot, Version, state::Writes};
 
 /// What was read, each of one version.
-pub(super) type ReadAhead = Vec<(Reads, Snapshot)>;
+type ReadAhead = Vec<(Reads, Snapshot)>;
 
 impl Planner<'_> {
-    /// Awaits a commit. Where the last ones needed reads, what arrives meanwhile goes to the backlog, and what it
-    /// needs and is not known is read.
-    pub(super) async fn reading_ahead<T>(
+    /// Awaits the commit that makes these writes and that version, and lays them over what is known. Unless it is stored,
+    /// the caller forgets everything: nothing is planned before that.
+    ///
+    /// Where the last commits needed reads, what arrives meanwhile goes to the backlog, and what it needs and is not
+    /// known is read.
+    pub(super) async fn committed<T>(
         &mut self,
+        (next, writes): (Version, Writes),
         requests: &mut mpsc::UnboundedReceiver<Pending>,
         backlog: &mut Backlog,
         committing: impl Future<Output = T>,
-    ) -> (T, ReadAhead) {
-        if !self.reads_ahead {
-            return (committing.await, vec![]);
-        }
+    ) -> T {
         let mut committing = pin!(committing);
+        if !self.reads_ahead {
+            // The disk is busy already while the working set is brought up to date.
+            let begun = poll_fn(|context| Poll::Ready(committing.as_mut().poll(context))).await;
+            self.known.advance(next, writes);
+            return match begun {
+                Poll::Ready(committed) => committed,
+                Poll::Pending => committing.await,
+            };
+        }
         let mut reading = FuturesUnordered::new();
         let (mut asked, mut found) = (false, vec![]);
         let committed = loop {
@@ -51,11 +64,15 @@ impl Planner<'_> {
         }
         drop(reading);
         self.reads_ahead = asked;
-        (committed, found)
+        // Read before the commit was made, or after it.
+        let later = self.learn(found);
+        self.known.advance(next, writes);
+        self.learn(later);
+        committed
     }
 
     /// Takes in what was read of the version that is known, and returns the rest.
-    pub(super) fn learn(&mut self, read: ReadAhead) -> ReadAhead {
+    fn learn(&mut self, read: ReadAhead) -> ReadAhead {
         let mut rest = vec![];
         for (reads, snapshot) in read {
             if snapshot.version != self.known.version() {

@@ -13,7 +13,6 @@ use super::{
     handover::Handover,
     lasting::{Lasting, caught},
     pending::Pending,
-    read_ahead::ReadAhead,
     reign::Reign,
     resign::Struggle,
     settle::{self, Verdict},
@@ -21,8 +20,8 @@ use super::{
     takeover::BACKOFF,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Now, Result, Version,
-    state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
+    BootTime, Error, ErrorKind, Now, Result,
+    state::{Answer, Command, Moment, Query, WorkingSet, millis},
 };
 
 /// How often an idle leader looks at the wall clock, without writing anything.
@@ -250,28 +249,18 @@ impl<'a> Service<'a> {
                 Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
             }
         });
-        let requests = &mut self.arrivals.requests;
-        let storing = self.planner.reading_ahead(requests, &mut self.backlog, storing);
-        let (verdict, read) = self.struggle.watch(self.shared, Some(self.reign), storing).await;
+        let (requests, backlog) = (&mut self.arrivals.requests, &mut self.backlog);
+        let storing = self.planner.committed((next, writes), requests, backlog, storing);
+        let verdict = self.struggle.watch(self.shared, Some(self.reign), storing).await;
         if matches!(verdict, Verdict::Stored) {
             self.shared.meters.commits.increment(1);
             self.shared.meters.commands.increment(commands);
         }
-        self.act_on(verdict, next, writes, read).await
+        self.act_on(verdict).await
     }
 
-    async fn act_on(
-        &mut self,
-        verdict: Verdict,
-        next: Version,
-        writes: Writes,
-        read: ReadAhead,
-    ) -> Result<Result<()>, Ended> {
+    async fn act_on(&mut self, verdict: Verdict) -> Result<Result<()>, Ended> {
         if matches!(verdict, Verdict::Stored) {
-            // Read before the commit was made, or after it.
-            let later = self.planner.learn(read);
-            self.planner.known.advance(next, writes);
-            self.planner.learn(later);
             return Ok(Ok(()));
         }
         // Whatever was planned on is read again.
