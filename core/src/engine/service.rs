@@ -256,6 +256,10 @@ impl<'a> Service<'a> {
             self.shared.meters.commits.increment(1);
             self.shared.meters.commands.increment(commands);
         }
+        if commands > 1 {
+            // Its callers are about to ask again, together.
+            tokio::task::yield_now().await;
+        }
         self.act_on(verdict).await
     }
 
