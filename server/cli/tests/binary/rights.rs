@@ -1,17 +1,14 @@
 //! Who may do what, as an operator sets it up: tokens, a policy, an admin address, an audit log.
 
 use std::{
-    fs,
-    net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::Output,
-    time::{Duration, Instant},
+    fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Output,
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use tsoracle_core::{Clock as _, SystemClock};
 
 use crate::node::{Node, error_line, json, run, stdout, tsoracle};
 
@@ -70,9 +67,9 @@ impl Place {
 
 /// Tries something until it holds.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
+    let begin = SystemClock.now().boot;
     while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
+        assert!(SystemClock.now().boot.since(begin) < Duration::from_secs(30), "{what}");
         std::thread::yield_now();
     }
 }
