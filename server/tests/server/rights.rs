@@ -27,6 +27,7 @@ const POLICY: &str = r#"{
         "watcher": ["reader"],
         "ops": ["admin"],
         "slow": {"may": ["ts", "seq"], "rate": 5},
+        "small": {"may": ["seq", "lease"], "keys": 1, "leases": 1},
         "anonymous": ["ts"]
     }
 }"#;
@@ -45,7 +46,7 @@ fn rules(policy: &str, names: &[&str]) -> Rules {
     Rules::new(Some(Policy::new(&config).unwrap()), Some(tokens)).unwrap()
 }
 
-const NAMES: [&str; 5] = ["billing", "shop", "watcher", "ops", "slow"];
+const NAMES: [&str; 6] = ["billing", "shop", "watcher", "ops", "slow", "small"];
 
 struct World {
     server: Running,
@@ -376,6 +377,20 @@ async fn a_rate_bounds_an_identity_on_all_its_connections() {
     assert!(codes.iter().any(|code| code == "8"), "{codes:?}");
     assert!(codes.iter().filter(|code| *code == "0").count() >= 5, "{codes:?}");
     assert_eq!(world.code(None, "TsoService/GetTs", &ts).await, Code::Ok, "others have theirs");
+}
+
+#[tokio::test]
+async fn an_identity_has_no_more_than_its_limits() {
+    let world = World::new().await;
+    let small = Some("small");
+    assert_eq!(world.get_seq(small, "a").await, Code::Ok);
+    assert_eq!(world.get_seq(small, "b").await, Code::ResourceExhausted);
+    assert_eq!(world.get_seq(small, "a").await, Code::Ok, "what it has goes on");
+    assert_eq!(world.get_seq(Some("shop"), "b").await, Code::Ok, "others have theirs");
+    let method = "TsoService/AcquireLease";
+    assert_eq!(world.code(small, method, &acquire("a", 1)).await, Code::Ok);
+    let answer = world.call(small, method, &acquire("b", 1)).await;
+    assert!(reason(&answer).contains("1 stamping leases"), "{}", reason(&answer));
 }
 
 #[tokio::test]
