@@ -16,12 +16,10 @@ use crate::{failure::Failure, output::Output};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  tsoracle token new billing --tokens tokens    prints a token, once
-  tsoracle token list --tokens tokens           whose there are, and since when
-  tsoracle token revoke billing --tokens tokens
-                                                all tokens of that identity
-  tsoracle token revoke 3f9a01bc --tokens tokens
-                                                one of them, by its id
+  tsoracle token new billing --tokens tokens     prints a token, once
+  tsoracle token list --tokens tokens            whose there are, since when
+  tsoracle token revoke billing --tokens tokens  all tokens of that identity
+  tsoracle token revoke 3f9a01bc --tokens tokens  one of them, by its id
 
 The file holds hashes: whoever reads it cannot use them. Give it to each node
 (serve --tokens FILE); a server that runs takes up changes within seconds. A
