@@ -48,7 +48,12 @@ impl ClusterService for Cluster {
         &self,
         _: Request<v1::TroublesRequest>,
     ) -> Result<Response<v1::TroublesResponse>, Status> {
-        Ok(Response::new(v1::TroublesResponse { troubles: self.oracle.troubles() }))
+        let status = self.oracle.status();
+        Ok(Response::new(v1::TroublesResponse {
+            troubles: self.oracle.troubles(),
+            free_bytes: status.free_bytes,
+            reserve_bytes: status.reserve_bytes,
+        }))
     }
 
     async fn change(

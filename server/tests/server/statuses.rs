@@ -282,10 +282,14 @@ async fn what_may_be_committed_does_not() {
 #[tokio::test]
 async fn a_sequence_does_not_overflow() {
     let server = Running::over(Scripted::leader()).await;
-    server.oracle.seed_seq(SeqKey::new("k").unwrap(), u64::MAX).await.unwrap();
-    let status = server.tso().await.get_seq(seq("k", 1)).await.unwrap_err();
+    server.oracle.seed_seq(SeqKey::new("k").unwrap(), u64::MAX - 1).await.unwrap();
+    let status = server.tso().await.get_seq(seq("k", 2)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("cannot advance") && is_bare(&status), "{status:?}");
+    let dead = v1::SeedSeqRequest { key: "dead".into(), start: u64::MAX };
+    let status = server.sequences().await.seed_seq(dead).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("18446744073709551614") && is_bare(&status), "{status:?}");
 }
 
 #[tokio::test]
