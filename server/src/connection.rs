@@ -171,7 +171,7 @@ const PREFACE_BYTES: usize = 24;
 
 /// After that many bytes the other connections of the thread have their turn: what there is to read of one that
 /// sends without end would be worked on for milliseconds, headers above all.
-const BYTES_A_TURN: usize = 32 << 10;
+const BYTES_A_TURN: usize = 8 << 10;
 
 /// A stream that fails unless the client has begun to speak in time, and that is read in turns with others.
 struct Greeted<S> {

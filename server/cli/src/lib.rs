@@ -39,21 +39,12 @@ use self::{
     failure::Failure,
 };
 
-/// How many threads there are at least. Where there are few cores, the system shares them between threads sooner than
-/// tasks end their turns: to read a large message takes as long as many small calls.
-const LEAST_THREADS: usize = 4;
-
 /// The `tsoracle` program: reads the arguments of the process, and does what they say.
 ///
 /// Its drivers are those of this crate's features, and any other that is linked into the program.
 pub fn main() -> ExitCode {
     let cli = Cli::from_arguments(std::env::args_os());
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        threads.worker_threads(cores.max(LEAST_THREADS));
-    }
-    let runtime = match threads.enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("cannot start threads: {error:#}")).report(),
     };
