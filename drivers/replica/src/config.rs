@@ -455,6 +455,9 @@ mod tests {
         refused(&format!("node=1&peers={PEERS}&heartbeat=1s"), "do not go together");
         refused(&format!("node=1&peers={PEERS}&cluster="), "must be a name");
         refused(&format!("node=1&peers={PEERS}&snapshot_every=0"), "at least 1");
+        for option in ["peer_connections", "peer_connections_per_address", "transfer_mb"] {
+            refused(&format!("node=1&peers={PEERS}&{option}=0"), option);
+        }
         refused(&format!("node=1&peers={PEERS}&speed=1"), "`speed`");
         refused(&format!("node=1&peers={PEERS}&peer_ca=/x"), "peer_cert");
     }
