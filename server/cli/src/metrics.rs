@@ -87,7 +87,8 @@ async fn answer(listener: TcpListener, handle: PrometheusHandle) {
 
 async fn serve_one(stream: TcpStream, routes: Router) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST);
+    // Nobody needs the date, and to write one panics where the clock is before 1970.
+    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST).auto_date_header(false);
     let service = TowerToHyperService::new(routes);
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection for metrics has ended");

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures::{Stream, StreamExt as _, poll, stream::FuturesOrdered};
+use futures::{Stream, stream::FuturesOrdered};
 use tonic::{Code, Status, Streaming};
 use tsoracle_core::{Caller, Oracle, Places, Result, Room, SeqGrant, SeqRequest};
 use tsoracle_proto::{
@@ -116,10 +116,7 @@ impl SeqAnswers {
         self.yields = count > LARGE;
         let oracle = self.oracle.clone();
         Ok(Box::pin(async move {
-            let outcomes = match count {
-                ..=LARGE => oracle.get_seqs(requests).await,
-                _ => in_parts(&oracle, requests).await,
-            };
+            let outcomes = oracle.get_seqs(requests).await;
             Answered { singles, outcomes, places }
         }))
     }
@@ -207,30 +204,6 @@ impl Stream for SeqAnswers {
             None => Poll::Ready(this.last.take().map(Err)),
         }
     }
-}
-
-/// Submits requests part by part, in their order, so that other tasks have their turn in between.
-async fn in_parts(
-    oracle: &Oracle,
-    mut requests: impl Iterator<Item = Result<SeqRequest>> + Send,
-) -> Vec<Result<SeqGrant>> {
-    let (mut under_way, mut outcomes) = (FuturesOrdered::new(), vec![]);
-    loop {
-        let part: Vec<_> = requests.by_ref().take(LARGE).collect();
-        if part.is_empty() {
-            break;
-        }
-        under_way.push_back(oracle.get_seqs(part.into_iter()));
-        // It is submitted once it is polled.
-        if let Poll::Ready(Some(answered)) = poll!(under_way.next()) {
-            outcomes.extend(answered);
-        }
-        tokio::task::yield_now().await;
-    }
-    while let Some(answered) = under_way.next().await {
-        outcomes.extend(answered);
-    }
-    outcomes
 }
 
 fn request(request: GetSeqRequest) -> Result<SeqRequest> {
