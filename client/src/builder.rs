@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tsoracle_types::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
 use crate::call::{Cluster, Oracles};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::peers::{Address, Dialer};
+use crate::peers::{Address, Dialer, Token};
 use crate::tls::TlsOptions;
 
 impl Client {
@@ -35,17 +36,31 @@ impl Client {
 }
 
 /// Options of a [`Client`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientBuilder {
     endpoints: Vec<String>,
     /// By prefix, the endpoints of another oracle.
     routes: BTreeMap<String, Vec<String>>,
     tls: Option<TlsOptions>,
+    token: Option<String>,
     timeout: Duration,
     connect_timeout: Duration,
     attempt_timeout: Duration,
     unary: bool,
     clock: Arc<dyn Clock>,
+}
+
+/// Tokens never show.
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("endpoints", &self.endpoints)
+            .field("routes", &self.routes)
+            .field("tls", &self.tls)
+            .field("has_token", &self.token.is_some())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ClientBuilder {
@@ -54,6 +69,7 @@ impl Default for ClientBuilder {
             endpoints: Vec::new(),
             routes: BTreeMap::new(),
             tls: None,
+            token: None,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
             attempt_timeout: Duration::from_secs(2),
@@ -100,6 +116,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn tls(mut self, tls: TlsOptions) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Sends this token with every call, to prove an identity to the servers. Without encryption whoever is in
+    /// between reads it, too.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
         self
     }
 
@@ -179,7 +203,8 @@ impl ClientBuilder {
 
     /// The oracle with these nodes.
     fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
-        let dialer = Dialer::new(self.tls.clone(), self.connect_timeout);
+        let token = self.token.as_deref().map(Token::new).transpose().map_err(config)?;
+        let dialer = Dialer::new(self.tls.clone(), token, self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
         for text in endpoints {
             let address = Address::parse(text, dialer.scheme()).map_err(config)?;

@@ -118,7 +118,8 @@ impl Role {
 
     async fn perform(self, registry: Option<Registry>) -> Result<()> {
         let registry = registry.map_or_else(Registry::linked, Ok)?;
-        let context = OpenContext { service_endpoint: self.service_endpoint };
+        let context =
+            OpenContext { service_endpoint: self.service_endpoint, ..OpenContext::default() };
         let driver = registry.open(DriverConfig::parse(&self.config)?, context).await?;
         let oracle = Oracle::start(driver, OracleOptions::default())?;
         serves(&oracle).await?;

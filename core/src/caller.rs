@@ -11,7 +11,12 @@ use std::{
 
 use metrics::{Gauge, gauge};
 
-use crate::{Error, ErrorKind, Result};
+use siphasher::sip128::SipHasher13;
+
+use crate::{
+    Error, ErrorKind, Identity, Result,
+    state::{Capped, Requester},
+};
 
 /// Whom requests come from, as far as shares are concerned: what one caller holds counts together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -25,6 +30,47 @@ impl CallerId {
             IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             IpAddr::V6(address) => address.to_bits() >> 64 << 64,
         })
+    }
+
+    /// All clients of an identity, wherever they are.
+    pub fn of_identity(identity: &Identity) -> Self {
+        Self(SipHasher13::new().hash(identity.as_str().as_bytes()).into())
+    }
+}
+
+/// What a caller may have at once, whatever others have. What is stored counts from when the leader has
+/// taken over: of what was there before it is not known whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CallerLimits {
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Sequences that it was the first to use or to seed.
+    pub keys: u64,
+    /// Sessions of exactly-once requests.
+    pub sessions: u64,
+    /// Stamping leases.
+    pub leases: u64,
+    /// Named requests.
+    pub named: u64,
+}
+
+impl CallerLimits {
+    /// No limits.
+    pub const NONE: Self = Self {
+        waiting: usize::MAX,
+        keys: u64::MAX,
+        sessions: u64::MAX,
+        leases: u64::MAX,
+        named: u64::MAX,
+    };
+
+    pub(crate) fn of(&self, what: Capped) -> u64 {
+        match what {
+            Capped::Sequences => self.keys,
+            Capped::Sessions => self.sessions,
+            Capped::Leases => self.leases,
+            Capped::Named => self.named,
+        }
     }
 }
 
@@ -42,7 +88,17 @@ pub(crate) fn scarce_from(limit: u64) -> u64 {
 ///
 /// Cloning it is cheap. All that were made for the same id count together.
 #[derive(Clone, Debug)]
-pub struct Caller(Arc<Entry>);
+pub struct Caller {
+    entry: Arc<Entry>,
+    /// Nothing for one that is known by its address alone.
+    about: Option<Arc<About>>,
+}
+
+#[derive(Debug)]
+struct About {
+    identity: Option<Identity>,
+    limits: CallerLimits,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -54,7 +110,36 @@ struct Entry {
 impl Caller {
     /// Who it is.
     pub fn id(&self) -> CallerId {
-        self.0.id
+        self.entry.id
+    }
+
+    /// The same caller, which may have no more than this at once.
+    #[must_use]
+    pub fn with_limits(self, limits: CallerLimits) -> Self {
+        let identity = self.about.and_then(|about| about.identity.clone());
+        Self { entry: self.entry, about: Some(Arc::new(About { identity, limits })) }
+    }
+
+    /// The same caller, which has proven to be this: the stamping leases that it acquires are its own.
+    #[must_use]
+    pub fn with_identity(self, identity: Identity) -> Self {
+        let limits = self.limits();
+        Self {
+            entry: self.entry,
+            about: Some(Arc::new(About { identity: Some(identity), limits })),
+        }
+    }
+
+    /// For whom it asks.
+    pub(crate) fn requester(&self) -> Requester {
+        match self.about.as_ref().and_then(|about| about.identity.clone()) {
+            Some(identity) => Requester::Identified(identity),
+            None => Requester::Anonymous,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> CallerLimits {
+        self.about.as_ref().map_or(CallerLimits::NONE, |about| about.limits)
     }
 }
 
@@ -76,11 +161,11 @@ impl Callers {
     pub(crate) fn get(self: &Arc<Self>, id: CallerId) -> Caller {
         let mut known = self.known();
         if let Some(entry) = known.get(&id).and_then(Weak::upgrade) {
-            return Caller(entry);
+            return Caller { entry, about: None };
         }
         let entry = Arc::new(Entry { id, held: Default::default(), callers: self.clone() });
         known.insert(id, Arc::downgrade(&entry));
-        Caller(entry)
+        Caller { entry, about: None }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<CallerId, Weak<Entry>>> {
@@ -90,7 +175,7 @@ impl Callers {
 }
 
 /// How many rooms there are, each for places of its own.
-const ROOMS: usize = 4;
+const ROOMS: usize = 5;
 
 /// A bounded number of places, of which a caller has no more than its share once they are scarce.
 #[derive(Debug)]
@@ -98,6 +183,8 @@ pub struct Room {
     what: &'static str,
     /// Which of a caller's counts belongs to it.
     number: usize,
+    /// Callers may have limits of their own here.
+    own_limits: bool,
     limit: usize,
     used: AtomicUsize,
     gauge: Option<Gauge>,
@@ -133,12 +220,19 @@ impl Room {
         Self::new(3, "unread answers", limit, Some("tsoracle_unread_answers"))
     }
 
+    /// For something at the address of administrators, which counts apart and has no gauge.
+    pub fn administrators(limit: usize, what: &'static str) -> Self {
+        Self::new(4, what, limit, None)
+    }
+
     fn new(number: usize, what: &'static str, limit: usize, metric: Option<&'static str>) -> Self {
         let gauge = metric.map(|name| {
             gauge!(format!("{name}_limit")).set(limit as f64);
             gauge!(name)
         });
-        Self { what, number, limit, used: AtomicUsize::new(0), gauge }
+        // Places to wait and to be queued are the same to a caller.
+        let own_limits = number < 2;
+        Self { what, number, own_limits, limit, used: AtomicUsize::new(0), gauge }
     }
 
     /// How many places are taken.
@@ -161,6 +255,10 @@ impl Room {
         let mut places = Places { room: self.clone(), caller: caller.cloned(), count: 0 };
         if let Some(caller) = caller {
             let held = self.count_for(caller, count);
+            if held > self.own_limit(caller) {
+                self.count_off(caller, count);
+                return Err(self.over_own_limit(held - count, self.own_limit(caller)));
+            }
             let used = self.used();
             if (used + count) as u64 > scarce_from(self.limit as u64)
                 && held + count > self.limit.saturating_sub(used) + 1
@@ -187,11 +285,27 @@ impl Room {
 
     /// How many places the caller has with these.
     fn count_for(&self, caller: &Caller, count: usize) -> usize {
-        caller.0.held[self.number].fetch_add(count, Ordering::Relaxed) + count
+        caller.entry.held[self.number].fetch_add(count, Ordering::Relaxed) + count
     }
 
     fn count_off(&self, caller: &Caller, count: usize) {
-        caller.0.held[self.number].fetch_sub(count, Ordering::Relaxed);
+        caller.entry.held[self.number].fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// How many places the caller may have, whatever others have.
+    fn own_limit(&self, caller: &Caller) -> usize {
+        match self.own_limits {
+            true => caller.limits().waiting,
+            false => usize::MAX,
+        }
+    }
+
+    fn over_own_limit(&self, held: usize, limit: usize) -> Error {
+        let what = self.what;
+        let context = format!(
+            "this identity has {held} {what} and may have {limit} by the policy; try again later"
+        );
+        Error::new(ErrorKind::Overloaded, context)
     }
 
     fn overloaded(&self, used: usize) -> Error {
@@ -218,8 +332,8 @@ impl Room {
 }
 
 impl Places {
-    pub(crate) fn caller(&self) -> Option<CallerId> {
-        self.caller.as_ref().map(Caller::id)
+    pub(crate) fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
     }
 
     /// Takes some of them out.
@@ -265,7 +379,7 @@ mod tests {
         let callers = Arc::new(Callers::default());
         let one = callers.get(id("10.0.0.1"));
         let same = callers.get(id("10.0.0.1"));
-        assert!(Arc::ptr_eq(&one.0, &same.0));
+        assert!(Arc::ptr_eq(&one.entry, &same.entry));
         drop((one, same));
         assert!(callers.known().is_empty());
     }
@@ -303,6 +417,21 @@ mod tests {
         drop((held, rest));
         assert_eq!(room.used(), 0);
         assert!(room.enter(Some(&greedy), 75).is_ok());
+    }
+
+    #[test]
+    fn a_caller_with_a_limit_of_its_own_has_no_more_places_to_wait() {
+        let callers = Arc::new(Callers::default());
+        let limits = CallerLimits { waiting: 3, ..CallerLimits::NONE };
+        let limited = || callers.get(id("10.0.0.1")).with_limits(limits);
+        let room = Arc::new(Room::queued(100));
+        let held = room.enter(Some(&limited()), 3).unwrap();
+        assert!(room.enter(Some(&limited()), 1).is_err(), "whichever connection asks");
+        assert!(room.enter(Some(&callers.get(id("10.0.0.2"))), 4).is_ok());
+        drop(held);
+        assert!(room.enter(Some(&limited()), 3).is_ok());
+        let connections = Arc::new(Room::connections(100));
+        assert!(connections.enter(Some(&limited()), 50).is_ok(), "connections are not requests");
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub enum ErrorKind {
     Invalid,
     /// Too many requests wait already; ask again later, or less at once. Nothing was committed.
     Overloaded,
+    /// Whoever asks has not proven who it is, and this needs that. Nothing was committed.
+    Unauthenticated,
+    /// Whoever asks has no right to this. Nothing was committed.
+    Denied,
     /// The configuration is wrong, or what it names cannot be used.
     Config,
     /// The stored state is damaged, or of an unknown format. An operator must look.
@@ -115,6 +119,8 @@ impl Error {
             | ErrorKind::Overloaded => true,
             ErrorKind::Rejected(_)
             | ErrorKind::Invalid
+            | ErrorKind::Unauthenticated
+            | ErrorKind::Denied
             | ErrorKind::Config
             | ErrorKind::Corrupt
             | ErrorKind::Fatal

@@ -8,10 +8,13 @@ mod error;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod identity;
 mod migrate;
 mod options;
 mod oracle;
 mod random;
+mod refusals;
+mod reload;
 // For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
 // public interface.
 #[doc(hidden)]
@@ -24,7 +27,7 @@ mod varint;
 pub use inventory;
 
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
-pub use caller::{Caller, CallerId, Places, Room};
+pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
@@ -35,10 +38,13 @@ pub use driver::{
 };
 pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
+pub use identity::{Identity, MAX_IDENTITY_BYTES};
 pub use migrate::{Migrated, Migration};
 pub use options::{OracleOptions, Space};
 pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
+pub use refusals::{Refusals, shortened};
+pub use reload::{Reload, Reloader};
 pub use state::Reject;
 pub use storage::{Directory, LOCK_FILE, Seal, lock_file, mark_moved, sync_directory};
 pub use supervised::{endless, supervised};

@@ -18,8 +18,8 @@ use tsoracle_core::{
     OracleOptions, Outcome, Phase, Reads, RequestId, Result, SeqKey, SeqRequest, SeqStore, Session,
     Snapshot, SystemClock, Version,
     state::{
-        Advance, Command, LeaseAsk, Limits, Moment, Plan, REIGN, Record, ReignRecord, Reply, Seed,
-        WorkingSet,
+        Advance, Command, LeaseAsk, Limits, Moment, Plan, REIGN, Record, ReignRecord, Reply,
+        Requester, Seed, WorkingSet,
     },
 };
 
@@ -172,7 +172,13 @@ async fn used() -> Arc<LocalDriver> {
     }
     for holder in 0..5 {
         let holder = LeaseHolder::new([holder]).unwrap();
-        let ask = LeaseAsk::Acquire { holder, holder_epoch: 1, ttl_ms: 60_000, limits };
+        let ask = LeaseAsk::Acquire {
+            by: Requester::Process,
+            holder,
+            holder_epoch: 1,
+            ttl_ms: 60_000,
+            limits,
+        };
         let at = Moment { now_ms: NOON_MS, elapsed_ms: 0 };
         commands.push(Command::Lease { ask, at });
     }

@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Result, Room, endless};
+use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Refusals, Result, Room, endless};
 
 use crate::{Server, connection::Connection, health::Health};
 
@@ -66,12 +66,19 @@ impl BoundServer {
         let Self { server, listener, .. } = self;
         let health = Health::new().await;
         let routes = server.all_routes(&health)?;
-        let connection = Connection::new(routes, server.tls.clone(), server.limits.clone());
+        let connection = Connection {
+            routes,
+            tls: server.tls.clone(),
+            limits: server.limits.clone(),
+            access: server.access.clone(),
+            oracle: server.oracle.clone(),
+            refusals: Refusals::default(),
+        };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {
             connection: Arc::new(connection),
             oracle: server.oracle.clone(),
-            room: Arc::new(Room::connections(server.limits.connections)),
+            room: Arc::new(server.room()),
             full: false,
             stopping,
             tasks: JoinSet::new(),
@@ -137,7 +144,7 @@ impl Connections {
         self.full &= self.room.is_scarce();
         let (connection, stopping) = (self.connection.clone(), self.stopping.clone());
         self.tasks.spawn(async move {
-            connection.serve(stream, peer, caller, stopping).await;
+            connection.serve(stream, peer, stopping).await;
             drop(place);
         });
     }

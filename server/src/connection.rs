@@ -8,35 +8,51 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::watch,
     time::{Sleep, timeout},
 };
-use tonic::service::Routes;
+use tokio_rustls::TlsAcceptor;
+use tonic::{body::Body, service::Routes};
 use tower::Service;
-use tsoracle_core::Caller;
+use tsoracle_core::{Clock as _, Oracle, Refusals, SystemClock};
+use tsoracle_tls::{Watched, why_refused};
 
-use crate::{Limits, edge::Allowed, server::Acceptor};
+use crate::{
+    Limits,
+    edge::Allowed,
+    gate::{Refused, not_grpc},
+    rights::{Access, Session},
+};
+
+/// Why a client is not spoken to that does not end its handshake.
+const TOO_LONG: &str = "the TLS handshake took too long";
 
 /// What every connection is served with.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    routes: Routes,
-    tls: Option<Acceptor>,
-    limits: Limits,
+    pub(crate) routes: Routes,
+    pub(crate) tls: Option<Watched<ServerConfig>>,
+    pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    pub(crate) oracle: Oracle,
+    pub(crate) refusals: Refusals,
 }
 
 impl Connection {
-    pub(crate) fn new(routes: Routes, tls: Option<Acceptor>, limits: Limits) -> Self {
-        Self { routes, tls, limits }
+    fn session(&self, peer: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Session {
+        Session::new(self.access.clone(), self.oracle.clone(), Some(peer), certificate)
     }
 
     /// Serves one connection until it is closed, or its calls have ended after `stopping`.
@@ -44,10 +60,9 @@ impl Connection {
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
-        caller: Caller,
         stopping: watch::Receiver<bool>,
     ) {
-        if let Err(error) = self.try_serve(stream, caller, stopping).await {
+        if let Err(error) = self.try_serve(stream, peer, stopping).await {
             tracing::debug!(%peer, error, "a connection has ended");
         }
     }
@@ -55,25 +70,39 @@ impl Connection {
     async fn try_serve(
         &self,
         stream: TcpStream,
-        caller: Caller,
+        peer: SocketAddr,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // An answer is small, and must not wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
         match &self.tls {
-            None => self.http2(stream, caller, stopping).await,
+            None => self.http2(stream, self.session(peer, None), stopping).await,
             Some(tls) => {
-                let agreed = timeout(self.limits.handshake_time, tls.0.accept(stream));
-                let stream = agreed.await.map_err(|_| "the TLS handshake took too long")??;
-                self.http2(stream, caller, stopping).await
+                let acceptor = TlsAcceptor::from(tls.current());
+                let agreed = timeout(self.limits.handshake_time, acceptor.accept(stream)).await;
+                let agreed = agreed.unwrap_or_else(|_| Err(io::Error::other(TOO_LONG)));
+                let stream = agreed.inspect_err(|error| self.log_refused(error, peer))?;
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(|certificates| certificates.first());
+                let session = self.session(peer, certificate);
+                self.http2(stream, session, stopping).await
             }
+        }
+    }
+
+    /// Logs why a client is not spoken to.
+    fn log_refused(&self, error: &io::Error, peer: SocketAddr) {
+        let Some(reason) = why_refused(error) else { return };
+        let reason = format!("{reason} ({})", peer.ip());
+        if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
+            tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }
     }
 
     async fn http2<S>(
         &self,
         stream: S,
-        caller: Caller,
+        session: Session,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
@@ -90,7 +119,10 @@ impl Connection {
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
         let stream = TokioIo::new(Greeted::new(stream, limits.handshake_time));
-        let service = TowerToHyperService::new(Known { caller, routes: self.routes.clone() });
+        let service = TowerToHyperService::new(Known {
+            session: Arc::new(session),
+            routes: self.routes.clone(),
+        });
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
@@ -116,35 +148,44 @@ const READ_LATER: [HeaderName; 7] = [
     HeaderName::from_static("grpc-timeout"),
 ];
 
-/// The routes, which are told who makes each call, and get no more of its headers than they read: these stay in
+/// The routes, which get nothing but gRPC, are told who makes each call, and get no more of its headers than they read: these stay in
 /// memory for as long as the call is under way.
 #[derive(Clone)]
 struct Known {
-    caller: Caller,
+    session: Arc<Session>,
     routes: Routes,
 }
 
 impl<B> Service<http::Request<B>> for Known
 where
-    Routes: Service<http::Request<B>>,
+    Routes: Service<http::Request<B>, Response = http::Response<Body>>,
 {
-    type Response = <Routes as Service<http::Request<B>>>::Response;
+    type Response = http::Response<Body>;
     type Error = <Routes as Service<http::Request<B>>>::Error;
-    type Future = <Routes as Service<http::Request<B>>>::Future;
+    type Future = Either<
+        Ready<Result<http::Response<Body>, Self::Error>>,
+        <Routes as Service<http::Request<B>>>::Future,
+    >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.routes.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        request.extensions_mut().insert(Allowed::of(self.caller.clone()));
+        if let Some(response) = not_grpc(&request) {
+            return Either::Left(ready(Ok(response)));
+        }
+        match self.session.client(request.headers()) {
+            Ok(client) => drop(request.extensions_mut().insert(Allowed::of(client))),
+            Err(error) => drop(request.extensions_mut().insert(Refused(error))),
+        }
         lighten(request.headers_mut());
         let target = request.uri().path_and_query();
         if target.is_some_and(|target| target.as_str().len() > SMALL_HEADERS) {
             // There is no such call.
             *request.uri_mut() = http::Uri::default();
         }
-        self.routes.call(request)
+        Either::Right(self.routes.call(request))
     }
 }
 

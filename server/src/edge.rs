@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,10 +13,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::time::Sleep;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
-use tsoracle_core::Caller;
 use tsoracle_proto::metadata;
 
-use crate::status;
+use crate::{
+    gate::{self, Gate},
+    rights::Client,
+    status,
+};
 
 /// An answer sent this much before the deadline still reaches a caller who gives up at it, and is
 /// made before the timer of a tonic server around this one, which would answer `CANCELLED`.
@@ -26,8 +30,7 @@ const SESSIONS: HeaderName = HeaderName::from_static(metadata::SESSIONS);
 /// Who makes a call, and how long it may take. Travels with the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Allowed {
-    /// Known where the connection is this server's own.
-    pub(crate) caller: Option<Caller>,
+    pub(crate) client: Arc<Client>,
     /// How long it may wait for a leader: while it does, it is certain that nothing was done, and
     /// a definite answer is better than a deadline that has passed.
     pub(crate) hold: Duration,
@@ -38,25 +41,26 @@ pub(crate) struct Allowed {
 
 impl Allowed {
     /// For a call whose deadline was not looked at yet.
-    pub(crate) fn of(caller: Caller) -> Self {
-        Self { caller: Some(caller), hold: Duration::MAX, asked: None }
+    pub(crate) fn of(client: Arc<Client>) -> Self {
+        Self { client, hold: Duration::MAX, asked: None }
     }
 }
 
-/// A service whose calls end at their deadline.
+/// A service whose calls are made by those who may, and end at their deadline.
 ///
 /// Then the call's future is dropped, which withdraws a request that has not been submitted yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge<S> {
     inner: S,
+    gate: Gate,
     request_time: Duration,
     marked: bool,
 }
 
 impl<S> Edge<S> {
-    /// No call takes longer than `request_time`.
-    pub(crate) fn new(inner: S, request_time: Duration) -> Self {
-        Self { inner, request_time, marked: false }
+    /// Calls pass the gate, and none takes longer than `request_time`.
+    pub(crate) fn new(inner: S, gate: Gate, request_time: Duration) -> Self {
+        Self { inner, gate, request_time, marked: false }
     }
 
     /// Says in every answer, failures included, that request ids are honoured.
@@ -83,8 +87,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let marked = self.marked;
-        let refused = |status| Call { stage: Stage::Refused(Some(status)), marked };
+        let marks = Marks {
+            sessions: self.marked,
+            definite: gate::takes_denial_for_uncertain(request.uri().path(), request.headers()),
+        };
+        let refused = |status| Call { stage: Stage::Refused(Some(status)), marks };
+        let client = match self.gate.admit(&mut request) {
+            Ok(client) => client,
+            Err(status) => return refused(status),
+        };
         let Ok(asked) = timeout(request.headers()) else {
             return refused(status::bad_timeout());
         };
@@ -97,10 +108,10 @@ where
         let extensions = request.extensions_mut();
         match extensions.get_mut::<Allowed>() {
             Some(allowed) => (allowed.hold, allowed.asked) = (hold, asked),
-            None => drop(extensions.insert(Allowed { caller: None, hold, asked })),
+            None => drop(extensions.insert(Allowed { client, hold, asked })),
         }
         let (call, timer) = (self.inner.call(request), None);
-        Call { stage: Stage::UnderWay { call, limit, timer }, marked }
+        Call { stage: Stage::UnderWay { call, limit, timer }, marks }
     }
 }
 
@@ -108,7 +119,16 @@ where
 #[derive(Debug)]
 pub(crate) struct Call<F> {
     stage: Stage<F>,
-    marked: bool,
+    marks: Marks,
+}
+
+/// What is particular about an answer.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    /// It says that request ids are honoured.
+    sessions: bool,
+    /// A denial must not look like a commit that may have happened.
+    definite: bool,
 }
 
 #[derive(Debug)]
@@ -130,14 +150,14 @@ where
 
     #[expect(clippy::disallowed_methods, reason = "the time a client allows is no lease")]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let marked = self.marked;
+        let marks = self.marks;
         let mut response = match &mut self.stage {
             Stage::Refused(status) => match status.take() {
-                Some(status) => status.into_http(),
+                Some(status) => decided(status.into_http(), marks),
                 None => return Poll::Pending,
             },
             Stage::UnderWay { call, limit, timer } => match Pin::new(call).poll(context) {
-                Poll::Ready(Ok(response)) => decided(response),
+                Poll::Ready(Ok(response)) => decided(response, marks),
                 Poll::Ready(Err(never)) => match never {},
                 Poll::Pending => {
                     let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(*limit)));
@@ -149,20 +169,21 @@ where
                 }
             },
         };
-        if marked {
+        if marks.sessions {
             response.headers_mut().insert(SESSIONS, HeaderValue::from_static("1"));
         }
         Poll::Ready(Ok(response))
     }
 }
 
-/// The answer, or what it should have been for a request that could not be decoded.
-fn decided(response: Response<Body>) -> Response<Body> {
+/// The answer, or what it should have been for a request that could not be decoded, or a client that misreads it.
+fn decided(response: Response<Body>, marks: Marks) -> Response<Body> {
     if !response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
     }
     match Status::from_header_map(response.headers()) {
         Some(failed) if failed.code() == Code::Internal => status::undecodable(failed).into_http(),
+        Some(failed) if marks.definite => gate::definite(failed).into_http(),
         _ => response,
     }
 }

@@ -3,8 +3,10 @@
 mod bound;
 mod connection;
 mod edge;
+mod gate;
 mod health;
 mod limits;
+mod rights;
 mod server;
 mod service;
 mod status;
@@ -12,5 +14,9 @@ mod tls;
 
 pub use bound::BoundServer;
 pub use limits::Limits;
+pub use rights::{
+    ANONYMOUS, Access, Audit, IdentityConfig, IdentityLimits, Policy, PolicyConfig, Right, Rules,
+    TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,
+};
 pub use server::{Builder, Server, listen};
 pub use tls::TlsOptions;

@@ -1,13 +1,14 @@
 use std::{fmt, sync::Arc};
 
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, ToSocketAddrs},
     sync::watch,
 };
-use tokio_rustls::TlsAcceptor;
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
-    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Result, Room, supervised,
+    Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
+    supervised,
 };
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
@@ -16,11 +17,14 @@ use tsoracle_proto::{
         sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer,
     },
 };
+use tsoracle_tls::Watched;
 
 use crate::{
     BoundServer, Limits, TlsOptions,
     edge::Edge,
+    gate::Gate,
     health::Health,
+    rights::Access,
     service::{Cluster, Sequences, Tso},
     status::Statuses,
 };
@@ -31,8 +35,10 @@ pub struct Server {
     pub(crate) oracle: Oracle,
     /// The oracle was started for this server, and stops with it.
     pub(crate) owns_oracle: bool,
-    pub(crate) tls: Option<Acceptor>,
+    pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
     statuses: Statuses,
     /// Ends streams, which last until then.
@@ -48,7 +54,10 @@ pub struct Builder {
     options: OracleOptions,
     advertise: Option<String>,
     tls: Option<TlsOptions>,
+    reload: Reload,
     limits: Limits,
+    access: Access,
+    for_administrators: bool,
 }
 
 impl Builder {
@@ -78,9 +87,26 @@ impl Builder {
         Self { tls: Some(tls), ..self }
     }
 
+    /// Tells when certificates and keys are to be read again at once. Files are looked at every few seconds anyway;
+    /// what changed counts for connections from then on.
+    pub fn reload(self, reload: Reload) -> Self {
+        Self { reload, ..self }
+    }
+
     /// What clients may take.
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Who may do what. Without it everybody may do everything.
+    pub fn access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
+    /// clients, and counts apart.
+    pub fn for_administrators(self) -> Self {
+        Self { for_administrators: true, ..self }
     }
 
     /// Checks everything, and starts the oracle if a driver was given.
@@ -91,19 +117,36 @@ impl Builder {
     /// `Config` if there is no oracle, or an option is wrong.
     pub fn build(self) -> Result<Server> {
         self.limits.validate()?;
-        let tls = self.tls.as_ref().map(TlsOptions::acceptor).transpose()?.map(Acceptor);
+        let tls = self.tls.as_ref().map(TlsOptions::open).transpose()?;
         let clock = self.options.clock.clone();
-        let (oracle, owns_oracle) = match (self.oracle, self.driver) {
-            (Some(oracle), None) => (oracle, false),
-            (None, Some(driver)) => (Oracle::start(driver, self.options)?, true),
+        let (oracle, owns_oracle) = match (&self.oracle, &self.driver) {
+            (Some(oracle), None) => (oracle.clone(), false),
+            (None, Some(driver)) => (Oracle::start(driver.clone(), self.options)?, true),
             _ => {
                 let context = "a server needs an oracle or a driver, and only one of them";
                 return Err(Error::new(ErrorKind::Config, context));
             }
         };
-        let statuses = Statuses::new(self.advertise.map(Into::into));
+        if let Some(tls) = &tls {
+            tls.watch(self.reload);
+        }
+        let statuses = match self.for_administrators {
+            true => Statuses::without_hints(),
+            false => Statuses::new(self.advertise.as_deref().map(Into::into)),
+        };
         let stopping = watch::Sender::new(false);
-        Ok(Server { oracle, owns_oracle, tls, limits: self.limits, clock, statuses, stopping })
+        let Self { limits, access, for_administrators, .. } = self;
+        Ok(Server {
+            oracle,
+            owns_oracle,
+            tls,
+            limits,
+            access,
+            for_administrators,
+            clock,
+            statuses,
+            stopping,
+        })
     }
 }
 
@@ -149,16 +192,22 @@ impl Server {
         let (oracle, statuses) = (self.oracle.clone(), self.statuses.clone());
         let most = self.limits.message_bytes.min(MAX_STREAM_SEQ_BYTES);
         let stopping = self.stopping.subscribe();
-        let unread = Arc::new(Room::unread_answers(self.limits.unread_answers));
+        let unread = match self.for_administrators {
+            true => Room::administrators(self.limits.unread_answers, "unread answers"),
+            false => Room::unread_answers(self.limits.unread_answers),
+        };
+        let unread = Arc::new(unread);
         let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses });
+        let cluster =
+            ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
         let cluster = cluster.max_decoding_message_size(most);
-        Routes::new(Edge::new(tso, self.limits.request_time).marked())
-            .add_service(Edge::new(sequences, self.limits.request_time))
-            .add_service(Edge::new(cluster, self.limits.request_time))
+        let (gate, time) = (self.gate(), self.limits.request_time);
+        Routes::new(Edge::new(tso, gate.clone(), time).marked())
+            .add_service(Edge::new(sequences, gate.clone(), time))
+            .add_service(Edge::new(cluster, gate, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
@@ -185,6 +234,17 @@ impl Server {
             .http2_keepalive_interval(Some(limits.keepalive_interval))
             .http2_keepalive_timeout(Some(limits.keepalive_timeout))
             .add_routes(routes))
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        match self.for_administrators {
+            true => Room::administrators(self.limits.connections, "connections"),
+            false => Room::connections(self.limits.connections),
+        }
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::new(self.access.clone(), self.oracle.clone())
     }
 
     pub(crate) fn all_routes(&self, health: &Health) -> Result<Routes> {
@@ -222,14 +282,4 @@ pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<Tcp
         let context = format!("cannot listen on {address}: {hint}");
         Error::new(ErrorKind::Config, context).with_source(source)
     })
-}
-
-/// Keys never show.
-#[derive(Clone)]
-pub(crate) struct Acceptor(pub(crate) TlsAcceptor);
-
-impl fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Acceptor")
-    }
 }

@@ -22,12 +22,18 @@ pub(crate) enum Asked {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Statuses {
     own_endpoint: Option<Arc<str>>,
+    without_hints: bool,
 }
 
 impl Statuses {
     /// `own_endpoint` is never given as a hint.
     pub(crate) fn new(own_endpoint: Option<Arc<str>>) -> Self {
-        Self { own_endpoint }
+        Self { own_endpoint, without_hints: false }
+    }
+
+    /// No node is ever named: those who ask are to ask at another kind of address than leaders are known by.
+    pub(crate) fn without_hints() -> Self {
+        Self { own_endpoint: None, without_hints: true }
     }
 
     /// The status that a caller gets for `error`.
@@ -40,6 +46,8 @@ impl Statuses {
             ErrorKind::Rejected(reject) => self.rejected(reject, context, asked),
             ErrorKind::Invalid => Status::invalid_argument(context),
             ErrorKind::Overloaded => Status::resource_exhausted(context),
+            ErrorKind::Unauthenticated => Status::unauthenticated(context),
+            ErrorKind::Denied => Status::permission_denied(context),
             // `Config`, `Corrupt` and `Fatal`; a kind that is not known here is a bug as well.
             _ => Status::internal(context),
         }
@@ -72,6 +80,7 @@ impl Statuses {
             | Reject::TooManyLeases { .. }
             | Reject::TooManyNamed { .. }
             | Reject::OverShare { .. }
+            | Reject::OverOwnLimit { .. }
             | Reject::SpaceLow { .. }
             | Reject::TooManyOpenRequests { .. } => Status::resource_exhausted(context),
             Reject::SessionUnknown => {
@@ -84,6 +93,7 @@ impl Statuses {
             Reject::LeaseUnknown { .. } | Reject::SequenceUnknown { .. } => {
                 Status::not_found(context)
             }
+            Reject::LeaseOfAnother { .. } => Status::permission_denied(context),
             // `Overflow`, `Forgotten`, and leases that are not the holder's any more. A refusal that is not known here is definite, too.
             _ => Status::failed_precondition(context),
         }
@@ -92,7 +102,9 @@ impl Statuses {
     fn not_leader(&self, hint: Option<&LeaderHint>, asked: Asked) -> Status {
         let mut trailers = MetadataMap::new();
         let elsewhere = hint.filter(|hint| {
-            !hint.endpoint.is_empty() && self.own_endpoint.as_deref() != Some(&hint.endpoint)
+            !self.without_hints
+                && !hint.endpoint.is_empty()
+                && self.own_endpoint.as_deref() != Some(&hint.endpoint)
         });
         match (elsewhere, asked) {
             (Some(hint), _) => metadata::insert_leader_hint(

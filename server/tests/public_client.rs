@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use public_tsoracle_client::{Client, ClientError};
 use tonic::Code;
 use tsoracle_core::{ErrorKind, Leadership, Phase};
+use tsoracle_server::{Access, Audit, Policy, PolicyConfig, Rules, Server};
 
 use common::{
     Running,
@@ -150,4 +151,29 @@ async fn a_refusal_is_definite_and_a_doubt_stays_one() {
     assert!(matches!(doubt, ClientError::SeqUncertain), "{doubt:?}");
     driver.behave(Manner::Commit);
     assert_eq!(client.get_seq("k", 1).await.unwrap().start, 1);
+}
+
+#[tokio::test]
+async fn a_denial_is_a_refusal_for_good() {
+    let nobody: PolicyConfig = serde_json::from_str(r#"{"identities": {}}"#).unwrap();
+    let rules = Rules::new(Some(Policy::new(&nobody).unwrap()), None).unwrap();
+    let access = Access::new(rules, Audit::default());
+    let server = Server::builder().driver(common::memory().await).access(access);
+    let server = Running::start(server).await;
+    let client = connect(&server).await;
+    let error = client.get_ts().await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Rpc(status) if status.code() == Code::Unauthenticated),
+        "{error:?}"
+    );
+    let denials = [
+        client.get_seq("k", 1).await.map(|_| ()).unwrap_err(),
+        client.get_seq_batch(&[("k", 1)]).await.map(|_| ()).unwrap_err(),
+    ];
+    for error in denials {
+        // Any other code it would take for a commit that may have happened.
+        let ClientError::Rpc(status) = &error else { panic!("{error:?}") };
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("certificate or a token"), "{status:?}");
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::peers::Channel;
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
-use tonic::transport::Channel;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::v1::{GetCurrentMaxSafeRequest, LeaderHint};
 

@@ -3,10 +3,11 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tsoracle_types::on_one_line;
 
 use super::address::{Address, Scheme};
+use super::channel::{Channel, Token};
 use crate::tls::TlsOptions;
 
 /// How often a connection is probed. Together with [`PROBE_TIMEOUT`], this bounds how long a peer can be gone
@@ -15,15 +16,19 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a probe may stay unanswered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// By this a server knows that the client takes a denial for one.
+const USER_AGENT: &str = concat!("tsoracle/", env!("CARGO_PKG_VERSION"));
+
 /// Makes connections, all with the same options.
 pub(crate) struct Dialer {
     tls: Option<TlsOptions>,
+    token: Option<Token>,
     timeout: Duration,
 }
 
 impl Dialer {
-    pub(crate) fn new(tls: Option<TlsOptions>, timeout: Duration) -> Self {
-        Self { tls, timeout }
+    pub(crate) fn new(tls: Option<TlsOptions>, token: Option<Token>, timeout: Duration) -> Self {
+        Self { tls, token, timeout }
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -33,6 +38,7 @@ impl Dialer {
     /// Checks everything that can be checked without dialling.
     pub(crate) fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("{}://{address}", self.scheme().as_str()))?
+            .user_agent(USER_AGENT)?
             .tcp_nodelay(true)
             .connect_timeout(self.timeout)
             .http2_keep_alive_interval(PROBE_INTERVAL)
@@ -47,11 +53,11 @@ impl Dialer {
     /// Dials in a task of its own: a caller that gives up leaves the connection to the next one.
     pub(super) fn dial(&self, address: &Address) -> Connection {
         let endpoint = self.endpoint(address);
-        let timeout = self.timeout;
+        let (timeout, token) = (self.timeout, self.token.clone());
         let dial = async move {
             let endpoint = endpoint.map_err(|error| DialError::from(on_one_line(&error)))?;
             match tokio::time::timeout(timeout, endpoint.connect()).await {
-                Ok(Ok(channel)) => Ok(channel),
+                Ok(Ok(channel)) => Ok(Channel::new(channel, token)),
                 Ok(Err(error)) => Err(DialError::from(on_one_line(&error))),
                 Err(_) => Err(format!("no connection within {timeout:?}").into()),
             }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn pool(configured: &[Address]) -> Arc<Pool<()>> {
-        Pool::new(Dialer::new(None, Duration::from_secs(1)), configured, || ())
+        Pool::new(Dialer::new(None, None, Duration::from_secs(1)), configured, || ())
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Reads and lists sequences, and sets where they start.
 
-use tonic::transport::Channel;
+use crate::peers::Channel;
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::sequence_service_client::SequenceServiceClient;
 use tsoracle_types::SeqKey;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::transport::Channel;
+use crate::peers::Channel;
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_types::{BootTime, Epoch, LeaseHolder, LeaseId};

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
+use crate::peers::Channel;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_proto::{metadata, v1};

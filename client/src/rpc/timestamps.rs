@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
+use crate::peers::Channel;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tsoracle_proto::v1;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_types::{Epoch, Timestamp, TimestampRange};

@@ -3,10 +3,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::peers::Channel;
 use futures::Stream;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 use tsoracle_proto::v1::SeqFailure;
 

@@ -6,9 +6,9 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 
+use crate::peers::Channel;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::batches::{Batches, Lost, Outbound};

@@ -28,6 +28,12 @@ use tsoracle_conformance::{BackingServices, Cluster, Doubles, Fault, Partition, 
 /// The leader lease, which is the default.
 const LEASE: Duration = Duration::from_secs(1);
 
+/// The config file of all nodes.
+const OPEN: &str = "open.toml";
+
+/// Nodes have networks of their own, which nobody else reaches.
+const EVERYBODY: &str = "insecure-listen = true\n[policy.identities]\nanonymous = ['admin']\n";
+
 /// When it is set, what clusters wrote is kept, and said where.
 const KEEP: &str = "TSORACLE_CONFORMANCE_KEEP";
 
@@ -99,6 +105,7 @@ impl Running {
         for service in 0..beside.0 {
             cluster.start_backing_service(service).await?;
         }
+        fs::write(cluster.site.root().join(OPEN), EVERYBODY)?;
         for node in 0..count {
             fs::create_dir(cluster.site.directory(node))?;
             cluster.start(node).await?;
@@ -120,6 +127,7 @@ impl Running {
     fn serve(&self, mut command: Command, site: &Site, node: usize, listen: SocketAddr) -> Command {
         command.args(["serve", &(self.config)(site, node), "--listen", &listen.to_string()]);
         command.args(["--advertise", &site.service(node).to_string()]);
+        command.arg("--config").arg(self.site.root().join(OPEN));
         if let Some(filter) = env::var_os(LOG) {
             command.arg("--log").arg(filter);
         }

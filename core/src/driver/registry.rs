@@ -1,6 +1,8 @@
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
-use crate::{ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, MemoryStore, Result};
+use crate::{
+    ConsensusDriver, DriverConfig, Error, ErrorKind, LocalDriver, MemoryStore, Reload, Result,
+};
 
 /// The future of an open driver.
 pub type OpenFuture = Pin<Box<dyn Future<Output = Result<Arc<dyn ConsensusDriver>>> + Send>>;
@@ -34,6 +36,8 @@ pub struct DriverOption {
 pub struct OpenContext {
     /// `host:port` where clients reach this node's service, if one runs.
     pub service_endpoint: Option<String>,
+    /// Tells when files that the driver has read, certificates for example, are to be read again.
+    pub reload: Reload,
 }
 
 /// The drivers of this build, by name.

@@ -11,7 +11,7 @@ use super::{
     shares::Shares,
 };
 use crate::{
-    CallerId, CommitLimits, Effect, Error, Reads, Reject, Result, Version,
+    CallerId, CallerLimits, CommitLimits, Effect, Error, Reads, Reject, Result, Version,
     state::{Command, Moment, Plan, REIGN, Reply, Stage, WorkingSet, Writes},
 };
 
@@ -120,7 +120,7 @@ impl Planner<'_> {
         for call in pending {
             let skipped = done.min(call.len());
             done -= skipped;
-            let caller = call.caller();
+            let caller = call.caller().map(|caller| (caller, call.own_limits()));
             for command in call.commands_mut().skip(skipped) {
                 command.stamp(at);
                 if let Some(limits) = command.limits_mut() {
@@ -181,14 +181,14 @@ impl Group {
     fn add(
         &mut self,
         planner: &mut Planner<'_>,
-        caller: Option<CallerId>,
+        caller: Option<(CallerId, CallerLimits)>,
         command: &Command,
         limits: CommitLimits,
     ) -> Result<bool> {
         let added = self.plan.add(&planner.known, planner.reign.epoch, command, limits)?;
         let fits = added.is_some();
         for change in self.plan.take_changes() {
-            planner.shares.note(caller, &change);
+            planner.shares.note(caller.map(|(caller, _)| caller), &change);
         }
         let explain = |reject| planner.shares.explain(caller, reject);
         self.results.extend(added.map(|result| result.map_err(explain)));

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    CallerId, Epoch, Error, ErrorKind, Reject, Result,
+    Caller, CallerId, CallerLimits, Epoch, Error, ErrorKind, Reject, Result,
     caller::Places,
     state::{Command, Reply},
 };
@@ -100,7 +100,12 @@ impl Pending {
 
     /// Who has sent them, unless they come from this process.
     pub(crate) fn caller(&self) -> Option<CallerId> {
-        self.places.caller()
+        self.places.caller().map(Caller::id)
+    }
+
+    /// What its caller may have, whatever others have.
+    pub(crate) fn own_limits(&self) -> CallerLimits {
+        self.places.caller().map_or(CallerLimits::NONE, Caller::limits)
     }
 
     /// Takes the first commands out, of which there are more.

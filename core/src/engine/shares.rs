@@ -10,7 +10,7 @@ use metrics::Gauge;
 use super::space::SpaceLeft;
 
 use crate::{
-    CallerId, Reject,
+    CallerId, CallerLimits, Reject,
     caller::scarce_from,
     state::{CAPS, Capped, Change, Limits},
 };
@@ -87,18 +87,24 @@ impl Shares {
 
     /// The caps for a caller: what it holds already and what is left of its share, where that is less.
     #[inline]
-    pub(super) fn limits(&self, caller: Option<CallerId>) -> Limits {
+    pub(super) fn limits(&self, caller: Option<(CallerId, CallerLimits)>) -> Limits {
         match caller {
             _ if self.space.is_low() => {
                 Limits { open_requests: self.limits.open_requests, ..NOTHING_NEW }
             }
-            Some(caller) if self.is_scarce() => self.limits_of(caller),
+            Some((caller, own)) if own != CallerLimits::NONE || self.is_scarce() => {
+                self.limits_of(caller, own)
+            }
             _ => self.limits,
         }
     }
 
     /// What to tell a caller that was refused because of these limits.
-    pub(super) fn explain(&self, caller: Option<CallerId>, reject: Reject) -> Reject {
+    pub(super) fn explain(
+        &self,
+        caller: Option<(CallerId, CallerLimits)>,
+        reject: Reject,
+    ) -> Reject {
         let (what, refused_at) = match reject {
             Reject::TooManyKeys { limit } => (Capped::Sequences, limit),
             Reject::TooManySessions { limit } => (Capped::Sessions, limit),
@@ -112,7 +118,10 @@ impl Shares {
                 let (free, reserve) = self.space.bytes();
                 Reject::SpaceLow { what, free, reserve }
             }
-            Some(caller) if refused_at < limit => Reject::OverShare {
+            Some((caller, own)) if self.held_by(caller)[what as usize] >= own.of(what) => {
+                Reject::OverOwnLimit { what, limit: own.of(what) }
+            }
+            Some((caller, _)) if refused_at < limit => Reject::OverShare {
                 what,
                 held: self.held_by(caller)[what as usize],
                 left: limit.saturating_sub(self.used[what as usize]),
@@ -131,12 +140,14 @@ impl Shares {
     }
 
     #[cold]
-    fn limits_of(&self, caller: CallerId) -> Limits {
+    fn limits_of(&self, caller: CallerId, own: CallerLimits) -> Limits {
         let held = self.held_by(caller);
         let mut limits = self.limits;
         for what in Capped::ALL {
+            let (used, limit) = (self.used[what as usize], what.of_mut(&mut limits));
+            let own_left = own.of(what).saturating_sub(held[what as usize]);
+            *limit = (*limit).min(used.saturating_add(own_left));
             if self.is_scarce_of(what) {
-                let (used, limit) = (self.used[what as usize], what.of_mut(&mut limits));
                 // As many as it can take until it holds as many as are left.
                 let more =
                     limit.saturating_sub(used).saturating_sub(held[what as usize]).div_ceil(2);
@@ -185,8 +196,12 @@ mod tests {
 
     const GREEDY: Option<u32> = Some(1);
 
-    fn caller(number: Option<u32>) -> Option<CallerId> {
-        number.map(|number| CallerId::of_address(Ipv4Addr::from_bits(number).into()))
+    fn id(number: u32) -> CallerId {
+        CallerId::of_address(Ipv4Addr::from_bits(number).into())
+    }
+
+    fn caller(number: Option<u32>) -> Option<(CallerId, CallerLimits)> {
+        number.map(|number| (id(number), CallerLimits::NONE))
     }
 
     struct State {
@@ -205,7 +220,11 @@ mod tests {
 
         /// Makes sessions as long as the rule of the state lets it: how many.
         fn take(&mut self, number: Option<u32>, most: u64) -> u64 {
-            let caller = caller(number);
+            self.take_within(caller(number), most)
+        }
+
+        fn take_within(&mut self, caller: Option<(CallerId, CallerLimits)>, most: u64) -> u64 {
+            let id = caller.map(|(id, _)| id);
             for taken in 0..most {
                 if self.used >= self.shares.limits(caller).sessions {
                     return taken;
@@ -213,8 +232,8 @@ mod tests {
                 self.used += 1;
                 let key = self.next.to_be_bytes()[..].into();
                 self.next += 1;
-                self.shares.note(caller, &Change::Made(Capped::Sessions, key));
-                self.shares.note(caller, &Change::Count(Capped::Sessions, self.used));
+                self.shares.note(id, &Change::Made(Capped::Sessions, key));
+                self.shares.note(id, &Change::Count(Capped::Sessions, self.used));
             }
             most
         }
@@ -274,6 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_with_limits_of_its_own_has_no_more_than_those() {
+        let mut state = State::new(1_000);
+        let limits = CallerLimits { sessions: 10, ..CallerLimits::NONE };
+        let limited = Some((id(1), limits));
+        assert_eq!(state.take_within(limited, 100), 10);
+        assert_eq!(state.take(Some(2), 100), 100);
+        let refused = Reject::TooManySessions { limit: state.shares.limits(limited).sessions };
+        let explained = state.shares.explain(limited, refused);
+        assert_eq!(explained, Reject::OverOwnLimit { what: Capped::Sessions, limit: 10 });
+        state.end(3);
+        assert_eq!(state.take_within(limited, 100), 1);
+    }
+
+    #[test]
     fn only_so_many_callers_are_told_apart() {
         let mut state = State::new(100_000);
         state.take(GREEDY, 10);
@@ -281,7 +314,7 @@ mod tests {
             state.take(Some(10 + number), 1);
         }
         assert_eq!(state.shares.held.len(), MOST_CALLERS);
-        assert_eq!(state.shares.held_by(caller(GREEDY).unwrap())[Capped::Sessions as usize], 10);
+        assert_eq!(state.shares.held_by(id(1))[Capped::Sessions as usize], 10);
         for number in 0..10_010 {
             state.end(number);
         }

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::{Oracle, unplanned};
 use crate::{
-    Error, ErrorKind, LeaseHolder, LeaseId, Result, SafeFrontier, StampingLease,
-    state::{Answer, Command, LeaseAsk, Moment, Query, Reply, millis},
+    Caller, Error, ErrorKind, LeaseHolder, LeaseId, Result, SafeFrontier, StampingLease,
+    state::{Answer, Command, LeaseAsk, Moment, Query, Reply, Requester, millis},
 };
 
 /// How many commands that end expired leases one reading of the frontier waits for.
@@ -19,7 +19,8 @@ struct Frontier {
 impl Oracle {
     /// Grants a stamping lease for `ttl`, or returns the live one of the same holder and holder's
     /// epoch. A higher epoch supersedes the holder's lease, whose bound still counts until it has
-    /// expired. Asking again is safe.
+    /// expired. Asking again is safe. A lease that a [caller](Caller::with_identity) with a proven identity has
+    /// acquired is refused to others, with [`Reject::LeaseOfAnother`](crate::Reject::LeaseOfAnother), here and below.
     ///
     /// # Errors
     /// `Invalid` if `ttl` is outside of [`lease_ttl`](crate::OracleOptions::lease_ttl); `Rejected`
@@ -38,7 +39,8 @@ impl Oracle {
         }
         let limits = self.shared.options.limits;
         let ttl_ms = millis(ttl);
-        self.leased(LeaseAsk::Acquire { holder, holder_epoch, ttl_ms, limits }).await
+        let by = self.requester();
+        self.leased(LeaseAsk::Acquire { by, holder, holder_epoch, ttl_ms, limits }).await
     }
 
     /// Lets a live lease run for its whole time again. Its bound never falls.
@@ -49,7 +51,7 @@ impl Oracle {
     /// [`LeaseSuperseded`](crate::Reject::LeaseSuperseded); otherwise as
     /// [`get_seq`](Self::get_seq).
     pub async fn renew_lease(&self, id: LeaseId) -> Result<StampingLease> {
-        self.leased(LeaseAsk::Renew { id }).await
+        self.leased(LeaseAsk::Renew { by: self.requester(), id }).await
     }
 
     /// Ends a lease, whose holder must not stamp any more. Releasing an unknown lease is not an error.
@@ -57,7 +59,7 @@ impl Oracle {
     /// # Errors
     /// As [`get_seq`](Self::get_seq).
     pub async fn release_lease(&self, id: LeaseId) -> Result<()> {
-        match self.run(lease(LeaseAsk::Release { id })).await? {
+        match self.run(lease(LeaseAsk::Release { by: self.requester(), id })).await? {
             (Reply::LeaseReleased, _) => Ok(()),
             (other, _) => Err(unplanned("the release of a lease", &other)),
         }
@@ -93,6 +95,10 @@ impl Oracle {
             }
             (other, _) => Err(unplanned("a frontier's query", &other)),
         }
+    }
+
+    fn requester(&self) -> Requester {
+        self.caller.as_ref().map_or(Requester::Process, Caller::requester)
     }
 
     async fn leased(&self, ask: LeaseAsk) -> Result<StampingLease> {

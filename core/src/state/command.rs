@@ -8,7 +8,8 @@ use super::{
     session,
 };
 use crate::{
-    Epoch, LeaseHolder, LeaseId, NodeId, RequestId, RequestName, SeqBlock, SeqKey, Session,
+    Epoch, Identity, LeaseHolder, LeaseId, NodeId, RequestId, RequestName, SeqBlock, SeqKey,
+    Session,
     driver::{KeyRange, Reads, Version},
 };
 
@@ -107,6 +108,8 @@ pub struct Seed {
 pub enum LeaseAsk {
     /// Grants a lease, or answers with the live one of the same holder and holder's epoch.
     Acquire {
+        /// For whom.
+        by: Requester,
         /// Who asks.
         holder: LeaseHolder,
         /// A higher one than that of the holder's live lease supersedes it, a lower one is refused.
@@ -118,16 +121,50 @@ pub enum LeaseAsk {
     },
     /// Lets a live lease run for its whole time again.
     Renew {
+        /// For whom.
+        by: Requester,
         /// Which.
         id: LeaseId,
     },
     /// Ends a lease; that there is none is no error.
     Release {
+        /// For whom.
+        by: Requester,
         /// Which.
         id: LeaseId,
     },
     /// Ends leases that have expired, and nothing else.
     Expire,
+}
+
+/// For whom something is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Requester {
+    /// For this process, or somebody who may do everything.
+    Process,
+    /// For a client that has proven nothing.
+    Anonymous,
+    /// For a client that has proven who it is.
+    Identified(Identity),
+}
+
+impl Requester {
+    /// Whether it may do with a lease of this owner what its owner may.
+    pub(super) fn may_act_for(&self, owner: Option<&Identity>) -> bool {
+        match (self, owner) {
+            (Self::Process, _) | (_, None) => true,
+            (Self::Anonymous, Some(_)) => false,
+            (Self::Identified(identity), Some(owner)) => identity == owner,
+        }
+    }
+
+    /// Who owns what it acquires.
+    pub(super) fn owner(&self) -> Option<&Identity> {
+        match self {
+            Self::Process | Self::Anonymous => None,
+            Self::Identified(identity) => Some(identity),
+        }
+    }
 }
 
 /// A moment on the clocks of the leader that submits a command.
@@ -327,7 +364,7 @@ impl Command {
                 read(Read::Key(Key::from_slice(keys::LEASES)));
                 match ask {
                     LeaseAsk::Acquire { holder, .. } => read(Read::Key(keys::lease_of(holder))),
-                    LeaseAsk::Renew { id } | LeaseAsk::Release { id } => {
+                    LeaseAsk::Renew { id, .. } | LeaseAsk::Release { id, .. } => {
                         read(Read::Key(keys::lease(*id)));
                     }
                     LeaseAsk::Expire => {}

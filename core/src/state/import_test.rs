@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    Command, Import, LeaseAsk, Limits, Moment, Reject, Reply, Seed, Stage, copied,
+    Command, Import, LeaseAsk, Limits, Moment, Reject, Reply, Requester, Seed, Stage, copied,
     testing::{LEASE_MS, NODE, State, content, id, key, version},
 };
 use crate::{Entry, Epoch, LeaseHolder, LeaseId, MemoryStore, Reads, RequestId, Result, VERSION};
@@ -67,13 +67,20 @@ fn build(steps: Vec<Step>) -> State {
             Step::Acquire { holder, holder_epoch, ttl_ms } => {
                 let holder = LeaseHolder::new([holder]).unwrap();
                 Command::Lease {
-                    ask: LeaseAsk::Acquire { holder, holder_epoch, ttl_ms, limits },
+                    ask: LeaseAsk::Acquire {
+                        by: Requester::Process,
+                        holder,
+                        holder_epoch,
+                        ttl_ms,
+                        limits,
+                    },
                     at,
                 }
             }
-            Step::Release { lease } => {
-                Command::Lease { ask: LeaseAsk::Release { id: LeaseId(lease) }, at }
-            }
+            Step::Release { lease } => Command::Lease {
+                ask: LeaseAsk::Release { by: Requester::Process, id: LeaseId(lease) },
+                at,
+            },
             Step::TakeOver { now_ms } => {
                 state.take_over(now_ms);
                 continue;

@@ -6,10 +6,12 @@
 //! from session time, which no wall clock moves and which runs only while a leader serves.
 
 use super::{
-    Answer, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, View, Writes, keys,
+    Answer, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, Requester, View,
+    Writes, keys,
     plan::Planned,
-    record::{LEASE_RULES, LeaseRecord, Leases, Meta, cast, load},
+    record::{LEASE_RULES, LeaseRecord, Leases, Meta, OWNER_RULES, cast, load},
     reign,
+    view::Write,
 };
 use crate::{Epoch, LeaseId, Result, engine::MAX_HIGH_WATER_MS};
 
@@ -27,16 +29,19 @@ pub(super) fn lease(view: &dyn View, epoch: Epoch, ask: &LeaseAsk, at: Moment) -
             let current = table.find(view, &keys::lease_of(holder))?;
             table.acquire(ask, current)
         }
-        LeaseAsk::Renew { id } => {
+        LeaseAsk::Renew { by, id } => {
             let lease = table.find(view, &keys::lease(*id))?;
-            table.renew(*id, lease)
+            table.renew(by, *id, lease)
         }
-        LeaseAsk::Release { id } => {
-            if let Some(lease) = table.find(view, &keys::lease(*id))? {
-                table.remove(&lease);
+        LeaseAsk::Release { by, id } => match table.find(view, &keys::lease(*id))? {
+            Some(lease) if !by.may_act_for(lease.owner.as_ref()) => {
+                Err(Reject::LeaseOfAnother { id: *id })
             }
-            Ok(Reply::LeaseReleased)
-        }
+            lease => {
+                lease.iter().for_each(|lease| table.remove(lease));
+                Ok(Reply::LeaseReleased)
+            }
+        },
         LeaseAsk::Expire => Ok(Reply::LeasesExpired(table.ended.len() as u64)),
     };
     Ok(match reply {
@@ -117,11 +122,14 @@ impl Table {
     }
 
     fn acquire(&mut self, ask: &LeaseAsk, current: Option<LeaseRecord>) -> Result<Reply, Reject> {
-        let LeaseAsk::Acquire { ref holder, holder_epoch, ttl_ms, limits } = *ask else {
+        let LeaseAsk::Acquire { ref by, ref holder, holder_epoch, ttl_ms, limits } = *ask else {
             unreachable!("called for an acquisition only")
         };
         let live = current.as_ref().filter(|lease| self.is_live(lease));
         if let Some(live) = live {
+            if !by.may_act_for(live.owner.as_ref()) {
+                return Err(Reject::LeaseOfAnother { id: live.id });
+            }
             if live.holder_epoch > holder_epoch {
                 return Err(Reject::StaleHolder { current: live.holder_epoch });
             }
@@ -148,18 +156,27 @@ impl Table {
             expires_at_ms: 0,
             until_ms: 0,
             superseded: false,
+            owner: by.owner().cloned(),
         };
         self.run(&mut lease)?;
         self.put(&lease);
         Ok(Reply::Leased(self.grant(&lease)))
     }
 
-    fn renew(&mut self, id: LeaseId, lease: Option<LeaseRecord>) -> Result<Reply, Reject> {
+    fn renew(
+        &mut self,
+        by: &Requester,
+        id: LeaseId,
+        lease: Option<LeaseRecord>,
+    ) -> Result<Reply, Reject> {
         let over = match id.0 {
             1.. if id.0 <= self.leases.last_id => Reject::LeaseOver { id },
             _ => Reject::LeaseUnknown { id },
         };
         let mut lease = lease.filter(|lease| self.is_live(lease)).ok_or(over)?;
+        if !by.may_act_for(lease.owner.as_ref()) {
+            return Err(Reject::LeaseOfAnother { id });
+        }
         if lease.superseded {
             return Err(Reject::LeaseSuperseded { id });
         }
@@ -223,8 +240,13 @@ impl Table {
             return Ok(self.writes);
         }
         let mut meta = Meta::load(view)?;
-        if meta.rules < LEASE_RULES {
-            meta.rules = LEASE_RULES;
+        let is_owned = |(_, write): &(_, Write)| matches!(write, Write::Put(Record::Lease(lease)) if lease.owner.is_some());
+        let rules = match self.writes.iter().any(is_owned) {
+            true => OWNER_RULES,
+            false => LEASE_RULES,
+        };
+        if meta.rules < rules {
+            meta.rules = rules;
             self.writes.put(keys::META, meta);
         }
         self.writes.put(keys::LEASES, self.leases);

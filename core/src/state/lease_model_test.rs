@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    LeaseAsk, LeaseGrant, Reject, Reply,
+    LeaseAsk, LeaseGrant, Reject, Reply, Requester,
     lease_test::{CAP, NOON_MS, World, acquire},
 };
 use crate::{LeaseId, Result};
@@ -141,8 +141,8 @@ proptest! {
                 Step::Batch(asks) => {
                     let commands = asks.iter().map(|ask| world.command(match *ask {
                         Ask::Acquire { name, epoch, ttl_ms } => acquire(NAMES[name], epoch, ttl_ms),
-                        Ask::Renew { id } => LeaseAsk::Renew { id: LeaseId(id) },
-                        Ask::Release { id } => LeaseAsk::Release { id: LeaseId(id) },
+                        Ask::Renew { id } => LeaseAsk::Renew { by: Requester::Process, id: LeaseId(id) },
+                        Ask::Release { id } => LeaseAsk::Release { by: Requester::Process, id: LeaseId(id) },
                         Ask::Expire => LeaseAsk::Expire,
                     }));
                     let commands: Vec<_> = commands.collect();

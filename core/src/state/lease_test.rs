@@ -1,11 +1,11 @@
 //! Stamping leases, rule by rule, and the world that their tests live in.
 
 use super::{
-    Answer, Command, LeaseAsk, LeaseGrant, Limits, Moment, Query, Reject, Reply, keys,
-    record::{FIRST_RULES, LEASE_RULES, Meta},
+    Answer, Command, LeaseAsk, LeaseGrant, Limits, Moment, Query, Reject, Reply, Requester, keys,
+    record::{FIRST_RULES, LEASE_RULES, Meta, OWNER_RULES},
     testing::{NODE, State, whole, with},
 };
-use crate::{Epoch, LeaseHolder, LeaseId, MAX_HIGH_WATER_MS, MemoryStore, Result};
+use crate::{Epoch, Identity, LeaseHolder, LeaseId, MAX_HIGH_WATER_MS, MemoryStore, Result};
 
 pub(super) const NOON_MS: u64 = 1_800_000_000_000;
 const TTL_MS: u64 = 10_000;
@@ -59,11 +59,14 @@ impl World {
     }
 
     fn renew(&mut self, id: LeaseId) -> Result<LeaseGrant, Reject> {
-        self.leased(LeaseAsk::Renew { id })
+        self.leased(LeaseAsk::Renew { by: Requester::Process, id })
     }
 
     fn release(&mut self, id: LeaseId) {
-        assert_eq!(self.ask(LeaseAsk::Release { id }), Ok(Reply::LeaseReleased));
+        assert_eq!(
+            self.ask(LeaseAsk::Release { by: Requester::Process, id }),
+            Ok(Reply::LeaseReleased)
+        );
     }
 
     /// The frontier, once nothing more can be ended.
@@ -92,7 +95,7 @@ impl World {
 
 pub(super) fn acquire(name: &str, holder_epoch: u64, ttl_ms: u64) -> LeaseAsk {
     let limits = Limits { leases: CAP, ..Limits::default() };
-    LeaseAsk::Acquire { holder: holder(name), holder_epoch, ttl_ms, limits }
+    LeaseAsk::Acquire { by: Requester::Process, holder: holder(name), holder_epoch, ttl_ms, limits }
 }
 
 #[test]
@@ -262,7 +265,13 @@ fn many_expired_leases_end_in_pieces() {
     let limits = Limits::default();
     let ask = |n: u32| {
         let holder = LeaseHolder::new(n.to_be_bytes()).unwrap();
-        LeaseAsk::Acquire { holder, holder_epoch: 1, ttl_ms: TTL_MS, limits }
+        LeaseAsk::Acquire {
+            by: Requester::Process,
+            holder,
+            holder_epoch: 1,
+            ttl_ms: TTL_MS,
+            limits,
+        }
     };
     for n in 0..200 {
         world.leased(ask(n)).unwrap();
@@ -292,8 +301,8 @@ fn only_an_open_reign_touches_leases() {
     let before = world.state.store.clone();
     for ask in [
         acquire("b", 1, TTL_MS),
-        LeaseAsk::Renew { id: lease.id },
-        LeaseAsk::Release { id: lease.id },
+        LeaseAsk::Renew { by: Requester::Process, id: lease.id },
+        LeaseAsk::Release { by: Requester::Process, id: lease.id },
         LeaseAsk::Expire,
     ] {
         let late = world.command(ask);
@@ -316,7 +325,6 @@ fn a_state_of_the_release_before_opens_and_the_first_lease_marks_it() {
     let mut world = World::new();
     world.state = State { store: older_state(), epoch: Epoch(1), ..State::default() };
     assert_eq!(world.state.record().opened_by, Some(NODE));
-    let rules = |world: &World| Meta::load(&whole(&world.state.store)).unwrap().rules;
     world.state.take_over(NOON_MS);
     assert_eq!(world.state.epoch, Epoch(2), "epochs go on");
     assert_eq!(world.state.advance(&[("orders", 1)], None).unwrap()[0].start, 64);
@@ -324,4 +332,68 @@ fn a_state_of_the_release_before_opens_and_the_first_lease_marks_it() {
     world.acquire("a", 1).unwrap();
     assert_eq!(rules(&world), LEASE_RULES, "now it must not");
     world.state.take_over(NOON_MS);
+}
+
+fn rules(world: &World) -> u32 {
+    Meta::load(&whole(&world.state.store)).unwrap().rules
+}
+
+fn identified(name: &str) -> Requester {
+    Requester::Identified(Identity::new(name).unwrap())
+}
+
+fn acquire_by(by: Requester, name: &str, holder_epoch: u64) -> LeaseAsk {
+    let limits = Limits { leases: CAP, ..Limits::default() };
+    LeaseAsk::Acquire { by, holder: holder(name), holder_epoch, ttl_ms: TTL_MS, limits }
+}
+
+#[test]
+fn a_lease_belongs_to_the_identity_that_acquired_it() {
+    let mut world = World::new();
+    let lease = world.leased(acquire_by(identified("owner"), "a", 7)).unwrap();
+    world.state.take_over(NOON_MS);
+    let id = lease.id;
+    let refused = Err(Reject::LeaseOfAnother { id });
+    for by in [identified("other"), Requester::Anonymous] {
+        for epoch in [6, 7, 8] {
+            assert_eq!(world.ask(acquire_by(by.clone(), "a", epoch)), refused);
+        }
+        assert_eq!(world.ask(LeaseAsk::Renew { by: by.clone(), id }), refused);
+        assert_eq!(world.ask(LeaseAsk::Release { by, id }), refused);
+    }
+    for by in [identified("owner"), Requester::Process] {
+        assert_eq!(world.leased(LeaseAsk::Renew { by, id }).unwrap().id, id);
+    }
+    let next = world.leased(acquire_by(identified("owner"), "a", 8)).unwrap();
+    assert_eq!(
+        world.ask(LeaseAsk::Release { by: Requester::Anonymous, id }),
+        refused,
+        "a superseded one is still its owner's"
+    );
+    let by = Requester::Process;
+    assert_eq!(world.ask(LeaseAsk::Release { by, id: next.id }), Ok(Reply::LeaseReleased));
+    assert!(world.leased(acquire_by(Requester::Anonymous, "a", 1)).is_ok(), "it is free now");
+}
+
+#[test]
+fn a_lease_without_an_owner_is_anybodys() {
+    let mut world = World::new();
+    let lease = world.leased(acquire_by(Requester::Anonymous, "a", 7)).unwrap();
+    let again = world.leased(acquire_by(identified("somebody"), "a", 7)).unwrap();
+    assert_eq!(again.id, lease.id);
+    assert_ne!(rules(&world), OWNER_RULES);
+    let next = world.leased(acquire_by(identified("somebody"), "a", 8)).unwrap();
+    assert_eq!(rules(&world), OWNER_RULES, "a release that knows no owners must not lead now");
+    assert_eq!(
+        world.ask(LeaseAsk::Release { by: Requester::Anonymous, id: next.id }),
+        Err(Reject::LeaseOfAnother { id: next.id })
+    );
+}
+
+#[test]
+fn a_lease_that_has_run_out_keeps_nobody_away() {
+    let mut world = World::new();
+    world.leased(acquire_by(identified("owner"), "a", 7)).unwrap();
+    world.pass(TTL_MS);
+    assert!(world.leased(acquire_by(identified("other"), "a", 1)).is_ok());
 }

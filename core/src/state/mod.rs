@@ -28,7 +28,9 @@ mod written;
 pub use crate::RETENTION;
 pub use capped::Capped;
 pub(crate) use capped::{CAPS, Change};
-pub use command::{Advance, Command, LeaseAsk, Limits, Moment, NameRetention, Reply, Seed};
+pub use command::{
+    Advance, Command, LeaseAsk, Limits, Moment, NameRetention, Reply, Requester, Seed,
+};
 pub(crate) use command::{LeaseGrant, millis};
 pub(crate) use import::{Import, copied};
 pub(crate) use keys::{CLAIM, META};

@@ -6,7 +6,8 @@ use super::{
     keys,
 };
 use crate::{
-    Epoch, Error, ErrorKind, LeaseHolder, LeaseId, NodeId, Result, driver::Version, varint,
+    Epoch, Error, ErrorKind, Identity, LeaseHolder, LeaseId, NodeId, Result, driver::Version,
+    varint,
 };
 
 /// The version of the rules that a new state is under.
@@ -23,14 +24,21 @@ pub(super) const ANSWER_RULES: u32 = 3;
 /// out again what is asked for again, and must not lead.
 pub(super) const NAMED_RULES: u32 = 4;
 
+/// The version from which on stamping leases may have owners. A release that does not know them would let
+/// anybody take them away.
+pub(super) const OWNER_RULES: u32 = 5;
+
 /// The highest version of the rules that this release knows.
-pub(super) const RULES: u32 = NAMED_RULES;
+pub(super) const RULES: u32 = OWNER_RULES;
 
 /// The first byte of every stored value: how the rest is encoded.
 pub(super) const FORMAT: u8 = 1;
 
 /// The first byte of a reign record that notes versions. Without them it has the first format.
 const REIGN_FORMAT: u8 = 2;
+
+/// The first byte of a lease that has an owner. Without one it has the first format.
+const OWNED_FORMAT: u8 = 2;
 
 /// How far a reign has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -191,6 +199,9 @@ pub struct LeaseRecord {
     pub(super) until_ms: u64,
     /// The holder has taken another one since.
     pub(super) superseded: bool,
+    /// Who has acquired it, if that was proven; nobody else may renew, release or supersede it. Stored behind all else.
+    #[serde(skip)]
+    pub(super) owner: Option<Identity>,
 }
 
 const ENCODABLE: &str = "records have no part that cannot be encoded";
@@ -213,7 +224,7 @@ impl Record {
             Some(b'q') => Self::Named(decode(key, &bytes, FORMAT)?),
             Some(b'u') => Self::Session(decode(key, &bytes, FORMAT)?),
             Some(b'k') => Self::Leases(decode(key, &bytes, FORMAT)?),
-            Some(b'l' | b'h' | b'e') => Self::Lease(Box::new(decode(key, &bytes, FORMAT)?)),
+            Some(b'l' | b'h' | b'e') => Self::Lease(Box::new(LeaseRecord::decode(key, &bytes)?)),
             Some(b'a') => Self::Answers(AnswerPage::decode(key, bytes)?),
             Some(b'x' | b'b' | b'y') if bytes.is_empty() => Self::Mark,
             Some(b'x' | b'b' | b'y') => {
@@ -236,7 +247,7 @@ impl Record {
             Self::Session(session) => return encode(bytes, session, FORMAT),
             Self::Named(named) => return encode(bytes, named, FORMAT),
             Self::Leases(leases) => return encode(bytes, leases, FORMAT),
-            Self::Lease(lease) => return encode(bytes, lease, FORMAT),
+            Self::Lease(lease) => return lease.encode_to(bytes),
             Self::Answers(page) => bytes.extend_from_slice(page.as_bytes()),
             Self::Mark => {}
             Self::Raw(raw) => bytes.extend_from_slice(raw),
@@ -257,7 +268,10 @@ impl Record {
             Self::Next(_) => 11,
             Self::Progress(progress) => 16 + progress.last.len(),
             Self::Named(named) => 16 + named.answer.encoded_len(),
-            Self::Lease(lease) => 96 + lease.holder.as_bytes().len(),
+            Self::Lease(lease) => {
+                let owner = lease.owner.as_ref().map_or(0, |owner| 2 + owner.as_str().len());
+                96 + lease.holder.as_bytes().len() + owner
+            }
             Self::Answers(page) => page.as_bytes().len(),
             Self::Mark => 0,
             Self::Raw(bytes) => bytes.len(),
@@ -333,6 +347,29 @@ impl ReignRecord {
     /// Session time `elapsed_ms` after the reign was opened.
     pub(super) fn session_time(&self, elapsed_ms: u64) -> u64 {
         self.session_ms.max(self.session_base_ms.saturating_add(elapsed_ms))
+    }
+}
+
+impl LeaseRecord {
+    fn decode(key: &[u8], bytes: &[u8]) -> Result<Self> {
+        let Some((&OWNED_FORMAT, body)) = bytes.split_first() else {
+            return decode(key, bytes, FORMAT);
+        };
+        let both = postcard::take_from_bytes::<Self>(body)
+            .and_then(|(lease, rest)| Ok((lease, postcard::from_bytes(rest)?)));
+        let (lease, owner) =
+            both.map_err(|source| corrupt(key, "a stored value is damaged").with_source(source))?;
+        Ok(Self { owner: Some(owner), ..lease })
+    }
+
+    fn encode_to(&self, bytes: Vec<u8>) -> Vec<u8> {
+        match &self.owner {
+            None => encode(bytes, self, FORMAT),
+            Some(owner) => {
+                let bytes = encode(bytes, self, OWNED_FORMAT);
+                postcard::to_extend(owner, bytes).expect(ENCODABLE)
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     keys,
     record::{LeaseRecord, Leases, Meta, NamedRecord, Progress, SessionRecord},
 };
-use crate::{Epoch, LeaseHolder, LeaseId, NodeId, Version};
+use crate::{Epoch, Identity, LeaseHolder, LeaseId, NodeId, Version};
 
 fn versions() -> impl Strategy<Value = Version> {
     any::<(u64, u64, u128)>().prop_map(|(era, number, name)| Version { era, number, name })
@@ -46,8 +46,14 @@ fn reigns() -> impl Strategy<Value = Record> {
 fn leases() -> impl Strategy<Value = Record> {
     let holder = prop::collection::vec(any::<u8>(), 1..=crate::MAX_HOLDER_BYTES);
     let numbers = [numbers(), numbers(), numbers(), numbers(), numbers(), numbers()];
-    (holder, numbers, any::<bool>()).prop_map(
-        |(holder, [id, holder_epoch, ttl_ms, bound_ms, expires_at_ms, until_ms], superseded)| {
+    let owner = prop::option::of("[a-zé]{1,64}");
+    (holder, numbers, any::<bool>(), owner).prop_map(
+        |(
+            holder,
+            [id, holder_epoch, ttl_ms, bound_ms, expires_at_ms, until_ms],
+            superseded,
+            owner,
+        )| {
             Record::from(LeaseRecord {
                 id: LeaseId(id),
                 holder: LeaseHolder::new(holder).unwrap(),
@@ -57,6 +63,7 @@ fn leases() -> impl Strategy<Value = Record> {
                 expires_at_ms,
                 until_ms,
                 superseded,
+                owner: owner.map(|owner| Identity::new(owner).unwrap()),
             })
         },
     )

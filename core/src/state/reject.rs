@@ -59,6 +59,13 @@ pub enum Reject {
         /// The cap for all callers together.
         limit: u64,
     },
+    /// The caller has as much of something as it may have.
+    OverOwnLimit {
+        /// Of what.
+        what: Capped,
+        /// How many of them the caller may have.
+        limit: u64,
+    },
     /// There is little space where the leader stores the state.
     SpaceLow {
         /// What would be begun.
@@ -131,6 +138,11 @@ pub enum Reject {
         /// The lease.
         id: LeaseId,
     },
+    /// The lease belongs to somebody else.
+    LeaseOfAnother {
+        /// The lease.
+        id: LeaseId,
+    },
     /// The state is in use already.
     NotEmpty,
     /// Another state is being copied here, or was and did not become whole.
@@ -194,6 +206,9 @@ impl fmt::Display for Reject {
                 "this client's share of {what} is used up: it has {held} of the {limit} that there \
                  may be, and {left} are left for all"
             ),
+            Self::OverOwnLimit { what, limit } => {
+                write!(f, "this identity has {limit} {what}, and may have no more by the policy")
+            }
             Self::SpaceLow { what, free, reserve } => write!(
                 f,
                 "the leader's disk has {free} bytes free, and {reserve} are kept in reserve: no new \
@@ -240,6 +255,10 @@ impl fmt::Display for Reject {
             Self::LeaseSuperseded { id } => {
                 write!(f, "lease {id} was superseded under a higher epoch of its holder")
             }
+            Self::LeaseOfAnother { id } => write!(
+                f,
+                "lease {id} was acquired by another identity, and only that may renew, release or supersede it"
+            ),
             Self::NotEmpty => f.write_str("the state is in use already"),
             Self::Importing => f.write_str(
                 "a copy of another state was begun here and is not whole; remove this state, and \

@@ -1,9 +1,13 @@
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use serde::Deserialize;
 use tonic::transport::Endpoint;
 use tsoracle_core::{DriverOption, Error, Result};
+use tsoracle_tls::{Credentials, Sources, Watched};
+
+/// The members of etcd: what to call each, and how to connect to it.
+pub(crate) type Endpoints = Vec<(String, Endpoint)>;
 
 /// The options of the etcd driver.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -152,9 +156,17 @@ impl Config {
         }
     }
 
-    /// The members of etcd: what to call each, and how to connect to it.
-    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Endpoint)>> {
-        let tls = self.tls()?;
+    /// The members of etcd: what to call each, and how to connect to it, by the certificates that the files hold
+    /// at the time.
+    pub(crate) fn endpoints(&self) -> Result<Watched<Endpoints>> {
+        let config = self.clone();
+        Watched::open("TLS of etcd", self.sources()?, move |credentials| {
+            config.members(credentials)
+        })
+    }
+
+    fn members(&self, credentials: &Credentials) -> Result<Endpoints> {
+        let tls = tls(credentials)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let hosts = self.authority.rsplit_once('@').map_or(&*self.authority, |(_, hosts)| hosts);
         let endpoint = |host: &str| {
@@ -179,22 +191,13 @@ impl Config {
         hosts.split(',').map(endpoint).collect()
     }
 
-    fn tls(&self) -> Result<Option<TlsOptions>> {
-        let given = |path: &PathBuf| !path.as_os_str().is_empty();
-        let read = |path: &PathBuf| {
-            fs::read(path).map_err(|source| Error::cannot_use(path.display(), source))
-        };
+    fn sources(&self) -> Result<Sources> {
+        let given = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
         match (given(&self.ca), given(&self.cert), given(&self.key)) {
-            (false, false, false) => Ok(None),
-            (false, ..) => Err(config("TLS needs `ca`, a file with the certificates to trust")),
-            (true, false, false) => {
-                Ok(Some(TlsOptions::new().ca_certificate(Certificate::from_pem(read(&self.ca)?))))
-            }
-            (true, true, true) => Ok(Some(
-                TlsOptions::new()
-                    .ca_certificate(Certificate::from_pem(read(&self.ca)?))
-                    .identity(Identity::from_pem(read(&self.cert)?, read(&self.key)?)),
-            )),
+            (None, None, None) => Ok(Sources::default()),
+            (None, ..) => Err(config("TLS needs `ca`, a file with the certificates to trust")),
+            (ca, None, None) => Ok(Sources::files(ca, None)),
+            (ca, Some(cert), Some(key)) => Ok(Sources::files(ca, Some((cert, key)))),
             _ => Err(config("`cert` and `key` go together; give both or none")),
         }
     }
@@ -210,6 +213,18 @@ impl Config {
             }),
         }
     }
+}
+
+/// How etcd and this node prove to each other who they are, if they do.
+fn tls(credentials: &Credentials) -> Result<Option<TlsOptions>> {
+    let Some(authorities) = credentials.authorities_pem() else { return Ok(None) };
+    // It names the file that is wrong.
+    credentials.client_config()?;
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(authorities));
+    Ok(Some(match credentials.identity_pem() {
+        None => tls,
+        Some((cert, key)) => tls.identity(Identity::from_pem(cert, key)),
+    }))
 }
 
 impl fmt::Debug for Config {
@@ -249,7 +264,8 @@ mod tests {
         let given = parse("etcd://h1:2379,h2:2379/a/b?ttl=3s&user=u&password=p");
         assert_eq!(given.path, "a/b");
         assert_eq!(given.prefix().unwrap(), "a/b/");
-        let names: Vec<_> = given.endpoints().unwrap().into_iter().map(|(name, _)| name).collect();
+        let members = given.endpoints().unwrap().current();
+        let names: Vec<_> = members.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["h1:2379", "h2:2379"]);
         assert_eq!(given.user().unwrap(), Some(("u".into(), "p".into())));
         let table = "driver = 'etcd'\nauthority = 'h1:2379,h2:2379'\npath = 'a/b'\nttl = '3s'\n\
@@ -272,7 +288,7 @@ mod tests {
     fn a_user_may_stand_in_the_authority_and_is_not_shown() {
         let given = parse("etcd://tso:secret%40x@h1:2379/p");
         assert_eq!(given.user().unwrap(), Some(("tso".into(), "secret@x".into())));
-        assert_eq!(given.endpoints().unwrap().len(), 1);
+        assert_eq!(given.endpoints().unwrap().current().len(), 1);
         assert!(!format!("{given:?}").contains("secret"), "{given:?}");
         let given = parse("etcd://h1:2379/p?user=tso&password=secret");
         assert!(!format!("{given:?}").contains("secret"), "{given:?}");

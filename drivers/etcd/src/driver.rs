@@ -34,6 +34,7 @@ impl EtcdDriver {
     pub async fn open(config: Config, context: OpenContext) -> Result<Arc<Self>> {
         config.validate()?;
         let etcd = Etcd::new(&config)?;
+        etcd.members.watch(context.reload);
         first_look(&etcd).await?;
         let (announcer, leadership) = Announcer::new();
         let (left, stopped) = watch::channel(None);
@@ -186,6 +187,10 @@ impl ConsensusDriver for EtcdDriver {
 
     fn membership(&self) -> Option<Arc<dyn Membership>> {
         None
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.shared.etcd.members.troubles()
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -1,15 +1,15 @@
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::{sync::watch, time::timeout};
-use tonic::transport::Endpoint;
-use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result, SystemClock};
+use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Reload, Result, SystemClock};
+use tsoracle_tls::Watched;
 
 use crate::{
-    config::Config,
+    config::{Config, Endpoints},
     errors::{Meaning, meaning},
 };
 
@@ -28,28 +28,53 @@ const ROUND_TRIPS: u32 = 4;
 /// One member is asked at a time. One that does not answer in time, or answers that it cannot, is left
 /// for the next.
 pub(crate) struct Members {
-    members: Vec<(String, Endpoint)>,
-    clients: Mutex<Vec<Option<Client>>>,
+    names: Vec<String>,
+    endpoints: Watched<Endpoints>,
+    clients: Mutex<Clients>,
     current: watch::Sender<usize>,
     options: ConnectOptions,
     timeout: Duration,
 }
 
+/// The clients of some endpoints, one for each that was asked.
+struct Clients {
+    of: Arc<Endpoints>,
+    all: Vec<Option<Client>>,
+}
+
+impl Clients {
+    fn new(of: Arc<Endpoints>) -> Self {
+        Self { all: vec![None; of.len()], of }
+    }
+}
+
 impl Members {
     pub(crate) fn new(config: &Config) -> Result<Self> {
-        let members = config.endpoints()?;
+        let endpoints = config.endpoints()?;
+        let members = endpoints.current();
         let mut options =
             ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
         if let Some((user, password)) = config.user()? {
             options = options.with_user(user, password);
         }
         Ok(Self {
-            clients: Mutex::new(vec![None; members.len()]),
-            members,
+            names: members.iter().map(|(name, _)| name.clone()).collect(),
+            clients: Clients::new(members).into(),
+            endpoints,
             current: watch::Sender::new(0),
             options,
             timeout: config.timeout,
         })
+    }
+
+    /// Reads the certificates again when they change, or `reload` asks for it, from now on.
+    pub(crate) fn watch(&self, reload: Reload) {
+        self.endpoints.watch(reload);
+    }
+
+    /// What is wrong with them, a line each.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.endpoints.troubles()
     }
 
     /// Sees whenever a member is left for the next one, if there is another, from now on.
@@ -61,7 +86,7 @@ impl Members {
     /// behind a slow link beginning one takes longer than an attempt may.
     pub(crate) async fn stay_connected(&self) {
         loop {
-            for at in (0..self.members.len()).filter(|at| *at != *self.current.borrow()) {
+            for at in (0..self.names.len()).filter(|at| *at != *self.current.borrow()) {
                 let asking = async { self.client(at).await?.status().await };
                 // Whatever it says, or whether it does, is seen when it is needed.
                 drop(timeout(self.timeout * ROUND_TRIPS, asking).await);
@@ -98,22 +123,33 @@ impl Members {
             Err(_) => ErrorKind::Unavailable,
         };
         self.leave(at);
-        let (member, limit) = (&self.members[at].0, self.timeout);
+        let (member, limit) = (&self.names[at], self.timeout);
         Err(Error::new(silent, format!("etcd at {member} did not answer within {limit:?}")))
     }
 
     /// The client of one member, which is let in already.
     async fn client(&self, at: usize) -> Result<Client, etcd_client::Error> {
-        if let Some(client) = &self.clients()[at] {
-            return Ok(client.clone());
+        let endpoints = self.endpoints.current();
+        {
+            let mut clients = self.clients();
+            if !Arc::ptr_eq(&clients.of, &endpoints) {
+                // Calls under way end on the connections that they began on.
+                *clients = Clients::new(endpoints.clone());
+            }
+            if let Some(client) = &clients.all[at] {
+                return Ok(client.clone());
+            }
         }
-        let channel = Channel::Tonic(self.members[at].1.connect_lazy());
+        let channel = Channel::Tonic(endpoints[at].1.connect_lazy());
         let client = Client::from_channel(channel, Some(self.options.clone())).await?;
-        self.clients()[at] = Some(client.clone());
+        let mut clients = self.clients();
+        if Arc::ptr_eq(&clients.of, &endpoints) {
+            clients.all[at] = Some(client.clone());
+        }
         Ok(client)
     }
 
-    fn clients(&self) -> MutexGuard<'_, Vec<Option<Client>>> {
+    fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -123,7 +159,7 @@ impl Members {
             // Another call may have gone on already.
             let leaves = *current == at;
             if leaves {
-                *current = (at + 1) % self.members.len();
+                *current = (at + 1) % self.names.len();
             }
             leaves
         });
@@ -137,11 +173,10 @@ impl Members {
         };
         match meaning {
             // A client that was let in once has to authenticate again.
-            Meaning::NotLetIn | Meaning::Refused => self.clients()[at] = None,
+            Meaning::NotLetIn | Meaning::Refused => self.clients().all[at] = None,
             Meaning::NotDone | Meaning::Unknown => self.leave(at),
         }
-        Error::new(meaning.kind(unknown), format!("etcd at {}", self.members[at].0))
-            .with_source(error)
+        Error::new(meaning.kind(unknown), format!("etcd at {}", self.names[at])).with_source(error)
     }
 }
 

@@ -67,6 +67,29 @@ async fn tls_is_spoken_with_certificates_on_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_change_are_taken_up() {
+    let directory = tempfile::tempdir().unwrap();
+    certificates(directory.path());
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let server = [
+        format!("--cert-file={}", file("server.pem")),
+        format!("--key-file={}", file("server.key")),
+    ];
+    let etcd = Etcd::single(&server).await;
+    fs::copy(file("other.pem"), file("trusted.pem")).unwrap();
+    let trust = format!("timeout=200ms&ca={}", file("trusted.pem"));
+    let driver = open(&format!("etcd://{}/p?{trust}", etcd.authority()), "").await.unwrap();
+    let error = version(&driver).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
+    fs::copy(file("ca.pem"), file("trusted.pem")).unwrap();
+    while version(&driver).await.is_err() {}
+    // What is of no use changes nothing.
+    fs::write(file("trusted.pem"), "nothing").unwrap();
+    while driver.troubles().is_empty() {}
+    version(&driver).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_needs_no_more_than_the_prefix() {
     let mut etcd = Etcd::single(&[]).await;
     let mut client = etcd.client().await;

@@ -103,7 +103,7 @@ impl Prefix {
         }
         let config = DriverConfig::parse(&self.string(proxy.address()))?;
         let service_endpoint = Some(service.endpoint());
-        let context = OpenContext { service_endpoint };
+        let context = OpenContext { service_endpoint, ..OpenContext::default() };
         let driver = Registry::linked()?.open(config, context).await?;
         self.opened.push(Node { driver: driver.clone(), proxy, service });
         Ok(driver)

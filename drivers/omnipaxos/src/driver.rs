@@ -9,7 +9,7 @@ use tokio::{
 };
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, Outcome, Reads, Result, Snapshot, SystemClock, Version,
+    Membership, NodeId, OpenContext, Outcome, Reads, Result, Snapshot, SystemClock, Version,
 };
 use tsoracle_replica::{
     Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica, Waiters,
@@ -64,7 +64,15 @@ pub struct OmnipaxosDriver {
 /// is another driver's, node's or cluster's, or an earlier release's; `Corrupt` if the state or the log
 /// is damaged, missing although it was there once, or of an unknown format; `Fatal` if the disk fails.
 pub async fn open(config: Config) -> Result<Arc<OmnipaxosDriver>> {
-    let cluster = check(config)?;
+    open_within(config, OpenContext::default()).await
+}
+
+/// As [`open`], within a process that tells when files are to be read again.
+pub(crate) async fn open_within(
+    config: Config,
+    context: OpenContext,
+) -> Result<Arc<OmnipaxosDriver>> {
+    let cluster = Cluster { reload: context.reload, ..check(config)? };
     // Made on the thread, which it never leaves.
     let driver = own_thread::run("tsoracle-paxos", move |started| async move {
         let (jobs, queue) = mpsc::channel(QUEUE);

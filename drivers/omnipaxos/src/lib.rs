@@ -34,7 +34,9 @@ mod ticks;
 
 use std::sync::Arc;
 
-use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver};
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, register_driver,
+};
 
 pub use driver::{OmnipaxosDriver, open};
 pub use tsoracle_replica::Config;
@@ -43,9 +45,12 @@ register_driver!(DriverFactory {
     name: driver::NAME,
     summary: "a cluster that agrees by OmniPaxos, and lives on any majority that reaches one node",
     options: tsoracle_replica::FIXED_OPTIONS,
-    open: |config, _| Box::pin(open_config(config)),
+    open: |config, context| Box::pin(open_config(config, context)),
 });
 
-async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(open(config.options()?).await?)
+async fn open_config(
+    config: DriverConfig,
+    context: OpenContext,
+) -> Result<Arc<dyn ConsensusDriver>> {
+    Ok(driver::open_within(config.options()?, context).await?)
 }

@@ -9,7 +9,8 @@ use openraft::{
 use tokio::sync::{oneshot, watch};
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, Outcome, Random, Reads, Result, Snapshot, SystemClock, Version, supervised,
+    Membership, NodeId, OpenContext, Outcome, Random, Reads, Result, Snapshot, SystemClock,
+    Version, supervised,
 };
 use tsoracle_replica::{
     Announcer, Cluster, Config, Formed, Identity, StoreThread, Tasks, Waiters, own_thread,
@@ -53,7 +54,15 @@ pub struct OpenraftDriver {
 /// `Config` for options that are wrong, or do not fit the directory, and for an address that cannot be
 /// listened on; `Corrupt` if the state is damaged; `Fatal` if the disk fails.
 pub async fn open(config: Config) -> Result<Arc<OpenraftDriver>> {
-    let cluster = config.check()?;
+    open_within(config, OpenContext::default()).await
+}
+
+/// As [`open`], within a process that tells when files are to be read again.
+pub(crate) async fn open_within(
+    config: Config,
+    context: OpenContext,
+) -> Result<Arc<OpenraftDriver>> {
+    let cluster = Cluster { reload: context.reload, ..config.check()? };
     own_thread::run("tsoracle-raft", move |opened| run(cluster, opened)).await
 }
 

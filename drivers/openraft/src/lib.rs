@@ -30,7 +30,9 @@ mod storage_test;
 
 use std::sync::Arc;
 
-use tsoracle_core::{ConsensusDriver, DriverConfig, DriverFactory, Result, register_driver};
+use tsoracle_core::{
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, register_driver,
+};
 
 pub use driver::{OpenraftDriver, open};
 pub use tsoracle_replica::Config;
@@ -39,9 +41,12 @@ register_driver!(DriverFactory {
     name: store::DRIVER,
     summary: "a cluster of nodes that replicate by Raft",
     options: tsoracle_replica::OPTIONS,
-    open: |config, _| Box::pin(open_config(config)),
+    open: |config, context| Box::pin(open_config(config, context)),
 });
 
-async fn open_config(config: DriverConfig) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(open(config.options()?).await?)
+async fn open_config(
+    config: DriverConfig,
+    context: OpenContext,
+) -> Result<Arc<dyn ConsensusDriver>> {
+    Ok(driver::open_within(config.options()?, context).await?)
 }

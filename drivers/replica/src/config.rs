@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tsoracle_core::{DriverOption, Error, Result};
+use tsoracle_core::{DriverOption, Error, Reload, Result};
 use tsoracle_store::Options;
 
 use crate::{
@@ -184,6 +184,8 @@ pub struct Cluster {
     pub listen: String,
     /// How peers prove who they are, if they do.
     pub tls: Option<PeerTls>,
+    /// Tells when their files are to be read again.
+    pub reload: Reload,
     /// What they prove to know, if they do.
     pub secret: Option<Secret>,
     /// Whether any process that reaches the port may speak as a peer.
@@ -251,7 +253,8 @@ impl Config {
             transfer_bytes: u64::from(self.transfer_mb) << 20,
             secret: self.peer_secret_file.as_deref().map(Secret::read).transpose()?,
             listen: self.peer_listen.clone().unwrap_or_else(|| own.peer.clone()),
-            tls: PeerTls::read(&self)?,
+            tls: PeerTls::read(&self, &own.peer)?,
+            reload: Reload::default(),
             store: Options {
                 journal_bytes: staggered(u64::from(self.journal_mb) << 20, self.node),
             },

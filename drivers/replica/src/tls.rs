@@ -1,15 +1,11 @@
-use std::{fmt, fs, path::Path, sync::Arc};
+use std::sync::Arc;
 
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    crypto::ring,
-    server::WebPkiClientVerifier,
-    version::{TLS12, TLS13},
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Deserialize;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tsoracle_core::{Error, Result};
+use tsoracle_core::{Error, Reload, Result};
+use tsoracle_tls::{Credentials, Sources, Watched};
 use webpki::EndEntityCert;
 
 use crate::Config;
@@ -26,48 +22,47 @@ pub enum PeerNames {
 }
 
 /// How peers prove to each other who they are: both sides show a certificate, which names the node.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PeerTls {
-    pub(crate) acceptor: TlsAcceptor,
-    pub(crate) connector: TlsConnector,
+    configs: Watched<Configs>,
+    naming: Naming,
+}
+
+/// What the certificates of a cluster's nodes name.
+#[derive(Clone, Debug)]
+struct Naming {
     names: PeerNames,
     cluster: String,
 }
 
-impl PeerTls {
-    /// Reads the files that `config` names, if it names any.
-    pub(crate) fn read(config: &Config) -> Result<Option<Self>> {
-        let (ca, certificate, key) = match (&config.peer_ca, &config.peer_cert, &config.peer_key) {
-            (None, None, None) => return Ok(None),
-            (Some(ca), Some(certificate), Some(key)) => (ca, certificate, key),
-            _ => return Err(wrong("peer_ca, peer_cert and peer_key go together; give all three")),
-        };
-        let unusable = |source: Box<dyn std::error::Error + Send + Sync>| {
+/// How peers are answered, and called.
+struct Configs {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Configs {
+    /// `own` is what the certificate of this node has to name.
+    fn of(credentials: &Credentials, own: &ServerName<'_>) -> Result<Self> {
+        let unusable = |source| {
             wrong("peer_ca, peer_cert and peer_key cannot be used for TLS").with_source(source)
         };
-        let (roots, chain) = (certificates(&read(ca)?)?, certificates(&read(certificate)?)?);
-        let key = PrivateKeyDer::from_pem_slice(&read(key)?);
-        let key = key.map_err(|source| unusable(source.into()))?;
-        let (server, client) = configs(roots, chain, key).map_err(unusable)?;
-        let tls = Self {
-            acceptor: TlsAcceptor::from(Arc::new(server)),
-            connector: TlsConnector::from(Arc::new(client)),
-            names: config.peer_names,
-            cluster: config.cluster.clone(),
+        let configs = Self {
+            server: credentials.server_config().map_err(unusable)?.into(),
+            client: credentials.client_config().map_err(unusable)?.into(),
         };
-        if tls.names == PeerNames::Node {
-            tls.name(1, "").map_err(|_| {
-                wrong("with peer_names=node, `cluster` has to be a name that certificates can have: letters, digits, hyphens and dots")
-            })?;
+        if credentials.own().map_err(unusable)?.is_some_and(|shown| !is_for(&shown, own)) {
+            tracing::warn!(
+                "peer_cert does not name this node, so that others will refuse it: it has to be for {:?} (see peer_names)",
+                own.to_str()
+            );
         }
-        Ok(Some(tls))
+        Ok(configs)
     }
+}
 
-    /// What the certificate of node `node` at `address` has to name.
-    ///
-    /// # Errors
-    /// `Config` if no certificate can.
-    pub(crate) fn name(&self, node: u32, address: &str) -> Result<ServerName<'static>> {
+impl Naming {
+    fn name(&self, node: u32, address: &str) -> Result<ServerName<'static>> {
         let name = match self.names {
             PeerNames::Address => {
                 let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -77,6 +72,54 @@ impl PeerTls {
         };
         let unusable = |_| wrong(format!("{name:?} is no name that a certificate can have"));
         ServerName::try_from(name.clone()).map_err(unusable)
+    }
+}
+
+impl PeerTls {
+    /// Reads the files that `config` names, if it names any. `address` is that of this node.
+    pub(crate) fn read(config: &Config, address: &str) -> Result<Option<Self>> {
+        let (ca, certificate, key) = match (&config.peer_ca, &config.peer_cert, &config.peer_key) {
+            (None, None, None) => return Ok(None),
+            (Some(ca), Some(certificate), Some(key)) => (ca, certificate, key),
+            _ => return Err(wrong("peer_ca, peer_cert and peer_key go together; give all three")),
+        };
+        let naming = Naming { names: config.peer_names, cluster: config.cluster.clone() };
+        let own = naming.name(config.node, address).map_err(|error| match naming.names {
+            PeerNames::Address => error,
+            PeerNames::Node => {
+                wrong("with peer_names=node, `cluster` has to be a name that certificates can have: letters, digits, hyphens and dots")
+            }
+        })?;
+        let identity = (certificate.clone(), key.clone());
+        let sources = Sources::files(Some(ca.clone()), Some(identity));
+        let make = move |credentials: &Credentials| Configs::of(credentials, &own);
+        Ok(Some(Self { configs: Watched::open("TLS of peers", sources, make)?, naming }))
+    }
+
+    /// Reads the files again when they change, or `reload` asks for it, from now on.
+    pub(crate) fn watch(&self, reload: Reload) {
+        self.configs.watch(reload);
+    }
+
+    /// What is wrong with the certificates, a line each.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.configs.troubles()
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        self.configs.current().server.clone().into()
+    }
+
+    pub(crate) fn connector(&self) -> TlsConnector {
+        self.configs.current().client.clone().into()
+    }
+
+    /// What the certificate of node `node` at `address` has to name.
+    ///
+    /// # Errors
+    /// `Config` if no certificate can.
+    pub(crate) fn name(&self, node: u32, address: &str) -> Result<ServerName<'static>> {
+        self.naming.name(node, address)
     }
 
     /// Finds out whether that is a certificate of node `node` at `address`: at `None` if it is not known.
@@ -89,16 +132,14 @@ impl PeerTls {
         node: u32,
         address: Option<&str>,
     ) -> Result<(), String> {
-        if address.is_none() && self.names == PeerNames::Address {
+        if address.is_none() && self.naming.names == PeerNames::Address {
             return Err(format!(
                 "the address of node {node} is not known, so no certificate names it"
             ));
         }
         let name = self.name(node, address.unwrap_or_default());
         let name = name.map_err(|error| format!("{error:#}"))?;
-        let names = EndEntityCert::try_from(certificate)
-            .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok());
-        if names {
+        if is_for(certificate, &name) {
             return Ok(());
         }
         Err(format!(
@@ -109,49 +150,9 @@ impl PeerTls {
     }
 }
 
-fn configs(
-    authorities: Vec<CertificateDer<'static>>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<(ServerConfig, ClientConfig), Box<dyn std::error::Error + Send + Sync>> {
-    let provider = Arc::new(ring::default_provider());
-    let versions = [&TLS13, &TLS12];
-    let mut roots = RootCertStore::empty();
-    authorities.into_iter().try_for_each(|authority| roots.add(authority))?;
-    let roots = Arc::new(roots);
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
-    let mut server = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&versions)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.clone(), key.clone_key())?;
-    let mut client = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&versions)?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    server.alpn_protocols = vec![b"h2".to_vec()];
-    client.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((server, client))
-}
-
-/// Keys never show.
-impl fmt::Debug for PeerTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerTls").field("names", &self.names).finish_non_exhaustive()
-    }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(wrong("peer_ca and peer_cert have to hold certificates in PEM")),
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path)
-        .map_err(|source| wrong(format!("cannot read {}", path.display())).with_source(source))
+fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    EndEntityCert::try_from(certificate)
+        .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(name).is_ok())
 }
 
 fn wrong(context: impl Into<String>) -> Error {

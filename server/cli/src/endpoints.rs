@@ -1,15 +1,22 @@
-use std::{fs, path::PathBuf, time::Duration};
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tonic::{
+    Request, Status,
     codegen::http::uri::Authority,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
 use tsoracle_core::on_one_line;
 use tsoracle_proto::DEFAULT_PORT;
+use tsoracle_server::token_mistake;
 
 use crate::failure::Failure;
+
+/// The variable with a token, for those who have no file for it. It is no option, since all users see those.
+const TOKEN: &str = "TSORACLE_TOKEN";
 
 /// Which servers to ask, and how.
 #[derive(Args, Clone, Debug)]
@@ -50,6 +57,10 @@ pub struct Endpoints {
     /// The private key that goes with --tls-cert (PEM)
     #[arg(long, value_name = "FILE", env = "TSORACLE_CLIENT_TLS_KEY", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+
+    /// Prove an identity by the token in this file; without it, by that in TSORACLE_TOKEN if there is one
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Which sequences are elsewhere.
@@ -79,7 +90,13 @@ impl Endpoints {
             let context = format!("endpoint {wrong:?} is not of the form HOST:PORT");
             return Err(Failure::usage(context));
         }
-        let mut dialer = Dialer { tls: None, timeout: self.timeout };
+        let mut dialer = Dialer { tls: None, token: Token(None), timeout: self.timeout };
+        if let Some(token) = self.token()? {
+            let mut value: MetadataValue<Ascii> =
+                format!("Bearer {token}").parse().map_err(Failure::usage)?;
+            value.set_sensitive(true);
+            dialer.token = Token(Some(value));
+        }
         if let Some(ca) = &self.tls_ca {
             let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
             if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
@@ -98,6 +115,25 @@ impl Endpoints {
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
+            token_file: None,
+        }
+    }
+
+    /// What proves who asks, besides a certificate.
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let (token, place) = match &self.token_file {
+            Some(file) => {
+                let text = String::from_utf8_lossy(&read(file)?).trim().to_owned();
+                (text, format!("--token-file {}", file.display()))
+            }
+            None => match env::var(TOKEN) {
+                Ok(token) if !token.is_empty() => (token, TOKEN.into()),
+                _ => return Ok(None),
+            },
+        };
+        match token_mistake(&token) {
+            None => Ok(Some(token)),
+            Some(mistake) => Err(Failure::usage(format!("{place} holds no token: {mistake}"))),
         }
     }
 
@@ -115,6 +151,9 @@ impl Endpoints {
                 tls = tls.identity(read(cert)?, read(key)?);
             }
             builder = builder.tls(tls);
+        }
+        if let Some(token) = self.token()? {
+            builder = builder.token(token);
         }
         for (prefix, endpoints) in routes.routes {
             builder = builder.route(prefix, endpoints);
@@ -136,10 +175,27 @@ fn authority(endpoint: &str) -> Option<&str> {
     is_place.then_some(authority)
 }
 
+/// A connection, over which every call brings the token along.
+pub type Channel = InterceptedService<tonic::transport::Channel, Token>;
+
+/// What proves who asks, if it was given.
+#[derive(Clone, Debug)]
+pub struct Token(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// Makes plain connections, for questions that the client does not ask.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     tls: Option<ClientTlsConfig>,
+    token: Token,
     pub timeout: Duration,
 }
 
@@ -159,7 +215,8 @@ impl Dialer {
             })
             .map_err(|error| on_one_line(&error))?;
         let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
-        dialled.connect().await.map_err(|error| on_one_line(&error))
+        let connected = dialled.connect().await.map_err(|error| on_one_line(&error))?;
+        Ok(InterceptedService::new(connected, self.token.clone()))
     }
 }
 

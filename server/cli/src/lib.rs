@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
+mod administrators;
 mod arguments;
 mod ask;
 #[doc(hidden)]
 pub mod bench;
+mod cert;
 mod cluster;
 mod completions;
 mod decode;
@@ -30,6 +33,7 @@ mod serve;
 mod settings;
 mod status;
 mod time;
+mod token;
 mod verify;
 
 use std::process::ExitCode;
@@ -77,6 +81,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Cert(command) => cert::run(command),
+        Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,

@@ -6,11 +6,12 @@
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt::Write as _,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, ErrorKind, IsTerminal as _, Write as _},
     mem,
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     panic,
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
@@ -39,8 +40,20 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 static LOG: OnceLock<Arc<Log>> = OnceLock::new();
 
-/// Sends all that is logged to standard error, from now on.
-pub(crate) fn start(filter: &str) -> Result<(), Failure> {
+/// The audit log, if it is a file.
+static FILE: OnceLock<Arc<Log>> = OnceLock::new();
+
+/// Replaces the filter of the log.
+type Replace = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+static FILTER: OnceLock<Replace> = OnceLock::new();
+
+/// What is logged where nobody says.
+const INFO: &str = "info";
+
+/// Reads a filter.
+pub(crate) fn filter(text: Option<&str>) -> Result<EnvFilter, Failure> {
+    let filter = text.unwrap_or(INFO);
     // openraft logs each attempt to reach a peer that is not there; what matters the driver says itself.
     let bare =
         |part: &&str| !part.contains(['=', '[', ':']) && part.parse::<LevelFilter>().is_err();
@@ -50,30 +63,51 @@ pub(crate) fn start(filter: &str) -> Result<(), Failure> {
             "{word:?} is no log level; they are error, warn, info, debug and trace, or MODULE=LEVEL"
         )));
     }
-    let filter = EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
+    EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
         Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
-    })?;
+    })
+}
+
+/// Logs by another filter from now on.
+pub(crate) fn replace_filter(filter: EnvFilter) {
+    if let Some(replace) = FILTER.get() {
+        replace(filter);
+    }
+}
+
+/// Sends all that is logged to standard error, from now on.
+pub(crate) fn start(filter: EnvFilter) -> Result<(), Failure> {
     // Not through the handle that others lock: a write may take for ever.
     let output = io::stderr().as_fd().try_clone_to_owned();
     let output = output
         .map_err(|error| Failure::failed(format!("cannot write to standard error: {error:#}")))?;
     let log = LOG.get_or_init(Arc::default).clone();
-    thread::Builder::new()
-        .name("tsoracle-log".into())
-        .spawn({
-            let log = log.clone();
-            move || log.write_to(&mut File::from(output))
-        })
-        .map_err(|error| Failure::failed(format!("cannot start threads: {error:#}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    log.clone().write_aside(File::from(output), |lost| {
+        format!("{lost} lines of the log were lost: nobody read them in time\n")
+    })?;
+    let subscriber = tracing_subscriber::fmt()
         .with_writer(Lines(log))
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
-        .try_init()
-        .map_err(Failure::failed)?;
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    // It fails only once there is no log any more.
+    let _ = FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
+    subscriber.try_init().map_err(Failure::failed)?;
     panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Writes lines to a file, which are bounded and lost as those of the log are.
+pub(crate) fn to_file(path: &Path) -> Result<impl Fn(&str) + Send + Sync + use<>, Failure> {
+    let place = path.display();
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let file =
+        file.map_err(|error| Failure::usage(format!("cannot write to {place}: {error:#}")))?;
+    let log = FILE.get_or_init(Arc::default).clone();
+    log.clone().write_aside(file, |lost| format!("{{\"event\":\"lost\",\"lines\":{lost}}}\n"))?;
+    Ok(move |line: &str| log.push(format!("{line}\n").as_bytes()))
 }
 
 /// Writes a line to standard error.
@@ -87,7 +121,7 @@ pub(crate) fn line(line: &str) {
 
 /// Waits until all is written, for a moment at most.
 pub(crate) fn flush() {
-    if let Some(log) = LOG.get() {
+    for log in [&LOG, &FILE].into_iter().filter_map(OnceLock::get) {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
         let _ = log.changed.wait_timeout_while(log.waiting(), LAST_WORDS, is_busy);
     }
@@ -143,8 +177,21 @@ impl Log {
         self.changed.notify_all();
     }
 
+    /// Starts a thread that writes what comes; `note` says that lines were lost.
+    fn write_aside(
+        self: Arc<Self>,
+        mut output: File,
+        note: fn(u64) -> String,
+    ) -> Result<(), Failure> {
+        let thread = thread::Builder::new().name("tsoracle-log".into());
+        let started = thread.spawn(move || self.write_to(&mut output, note));
+        started
+            .map(drop)
+            .map_err(|error| Failure::failed(format!("cannot start threads: {error:#}")))
+    }
+
     /// Writes what comes, for ever.
-    fn write_to(&self, output: &mut File) {
+    fn write_to(&self, output: &mut File, note: fn(u64) -> String) {
         let mut lines = vec![];
         loop {
             let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty();
@@ -159,8 +206,7 @@ impl Log {
             drop(waiting);
             let mut unwritten = 0;
             if lost > 0 {
-                let note = format!("{lost} lines of the log were lost: nobody read them in time\n");
-                unwritten += if write(output, note.as_bytes()) > 0 { lost } else { 0 };
+                unwritten += if write(output, note(lost).as_bytes()) > 0 { lost } else { 0 };
             }
             unwritten += write(output, &lines);
             let mut waiting = self.waiting();

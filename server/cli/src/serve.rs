@@ -4,11 +4,13 @@ use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
-    Phase, Reads, Space, SystemClock, endless,
+    Phase, Reads, Reloader, Space, SystemClock, endless,
 };
 use tsoracle_server::{Server, TlsOptions, listen};
 
 use crate::{
+    access,
+    administrators::Administrators,
     drivers,
     failure::Failure,
     log, metrics,
@@ -23,9 +25,9 @@ const LISTEN: &str = "127.0.0.1:50551";
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
-    let settings = settings.complete()?;
-    log::start(settings.log.as_deref().unwrap_or("info"))?;
+pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
+    let settings = given.clone().complete()?;
+    log::start(log::filter(settings.log.as_deref())?)?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
     let config = match &settings.driver {
@@ -46,12 +48,18 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
     let place = settings.listen.as_deref().unwrap_or(LISTEN);
     check_place("--listen", place)?;
     let mut signals = Signals::install()?;
+    let reloader = Reloader::default();
+    reload_on_hangup(reloader.clone())?;
 
     let listener = listen(&place).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
+    let trust = access::trust_of_clients(&settings, address, tls.is_some())?;
+    let administrators = Administrators::listen(&settings).await?;
+    let access = access::open(&settings)?;
     let service_endpoint =
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
-    let context = OpenContext { service_endpoint: service_endpoint.clone() };
+    let context =
+        OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
     let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
     let mut metrics = pin!(endless("metrics", async move {
         match metrics {
@@ -65,15 +73,19 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
-    let mut server = Server::builder().driver(driver.clone()).options(options).limits(limits);
+    let mut server = Server::builder().driver(driver.clone()).options(options);
+    server = server.limits(limits.clone()).access(access.trusting(trust));
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
     if let Some(tls) = tls {
-        server = server.tls(tls);
+        server = server.tls(tls).reload(reloader.subscribe());
     }
     let listening = server.build()?.listen_on(listener)?;
-    tokio::spawn(announce(listening.oracle().clone(), address, name));
+    let oracle = listening.oracle().clone();
+    tokio::spawn(announce(oracle.clone(), address, name));
+    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
+    let following = access::follow(given, settings, access.clone(), reloader.subscribe());
     let stopped = listening.serve_with_shutdown(async move {
         signals.next().await;
         tracing::info!("stopping; a second signal exits at once");
@@ -89,7 +101,21 @@ pub(crate) async fn run(settings: Settings) -> Result<(), Failure> {
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
         },
         error = metrics => Err(error.into()),
+        error = endless("policy", following) => Err(error.into()),
+        failed = administrators => failed,
     }
+}
+
+/// Has whatever was read from files read again on each SIGHUP.
+fn reload_on_hangup(reloader: Reloader) -> Result<(), Failure> {
+    let mut hangup = listen_for(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
+            reloader.request();
+        }
+    });
+    Ok(())
 }
 
 /// Why the cluster goes on without this node, if that is why it has ended.
@@ -161,7 +187,7 @@ fn require_state(config: &DriverConfig) -> Result<(), Failure> {
 }
 
 /// Checks that `text` is HOST:PORT.
-fn check_place(option: &str, text: &str) -> Result<(), Failure> {
+pub(crate) fn check_place(option: &str, text: &str) -> Result<(), Failure> {
     let place = text.rsplit_once(':').filter(|(host, port)| {
         !host.is_empty() && !host.contains(['/', ' ', ',']) && port.parse::<u16>().is_ok()
     });
@@ -185,6 +211,10 @@ fn endpoint(text: &str) -> Result<String, Failure> {
     }
 }
 
+fn listen_for(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
+}
+
 /// What asks this process to stop.
 pub(crate) struct Signals {
     terminate: Signal,
@@ -195,17 +225,13 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn install() -> Result<Self, Failure> {
-        let install = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
-        };
         Ok(Self {
-            terminate: install(SignalKind::terminate())?,
-            interrupt: install(SignalKind::interrupt())?,
+            terminate: listen_for(SignalKind::terminate())?,
+            interrupt: listen_for(SignalKind::interrupt())?,
             _ignored: [
-                install(SignalKind::hangup())?,
-                install(SignalKind::user_defined1())?,
-                install(SignalKind::user_defined2())?,
+                listen_for(SignalKind::hangup())?,
+                listen_for(SignalKind::user_defined1())?,
+                listen_for(SignalKind::user_defined2())?,
             ],
         })
     }

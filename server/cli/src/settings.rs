@@ -1,29 +1,23 @@
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod made;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use humantime::parse_duration;
 use serde::Deserialize;
-use tsoracle_core::{DriverConfig, OracleOptions};
-use tsoracle_server::{Limits, TlsOptions};
+use tsoracle_core::DriverConfig;
+use tsoracle_server::PolicyConfig;
 
-use crate::{
-    descriptors,
-    failure::{Failure, usage_if_config},
-    time::Time,
-};
+use crate::time::Time;
 
 const PLACES: &str = "Place";
 const TIME: &str = "Time and leases";
 const TLS: &str = "TLS";
+const RIGHTS: &str = "Rights";
 const LIMITS: &str = "Limits";
 
 /// The options of `tsoracle serve`: on the command line, in the environment, and in the file.
-#[derive(Args, Deserialize, Default, Debug)]
+#[derive(Args, Deserialize, Clone, Default, Debug)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Settings {
     /// What keeps the state: a name or a config string [default: file]
@@ -34,7 +28,11 @@ pub(crate) struct Settings {
     /// TOML file with the same options, named without the dashes in front
     #[arg(long, value_name = "FILE", env = "TSORACLE_CONFIG")]
     #[serde(skip)]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
+
+    /// Who may do what. In the file alone.
+    #[arg(skip)]
+    pub(crate) policy: Option<PolicyConfig>,
 
     /// Refuse to begin a new state: for a directory on a volume that may not be mounted
     #[arg(long, value_name = "BOOL", env = "TSORACLE_REQUIRE_STATE", help_heading = PLACES,
@@ -45,6 +43,17 @@ pub(crate) struct Settings {
     /// Where to listen; port 0 finds a free one [default: 127.0.0.1:50551]
     #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_LISTEN", help_heading = PLACES)]
     pub(crate) listen: Option<String>,
+
+    /// Serve in plain text even where other machines can listen in, and send what they like
+    #[arg(long, value_name = "BOOL", env = "TSORACLE_INSECURE_LISTEN", help_heading = PLACES,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          hide_possible_values = true)]
+    pub(crate) insecure_listen: Option<bool>,
+
+    /// Where to serve administrators: HOST:PORT, or a port of this machine alone. They are then served
+    /// nowhere else, but for identities to which a policy gives the right [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_ADMIN_LISTEN", help_heading = PLACES)]
+    pub(crate) admin_listen: Option<String>,
 
     /// Where clients reach this server [default: the address it listens on]
     #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_ADVERTISE", help_heading = PLACES)]
@@ -125,6 +134,27 @@ pub(crate) struct Settings {
     /// Let in only clients with a certificate of these authorities (PEM)
     #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_CLIENT_CA", help_heading = TLS)]
     tls_client_ca: Option<PathBuf>,
+
+    /// Encrypt for administrators, with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_ADMIN_TLS_CERT", help_heading = TLS)]
+    admin_tls_cert: Option<PathBuf>,
+
+    /// The private key that goes with --admin-tls-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_ADMIN_TLS_KEY", help_heading = TLS)]
+    admin_tls_key: Option<PathBuf>,
+
+    /// Let in only administrators with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_ADMIN_TLS_CLIENT_CA", help_heading = TLS)]
+    admin_tls_client_ca: Option<PathBuf>,
+
+    /// The tokens that prove identities, as `tsoracle token` writes them
+    #[arg(long, value_name = "FILE", env = "TSORACLE_TOKENS", help_heading = RIGHTS)]
+    pub(crate) tokens: Option<PathBuf>,
+
+    /// Where to record administrative actions and refusals, a line of JSON each
+    /// [default: the log, as tsoracle::audit]
+    #[arg(long, value_name = "FILE", env = "TSORACLE_AUDIT_LOG", help_heading = RIGHTS)]
+    pub(crate) audit_log: Option<PathBuf>,
 
     /// The most calls that wait for a commit, a leader or the clock [default: 65536]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_WAITING", help_heading = LIMITS)]
@@ -246,151 +276,5 @@ impl TryFrom<toml::Value> for DriverChoice {
             }
             _ => Err("the driver is a config string or a table".into()),
         }
-    }
-}
-
-impl Settings {
-    /// Adds what the config file says, if one is named.
-    pub(crate) fn complete(self) -> Result<Self, Failure> {
-        match self.config.clone() {
-            Some(path) => Ok(self.over(read(&path)?)),
-            None => Ok(self),
-        }
-    }
-
-    /// These settings, and where one is missing, that of `file`.
-    fn over(self, file: Self) -> Self {
-        macro_rules! first {
-            ($($field:ident)*) => { Self { $($field: self.$field.or(file.$field)),* } }
-        }
-        first!(
-            driver config require_state listen advertise metrics_listen log lease window_ahead failover_advance max_ahead
-            max_clock_step max_clock_jump trust_clock_until hold shutdown_timeout tls_cert tls_key tls_client_ca max_waiting
-            max_seq_count max_keys max_sessions max_leases max_named name_retention reserve_bytes min_lease_ttl
-            max_lease_ttl
-            max_message_bytes max_header_bytes max_unread_answers
-            max_concurrent_streams max_connections handshake_time request_time keepalive_interval
-            keepalive_timeout drain_time
-        )
-    }
-
-    /// How the engine serves.
-    pub(crate) fn oracle_options(&self) -> Result<OracleOptions, Failure> {
-        let mut options = OracleOptions::default();
-        set(&mut options.lease, self.lease);
-        set(&mut options.window_ahead, self.window_ahead);
-        set(&mut options.failover_advance, self.failover_advance);
-        set(&mut options.max_ahead, self.max_ahead.or(self.window_ahead));
-        set(&mut options.max_clock_step, self.max_clock_step);
-        set(&mut options.max_clock_jump, self.max_clock_jump);
-        options.trust_clock_until_ms = self.trust_clock_until.map(|time| time.0);
-        set(&mut options.hold, self.hold);
-        set(&mut options.shutdown_timeout, self.shutdown_timeout);
-        set(&mut options.max_waiting, self.max_waiting);
-        set(&mut options.max_seq_count, self.max_seq_count);
-        set(&mut options.limits.keys, self.max_keys);
-        set(&mut options.limits.sessions, self.max_sessions);
-        set(&mut options.limits.leases, self.max_leases);
-        set(&mut options.limits.named, self.max_named);
-        set(&mut options.name_retention, self.name_retention);
-        set(&mut options.lease_ttl.0, self.min_lease_ttl);
-        set(&mut options.lease_ttl.1, self.max_lease_ttl);
-        options.validate().map_err(usage_if_config)?;
-        Ok(options)
-    }
-
-    /// What clients may take.
-    pub(crate) fn limits(&self) -> Result<Limits, Failure> {
-        let mut limits = Limits::default();
-        set(&mut limits.message_bytes, self.max_message_bytes);
-        set(&mut limits.header_bytes, self.max_header_bytes);
-        set(&mut limits.unread_answers, self.max_unread_answers);
-        set(&mut limits.concurrent_streams, self.max_concurrent_streams);
-        limits.connections = descriptors::connections(self.max_connections)?;
-        set(&mut limits.handshake_time, self.handshake_time);
-        set(&mut limits.request_time, self.request_time);
-        set(&mut limits.keepalive_interval, self.keepalive_interval);
-        set(&mut limits.keepalive_timeout, self.keepalive_timeout);
-        set(&mut limits.drain_time, self.drain_time);
-        limits.validate().map_err(usage_if_config)?;
-        Ok(limits)
-    }
-
-    /// How to encrypt, with every file read and checked.
-    pub(crate) fn tls(&self) -> Result<Option<TlsOptions>, Failure> {
-        let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => TlsOptions::from_files(cert, key),
-            (None, None) if self.tls_client_ca.is_none() => return Ok(None),
-            _ => return Err(Failure::usage("TLS takes both --tls-cert and --tls-key")),
-        };
-        let tls = match &self.tls_client_ca {
-            Some(authorities) => tls.and_then(|tls| tls.client_ca_file(authorities)),
-            None => tls,
-        };
-        let tls = tls.and_then(|tls| tls.check().map(|()| tls));
-        tls.map(Some).map_err(usage_if_config)
-    }
-}
-
-fn set<T>(option: &mut T, given: Option<T>) {
-    if let Some(value) = given {
-        *option = value;
-    }
-}
-
-fn read(path: &Path) -> Result<Settings, Failure> {
-    let place = path.display();
-    let text = fs::read_to_string(path).map_err(|error| {
-        Failure::usage(format!("cannot read the config file {place}: {error:#}"))
-    })?;
-    toml::from_str(&text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start));
-        let line = before.map(|before| {
-            let number = before.matches('\n').count();
-            let key = text.lines().nth(number).and_then(|line| line.split_once('='));
-            let key = key.map(|(key, _)| format!(", {}", key.trim())).unwrap_or_default();
-            format!(", line {}{key}", number + 1)
-        });
-        let reason = error.message();
-        Failure::usage(format!("config file {place}{}: {reason}", line.unwrap_or_default()))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Settings, String> {
-        toml::from_str(text).map_err(|error: toml::de::Error| error.message().into())
-    }
-
-    #[test]
-    fn what_is_given_first_counts() {
-        let flags = Settings { lease: Some(Duration::from_secs(2)), ..Settings::default() };
-        let file = parse("lease = '4s'\nwindow-ahead = '9s'\nlisten = 'h:1'").unwrap();
-        let settings = flags.over(file);
-        let options = settings.oracle_options().unwrap();
-        assert_eq!(options.lease, Duration::from_secs(2));
-        assert_eq!(options.window_ahead, Duration::from_secs(9));
-        assert_eq!(options.max_ahead, Duration::from_secs(9));
-        assert_eq!(settings.listen.as_deref(), Some("h:1"));
-    }
-
-    #[test]
-    fn a_driver_has_two_forms() {
-        let name = |text| parse(text).unwrap().driver.unwrap().0.name().to_owned();
-        assert_eq!(name("driver = 'file:./data'"), "file");
-        assert_eq!(name("[driver]\ndriver = 'file'\npath = './data'"), "file");
-        assert!(parse("driver = 3").unwrap_err().contains("table"));
-        assert!(parse("[driver]\npath = 'x'").unwrap_err().contains("driver = \"NAME\""));
-    }
-
-    #[test]
-    fn an_unknown_option_lists_the_valid_ones() {
-        let error = parse("lesae = '4s'").unwrap_err();
-        for word in ["lesae", "lease", "window-ahead", "driver", "tls-client-ca"] {
-            assert!(error.contains(word), "{error}");
-        }
-        assert!(!error.contains("`config`"), "a file names no other: {error}");
     }
 }

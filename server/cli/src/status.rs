@@ -2,20 +2,20 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
 use serde::{Serialize, Serializer};
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tsoracle_core::Timestamp;
 use tsoracle_proto::{
     metadata,
     v1::{
-        GetCurrentMaxSafeRequest, LeaderHint, ReadSeqRequest, TroublesRequest,
-        cluster_service_client::ClusterServiceClient,
+        GetCurrentMaxSafeRequest, LeaderHint, MembersRequest, MembersResponse, ReadSeqRequest,
+        TroublesRequest, cluster_service_client::ClusterServiceClient,
         sequence_service_client::SequenceServiceClient, tso_service_client::TsoServiceClient,
     },
 };
 
 use crate::{
-    endpoints::{Dialer, Endpoints},
+    endpoints::{Channel, Dialer, Endpoints},
     failure::Failure,
     output::Output,
 };
@@ -104,11 +104,13 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
     };
     let mut tso = TsoServiceClient::new(channel.clone());
     let mut cluster = ClusterServiceClient::new(channel.clone());
-    let (health, led, troubles, max_safe) = tokio::join!(
+    let mut members = cluster.clone();
+    let (health, led, troubles, max_safe, members) = tokio::join!(
         health(channel.clone(), timeout),
         leadership(channel, timeout),
         cluster.troubles(within(TroublesRequest {}, timeout)),
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
+        members.members(within(MembersRequest {}, timeout)),
     );
     // A node of an earlier release has none to tell.
     let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
@@ -139,12 +141,26 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
             epoch: leader_epoch.map(u128::from),
             ..report
         },
-        Led::Elsewhere(_) => Report { phase: "no leader", ..report },
+        // An address of administrators names no other node, but every node knows the members.
+        Led::Elsewhere(_) => match members.ok().and_then(|answer| leader(answer.into_inner())) {
+            Some(leader) => Report { phase: "following", leader: Some(leader), ..report },
+            None => Report { phase: "no leader", ..report },
+        },
+        Led::Unknown(status)
+            if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) =>
+        {
+            Report { phase: "denied", error: Some(status.message().into()), ..report }
+        }
         Led::Unknown(status) => {
             let error = format!("{}: {}", status.code(), status.message());
             Report { phase: "failing", error: Some(error), ..report }
         }
     }
+}
+
+fn leader(members: MembersResponse) -> Option<String> {
+    let leader = members.members.into_iter().find(|member| member.id == members.leader)?;
+    Some(leader.service_address)
 }
 
 enum Led {

@@ -47,11 +47,11 @@ impl Reader {
         Self { home, text: with_free_ports(TEXT), running: Vec::new() }
     }
 
-    /// The code block that begins with this comment.
+    /// The code block that begins with this comment, a command a line.
     fn block(&self, title: &str) -> String {
-        let (_, after) = self.text.split_once(&format!("```sh\n# {title}")).expect(title);
+        let (_, after) = self.text.split_once(&format!("# {title}")).expect(title);
         let (_, code) = after.split_once('\n').unwrap();
-        code.split_once("```").unwrap().0.to_owned()
+        code.split_once("```").unwrap().0.replace("\\\n", " ")
     }
 
     fn bash(&self, script: &str) -> Command {
@@ -73,7 +73,7 @@ impl Reader {
         let (settings, programs): (Vec<_>, Vec<_>) = block
             .lines()
             .filter(|line| !line.is_empty())
-            .partition(|line| line.starts_with("PEERS="));
+            .partition(|line| line.starts_with(char::is_uppercase));
         let first = self.running.len();
         for line in programs {
             let script = format!("{}\nexec {line}", settings.join("\n"));
@@ -150,6 +150,30 @@ fn three_nodes_with_openraft_of_which_one_is_replaced() {
 #[test]
 fn three_nodes_with_omnipaxos() {
     serves("omnipaxos", "three");
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn a_secure_cluster_that_goes_over_to_new_authorities() {
+    let mut reader = Reader::new();
+    let made = reader.run("secure, six commands");
+    assert_eq!(made.matches("made tsoracle-certs/").count(), 7, "{made}");
+    reader.start("secure, in three terminals");
+    let asks = |reader: &Reader, first: u32| {
+        let said = reader.run("secure, as a client");
+        assert!(said.contains(&format!("{first} to {} (64 values)", first + 63)), "{said}");
+        assert_eq!(said.matches("health SERVING").count(), 1, "{said}");
+    };
+    asks(&reader, 0);
+    reader.run("secure, new authorities");
+    for (step, first) in [
+        ("secure, both authorities are trusted", 64),
+        ("secure, the new certificates", 128),
+        ("secure, the new authorities alone", 192),
+    ] {
+        reader.run(step);
+        asks(&reader, first);
+    }
 }
 
 #[cfg(feature = "etcd")]

@@ -1,16 +1,23 @@
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use tonic::{Request, Response, Status};
 use tsoracle_core::{Error, Member, Membership, MembershipChange, Oracle};
 use tsoracle_proto::v1::{self, change_request::Change, cluster_service_server::ClusterService};
+use tsoracle_tls::Watched;
 
-use crate::status::{Asked, Statuses};
+use super::client;
+use crate::{
+    rights::Right,
+    status::{Asked, Statuses},
+};
 
 /// The nodes of a cluster, for drivers that can change them.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     pub(crate) oracle: Oracle,
     pub(crate) statuses: Statuses,
+    pub(crate) tls: Option<Watched<ServerConfig>>,
 }
 
 impl Cluster {
@@ -48,9 +55,11 @@ impl ClusterService for Cluster {
         &self,
         _: Request<v1::TroublesRequest>,
     ) -> Result<Response<v1::TroublesResponse>, Status> {
+        let certificates = self.tls.iter().flat_map(Watched::troubles);
+        let troubles = self.oracle.troubles().into_iter().chain(certificates).collect();
         let status = self.oracle.status();
         Ok(Response::new(v1::TroublesResponse {
-            troubles: self.oracle.troubles(),
+            troubles,
             free_bytes: status.free_bytes,
             reserve_bytes: status.reserve_bytes,
         }))
@@ -60,7 +69,7 @@ impl ClusterService for Cluster {
         &self,
         request: Request<v1::ChangeRequest>,
     ) -> Result<Response<v1::ChangeResponse>, Status> {
-        let membership = self.membership()?;
+        let (membership, client) = (self.membership()?, client(&request)?);
         let change = match request.into_inner().change {
             Some(Change::Add(member)) => MembershipChange::Add(Member {
                 id: member.id,
@@ -77,7 +86,23 @@ impl ClusterService for Cluster {
             }
             None => return Err(Status::invalid_argument("the request names no change")),
         };
-        membership.change(change).await.map_err(|error| self.refused(&error))?;
+        let object = in_words(&change);
+        let action = client.audit().begin(client.who(), Right::Cluster, &object);
+        let changed = membership.change(change).await;
+        action.end(changed.map_err(|error| self.refused(&error)))?;
         Ok(Response::new(v1::ChangeResponse {}))
+    }
+}
+
+/// As an audit log has it.
+fn in_words(change: &MembershipChange) -> String {
+    match change {
+        MembershipChange::Add(Member { id, peer, .. }) => format!("add node {id} at {peer}"),
+        MembershipChange::Promote { id } => format!("promote node {id}"),
+        MembershipChange::Remove { id, force: false } => format!("remove node {id}"),
+        MembershipChange::Remove { id, force: true } => format!("remove node {id} by force"),
+        MembershipChange::Transfer { to: Some(id) } => format!("transfer to node {id}"),
+        MembershipChange::Transfer { to: None } => "transfer".into(),
+        other => format!("{other:?}"),
     }
 }

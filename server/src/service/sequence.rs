@@ -2,8 +2,11 @@ use tonic::{Request, Response, Status};
 use tsoracle_core::{Epoch, Error, MAX_SEQ_PAGE, Oracle, Phase, SeqKey, SeqList};
 use tsoracle_proto::v1::{self, sequence_service_server::SequenceService};
 
-use super::{convert, within_deadline};
-use crate::status::{Asked, Statuses, never_used};
+use super::{check_key, client, convert, denied, within_deadline};
+use crate::{
+    rights::Right,
+    status::{Asked, Statuses, never_used},
+};
 
 /// How many sequences a page has if the client does not say.
 const DEFAULT_PAGE: usize = 100;
@@ -32,8 +35,9 @@ impl SequenceService for Sequences {
         request: Request<v1::ReadSeqRequest>,
     ) -> Result<Response<v1::ReadSeqResponse>, Status> {
         let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let key = SeqKey::new(request.into_inner().key).map_err(|error| refused(error.into()))?;
+        check_key(&client, Right::Read, key.as_str())?;
         match oracle.read_seq(key.clone()).await.map_err(refused)? {
             Some(next) => Ok(Response::new(v1::ReadSeqResponse {
                 key: key.into(),
@@ -48,8 +52,11 @@ impl SequenceService for Sequences {
         &self,
         request: Request<v1::ListSeqsRequest>,
     ) -> Result<Response<v1::ListSeqsResponse>, Status> {
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::ListSeqsRequest { prefix, page_size, start_after } = request.into_inner();
+        // Whoever may see what begins with a prefix may see what begins with a longer one.
+        let listed = client.check_key(Right::List, &prefix);
+        listed.map_err(|error| denied(&client, Right::List, &prefix, &error))?;
         let limit = match page_size as usize {
             0 => DEFAULT_PAGE,
             asked => asked.min(MAX_SEQ_PAGE),
@@ -70,10 +77,13 @@ impl SequenceService for Sequences {
         request: Request<v1::SeedSeqRequest>,
     ) -> Result<Response<v1::SeedSeqResponse>, Status> {
         let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::SeedSeqRequest { key, start } = request.into_inner();
         let key = SeqKey::new(key).map_err(|error| refused(error.into()))?;
-        let (next, epoch) = oracle.seed_seq(key.clone(), start).await.map_err(refused)?;
+        check_key(&client, Right::Seed, key.as_str())?;
+        let action = client.audit().begin(client.who(), Right::Seed, key.as_str());
+        let seeded = oracle.seed_seq(key.clone(), start).await.map_err(refused);
+        let (next, epoch) = action.end(seeded)?;
         let epoch = Some(convert::epoch(epoch));
         Ok(Response::new(v1::SeedSeqResponse { key: key.into(), next, epoch }))
     }
@@ -83,9 +93,11 @@ impl SequenceService for Sequences {
         request: Request<v1::DeleteSeqRequest>,
     ) -> Result<Response<v1::DeleteSeqResponse>, Status> {
         let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let key = SeqKey::new(request.into_inner().key).map_err(|error| refused(error.into()))?;
-        let (next, epoch) = oracle.delete_seq(key.clone()).await.map_err(refused)?;
+        check_key(&client, Right::Delete, key.as_str())?;
+        let action = client.audit().begin(client.who(), Right::Delete, key.as_str());
+        let (next, epoch) = action.end(oracle.delete_seq(key.clone()).await.map_err(refused))?;
         let epoch = Some(convert::epoch(epoch));
         Ok(Response::new(v1::DeleteSeqResponse { key: key.into(), next, epoch }))
     }

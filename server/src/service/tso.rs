@@ -11,11 +11,14 @@ use tsoracle_proto::{
 };
 
 use super::{
-    caller, convert,
+    check_key, client, convert,
     streams::{Ending, SeqAnswers, TsAnswers},
     within_deadline,
 };
-use crate::status::{Asked, Statuses};
+use crate::{
+    rights::{Client, Right},
+    status::{Asked, Statuses},
+};
 
 /// Timestamps, sequences and stamping leases.
 #[derive(Clone, Debug)]
@@ -43,6 +46,14 @@ impl Tso {
             Err(error) => Err(error),
         };
         granted.map_err(|error| self.refused(&error))
+    }
+
+    /// Releases a lease, whoever has acquired it.
+    async fn release_any(&self, client: &Client, id: LeaseId) -> Result<(), Status> {
+        let object = format!("lease {id}");
+        let action = client.audit().begin(client.who(), Right::Release, &object);
+        let released = self.oracle.release_lease(id).await;
+        action.end(released.map_err(|error| self.refused(&error)))
     }
 
     fn refused(&self, error: &Error) -> Status {
@@ -94,8 +105,9 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::GetSeqRequest>,
     ) -> Result<Response<v1::GetSeqResponse>, Status> {
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::GetSeqRequest { key, count, request_id } = request.into_inner();
+        check_key(&client, Right::Seq, &key)?;
         let grant = self.advance(oracle, convert::seq_request([(key, count)], request_id)).await?;
         let Some(block) = grant.blocks.into_iter().next() else {
             return Err(Status::internal("the engine granted no block"));
@@ -112,8 +124,12 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::GetSeqBatchRequest>,
     ) -> Result<Response<v1::GetSeqBatchResponse>, Status> {
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::GetSeqBatchRequest { entries, request_id } = request.into_inner();
+        entries.iter().try_for_each(|entry| check_key(&client, Right::Seq, &entry.key))?;
+        // The call itself was counted already.
+        let counted = client.count(entries.len().saturating_sub(1));
+        counted.map_err(|error| self.refused(&error))?;
         let entries = entries.into_iter().map(|entry| (entry.key, entry.count));
         let grant = self.advance(oracle, convert::seq_request(entries, request_id)).await?;
         let grants = grant.blocks.into_iter().map(|block| v1::SeqGrantEntry {
@@ -166,9 +182,12 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::ReleaseLeaseRequest>,
     ) -> Result<Response<v1::ReleaseLeaseResponse>, Status> {
-        let oracle = within_deadline(&self.oracle, &request);
-        let released = oracle.release_lease(LeaseId(request.into_inner().lease_id)).await;
-        released.map_err(|error| self.refused(&error))?;
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
+        let id = LeaseId(request.into_inner().lease_id);
+        match client.has(Right::Release) {
+            true => self.release_any(&client, id).await?,
+            false => oracle.release_lease(id).await.map_err(|error| self.refused(&error))?,
+        }
         Ok(Response::new(v1::ReleaseLeaseResponse {}))
     }
 
@@ -197,7 +216,9 @@ impl TsoService for Tso {
         request: Request<Streaming<v1::GetTsRequest>>,
     ) -> Result<Response<Self::StreamTsStream>, Status> {
         let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
-        let answers = TsAnswers::new(oracle, self.statuses.clone(), request.into_inner(), ending);
+        let client = client(&request)?;
+        let (statuses, requests) = (self.statuses.clone(), request.into_inner());
+        let answers = TsAnswers::new(oracle, statuses, requests, ending, client);
         Ok(Response::new(answers))
     }
 
@@ -206,7 +227,7 @@ impl TsoService for Tso {
         request: Request<Streaming<v1::StreamSeqRequest>>,
     ) -> Result<Response<Self::StreamSeqStream>, Status> {
         let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
-        let places = (self.unread.clone(), caller(&self.oracle, &request));
+        let places = (self.unread.clone(), client(&request)?);
         let (statuses, requests) = (self.statuses.clone(), request.into_inner());
         let answers = SeqAnswers::new(oracle, statuses, requests, ending, places);
         let mut response = Response::new(answers);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -70,6 +70,25 @@ impl Connection {
         let (answer, mut body) = sender.send_request(request, false)?;
         body.send_data(framed(message), true)?;
         Ok(Pending(answer))
+    }
+
+    /// The HTTP status of what is no call of gRPC.
+    pub(crate) async fn status_of(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        message: &impl Message,
+    ) -> u16 {
+        let mut request = Request::builder().method(method).uri(format!("http://server/{path}"));
+        if let Some(kind) = content_type {
+            request = request.header("content-type", kind);
+        }
+        let request = request.body(()).expect("a valid request");
+        let mut sender = self.0.clone().ready().await.expect("the connection is open");
+        let (answer, mut body) = sender.send_request(request, false).expect("a stream is free");
+        body.send_data(framed(message), true).expect("the stream is open");
+        answer.await.expect("an answer").status().as_u16()
     }
 
     pub(crate) async fn call(

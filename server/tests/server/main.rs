@@ -7,6 +7,7 @@ mod deadlines;
 mod embedding;
 mod health;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod rights;
 mod routing;
 mod rpcs;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]

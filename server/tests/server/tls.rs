@@ -6,6 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tsoracle_core::{Reload, Reloader};
 use tsoracle_proto::v1::{self, tso_service_client::TsoServiceClient};
 use tsoracle_server::{Limits, Server, TlsOptions};
 
@@ -98,6 +99,57 @@ async fn a_slow_handshake_is_cut_off() {
     let server = Running::start(server).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let _ = silent.read_to_end(&mut Vec::new()).await;
+}
+
+/// A certificate in files, which can be replaced.
+struct Files(TempDir);
+
+impl Files {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, issued: &Issued) {
+        fs::write(self.path("cert.pem"), &issued.cert).expect("the directory is writable");
+        fs::write(self.path("key.pem"), &issued.key).expect("the directory is writable");
+    }
+
+    async fn serve(&self, reload: Reload) -> Running {
+        let tls = TlsOptions::from_files(self.path("cert.pem"), self.path("key.pem"));
+        let tls = tls.expect("both can be read");
+        Running::start(Server::builder().driver(memory().await).tls(tls).reload(reload)).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_certificates_count_for_connections_from_then_on_and_no_other_is_dropped() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let files = Files(TempDir::new().unwrap());
+    files.write(&old.issue("localhost"));
+    let reloader = Reloader::default();
+    let server = files.serve(reloader.subscribe()).await;
+    let endpoint = format!("https://localhost:{}", server.address.port());
+    let endpoint = Channel::from_shared(endpoint).unwrap().tls_config(trusting(&old)).unwrap();
+    let mut connected = TsoServiceClient::new(endpoint.connect().await.unwrap());
+    connected.get_ts(v1::GetTsRequest { count: 1 }).await.unwrap();
+
+    files.write(&new.issue("localhost"));
+    reloader.request();
+    while ask(&server, trusting(&new)).await.is_err() {}
+    ask(&server, trusting(&old)).await.unwrap_err();
+    // A new connection would not trust what the server shows now.
+    connected.get_ts(v1::GetTsRequest { count: 1 }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_certificates_are_found_without_a_request() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let files = Files(TempDir::new().unwrap());
+    files.write(&old.issue("localhost"));
+    let server = files.serve(Reload::default()).await;
+    ask(&server, trusting(&old)).await.unwrap();
+    files.write(&new.issue("localhost"));
+    while ask(&server, trusting(&new)).await.is_err() {}
 }
 
 #[test]

@@ -1,9 +1,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::peers::Channel;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 use tsoracle_proto::metadata::{self, SEQ_RUNS};
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;

@@ -3,9 +3,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::peers::Channel;
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::transport::Channel;
 use tsoracle_types::Timestamp;
 
 use super::call::{Call, Unanswered};

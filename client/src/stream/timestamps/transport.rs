@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
+use crate::peers::Channel;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 use tsoracle_proto::MAX_TS_COUNT;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;

@@ -15,7 +15,7 @@ use tsoracle_testbed::proxy::Proxy;
 
 async fn open(connection: &str, endpoint: &str) -> Arc<dyn ConsensusDriver> {
     let config = format!("postgres:{connection}?ttl=2s&timeout=1s");
-    let context = OpenContext { service_endpoint: Some(endpoint.into()) };
+    let context = OpenContext { service_endpoint: Some(endpoint.into()), ..OpenContext::default() };
     let config = DriverConfig::parse(&config).unwrap();
     Registry::linked().unwrap().open(config, context).await.unwrap()
 }

@@ -24,7 +24,7 @@ pub(crate) type Driver = Arc<dyn ConsensusDriver>;
 pub(crate) async fn open(config: &str, endpoint: &str) -> Result<Driver> {
     let service_endpoint = (!endpoint.is_empty()).then(|| endpoint.to_owned());
     let config = DriverConfig::parse(config)?.options()?;
-    Ok(EtcdDriver::open(config, OpenContext { service_endpoint }).await?)
+    Ok(EtcdDriver::open(config, OpenContext { service_endpoint, ..OpenContext::default() }).await?)
 }
 
 /// A version that follows on `base`, under a name that no other has.

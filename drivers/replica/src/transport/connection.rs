@@ -13,6 +13,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tsoracle_tls::why_refused;
 
 use super::{Inner, secret};
 use crate::Cluster;
@@ -61,8 +62,9 @@ async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), 
     let mut stream: Box<dyn Duplex> = match &cluster.tls {
         None => Box::new(stream),
         Some(tls) => {
-            let agreed = tls.acceptor.accept(stream).await.map_err(|error| {
-                format!("a caller does not agree on TLS, with a certificate of peer_ca: {error}")
+            let agreed = tls.acceptor().accept(stream).await.map_err(|error| {
+                let reason = reason(&error);
+                format!("a caller does not agree on TLS, with a certificate of peer_ca: {reason}")
             })?;
             let shown = agreed.get_ref().1.peer_certificates();
             caller.certificate = shown.and_then(|shown| Some(shown.first()?.clone().into_owned()));
@@ -100,6 +102,10 @@ async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), 
     Ok((Begun { preface: 0, stream }, caller))
 }
 
+fn reason(error: &io::Error) -> String {
+    why_refused(error).unwrap_or_else(|| error.to_string())
+}
+
 /// Connects to node `node` at `address`, up to where HTTP/2 begins. Returns why that fails.
 pub(super) async fn connect(
     cluster: &Cluster,
@@ -124,8 +130,8 @@ async fn prove(
         None => Box::new(stream),
         Some(tls) => {
             let name = tls.name(node, address).map_err(|error| format!("{error:#}"))?;
-            let agreed = tls.connector.connect(name, stream).await;
-            Box::new(agreed.map_err(|error| error.to_string())?)
+            let agreed = tls.connector().connect(name, stream).await;
+            Box::new(agreed.map_err(|error| reason(&error))?)
         }
     };
     if let Some(secret) = &cluster.secret {

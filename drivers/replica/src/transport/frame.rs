@@ -1,11 +1,10 @@
 use bytes::Bytes;
-use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock};
+use tsoracle_core::{Clock as _, Error, ErrorKind, NodeId, Result, SystemClock, shortened};
 
 use super::{
     PeerIds, Sender,
     disowned::Disowned,
     proto::{Frame, Introduction},
-    refusals::shortened,
 };
 use crate::leaps::REACHED;
 

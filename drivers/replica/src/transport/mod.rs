@@ -14,7 +14,6 @@ mod meeting;
 mod peer;
 pub(crate) mod peer_ids;
 mod presence;
-mod refusals;
 mod secret;
 mod server;
 
@@ -30,14 +29,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, NodeId, Result, SystemClock, supervised,
+    BootTime, Clock as _, Error, ErrorKind, NodeId, Refusals, Result, SystemClock, supervised,
 };
 
 use self::{
     callers::Callers, clocks::PeerClocks, disowned::Disowned, formation::Formation,
-    frame::Envelope, peer::Peer, presence::Presence, proto::Failure, refusals::Refusals,
+    frame::Envelope, peer::Peer, presence::Presence, proto::Failure,
 };
-use crate::{Cluster, Formed, Identity};
+use crate::{Cluster, Formed, Identity, PeerTls};
 
 pub use frame::{MAX_BODY_BYTES, VERSION};
 pub use peer_ids::{KnownId, PeerIds, Remember};
@@ -250,6 +249,9 @@ impl Transport {
             callers: Arc::new(Callers::new(cluster.callers.0, cluster.callers.1)),
             sessions: Mutex::default(),
         }));
+        if let Some(tls) = &cluster.tls {
+            tls.watch(cluster.reload.clone());
+        }
         for (&node, addresses) in &cluster.members {
             if node != cluster.node {
                 transport.set_peer(node, &addresses.peer)?;
@@ -314,9 +316,12 @@ impl Transport {
         self.0.envelope.ids.was_removed(node)
     }
 
-    /// What this node waits for to be in a cluster, and which nodes run twice, and where.
+    /// What this node waits for to be in a cluster, which nodes run twice, and where, and what is wrong with the
+    /// certificates.
     pub fn troubles(&self) -> Vec<String> {
-        self.waits_for().into_iter().chain(self.0.presence.duplicates()).collect()
+        let certificates = self.0.cluster.tls.iter().flat_map(PeerTls::troubles);
+        let duplicates = self.0.presence.duplicates();
+        self.waits_for().into_iter().chain(duplicates).chain(certificates).collect()
     }
 
     /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
@@ -493,7 +498,9 @@ impl Inner {
 
     /// Logs why a message was refused, unless that was logged lately.
     fn refuse(&self, reason: &str) {
-        self.refusals.log(reason, SystemClock.now().boot);
+        if let Some((reason, left_out)) = self.refusals.to_log(reason, SystemClock.now().boot) {
+            tracing::warn!(reason, left_out, "a message on the peer port is refused");
+        }
     }
 }
 

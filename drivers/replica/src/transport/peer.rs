@@ -20,7 +20,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 use tower::service_fn;
-use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
+use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock, shortened};
 
 use super::{
     Inner, connection,
@@ -28,7 +28,6 @@ use super::{
     frame::{MAX_FRAME_BYTES, PRESENT, WINDOWS},
     lock,
     proto::{Frame, peer_client::PeerClient},
-    refusals::shortened,
 };
 use crate::Cluster;
 

@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use tonic::{Code, Request, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic::{Code, Request, client::Grpc, codegen::http::uri::PathAndQuery};
 use tonic_prost::ProstCodec;
 
 use super::{Results, Run, Spec, Suite, clusters};
@@ -14,7 +14,7 @@ use tsoracle::{
         runtimes::Runtimes,
         targets::Target,
     },
-    endpoints::Endpoints,
+    endpoints::{Channel, Endpoints},
     failure::Failure,
 };
 

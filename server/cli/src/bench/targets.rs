@@ -1,7 +1,7 @@
 use std::{future::Future, sync::Arc};
 
 use futures::FutureExt as _;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tsoracle_client::Client;
 use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoServiceClient};
 
@@ -10,7 +10,10 @@ use super::{
     load::{Caller, Measured, Refusal, Window, run},
     runtimes::Runtimes,
 };
-use crate::{endpoints::Endpoints, failure::Failure};
+use crate::{
+    endpoints::{Channel, Endpoints},
+    failure::Failure,
+};
 
 /// What is called, over connections that stand.
 #[derive(Clone, Debug)]

@@ -4,6 +4,8 @@
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
 mod bench;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod certificates;
 #[cfg(target_os = "linux")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod clocks;
@@ -19,6 +21,10 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+mod rights;
+#[cfg(any(feature = "openraft", feature = "omnipaxos"))]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod rolling;
 mod space;
 mod stopping;
 mod tls;

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "serve",
     "ts",
     "seq",
@@ -22,6 +22,8 @@ const COMMANDS: [&str; 23] = [
     "encode",
     "status",
     "cluster",
+    "cert",
+    "token",
     "drivers",
     "init",
     "migrate",

@@ -127,10 +127,21 @@ impl Node {
 
     /// Reads the log up to a line that holds `text`.
     pub(crate) fn wait_for_log(&mut self, text: &str) {
+        self.wait_for_logs(&[text]);
+    }
+
+    /// Reads the log up to lines that hold these texts, in any order.
+    pub(crate) fn wait_for_logs(&mut self, texts: &[&str]) {
+        let mut missing = texts.to_vec();
         let mut line = String::new();
-        while !line.contains(text) {
+        while !missing.is_empty() {
             line.clear();
-            assert_ne!(self.log.read_line(&mut line).expect("text"), 0, "it never logs {text:?}");
+            assert_ne!(
+                self.log.read_line(&mut line).expect("text"),
+                0,
+                "it never logs {missing:?}"
+            );
+            missing.retain(|text| !line.contains(text));
         }
     }
 

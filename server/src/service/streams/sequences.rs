@@ -8,7 +8,7 @@ use std::{
 
 use futures::{Stream, stream::FuturesOrdered};
 use tonic::{Code, Status, Streaming};
-use tsoracle_core::{Caller, Oracle, Places, Result, Room, SeqGrant, SeqRequest};
+use tsoracle_core::{Oracle, Places, Result, Room, SeqGrant, SeqRequest};
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES, MAX_STREAM_SEQ_REQUESTS,
     v1::{
@@ -19,7 +19,8 @@ use tsoracle_proto::{
 
 use super::{Ending, run::Run};
 use crate::{
-    service::convert,
+    rights::{Client, Right},
+    service::{convert, denied},
     status::{self, Asked, Failures, Statuses},
 };
 
@@ -58,7 +59,7 @@ pub(crate) struct SeqAnswers {
     last: Option<Status>,
     ending: Ending,
     room: Arc<Room>,
-    caller: Option<Caller>,
+    client: Arc<Client>,
     /// Other tasks have to have their turn first.
     yields: bool,
 }
@@ -69,7 +70,7 @@ impl SeqAnswers {
         statuses: Statuses,
         requests: Streaming<StreamSeqRequest>,
         ending: Ending,
-        (room, caller): (Arc<Room>, Option<Caller>),
+        (room, client): (Arc<Room>, Arc<Client>),
     ) -> Self {
         Self {
             oracle,
@@ -79,7 +80,7 @@ impl SeqAnswers {
             last: None,
             ending,
             room,
-            caller,
+            client,
             yields: false,
         }
     }
@@ -111,14 +112,32 @@ impl SeqAnswers {
             impl Iterator<Item = Result<SeqRequest>> + Send + 'static,
         ),
     ) -> Result<Outcomes, Status> {
-        let places = self.room.enter(self.caller.as_ref(), count);
+        let admitted = self.admitted(count);
+        let places = self.room.enter(self.client.caller(), count);
         let places = places.map_err(|error| self.statuses.of(&error, Asked::Sequences))?;
         self.yields = count > LARGE;
-        let oracle = self.oracle.clone();
+        let (oracle, client) = (self.oracle.clone(), self.client.clone());
+        let requests = requests.map(move |request| {
+            admitted.clone()?;
+            let request = request?;
+            may_advance(&client, &request)?;
+            Ok(request)
+        });
         Ok(Box::pin(async move {
             let outcomes = oracle.get_seqs(requests).await;
             Answered { singles, outcomes, places }
         }))
+    }
+
+    /// Streams last: what the client may do can change meanwhile.
+    fn admitted(&mut self, requests: usize) -> Result<()> {
+        if !self.client.is_current() {
+            self.client = self.client.renewed()?;
+            if let Some(caller) = self.client.caller() {
+                self.oracle = self.oracle.clone().with_caller(caller.clone());
+            }
+        }
+        self.client.count(requests)
     }
 
     /// Reads no more.
@@ -204,6 +223,14 @@ impl Stream for SeqAnswers {
             None => Poll::Ready(this.last.take().map(Err)),
         }
     }
+}
+
+/// Checks the right for every sequence of a request.
+fn may_advance(client: &Client, request: &SeqRequest) -> Result<()> {
+    request.entries().iter().try_for_each(|(key, _)| {
+        let allowed = client.check_key(Right::Seq, key.as_str());
+        allowed.inspect_err(|error| drop(denied(client, Right::Seq, key.as_str(), error)))
+    })
 }
 
 fn request(request: GetSeqRequest) -> Result<SeqRequest> {

@@ -1,6 +1,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,6 +12,7 @@ use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
 
 use super::Ending;
 use crate::{
+    rights::{Client, Right},
     service::convert,
     status::{self, Asked, Statuses},
 };
@@ -26,6 +28,7 @@ pub(crate) struct TsAnswers {
     /// A request that cannot be granted at once.
     held: Option<Pin<Box<dyn Future<Output = Result<Grant>> + Send>>>,
     ending: Ending,
+    client: Arc<Client>,
 }
 
 impl TsAnswers {
@@ -34,14 +37,24 @@ impl TsAnswers {
         statuses: Statuses,
         requests: Streaming<GetTsRequest>,
         ending: Ending,
+        client: Arc<Client>,
     ) -> Self {
-        Self { oracle, statuses, requests, held: None, ending }
+        Self { oracle, statuses, requests, held: None, ending, client }
     }
 
     fn answer(&self, granted: Result<Grant>) -> Result<GetTsResponse, Status> {
         granted
             .map(convert::timestamps)
             .map_err(|error| self.statuses.of(&error, Asked::Timestamps))
+    }
+
+    /// Streams last: what the client may do can change meanwhile.
+    fn admitted(&mut self) -> Result<()> {
+        if !self.client.is_current() {
+            self.client = self.client.renewed()?;
+        }
+        self.client.check(Right::Ts)?;
+        self.client.count(1)
     }
 
     fn poll_answer(
@@ -56,7 +69,7 @@ impl TsAnswers {
                 Ok(request) => request.count,
                 Err(status) => return Poll::Ready(Some(Err(status::undecodable(status)))),
             };
-            match self.oracle.try_get_ts(count) {
+            match self.admitted().and_then(|()| self.oracle.try_get_ts(count)) {
                 Ok(Some(granted)) => return Poll::Ready(Some(self.answer(Ok(granted)))),
                 Err(error) => return Poll::Ready(Some(self.answer(Err(error)))),
                 Ok(None) => {

@@ -1,8 +1,10 @@
-use std::{collections::VecDeque, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use tsoracle_core::BootTime;
-
-use super::lock;
+use crate::BootTime;
 
 /// Characters of what others say, at most, in one line of a log.
 const MAX_LOGGED: usize = 400;
@@ -12,36 +14,34 @@ const REASONS: u32 = 16;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why others were refused, as far as it is logged: what strangers do must not fill a disk.
-#[derive(Default)]
-pub(super) struct Refusals(Mutex<Logged>);
+#[derive(Default, Debug)]
+pub struct Refusals(Mutex<Logged>);
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Logged {
     lately: VecDeque<(String, BootTime)>,
-    /// How many others were not logged since.
+    /// How many were not logged since.
     left_out: u64,
 }
 
 impl Refusals {
-    /// Logs the reason, unless it was logged lately, or too many others were.
-    pub(super) fn log(&self, reason: &str, now: BootTime) {
-        if let Some((reason, left_out)) = self.is_news(reason, now) {
-            tracing::warn!(reason, left_out, "a message on the peer port is refused");
-        }
-    }
-
-    fn is_news(&self, reason: &str, now: BootTime) -> Option<(String, u64)> {
+    /// The reason as it is to be logged, on one line, with how many were left out since: unless it was logged
+    /// lately, or too many others were.
+    pub fn to_log(&self, reason: &str, now: BootTime) -> Option<(String, u64)> {
         let reason = shortened(reason);
-        let mut logged = lock(&self.0);
-        let is_known = logged.lately.iter().any(|(known, _)| *known == reason);
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while logged.lately.front().is_some_and(|(_, at)| now.since(*at) >= INTERVAL * REASONS) {
             logged.lately.pop_front();
         }
+        let is_known = logged.lately.iter().any(|(known, _)| *known == reason);
         let is_full = logged.lately.len() >= REASONS as usize;
-        if is_full && logged.lately.back().is_some_and(|(_, at)| now.since(*at) >= INTERVAL) {
+        if is_full
+            && !is_known
+            && logged.lately.back().is_some_and(|(_, at)| now.since(*at) >= INTERVAL)
+        {
             logged.lately.pop_front();
         } else if is_full || is_known {
-            logged.left_out += u64::from(!is_known);
+            logged.left_out += 1;
             return None;
         }
         logged.lately.push_back((reason.clone(), now));
@@ -50,7 +50,7 @@ impl Refusals {
 }
 
 /// What another party says, on one line of a log, and not more than fits there.
-pub(super) fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(MAX_LOGGED).flat_map(char::escape_debug).collect();
     // Quotes are as they were.
     shown = shown.replace("\\\"", "\"").replace("\\'", "'");
@@ -71,15 +71,17 @@ mod tests {
     #[test]
     fn a_reason_is_logged_once_and_many_of_them_slowly() {
         let refusals = Refusals::default();
-        assert_eq!(refusals.is_news("one", at(1)), Some(("one".into(), 0)));
-        assert_eq!(refusals.is_news("one", at(2)), None);
-        let logged = (0..100).filter(|n| refusals.is_news(&n.to_string(), at(3)).is_some());
-        assert_eq!(logged.count(), 15);
-        assert_eq!(refusals.is_news("another", at(12)), None);
-        assert_eq!(refusals.is_news("another", at(13)), Some(("another".into(), 86)));
-        assert_eq!(refusals.is_news("yet another", at(14)), None);
-        assert_eq!(refusals.is_news("later", at(1_000)), Some(("later".into(), 1)));
-        assert_eq!(refusals.is_news("one", at(1_001)), Some(("one".into(), 0)));
+        assert_eq!(refusals.to_log("one", at(1)), Some(("one".into(), 0)));
+        assert_eq!(refusals.to_log("one", at(2)), None);
+        assert_eq!(refusals.to_log("two", at(2)), Some(("two".into(), 1)));
+        let logged = (0..100).filter(|n| refusals.to_log(&n.to_string(), at(3)).is_some());
+        assert_eq!(logged.count(), 14);
+        assert_eq!(refusals.to_log("another", at(12)), None);
+        assert_eq!(refusals.to_log("another", at(13)), Some(("another".into(), 87)));
+        assert_eq!(refusals.to_log("yet another", at(14)), None);
+        assert_eq!(refusals.to_log("later", at(1_000)), Some(("later".into(), 1)));
+        assert_eq!(refusals.to_log("one", at(1_001)), Some(("one".into(), 0)));
+        assert_eq!(refusals.to_log("one", at(2_000)), Some(("one".into(), 0)), "that was long ago");
     }
 
     #[test]

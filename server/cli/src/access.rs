@@ -1,0 +1,246 @@
+//! Who may do what at this server, as its settings say, and say again when their files change.
+
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use tsoracle_core::{Clock as _, Reload, SystemClock};
+use tsoracle_server::{Access, Audit, Policy, Rules, TokenRecord, Tokens, Trust};
+
+use crate::{
+    failure::{Failure, usage_if_config},
+    log,
+    settings::Settings,
+};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Who may do what, by the settings.
+pub(crate) fn open(settings: &Settings) -> Result<Access, Failure> {
+    let audit = match &settings.audit_log {
+        None => Audit::default(),
+        Some(path) => Audit::new(log::to_file(path)?),
+    };
+    Ok(Access::new(rules(settings)?, audit))
+}
+
+fn rules(settings: &Settings) -> Result<Rules, Failure> {
+    let policy = settings.policy.as_ref().map(Policy::new).transpose().map_err(usage_if_config)?;
+    let tokens = settings.tokens.as_deref().map(tokens).transpose()?;
+    if let Some(policy) = &policy {
+        if !policy.has_admin() && settings.admin_listen.is_none() {
+            return Err(Failure::usage(
+                "the policy gives nobody the right \"cluster\", and there is no admin address, so that nobody could \
+                 change the cluster; give an identity the role admin, or set --admin-listen",
+            ));
+        }
+        for name in tokens.iter().flat_map(Tokens::names).filter(|name| !policy.lists(name)) {
+            tracing::warn!(
+                name,
+                "there is a token of an identity of which the policy says nothing"
+            );
+        }
+    }
+    Rules::new(policy, tokens).map_err(usage_if_config)
+}
+
+/// Reads the tokens of a file.
+fn tokens(path: &Path) -> Result<Tokens, Failure> {
+    let place = path.display();
+    let text = fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("cannot read the tokens {place}: {error:#}")))?;
+    let others_write = fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o022 != 0);
+    if others_write {
+        tracing::warn!(file = %place, "others can write the file of tokens, and so be whoever they like; chmod 600");
+    }
+    let tokens = TokenRecord::read_all(&text).and_then(|records| Tokens::new(&records));
+    tokens.map_err(|error| Failure::usage(format!("tokens {place}, {error:#}")))
+}
+
+/// How far those are trusted who reach the address of clients.
+pub(crate) fn trust_of_clients(
+    settings: &Settings,
+    address: SocketAddr,
+    encrypts: bool,
+) -> Result<Trust, Failure> {
+    if is_local(address) {
+        return Ok(match settings.admin_listen {
+            None => Trust::Open,
+            Some(_) => Trust::Everyday,
+        });
+    }
+    must_encrypt("--listen", "--tls-cert and --tls-key", settings, address, encrypts)?;
+    Ok(Trust::Everyday)
+}
+
+/// The same for the address of administrators.
+pub(crate) fn trust_of_administrators(
+    settings: &Settings,
+    address: SocketAddr,
+    encrypts: bool,
+) -> Result<Trust, Failure> {
+    if is_local(address) || settings.proves_administrators() {
+        return Ok(Trust::Administrators);
+    }
+    let options = "--admin-tls-cert and --admin-tls-key";
+    must_encrypt("--admin-listen", options, settings, address, encrypts)?;
+    match settings.policy {
+        Some(_) => Ok(Trust::Everyday),
+        None => Err(Failure::usage(format!(
+            "--admin-listen {address} is reached by other machines, and nothing proves who is an administrator: give \
+             --admin-tls-client-ca, or a policy, or listen at 127.0.0.1"
+        ))),
+    }
+}
+
+fn must_encrypt(
+    option: &str,
+    options: &str,
+    settings: &Settings,
+    address: SocketAddr,
+    encrypts: bool,
+) -> Result<(), Failure> {
+    match encrypts || settings.insecure_listen == Some(true) {
+        true => Ok(()),
+        false => Err(Failure::usage(format!(
+            "{option} {address} is reached by other machines, and in plain text whoever is in between reads and \
+             changes what goes over it: give {options}, or --insecure-listen if that network is trusted"
+        ))),
+    }
+}
+
+fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// Where administrators are to be served: a port alone is one of this machine.
+pub(crate) fn admin_place(text: &str) -> String {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => format!("127.0.0.1:{port}"),
+        Err(_) => text.into(),
+    }
+}
+
+/// Has the access follow the files, until the program ends. `given` are the settings without those of the file.
+pub(crate) async fn follow(
+    given: Settings,
+    begun_with: Settings,
+    access: Access,
+    mut reload: Reload,
+) {
+    let mut seen = read(&begun_with).await;
+    loop {
+        let asked = tokio::select! {
+            () = reload.requested() => true,
+            () = SystemClock.sleep(LOOK) => false,
+        };
+        let now = read(&begun_with).await;
+        if !asked && now == seen {
+            continue;
+        }
+        seen = now;
+        let (given, begun_with, access) = (given.clone(), begun_with.clone(), access.clone());
+        // A disk that hangs must not hold a thread of all the others.
+        let taken = tokio::task::spawn_blocking(move || take_up(&given, &begun_with, &access));
+        match taken.await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                tracing::error!(reason = %failure, "the new settings are not taken up; those of before still hold");
+            }
+            Err(error) => tracing::error!(%error, "the settings could not be read again"),
+        }
+    }
+}
+
+/// The files that are followed, as they are.
+async fn read(settings: &Settings) -> Vec<Option<Vec<u8>>> {
+    let files = [settings.config.clone(), settings.tokens.clone()];
+    let read = move || {
+        let content = |file: &Option<_>| file.as_ref().and_then(|file| fs::read(file).ok());
+        files.iter().map(content).collect()
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+}
+
+fn take_up(given: &Settings, begun_with: &Settings, access: &Access) -> Result<(), Failure> {
+    let settings = given.clone().complete()?;
+    let filter = log::filter(settings.log.as_deref())?;
+    access.replace(rules(&settings)?);
+    log::replace_filter(filter);
+    let later = begun_with.changed_for_good(&settings);
+    match later.is_empty() {
+        true => tracing::info!("policy, tokens and log filter are taken up"),
+        false => tracing::warn!(
+            changed = later.join(", "),
+            "policy, tokens and log filter are taken up; what else has changed holds from the next start on"
+        ),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        toml::from_str(text).unwrap()
+    }
+
+    const NEAR: &str = "127.0.0.1:50551";
+    const FAR: &str = "0.0.0.0:50551";
+    const POLICY: &str = "[policy.identities]\nops = ['admin']";
+
+    #[test]
+    fn plain_text_stays_on_the_machine() {
+        let of = |text: &str, place: &str, encrypts| {
+            trust_of_clients(&settings(text), place.parse().unwrap(), encrypts).ok()
+        };
+        assert_eq!(of("", NEAR, false), Some(Trust::Open));
+        assert_eq!(of("", "[::1]:1", false), Some(Trust::Open));
+        assert_eq!(of("admin-listen = '50552'", NEAR, false), Some(Trust::Everyday));
+        assert_eq!(of("", FAR, false), None);
+        assert_eq!(of("", "[::]:1", false), None);
+        assert_eq!(of("insecure-listen = true", FAR, false), Some(Trust::Everyday));
+        assert_eq!(of("insecure-listen = false", FAR, false), None);
+        assert_eq!(of("", FAR, true), Some(Trust::Everyday));
+    }
+
+    #[test]
+    fn whoever_reaches_the_admin_address_of_this_machine_is_trusted_and_others_prove_it() {
+        let of = |text: &str, place: &str, encrypts| {
+            trust_of_administrators(&settings(text), place.parse().unwrap(), encrypts).ok()
+        };
+        assert_eq!(of("", NEAR, false), Some(Trust::Administrators));
+        assert_eq!(of(POLICY, NEAR, false), Some(Trust::Administrators));
+        assert_eq!(of("", FAR, true), None);
+        assert_eq!(of("insecure-listen = true", FAR, false), None);
+        assert_eq!(of(POLICY, FAR, false), None);
+        assert_eq!(of(POLICY, FAR, true), Some(Trust::Everyday));
+        let proven = "admin-tls-client-ca = 'ca.pem'";
+        assert_eq!(of(proven, FAR, true), Some(Trust::Administrators));
+    }
+
+    #[test]
+    fn a_policy_leaves_somebody_who_can_change_the_cluster() {
+        let nobody = "[policy.identities]\nshop = ['client']";
+        let error = rules(&settings(nobody)).unwrap_err().to_string();
+        assert!(error.contains("the role admin"), "{error}");
+        assert!(rules(&settings(&format!("admin-listen = '1'\n{nobody}"))).is_ok());
+        assert!(rules(&settings(POLICY)).is_ok());
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        assert_eq!(admin_place("50552"), "127.0.0.1:50552");
+        assert_eq!(admin_place(":50552"), "127.0.0.1:50552");
+        assert_eq!(admin_place("10.0.0.1:50552"), "10.0.0.1:50552");
+        assert_eq!(admin_place("[::1]:50552"), "[::1]:50552");
+    }
+
+    #[test]
+    fn settings_that_hold_from_the_next_start_on_are_named() {
+        let (before, after) = (settings(""), settings("lease = '2s'\nlog = 'debug'\n[policy]"));
+        assert_eq!(before.changed_for_good(&after), ["lease"]);
+        assert!(before.changed_for_good(&before).is_empty());
+    }
+}

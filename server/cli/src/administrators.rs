@@ -1,0 +1,64 @@
+//! The address of administrators, where the oracle is served to them besides that of its clients.
+
+use std::{future::pending, net::SocketAddr};
+
+use tokio::net::TcpListener;
+use tsoracle_core::{Oracle, Reload};
+use tsoracle_server::{Access, Limits, Server, TlsOptions, Trust, listen};
+
+use crate::{access, failure::Failure, settings::Settings};
+
+/// The most connections of administrators.
+const CONNECTIONS: usize = 64;
+
+/// An address that is bound, if there is to be one.
+#[derive(Debug)]
+pub(crate) struct Administrators(Option<Place>);
+
+#[derive(Debug)]
+struct Place {
+    listener: TcpListener,
+    address: SocketAddr,
+    trust: Trust,
+    tls: Option<TlsOptions>,
+}
+
+impl Administrators {
+    pub(crate) async fn listen(settings: &Settings) -> Result<Self, Failure> {
+        let tls = settings.admin_tls()?;
+        let Some(place) = settings.admin_listen.as_deref().map(access::admin_place) else {
+            return match tls {
+                None => Ok(Self(None)),
+                Some(_) => {
+                    Err(Failure::usage("--admin-tls-cert is for an address: give --admin-listen"))
+                }
+            };
+        };
+        super::serve::check_place("--admin-listen", &place)?;
+        let listener = listen(&place).await?;
+        let address = listener.local_addr().map_err(Failure::failed)?;
+        let trust = access::trust_of_administrators(settings, address, tls.is_some())?;
+        Ok(Self(Some(Place { listener, address, trust, tls })))
+    }
+
+    /// Serves an oracle to administrators, for ever: when it fails, the server of its clients says so.
+    pub(crate) async fn serve(
+        self,
+        oracle: Oracle,
+        access: &Access,
+        limits: Limits,
+        reload: Reload,
+    ) -> Result<(), Failure> {
+        let Some(Place { listener, address, trust, tls }) = self.0 else { return pending().await };
+        let limits = Limits { connections: CONNECTIONS.min(limits.connections), ..limits };
+        let mut server = Server::builder().oracle(oracle).limits(limits);
+        server = server.access(access.trusting(trust)).for_administrators();
+        if let Some(tls) = tls {
+            server = server.tls(tls).reload(reload);
+        }
+        let listening = server.build()?.listen_on(listener)?;
+        tracing::info!(%address, "administrators are served");
+        let _ = listening.serve().await;
+        pending().await
+    }
+}

@@ -1,0 +1,230 @@
+//! Who may do what, as an operator sets it up: tokens, a policy, an admin address, an audit log.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::node::{Node, error_line, json, run, stdout, tsoracle};
+
+const POLICY: &str = "
+[policy.roles]
+biller = ['seq:invoices/*', 'read:invoices/*']
+[policy.identities]
+billing = ['biller', 'ts']
+ops = ['admin']
+watcher = ['reader']
+";
+
+/// A directory with a config file, and with a token in a file for each of these identities.
+struct Place(TempDir);
+
+impl Place {
+    fn new(config: &str) -> Self {
+        let place = Self(TempDir::new().unwrap());
+        place.write("config.toml", config);
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).unwrap();
+    }
+
+    fn token(&self, name: &str) -> String {
+        let token = stdout(&run(self.path(), &["token", "new", name, "--tokens", "tokens"]));
+        self.write(&format!("{name}.token"), &format!("{token}\n"));
+        token
+    }
+
+    fn serve(&self, arguments: &[&str]) -> Node {
+        Node::start(self.path(), &[&["--config", "config.toml"], arguments].concat())
+    }
+
+    /// Asks a node as an identity.
+    fn ask(&self, node: &Node, name: Option<&str>, arguments: &[&str]) -> Output {
+        let mut command = tsoracle(self.path(), arguments);
+        command.args(["--endpoint", &node.address]);
+        if let Some(name) = name {
+            command.args(["--token-file", &format!("{name}.token")]);
+        }
+        command.output().unwrap()
+    }
+
+    fn audited(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path().join("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Tries something until it holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+}
+
+#[test]
+fn tokens_prove_identities_and_a_policy_says_what_they_may() {
+    let place = Place::new(POLICY);
+    ["billing", "ops", "watcher"].map(|name| place.token(name));
+    let node = place.serve(&["--tokens", "tokens", "--audit-log", "audit.jsonl"]);
+    let invoices: &[&str] = &["seq", "invoices/1"];
+    assert_eq!(stdout(&place.ask(&node, Some("billing"), invoices)), "0");
+    let line = error_line(&place.ask(&node, Some("billing"), &["seq", "orders"]), 1);
+    assert!(line.contains("\"billing\" lacks the right \"seq:orders\""), "{line}");
+    let line = error_line(&place.ask(&node, None, &["seq", "invoices/1"]), 1);
+    assert!(line.contains("certificate or a token"), "{line}");
+    assert_eq!(stdout(&place.ask(&node, Some("ops"), &["seq-seed", "orders", "7"])), "7");
+    let line = error_line(&place.ask(&node, Some("watcher"), &["seq-delete", "orders"]), 1);
+    assert!(line.contains("\"delete\""), "{line}");
+    assert_eq!(stdout(&place.ask(&node, Some("watcher"), &["seq-read", "orders"])), "7");
+    let status = json(&place.ask(&node, Some("watcher"), &["status", "--json"]));
+    assert_eq!(status["phase"], "leading");
+    let mut command = tsoracle(place.path(), &["ts", "--endpoint", &node.address]);
+    let token = fs::read_to_string(place.path().join("billing.token")).unwrap();
+    stdout(&command.env("TSORACLE_TOKEN", token.trim()).output().unwrap());
+
+    until("the audit log is written", || place.audited().len() >= 4);
+    let audited: Vec<_> = place
+        .audited()
+        .iter()
+        .map(|line| {
+            ["identity", "right", "outcome"].map(|name| line[name].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let expected = [
+        ["billing", "seq", "PERMISSION_DENIED"],
+        ["anonymous", "seq", "UNAUTHENTICATED"],
+        ["ops", "seed", "OK"],
+        ["watcher", "delete", "PERMISSION_DENIED"],
+    ];
+    assert_eq!(audited, expected);
+    for file in ["audit.jsonl", "tokens"] {
+        let mode = fs::metadata(place.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[test]
+fn a_token_is_shown_once_and_can_be_revoked() {
+    let place = Place::new(POLICY);
+    let first = place.token("billing");
+    let second = place.token("billing");
+    let (file, listed) = (
+        fs::read_to_string(place.path().join("tokens")).unwrap(),
+        run(place.path(), &["token", "list", "--tokens", "tokens", "--json"]),
+    );
+    assert!(!file.contains(&first[8..]) && !file.contains(&second[8..]), "{file}");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let listed: Vec<Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(listed.len(), 2);
+    let node = place.serve(&["--tokens", "tokens"]);
+    stdout(&place.ask(&node, Some("billing"), &["ts"]));
+
+    let id = listed[1]["id"].as_str().unwrap();
+    stdout(&run(place.path(), &["token", "revoke", id, "--tokens", "tokens"]));
+    // Without a signal: the server looks by itself.
+    until("a revoked token is good for nothing", || {
+        !place.ask(&node, Some("billing"), &["ts"]).status.success()
+    });
+    let line = error_line(&place.ask(&node, Some("billing"), &["ts"]), 1);
+    assert!(line.contains("revoked"), "{line}");
+    place.write("billing.token", &first);
+    stdout(&place.ask(&node, Some("billing"), &["ts"]));
+    let line = error_line(&run(place.path(), &["token", "revoke", id, "--tokens", "tokens"]), 1);
+    assert!(line.contains("token list"), "{line}");
+}
+
+#[test]
+fn administrators_have_an_address_of_their_own() {
+    let place = Place::new("");
+    let port = free_port();
+    let node = place.serve(&["--admin-listen", &port]);
+    let line = error_line(&place.ask(&node, None, &["seq-seed", "orders", "7"]), 1);
+    assert!(line.contains("--admin-listen"), "{line}");
+    let admin = format!("127.0.0.1:{port}");
+    let seed = ["seq-seed", "orders", "7", "--endpoint", &admin];
+    assert_eq!(stdout(&run(place.path(), &seed)), "7");
+    assert_eq!(stdout(&place.ask(&node, None, &["seq", "orders"])), "7", "clients go on");
+}
+
+#[test]
+fn a_policy_is_taken_up_while_the_server_runs_and_a_bad_one_is_not() {
+    let place = Place::new(POLICY);
+    place.token("billing");
+    let mut node = place.serve(&["--tokens", "tokens"]);
+    let may_read = |node: &Node| place.ask(node, Some("billing"), &["status"]).status.success();
+    assert!(!may_read(&node));
+
+    place.write("config.toml", &POLICY.replace("'ts']", "'ts', 'writer']"));
+    node.signal(Signal::HUP);
+    node.wait_for_log("no right \"writer\"");
+    stdout(&place.ask(&node, Some("billing"), &["ts"]));
+
+    let wider = POLICY.replace("'ts']", "'ts', 'reader']");
+    place.write("config.toml", &format!("log = 'debug'\nlease = '2s'\n{wider}"));
+    node.signal(Signal::HUP);
+    node.wait_for_log("next start on");
+    assert!(may_read(&node));
+}
+
+#[test]
+fn what_would_leave_the_door_open_is_refused_at_the_start() {
+    let table: &[(&str, &[&str], &str)] = &[
+        ("", &["--listen", "0.0.0.0:0"], "--insecure-listen"),
+        ("", &["--admin-listen", "0.0.0.0:0"], "--insecure-listen"),
+        ("", &["--admin-listen", "0.0.0.0:0", "--insecure-listen"], "--admin-tls-client-ca"),
+        ("", &["--admin-tls-cert", "a.pem"], "--admin-tls-key"),
+        ("", &["--tokens", "none"], "cannot read the tokens none"),
+        ("[policy.identities]\na = ['client']", &[], "the role admin"),
+        ("[policy.identities]\na = ['writer']", &[], "no right \"writer\""),
+        ("[policy.identities]\na = ['seq:x/*', 'seq:x/y']", &[], "part of seq:x/*"),
+        ("[policy.identities]\na = 'admin'", &[], "a list of roles and rights"),
+        ("[policy]\nidentity = 1", &[], "line 2"),
+        ("", &["--audit-log", "none/audit"], "cannot write to none/audit"),
+    ];
+    for (config, arguments, expected) in table {
+        let place = Place::new(config);
+        let all = [&["serve", "--config", "config.toml"], *arguments].concat();
+        let line = error_line(&run(place.path(), &all), 2);
+        assert!(line.contains(expected), "{config} {arguments:?}: {line}");
+    }
+    let place = Place::new("");
+    place.token("billing");
+    let line = error_line(&run(place.path(), &["serve", "--tokens", "tokens"]), 2);
+    assert!(line.contains("without a policy"), "{line}");
+    place.write("tokens", "tso_123");
+    let line = error_line(&run(place.path(), &["serve", "--tokens", "tokens"]), 2);
+    assert!(line.contains("line 1"), "{line}");
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_not_sent() {
+    let place = Place::new("");
+    place.write("short", "tso_12");
+    let line = error_line(&run(place.path(), &["ts", "--token-file", "short"]), 2);
+    assert!(line.contains("68 characters, this one has 6"), "{line}");
+    let output = tsoracle(place.path(), &["status"]).env("TSORACLE_TOKEN", "x").output().unwrap();
+    assert!(error_line(&output, 2).contains("TSORACLE_TOKEN"));
+    let line = error_line(&run(place.path(), &["token", "new", "anonymous", "--tokens", "t"]), 2);
+    assert!(line.contains("prove none"), "{line}");
+}

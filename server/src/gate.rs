@@ -1,0 +1,155 @@
+//! What every call has to pass before its message is read: it is gRPC, its client is known, and may make it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use tonic::{
+    Code, Status,
+    body::Body,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
+use tsoracle_core::{Error, Oracle, Result};
+
+use crate::{
+    edge::Allowed,
+    rights::{Access, Client, Right, Session},
+    status::{Asked, Statuses},
+};
+
+/// The calls whose refusal the public client takes for a commit that may have happened.
+const TAKEN_FOR_UNCERTAIN: [&str; 2] =
+    ["/tsoracle.v1.TsoService/GetSeq", "/tsoracle.v1.TsoService/GetSeqBatch"];
+
+/// Decides who may make a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    access: Access,
+    oracle: Oracle,
+}
+
+/// Why nobody makes this call: what its headers prove is wrong. Travels with the request to where it is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused(pub(crate) Error);
+
+impl Gate {
+    pub(crate) fn new(access: Access, oracle: Oracle) -> Self {
+        Self { access, oracle }
+    }
+
+    /// Who makes the call, if it may.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`, `PERMISSION_DENIED`, or `RESOURCE_EXHAUSTED` beyond the client's rate.
+    pub(crate) fn admit(&self, request: &mut Request<Body>) -> Result<Arc<Client>, Status> {
+        let client = match request.extensions().get::<Allowed>() {
+            Some(allowed) => allowed.client.clone(),
+            None => self.of_another_server(request).map_err(|error| status(&error))?,
+        };
+        let path = request.uri().path();
+        // A call that there is not is refused as such.
+        let Some(right) = Right::of_call(path) else { return Ok(client) };
+        if let Err(error) = client.check(right) {
+            let status = status(&error);
+            client.audit().refused(client.who(), right.name(), path, &status);
+            return Err(status);
+        }
+        // Those of streams count as they come.
+        if !matches!(path.rsplit_once('/'), Some((_, "StreamTs" | "StreamSeq"))) {
+            client.count(1).map_err(|error| status(&error))?;
+        }
+        Ok(client)
+    }
+
+    /// Where another server than ours has accepted the connection, it says from whom.
+    #[cold]
+    fn of_another_server(&self, request: &mut Request<Body>) -> Result<Arc<Client>> {
+        if let Some(Refused(error)) = request.extensions_mut().remove() {
+            return Err(error);
+        }
+        let extensions = request.extensions();
+        let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+        let address = match tls {
+            Some(tls) => tls.get_ref().remote_addr(),
+            None => extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr),
+        };
+        let certificates = tls.and_then(TlsConnectInfo::peer_certs);
+        let certificate = certificates.as_ref().and_then(|certificates| certificates.first());
+        let session = Session::new(self.access.clone(), self.oracle.clone(), address, certificate);
+        session.client(request.headers())
+    }
+}
+
+fn status(error: &Error) -> Status {
+    Statuses::default().of(error, Asked::Sequences)
+}
+
+/// The answer to what is no gRPC. A web page can have its visitor's browser send forms and plain text
+/// anywhere, with the visitor's certificate, but not this.
+pub(crate) fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let status = match request.headers().get(header::CONTENT_TYPE) {
+        _ if request.method() != Method::POST => StatusCode::METHOD_NOT_ALLOWED,
+        Some(kind) if is_grpc(kind) => return None,
+        _ => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    Some(response)
+}
+
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let kind = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    [&b"application/grpc"[..], b"application/grpc+proto"].contains(&kind.trim_ascii_end())
+}
+
+/// Whether the client would take a denial of this call for a commit that may have happened: the public client
+/// does, which proves nothing and tells its name.
+pub(crate) fn takes_denial_for_uncertain(path: &str, headers: &HeaderMap) -> bool {
+    TAKEN_FOR_UNCERTAIN.contains(&path)
+        && !headers.contains_key(header::AUTHORIZATION)
+        && headers
+            .get(header::USER_AGENT)
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"tonic/"))
+}
+
+/// What such a client takes for a refusal for good.
+pub(crate) fn definite(denied: Status) -> Status {
+    match denied.code() {
+        Code::Unauthenticated | Code::PermissionDenied => {
+            Status::failed_precondition(denied.message())
+        }
+        _ => denied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status_of(method: &str, content_type: Option<&str>) -> Option<u16> {
+        let mut request = Request::builder().method(method);
+        if let Some(kind) = content_type {
+            request = request.header("content-type", kind);
+        }
+        not_grpc(&request.body(()).unwrap()).map(|response| response.status().as_u16())
+    }
+
+    #[test]
+    fn nothing_but_grpc_is_served() {
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"]
+        {
+            assert_eq!(status_of("POST", Some(kind)), None, "{kind}");
+        }
+        for kind in
+            ["text/plain", "application/grpc-web", "application/grpc-web+proto", "application/json"]
+        {
+            assert_eq!(status_of("POST", Some(kind)), Some(415), "{kind}");
+        }
+        assert_eq!(status_of("POST", None), Some(415));
+        for method in ["GET", "OPTIONS", "PUT", "HEAD"] {
+            assert_eq!(status_of(method, Some("application/grpc")), Some(405), "{method}");
+        }
+    }
+}
