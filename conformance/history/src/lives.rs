@@ -84,9 +84,9 @@ fn deleted(operations: &[Operation]) -> BTreeMap<&str, Deleted> {
     }
     for key in keys.values_mut() {
         key.ends.sort_by_key(|end| end.start_ns);
-        let overlapping =
-            key.ends.array_windows().find(|[before, after]| before.end_ns >= after.start_ns);
-        if let Some(start_ns) = overlapping.map(|[before, _]| before.start_ns) {
+        let mut pairs = key.ends.iter().zip(key.ends.iter().skip(1));
+        let overlapping = pairs.find(|(before, after)| before.end_ns >= after.start_ns);
+        if let Some(start_ns) = overlapping.map(|(before, _)| before.start_ns) {
             key.doubt_from(start_ns);
         }
     }

@@ -138,7 +138,7 @@ mod tests {
         let line = serde_json::to_string(&record).unwrap();
         assert!(!line.contains(&token[8..]), "{line}");
         let records = TokenRecord::read_all(&format!("\n{line}\n")).unwrap();
-        assert_eq!(records, [record.clone()]);
+        assert_eq!(records, std::slice::from_ref(&record));
         let tokens = Tokens::new(&records).unwrap();
         assert_eq!(tokens.identity(token.as_bytes()).unwrap().as_str(), "billing");
         for wrong in [&token[..67], &token.to_uppercase(), record.sha256.as_str(), ""] {

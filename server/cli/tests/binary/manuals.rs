@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "serve",
     "ts",
     "seq",
