@@ -47,10 +47,11 @@ impl Gate {
         };
         let path = request.uri().path();
         // A call that there is not is refused as such.
-        let Some(right) = Right::of_call(path) else { return Ok(client) };
-        if let Err(error) = client.check(right) {
+        let Some(rights) = Right::of_call(path) else { return Ok(client) };
+        if let Err(error) = client.check(rights) {
             let status = status(&error);
-            client.audit().refused(client.who(), right.name(), path, &status);
+            let right = rights.first().map_or("", |right| right.name());
+            client.audit().refused(client.who(), right, path, &status);
             return Err(status);
         }
         // Those of streams count as they come.

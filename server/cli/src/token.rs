@@ -21,7 +21,7 @@ Examples:
   tsoracle token revoke billing --tokens tokens
                                                 all tokens of that identity
   tsoracle token revoke 3f9a01bc --tokens tokens
-                                                this one alone, as `list` names it
+                                                one of them, by its id
 
 The file holds hashes: whoever reads it cannot use them. Give it to each node
 (serve --tokens FILE); a server that runs takes up changes within seconds. A

@@ -181,15 +181,15 @@ impl Client {
         self.granted.has(right)
     }
 
-    /// Checks a right before it is known which sequences are meant.
+    /// Checks that it has one of these rights, before it is known which sequences are meant.
     ///
     /// # Errors
     /// `Unauthenticated` or `Denied`.
     #[inline]
-    pub(crate) fn check(&self, right: Right) -> Result<()> {
-        match self.granted.has_any(right) {
+    pub(crate) fn check(&self, rights: &[Right]) -> Result<()> {
+        match rights.iter().any(|right| self.granted.has_any(*right)) {
             true => Ok(()),
-            false => Err(self.denied(right, None)),
+            false => Err(self.denied(rights.first().copied().unwrap_or(Right::Status), None)),
         }
     }
 

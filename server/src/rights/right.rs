@@ -11,7 +11,8 @@ pub enum Right {
     Read,
     /// List sequences.
     List,
-    /// See where the oracle stands: its safe time, the frontier, its members, what is wrong.
+    /// See where the oracle stands: the frontier, its members, what is wrong. What time is safe is for all to see
+    /// who have any right.
     Status,
     /// Acquire stamping leases, and renew and release one's own.
     Lease,
@@ -28,6 +29,10 @@ pub enum Right {
 }
 
 use Right::{Backup, Cluster, Delete, Lease, List, Read, Release, Seed, Seq, Status, Ts};
+
+/// Any right at all, the one first that is asked for.
+const ANY: [Right; 11] =
+    [Status, Ts, Seq, Read, List, Lease, Release, Seed, Delete, Cluster, Backup];
 
 impl Right {
     /// All there are.
@@ -65,20 +70,22 @@ impl Right {
         matches!(self, Release | Seed | Delete | Cluster | Backup)
     }
 
-    /// What a call needs, by its path. Nothing for a call that there is not.
-    pub(crate) fn of_call(path: &str) -> Option<Self> {
+    /// What a call needs one of, by its path. Nothing for a call that there is not.
+    pub(crate) fn of_call(path: &str) -> Option<&'static [Self]> {
         let (service, method) = path.strip_prefix("/tsoracle.v1.")?.split_once('/')?;
         Some(match (service, method) {
-            ("TsoService", "GetTs" | "StreamTs") => Ts,
-            ("TsoService", "GetSeq" | "GetSeqBatch" | "StreamSeq") => Seq,
-            ("TsoService", "GetCurrentMaxSafe" | "GetSafeFrontier") => Status,
-            ("TsoService", "AcquireLease" | "RenewLease" | "ReleaseLease") => Lease,
-            ("SequenceService", "ReadSeq") => Read,
-            ("SequenceService", "ListSeqs") => List,
-            ("SequenceService", "SeedSeq") => Seed,
-            ("SequenceService", "DeleteSeq") => Delete,
-            ("ClusterService", "Members" | "Troubles") => Status,
-            ("ClusterService", "Change") => Cluster,
+            ("TsoService", "GetTs" | "StreamTs") => &[Ts],
+            ("TsoService", "GetSeq" | "GetSeqBatch" | "StreamSeq") => &[Seq],
+            // By this clients look what a server is, whatever they are going to ask.
+            ("TsoService", "GetCurrentMaxSafe") => &ANY,
+            ("TsoService", "GetSafeFrontier") => &[Status],
+            ("TsoService", "AcquireLease" | "RenewLease" | "ReleaseLease") => &[Lease],
+            ("SequenceService", "ReadSeq") => &[Read],
+            ("SequenceService", "ListSeqs") => &[List],
+            ("SequenceService", "SeedSeq") => &[Seed],
+            ("SequenceService", "DeleteSeq") => &[Delete],
+            ("ClusterService", "Members" | "Troubles") => &[Status],
+            ("ClusterService", "Change") => &[Cluster],
             _ => return None,
         })
     }

@@ -21,6 +21,7 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod rights;
 #[cfg(any(feature = "openraft", feature = "omnipaxos"))]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]

@@ -53,7 +53,7 @@ impl TsAnswers {
         if !self.client.is_current() {
             self.client = self.client.renewed()?;
         }
-        self.client.check(Right::Ts)?;
+        self.client.check(&[Right::Ts])?;
         self.client.count(1)
     }
 
