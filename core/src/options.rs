@@ -2,6 +2,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     Clock, Error, ErrorKind, Random, Result, SystemClock,
+    engine::EARLIEST_MS,
     state::{Limits, RETENTION},
 };
 
@@ -86,6 +87,12 @@ const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// A window beyond this would carry timestamps far into the future at every restart.
 const LONGEST_WINDOW: Duration = Duration::from_secs(3_600);
 
+/// Names that are kept for longer than ten years would fill the place for them for good.
+const LONGEST_RETENTION: Duration = Duration::from_secs(3_653 * 24 * 3_600);
+
+/// How far after the present a wall clock may be declared to be right.
+const LONGEST_TRUST_MS: u64 = 366 * 24 * 3_600 * 1_000;
+
 impl OracleOptions {
     /// How long after a renewal the next one begins, while there are requests: 300 ms of a lease of
     /// one second.
@@ -140,15 +147,23 @@ impl OracleOptions {
                 self.max_clock_jump, self.max_clock_step
             ));
         }
+        if self.max_ahead > LONGEST_WINDOW {
+            return refuse(format!(
+                "max_ahead must be {LONGEST_WINDOW:?} at most, not {:?}: a client that asks for many \
+                 timestamps takes time that far ahead",
+                self.max_ahead
+            ));
+        }
+        self.check_trusted_time()?;
         let (least, most) = self.lease_ttl;
         if least.as_millis() == 0 || least > most || most > LONGEST_WINDOW {
             return refuse(format!(
                 "a stamping lease must run for 1ms to {LONGEST_WINDOW:?}, not {least:?} to {most:?}"
             ));
         }
-        if self.name_retention < RETENTION {
+        if self.name_retention < RETENTION || self.name_retention > LONGEST_RETENTION {
             return refuse(format!(
-                "name_retention ({:?}) must not be shorter than that of sessions ({RETENTION:?})",
+                "name_retention must be {RETENTION:?}, as that of sessions, to {LONGEST_RETENTION:?}, not {:?}",
                 self.name_retention
             ));
         }
@@ -156,5 +171,77 @@ impl OracleOptions {
             return refuse("max_waiting and max_seq_count must not be 0".into());
         }
         Ok(())
+    }
+
+    /// One in seconds would trust no clock, and one far away any clock for good.
+    fn check_trusted_time(&self) -> Result<()> {
+        let Some(until_ms) = self.trust_clock_until_ms else { return Ok(()) };
+        let wall_ms = self.clock.now().wall_ms;
+        let is_set = wall_ms >= EARLIEST_MS;
+        if until_ms >= EARLIEST_MS
+            && !(is_set && until_ms > wall_ms.saturating_add(LONGEST_TRUST_MS))
+        {
+            return Ok(());
+        }
+        let context = format!(
+            "trust_clock_until ({until_ms}) must be a time after 2020, and a year from now at most, in \
+             milliseconds since 1970"
+        );
+        Err(Error::new(ErrorKind::Config, context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ManualClock;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+
+    fn refused(change: impl FnOnce(&mut OracleOptions)) -> Option<String> {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW_MS));
+        let mut options = OracleOptions { clock, ..OracleOptions::default() };
+        change(&mut options);
+        options.validate().err().map(|error| {
+            assert_eq!(*error.kind(), ErrorKind::Config);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn time_may_run_ahead_by_an_hour_at_most() {
+        let ahead = |seconds| refused(|options| options.max_ahead = Duration::from_secs(seconds));
+        assert_eq!(ahead(3_600), None);
+        assert!(ahead(3_601).is_some_and(|error| error.contains("max_ahead")));
+    }
+
+    #[test]
+    fn names_expire_at_some_time() {
+        let kept = |days: u64| {
+            refused(|options| options.name_retention = Duration::from_secs(days * 24 * 3_600))
+        };
+        assert_eq!(kept(3_653), None);
+        for days in [0, 3_654, u64::MAX / 86_400] {
+            assert!(kept(days).is_some_and(|error| error.contains("name_retention")), "{days}");
+        }
+    }
+
+    #[test]
+    fn a_clock_is_trusted_for_a_year_at_most() {
+        let trusted = |until_ms| refused(|options| options.trust_clock_until_ms = Some(until_ms));
+        assert_eq!(trusted(NOW_MS + LONGEST_TRUST_MS), None);
+        // Left in a config file, it does nothing any more.
+        assert_eq!(trusted(NOW_MS - LONGEST_TRUST_MS), None);
+        for until_ms in [0, NOW_MS / 1_000, NOW_MS + LONGEST_TRUST_MS + 1, u64::MAX] {
+            let error = trusted(until_ms).expect("it is refused");
+            assert!(error.contains("trust_clock_until"), "{error}");
+        }
+        let until_ms = Some(NOW_MS);
+        let unset = OracleOptions {
+            clock: Arc::new(ManualClock::new(0)),
+            trust_clock_until_ms: until_ms,
+            ..OracleOptions::default()
+        };
+        assert!(unset.validate().is_ok(), "a clock that was never set tells nothing");
     }
 }

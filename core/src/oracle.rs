@@ -82,6 +82,8 @@ pub struct Status {
     pub waiting: usize,
     /// Bytes that are free where the state is stored, if [that is watched](OracleOptions::space).
     pub free_bytes: Option<u64>,
+    /// How many of them are kept in reserve: with less, nothing new is begun.
+    pub reserve_bytes: Option<u64>,
 }
 
 impl Oracle {
@@ -156,6 +158,7 @@ impl Oracle {
         let leading = reign.as_ref().filter(|reign| reign.leads_at(boot));
         let high_water_ms = leading.map_or(0, |reign| reign.high_water_ms());
         let window_ms = millis(self.shared.options.window_ahead);
+        let space = self.shared.space.found();
         Status {
             phase: self.shared.phase.borrow().clone(),
             epoch: leading.map(|reign| reign.epoch),
@@ -165,7 +168,8 @@ impl Oracle {
             wall_clock: leading.map(|_| self.shared.wall_clock()),
             ahead_of_clock: leading.map_or(Duration::ZERO, |reign| reign.ahead_of_clock(now)),
             waiting: self.shared.waiting.used(),
-            free_bytes: self.shared.space.free(),
+            free_bytes: space.map(|(free, _)| free),
+            reserve_bytes: space.map(|(_, reserve)| reserve),
         }
     }
 

@@ -212,9 +212,15 @@ fn lighten(headers: &mut HeaderMap) {
 /// The bytes with which every HTTP/2 client begins.
 const PREFACE_BYTES: usize = 24;
 
-/// A stream that fails unless the client has begun to speak in time.
+/// After that many bytes the other connections of the thread have their turn: what there is to read of one that
+/// sends without end would be worked on for milliseconds, headers above all.
+const BYTES_A_TURN: usize = 8 << 10;
+
+/// A stream that fails unless the client has begun to speak in time, and that is read in turns with others.
 struct Greeted<S> {
     stream: S,
+    /// What was read since there was nothing to read, or since the last turn.
+    read: usize,
     /// Until enough was read.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
 }
@@ -226,7 +232,7 @@ impl<S> Greeted<S> {
     )]
     fn new(stream: S, limit: Duration) -> Self {
         let greeting = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep(limit))));
-        Self { stream, greeting }
+        Self { stream, read: 0, greeting }
     }
 }
 
@@ -237,8 +243,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.read >= BYTES_A_TURN {
+            this.read = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
+        this.read = match polled {
+            Poll::Pending => 0,
+            Poll::Ready(_) => this.read + buffer.filled().len() - before,
+        };
         let Some((missing, limit)) = &mut this.greeting else { return polled };
         *missing = missing.saturating_sub(buffer.filled().len() - before);
         if *missing == 0 {

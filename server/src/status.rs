@@ -86,7 +86,9 @@ impl Statuses {
             Reject::SessionUnknown => {
                 with_flag(Code::FailedPrecondition, &context, metadata::SESSION_UNKNOWN)
             }
-            Reject::IdReused { .. } | Reject::NameReused => Status::invalid_argument(context),
+            Reject::IdReused { .. } | Reject::NameReused | Reject::NothingLeft { .. } => {
+                Status::invalid_argument(context)
+            }
             Reject::SequenceExists { .. } => Status::already_exists(context),
             Reject::LeaseUnknown { .. } | Reject::SequenceUnknown { .. } => {
                 Status::not_found(context)

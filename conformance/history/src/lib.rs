@@ -23,7 +23,9 @@
 //! * `uncertain`, with a status code: carried out, or not, or still about to be.
 //!
 //! A key starts at 0, unless a read that had ended before anybody asked for its values found it
-//! elsewhere.
+//! elsewhere. After a deletion (`delete_seq`, written as `read_seq` is) it starts again. A request that is sent again keeps the
+//! blocks of before. Calls that overlap a deletion of their key may belong to either of its lives: from such a deletion on, and
+//! from one of uncertain outcome, the key is not judged.
 
 mod check;
 mod epochs;
@@ -31,6 +33,7 @@ mod file;
 mod gapless;
 mod gaps;
 mod key;
+mod lives;
 mod order;
 mod report;
 mod request;
@@ -87,6 +90,15 @@ pub enum Call {
     },
     /// The value that a key's next block starts with; 0 for a key that was never used.
     ReadSeq {
+        /// The key.
+        key: Arc<str>,
+        /// What came of it.
+        #[serde(flatten)]
+        outcome: Outcome<Next>,
+    },
+    /// A key is forgotten, and begins again with its next use. Answers the value that its next block would have started
+    /// with.
+    DeleteSeq {
         /// The key.
         key: Arc<str>,
         /// What came of it.
@@ -172,7 +184,8 @@ impl Operation {
         match &self.call {
             Call::GetTs { outcome: Outcome::Answered(answer), .. } => answer.epoch,
             Call::GetSeq { outcome: Outcome::Answered(answer), .. } => answer.epoch,
-            Call::ReadSeq { outcome: Outcome::Answered(answer), .. } => answer.epoch,
+            Call::ReadSeq { outcome: Outcome::Answered(answer), .. }
+            | Call::DeleteSeq { outcome: Outcome::Answered(answer), .. } => answer.epoch,
             _ => None,
         }
     }
@@ -207,6 +220,8 @@ mod epoch_parts {
 
 #[cfg(test)]
 mod check_test;
+#[cfg(test)]
+mod lives_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]

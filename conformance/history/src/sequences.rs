@@ -31,7 +31,9 @@ fn keys<'a>(operations: &'a [Operation], requests: &[Request<'a>]) -> Keys<'a> {
     for operation in operations {
         let span = Span::of(operation);
         match &operation.call {
-            Call::ReadSeq { key, outcome: Outcome::Answered(read) } => {
+            // A deletion tells where the key stood, as a read does.
+            Call::ReadSeq { key, outcome: Outcome::Answered(read) }
+            | Call::DeleteSeq { key, outcome: Outcome::Answered(read) } => {
                 let piece = Piece { from: read.next, to: read.next, span, operation };
                 keys.entry(key).or_default().pieces.push(piece);
             }

@@ -38,6 +38,10 @@ impl fmt::Display for Operation {
                 write!(f, "ReadSeq({key})")?;
                 outcome.fmt_with(f, |f, answer| write!(f, "{}", answer.next))
             }
+            Call::DeleteSeq { key, outcome } => {
+                write!(f, "DeleteSeq({key})")?;
+                outcome.fmt_with(f, |f, answer| write!(f, "{}", answer.next))
+            }
         }?;
         self.epoch().map_or(Ok(()), |epoch| write!(f, ", epoch {epoch}"))
     }

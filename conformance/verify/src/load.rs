@@ -86,7 +86,9 @@ impl Offers {
     async fn of(probe: &Probe) -> Self {
         Self {
             ids: wire::ids::are_offered(probe).await.unwrap_or(false),
+            names: wire::ids::are_names_offered(probe).await,
             reads: wire::listing::is_read_offered(probe).await,
+            deletions: wire::deleting::is_offered(probe).await,
             streams: wire::streams::are_offered(probe).await,
         }
     }

@@ -1,6 +1,7 @@
 //! Each call once, and each field and status code of the answers.
 
 mod batches;
+pub(super) mod deleting;
 pub(super) mod ids;
 mod leases;
 pub(super) mod listing;
@@ -22,6 +23,7 @@ pub(super) async fn check(probe: &Probe) -> Vec<Check> {
     checks.extend(ids::check(probe).await);
     checks.extend(streams::check(probe).await);
     checks.extend(listing::check(probe).await);
+    checks.push(deleting::check(probe).await);
     checks
 }
 

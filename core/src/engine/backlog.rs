@@ -16,8 +16,8 @@ pub(super) const MOST_COMMANDS: usize = 4_096;
 const QUANTUM: usize = 64;
 
 /// How many commands of heavy callers go at least into a commit while there are light ones, which would have to
-/// wait for all the others otherwise. A commit of that many takes little longer than one of a few.
-const LEAST_HEAVY: usize = 512;
+/// wait for all the others otherwise. To plan that many takes about as long as to store them.
+const LEAST_HEAVY: usize = 128;
 
 /// In a commit there are no more commands of heavy callers than this many times those of light ones, if that is
 /// more.

@@ -17,6 +17,7 @@ mod shares;
 mod space;
 mod takeover;
 mod turns;
+mod wall_clock;
 mod window;
 
 use std::{
@@ -31,7 +32,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, mpsc, watch};
 
-pub use self::{clock_guard::WallClock, window::MAX_HIGH_WATER_MS};
+pub(crate) use self::wall_clock::EARLIEST_MS;
 use self::{
     guard::DriverGuard,
     meters::Meters,
@@ -47,6 +48,7 @@ pub(crate) use self::{
     pending::{Outcomes, Pending, lost},
     reign::{Denied, Reign},
 };
+pub use self::{wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
 use crate::{
     Clock, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership, OracleOptions, Reads,
     Result, Version,

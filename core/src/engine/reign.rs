@@ -9,9 +9,7 @@ use crate::{
     BootTime, Epoch, Now, OracleOptions, TimestampRange,
     engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
     engine::{
-        clock_guard::{ClockGuard, WallClock},
-        handover::Handover,
-        pending::Pending,
+        clock_guard::ClockGuard, handover::Handover, pending::Pending, wall_clock::WallClock,
     },
     state::{AHEAD_STEP_MS, millis},
 };

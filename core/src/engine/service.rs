@@ -8,7 +8,6 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Ended, Phase, Shared,
     backlog::Backlog,
-    clock_guard::WallClock,
     group::{Answers, Group, Planner},
     handover::Handover,
     lasting::{Lasting, caught},
@@ -18,6 +17,7 @@ use super::{
     settle::{self, Verdict},
     shares::Shares,
     takeover::BACKOFF,
+    wall_clock::WallClock,
 };
 use crate::{
     BootTime, Error, ErrorKind, Now, Result,

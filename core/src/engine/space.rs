@@ -17,6 +17,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What is kept in reserve unless it is said: a twentieth of all, or this, if that is less.
 const MOST_RESERVED: u64 = 256 << 20;
 
+/// What is free before the first look.
+const UNKNOWN: u64 = u64::MAX;
+
 /// What is left for the state to grow.
 #[derive(Debug)]
 pub(crate) struct SpaceLeft {
@@ -28,7 +31,7 @@ pub(crate) struct SpaceLeft {
 
 impl SpaceLeft {
     pub(crate) fn new(watched: Option<Space>) -> Self {
-        let (free, reserve) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (free, reserve) = (AtomicU64::new(UNKNOWN), AtomicU64::new(0));
         Self { watched, free, reserve, is_low: AtomicBool::new(false) }
     }
 
@@ -42,9 +45,19 @@ impl SpaceLeft {
         (self.free.load(Ordering::Relaxed), self.reserve.load(Ordering::Relaxed))
     }
 
-    /// Bytes that are free, where that is watched.
-    pub(crate) fn free(&self) -> Option<u64> {
-        self.watched.as_ref().map(|_| self.bytes().0)
+    /// The same, where that is watched and was looked at.
+    pub(crate) fn found(&self) -> Option<(u64, u64)> {
+        Some(self.bytes()).filter(|(free, _)| *free != UNKNOWN)
+    }
+
+    /// What to tell a person, if there is less than the reserve.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let watched = self.watched.as_ref().filter(|_| self.is_low())?;
+        let ((free, reserve), directory) = (self.bytes(), watched.directory.display());
+        Some(format!(
+            "little space is left in {directory}: {free} bytes, and {reserve} are kept in reserve; nothing \
+             new is begun"
+        ))
     }
 
     fn note(&self, watched: &Space, free: u64, all: u64) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{
     Ended, Phase, Shared,
-    clock_guard::{Bounds, ClockGuard, Evidence, Judgement, WallClock},
+    clock_guard::ClockGuard,
     reign::{Queues, Reign},
     resign::{Struggle, resign},
+    wall_clock::{Bounds, Evidence, Judgement, WallClock},
     window::{MAX_HIGH_WATER_MS, Window},
 };
 use crate::{

@@ -20,7 +20,9 @@ impl Oracle {
 
     /// What is wrong with this node or its peers as far as it knows, a line each, for a person.
     pub fn troubles(&self) -> Vec<String> {
-        self.shared.guard.driver().troubles()
+        let mut troubles = self.shared.guard.driver().troubles();
+        troubles.extend(self.shared.space.trouble());
+        troubles
     }
 }
 

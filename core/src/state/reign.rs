@@ -34,6 +34,10 @@ pub(super) fn fence(
     if replaced.is_some_and(|old| old.stage == Stage::Importing) {
         return Ok(Err(Reject::Importing));
     }
+    // By a clock that shows the end of time nothing is begun: after it no other reign could be.
+    if now_ms > MAX_FLOOR_MS {
+        return Ok(Err(Reject::OutOfRange { high_water_ms: now_ms }));
+    }
     // The high-water is inclusive, so the floor lies strictly above it.
     let floor_ms = replaced.map_or(now_ms, |old| now_ms.max(old.high_water_ms + 1));
     // Whoever is ahead of the clock already reserves only what it needs, or each crash would add as much again.

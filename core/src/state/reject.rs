@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Capped, record::RULES};
+use super::{Capped, record::RULES, sequence::LAST_START};
 use crate::{Epoch, LeaseId, SeqKey, Timestamp};
 
 /// Why the state refused a command. A refusal writes nothing.
@@ -157,6 +157,13 @@ pub enum Reject {
         /// The version of the rules.
         rules: u32,
     },
+    /// A sequence that would begin there has no value to give out.
+    NothingLeft {
+        /// The sequence.
+        key: SeqKey,
+        /// Where it would begin.
+        start: u64,
+    },
 }
 
 /// A time as people read it.
@@ -260,6 +267,11 @@ impl fmt::Display for Reject {
             Self::ImportBroken { entries } => write!(
                 f,
                 "the copy has {entries} entries so far, and what came does not go on from there"
+            ),
+            Self::NothingLeft { key, start } => write!(
+                f,
+                "sequence {key:?} cannot begin at {start}: it would have no value to give out; the highest \
+                 one to begin at is {LAST_START}"
             ),
             Self::NewerRules { rules } => write!(
                 f,

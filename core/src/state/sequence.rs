@@ -56,6 +56,9 @@ pub(super) fn advance(view: &dyn View, epoch: Epoch, advance: &Advance) -> Resul
     Ok(Ok((Reply::Advanced(blocks), finish(writes, &stored, &meta))))
 }
 
+/// The highest value that a sequence can begin at: what comes next has to be written after each block.
+pub(super) const LAST_START: u64 = u64::MAX - 1;
+
 /// Lets a sequence begin elsewhere than at 0. One that exists never goes back, nor forward with a
 /// gap, so seeding it again is refused whatever the value.
 pub(super) fn seed(view: &dyn View, epoch: Epoch, seed: &Seed) -> Result<Planned> {
@@ -65,6 +68,9 @@ pub(super) fn seed(view: &dyn View, epoch: Epoch, seed: &Seed) -> Result<Planned
     let stored = keys::sequence(&seed.key);
     if let Some(next) = load::<u64>(view, &stored)? {
         return Ok(Err(Reject::SequenceExists { key: seed.key.clone(), next: *next }));
+    }
+    if seed.start > LAST_START {
+        return Ok(Err(Reject::NothingLeft { key: seed.key.clone(), start: seed.start }));
     }
     let mut meta = Meta::load(view)?;
     if meta.keys >= seed.limits.keys {

@@ -46,6 +46,18 @@ fn what_exists_is_not_seeded_whatever_the_value() {
 }
 
 #[test]
+fn a_seed_leaves_a_value_to_give_out() {
+    let mut state = State::open();
+    let refused = Err(Reject::NothingLeft { key: key("a"), start: u64::MAX });
+    assert_eq!(seed(&mut state, "a", u64::MAX), refused);
+    assert_eq!(list(&state, "", "", 9), [], "what was refused left a trace");
+    assert_eq!(seed(&mut state, "a", u64::MAX - 1), Ok(Reply::Seeded(u64::MAX - 1)));
+    assert_eq!(state.advance(&[("a", 1)], None).unwrap()[0].start, u64::MAX - 1);
+    let used_up = Err(Reject::Overflow { key: key("a"), next: u64::MAX });
+    assert_eq!(state.advance(&[("a", 1)], None), used_up);
+}
+
+#[test]
 fn seeding_counts_towards_the_cap_and_takes_an_open_reign() {
     let mut state = State::open();
     let limits = Limits { keys: 1, ..Limits::default() };

@@ -52,6 +52,9 @@ async fn below_the_reserve_nothing_new_is_begun() {
         tokio::task::yield_now().await;
     }
     assert!(oracle.status().free_bytes.is_some_and(|free| free > 0));
+    assert_eq!(oracle.status().reserve_bytes, Some(u64::MAX));
+    let troubles = oracle.troubles().concat();
+    assert!(troubles.contains("little space is left in /"), "{troubles}");
     let holder = || LeaseHolder::new("h").unwrap();
     assert!(refused(oracle.get_seq(plain("new")).await));
     assert!(refused(oracle.seed_seq(SeqKey::new("new").unwrap(), 7).await));
@@ -65,11 +68,13 @@ async fn below_the_reserve_nothing_new_is_begun() {
     // With enough space all is as always.
     let driver = LocalDriver::open(MemoryStore::default()).await.unwrap();
     let oracle = Oracle::start(driver, watching(0)).unwrap();
-    while oracle.status().free_bytes == Some(0) {
+    while oracle.status().free_bytes.is_none() {
         oracle.get_ts(1).await.unwrap();
         tokio::task::yield_now().await;
     }
     oracle.get_seq(request("new", 1)).await.unwrap();
     oracle.get_seq(named("n")).await.unwrap();
     oracle.acquire_lease(holder(), 1, TTL).await.unwrap();
+    assert_eq!(oracle.status().reserve_bytes, Some(0));
+    assert_eq!(oracle.troubles(), [""; 0]);
 }

@@ -458,7 +458,16 @@ mod tests {
         refused(&format!("node=1&peers={PEERS}&heartbeat=1s"), "do not go together");
         refused(&format!("node=1&peers={PEERS}&cluster="), "must be a name");
         refused(&format!("node=1&peers={PEERS}&snapshot_every=0"), "at least 1");
+        for option in ["peer_connections", "peer_connections_per_address", "transfer_mb"] {
+            refused(&format!("node=1&peers={PEERS}&{option}=0"), option);
+        }
         refused(&format!("node=1&peers={PEERS}&speed=1"), "`speed`");
+        let peers = |count: usize| {
+            let peers: Vec<_> = (1..=count).map(|id| format!("{id}=h{id}:1/h{id}:2")).collect();
+            format!("node=1&insecure_peers=true&peers={}", peers.join(","))
+        };
+        check(&peers(MOST_MEMBERS)).unwrap();
+        refused(&peers(MOST_MEMBERS + 1), "65 peers are too many");
         refused(&format!("node=1&peers={PEERS}&peer_ca=/x"), "peer_cert");
     }
 

@@ -188,6 +188,38 @@ mod tests {
         assert_eq!(*LogEntry::decode(&misnamed).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
+    /// What becomes of an entry from another node with these writes.
+    fn received(writes: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<LogEntry> {
+        let base = Version { era: 1, number: 4, name: 7 };
+        let mut effect = Effect::default();
+        writes.for_each(|(key, value)| effect.put(key, value));
+        effect.set_version(base.next(8).unwrap());
+        LogEntry::decode_received(&LogEntry::new(base, effect).unwrap().encode().unwrap())
+    }
+
+    #[test]
+    fn what_no_node_commits_is_not_stored() {
+        let refused = |outcome: Result<LogEntry>, why: &str| {
+            let error = outcome.unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(why), "{error}");
+        };
+        let key = |length: usize| vec![b'k'; length];
+        received([(key(MAX_KEY_BYTES), vec![])].into_iter()).unwrap();
+        refused(
+            received([(key(MAX_KEY_BYTES + 1), vec![])].into_iter()),
+            "has a key of 1001 bytes",
+        );
+        let large = |bytes: usize| received([(key(1), vec![0; bytes])].into_iter());
+        large(MAX_BYTES - 1_000).unwrap();
+        refused(large(MAX_BYTES), "is the most");
+        // The version is one of the writes.
+        let many =
+            |count: usize| received((0..count).map(|n| (n.to_be_bytes()[4..].to_vec(), vec![])));
+        many(MAX_WRITES - 1).unwrap();
+        refused(many(MAX_WRITES), "writes, 65536 is the most");
+    }
+
     #[test]
     fn a_commit_makes_a_later_version() {
         let entry = entry();

@@ -104,6 +104,16 @@ fn all_tables_are_carried_over() {
 }
 
 #[test]
+fn an_empty_one_is_refused_and_stays_empty() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    fs::write(&path, "").unwrap();
+    let error = open(&directory).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+}
+
+#[test]
 fn a_damaged_one_is_refused_by_its_name_and_stays() {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = directory.path().join("state.redb");

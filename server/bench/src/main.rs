@@ -3,6 +3,7 @@
 //! Any other command is one of the `tsoracle` program, which this one starts its servers as.
 
 mod against;
+mod floods;
 mod suite;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -34,6 +35,15 @@ Examples:
 
 Exit codes: 0 no slower, 1 slower, or not measured, 2 wrong arguments.";
 
+const FLOODS_EXAMPLES: &str = "\
+For each kind of flood, starts a server over the file driver, measures one caller at an address of its own,
+alone and beside a client at another one that floods, and prints a line of a table: docs/PERFORMANCE.md
+has it. The client that floods is of the lowest priority, since it shares the machine.
+
+Examples:
+  tsoracle-bench floods
+  tsoracle-bench floods sessions unread --slice 5";
+
 /// Measures tsoracle on this machine.
 #[derive(Parser, Debug)]
 #[command(name = "tsoracle-bench", version)]
@@ -50,6 +60,11 @@ enum Command {
     /// Measure this build beside another one, and fail if it is slower
     #[command(after_help = AGAINST_EXAMPLES)]
     Against(against::Arguments),
+    /// Measure what a client notices of another one that asks for everything
+    #[command(after_help = FLOODS_EXAMPLES)]
+    Floods(floods::Arguments),
+    #[command(hide = true)]
+    Flood(floods::FloodArguments),
     #[command(external_subcommand)]
     Other(#[expect(dead_code, reason = "they are read again as they were given")] Vec<OsString>),
 }
@@ -67,6 +82,8 @@ fn main() -> ExitCode {
         match command {
             Command::Suite(arguments) => suite::run(*arguments).await,
             Command::Against(arguments) => against::run(arguments).await,
+            Command::Floods(arguments) => floods::run_all(arguments).await,
+            Command::Flood(arguments) => floods::flood(arguments).await,
             Command::Other(_) => Ok(()),
         }
     };

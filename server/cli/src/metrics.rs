@@ -1,6 +1,6 @@
 //! What is counted, for Prometheus, over plain HTTP.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{Router, routing::get};
 use hyper::server::conn::http1;
@@ -10,6 +10,7 @@ use hyper_util::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
@@ -26,6 +27,9 @@ const LASTS: Duration = Duration::from_secs(60);
 
 /// How long a request may take to come.
 const REQUEST: Duration = Duration::from_secs(5);
+
+/// How long a request may be where hyper does not read it.
+const MOST_BYTES: u64 = 16 << 10;
 
 /// How long the listener is left alone when it fails, as it does without descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -71,7 +75,8 @@ async fn answer(listener: TcpListener, handle: PrometheusHandle) {
             Ok((stream, _)) => {
                 fails = false;
                 if connections.len() < MOST {
-                    connections.spawn(timeout(LASTS, serve_one(stream, routes.clone())));
+                    let served = serve_one(stream, routes.clone(), handle.clone());
+                    connections.spawn(timeout(LASTS, served));
                 }
             }
             Err(error) => {
@@ -85,11 +90,33 @@ async fn answer(listener: TcpListener, handle: PrometheusHandle) {
     }
 }
 
-async fn serve_one(stream: TcpStream, routes: Router) {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST);
-    let service = TowerToHyperService::new(routes);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+async fn serve_one(stream: TcpStream, routes: Router, handle: PrometheusHandle) {
+    // Before 1970 hyper panics: it looks at the date even where none is to be written.
+    let served = match SystemClock.now().wall_ms {
+        0 => answer_plainly(stream, &handle.render()).await,
+        _ => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(REQUEST);
+            let service = TowerToHyperService::new(routes);
+            let served = builder.serve_connection(TokioIo::new(stream), service).await;
+            served.map_err(io::Error::other)
+        }
+    };
+    if let Err(error) = served {
         tracing::debug!(%error, "a connection for metrics has ended");
     }
+}
+
+/// Answers whatever is asked with what is counted, and hangs up.
+async fn answer_plainly(stream: TcpStream, counted: &str) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut lines = (&mut stream).take(MOST_BYTES).lines();
+    while timeout(REQUEST, lines.next_line()).await??.is_some_and(|line| !line.is_empty()) {}
+    let length = counted.len();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n{counted}"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
 }

@@ -76,7 +76,8 @@ pub(crate) struct SeedArguments {
     #[arg(value_parser = crate::ask::key)]
     key: String,
 
-    /// Its first value
+    /// Its first value, at most 18446744073709551614
+    #[arg(value_parser = clap::value_parser!(u64).range(..u64::MAX))]
     start: u64,
 
     #[command(flatten)]

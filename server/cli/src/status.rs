@@ -35,7 +35,9 @@ Examples:
 
 Asking changes nothing. In JSON the epoch is a string, since it has 128 bits. The leader tells as well
 by how much timestamps are ahead of its wall clock (ahead_of_clock_ms), and by how much that clock is
-ahead of what it believes, or behind (clock_off_ms; 0 while it follows the clock).
+ahead of what it believes, or behind (clock_off_ms; 0 while it follows the clock). A node that keeps
+its state on a disk tells how much is free there (free_bytes), and from where on nothing new is begun
+(reserve_bytes).
 
 Exit codes: 0 one of them serves, 1 none does, 2 wrong arguments.";
 
@@ -64,6 +66,9 @@ struct Report {
     /// By how much its wall clock is ahead of what it believes, or behind that if it is negative; 0 while it is followed.
     clock_off_ms: Option<i64>,
     ahead_of_clock_ms: Option<u64>,
+    /// Where it keeps its state, and how many of them are kept in reserve.
+    free_bytes: Option<u64>,
+    reserve_bytes: Option<u64>,
     /// What the node says is wrong.
     troubles: Vec<String>,
     error: Option<String>,
@@ -108,8 +113,14 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         members.members(within(MembersRequest {}, timeout)),
     );
     // A node of an earlier release has none to tell.
-    let troubles = troubles.map(|answer| answer.into_inner().troubles).unwrap_or_default();
-    let report = Report { health: Some(health), troubles, ..report };
+    let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
+    let report = Report {
+        health: Some(health),
+        free_bytes: troubles.free_bytes,
+        reserve_bytes: troubles.reserve_bytes,
+        troubles: troubles.troubles,
+        ..report
+    };
     match led {
         Led::Here => {
             let answer = max_safe.map(tonic::Response::into_inner).unwrap_or_default();
@@ -224,6 +235,9 @@ fn text(report: &Report) -> String {
             let off = duration(off.unsigned_abs());
             let _ = write!(text, ", wall clock not believed: {off} {side}");
         }
+    }
+    if let Some(free) = report.free_bytes {
+        let _ = write!(text, ", {:.1} GB free", free as f64 / 1e9);
     }
     if let Some(health) = report.health {
         let _ = write!(text, ", health {health}");

@@ -57,7 +57,12 @@ impl ClusterService for Cluster {
     ) -> Result<Response<v1::TroublesResponse>, Status> {
         let certificates = self.tls.iter().flat_map(Watched::troubles);
         let troubles = self.oracle.troubles().into_iter().chain(certificates).collect();
-        Ok(Response::new(v1::TroublesResponse { troubles }))
+        let status = self.oracle.status();
+        Ok(Response::new(v1::TroublesResponse {
+            troubles,
+            free_bytes: status.free_bytes,
+            reserve_bytes: status.reserve_bytes,
+        }))
     }
 
     async fn change(

@@ -282,10 +282,14 @@ async fn what_may_be_committed_does_not() {
 #[tokio::test]
 async fn a_sequence_does_not_overflow() {
     let server = Running::over(Scripted::leader()).await;
-    server.oracle.seed_seq(SeqKey::new("k").unwrap(), u64::MAX).await.unwrap();
-    let status = server.tso().await.get_seq(seq("k", 1)).await.unwrap_err();
+    server.oracle.seed_seq(SeqKey::new("k").unwrap(), u64::MAX - 1).await.unwrap();
+    let status = server.tso().await.get_seq(seq("k", 2)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("cannot advance") && is_bare(&status), "{status:?}");
+    let dead = v1::SeedSeqRequest { key: "dead".into(), start: u64::MAX };
+    let status = server.sequences().await.seed_seq(dead).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("18446744073709551614") && is_bare(&status), "{status:?}");
 }
 
 #[tokio::test]
@@ -363,12 +367,22 @@ async fn the_end_of_time_is_out_of_range() {
     let driver = Scripted::new(Leadership::Unknown);
     let high_water_ms = MAX_HIGH_WATER_MS - 10;
     let failover_advance = Duration::from_millis(1);
-    let clock = Arc::new(ManualClock::new(high_water_ms + 1));
-    let options = OracleOptions { failover_advance, clock, ..OracleOptions::default() };
+    // A year before it is the last time at which a node takes over.
+    let years = Duration::from_secs(2 * 366 * 24 * 3_600);
+    let clock = ManualClock::new(MAX_HIGH_WATER_MS - u64::try_from(years.as_millis()).unwrap());
+    let options = OracleOptions {
+        failover_advance,
+        max_clock_step: years,
+        max_clock_jump: years,
+        clock: Arc::new(clock.clone()),
+        ..OracleOptions::default()
+    };
     let server = Server::builder().driver(driver.clone()).options(options);
     let server = Running::start(server).await;
     driver.lead(Leadership::Leader { claim: 1 });
     let mut client = server.tso().await;
+    client.get_ts(v1::GetTsRequest { count: 1 }).await.unwrap();
+    clock.set_wall(high_water_ms + 1);
     let status = loop {
         match client.get_ts(v1::GetTsRequest { count: 262_144 }).await {
             Ok(answer) => assert!(answer.get_ref().physical_ms > high_water_ms),

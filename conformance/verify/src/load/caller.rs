@@ -17,7 +17,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offers {
     pub(super) ids: bool,
+    pub(super) names: bool,
     pub(super) reads: bool,
+    pub(super) deletions: bool,
     pub(super) streams: bool,
 }
 
@@ -25,6 +27,7 @@ pub(super) struct Offers {
 /// tell which calls in doubt were carried out.
 #[derive(Clone)]
 pub(super) struct Keys {
+    prefix: Arc<str>,
     pub(super) single: Arc<[Ask]>,
     pub(super) batch: Arc<[Ask]>,
 }
@@ -33,9 +36,16 @@ impl Keys {
     pub(super) fn under(prefix: &str) -> Self {
         let ask = |name: &str, count| Ask { key: format!("{prefix}load/{name}").into(), count };
         Self {
+            prefix: prefix.into(),
             single: (1..=4).map(|count| ask(&format!("single-{count}"), count)).collect(),
             batch: (2..=4).map(|count| ask(&format!("batch-{count}"), count)).collect(),
         }
+    }
+
+    /// One that no other caller knows, and that may be deleted.
+    pub(super) fn own(&self) -> Ask {
+        let key = format!("{}load/own-{:08x}", self.prefix, rand::random::<u32>());
+        Ask { key: key.into(), count: 1 }
     }
 
     /// Any one that is asked for alone.
@@ -89,6 +99,11 @@ impl Caller {
 /// One number of ten, to choose what to do.
 pub(super) fn choice() -> u32 {
     rand::rng().random_range(0..10)
+}
+
+/// One time in two.
+pub(super) fn is_rare() -> bool {
+    rand::rng().random_ratio(1, 2)
 }
 
 /// How many timestamps to ask for: mostly one.

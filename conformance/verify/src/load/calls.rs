@@ -10,16 +10,19 @@ use tsoracle_types::Epoch;
 
 use super::{
     MAX_OPERATIONS,
-    caller::{Caller, Keys, Offers, any_count, choice},
+    caller::{Caller, Keys, Offers, any_count, choice, is_rare},
     judge,
     log::Log,
 };
 use tsoracle_history::{Ask, Block, Blocks, Call, Next, Outcome, Timestamps};
 
-use crate::{node::Channel, probe::Probe};
+use crate::{node::Channel, probe::Probe, wire::ids};
 
 /// How often a request in doubt is sent again under its id.
 const MAX_RETRIES: usize = 20;
+
+/// How many requests of each caller have a name: the state keeps each for a month.
+const MAX_NAMED: u32 = 50;
 
 /// The requests of one session, one at a time.
 struct Session {
@@ -27,11 +30,13 @@ struct Session {
     number: u64,
     /// It was answered, so that the state knows it.
     is_known: bool,
+    /// How many requests may have a name of their own yet.
+    names_left: u32,
 }
 
 impl Session {
     fn open() -> Self {
-        Self { id: rand::random(), number: 0, is_known: false }
+        Self { id: rand::random(), number: 0, is_known: false, names_left: MAX_NAMED }
     }
 
     fn request_id(&self, retry: bool) -> v1::RequestId {
@@ -49,17 +54,23 @@ impl Caller {
     /// Calls one by one, over a connection of its own for as long as that node leads.
     pub(super) async fn call(&mut self, channel: Channel, node: String) {
         let mut at = (channel, node);
-        let mut session = Session::open();
+        let (mut session, mut own) = (Session::open(), self.keys.own());
         while self.goes_on() {
             let failed = match choice() {
                 0..5 => self.timestamps(&at).await,
+                5 if self.offers.names && session.names_left > 0 && is_rare() => {
+                    session.names_left -= 1;
+                    self.by_name(&mut at, &session).await
+                }
                 5..7 if self.offers.ids => {
                     session.number += 1;
-                    let failed = self.exactly_once(&mut at, &session).await;
+                    let id = |is_retry| (session.request_id(is_retry), session.name());
+                    let failed = self.exactly_once(&mut at, id).await;
                     session.is_known |= !failed;
                     failed
                 }
                 7..9 => self.batch(&at).await,
+                9 if self.offers.deletions && is_rare() => self.delete(&mut own, &at).await,
                 9 if self.offers.reads => self.read(&at).await,
                 _ => {
                     let ask = vec![self.keys.any()];
@@ -91,11 +102,15 @@ impl Caller {
     }
 
     /// Sends one request until there is a definite answer, and once more after that.
-    async fn exactly_once(&mut self, at: &mut (Channel, String), session: &Session) -> bool {
+    async fn exactly_once(
+        &mut self,
+        at: &mut (Channel, String),
+        id: impl Fn(bool) -> (v1::RequestId, String),
+    ) -> bool {
         let ask = vec![self.keys.any()];
         let mut failed = false;
         for attempt in 0..MAX_RETRIES {
-            let request_id = Some((session.request_id(attempt > 0), session.name()));
+            let request_id = Some(id(attempt > 0));
             let before = self.log.operations.len();
             failed = self.sequence(at, ask.clone(), request_id).await;
             let is_open = self.log.operations[before..]
@@ -108,6 +123,50 @@ impl Caller {
             if failed {
                 *at = self.next_node(&at.1).await;
             }
+        }
+        failed
+    }
+
+    async fn by_name(&mut self, at: &mut (Channel, String), session: &Session) -> bool {
+        let name = format!("{}, named {}", session.name(), session.names_left);
+        self.exactly_once(at, |_| (ids::named(&name), name.clone())).await
+    }
+
+    /// Takes values of a key that no other caller uses, and deletes it. One whose deletion is in doubt is not used any more.
+    async fn delete(&mut self, own: &mut Ask, at: &(Channel, String)) -> bool {
+        let taken = choice() % 3;
+        for _ in 0..taken {
+            if self.sequence(at, vec![own.clone()], None).await {
+                return true;
+            }
+        }
+        let (channel, node) = at;
+        let mut sequences = SequenceServiceClient::new(channel.clone());
+        let Some(start_ns) = self.log.begin() else { return false };
+        let request = v1::DeleteSeqRequest { key: own.key.to_string() };
+        let answer = sequences.delete_seq(request).await;
+        let key = own.key.clone();
+        let call = match answer {
+            // Nothing was deleted, and the key was found unused.
+            Err(status) if status.code() == Code::NotFound => {
+                let outcome = Outcome::Answered(Next { next: 0, epoch: None });
+                Call::ReadSeq { key, outcome }
+            }
+            Err(status) => Call::DeleteSeq { key, outcome: judge::failed(&status) },
+            Ok(answer) => {
+                let v1::DeleteSeqResponse { next, epoch, .. } = answer.into_inner();
+                let epoch = epoch.map(|epoch| Epoch::from_parts(epoch.hi, epoch.lo));
+                Call::DeleteSeq { key, outcome: Outcome::Answered(Next { next, epoch }) }
+            }
+        };
+        let is_in_doubt = matches!(call, Call::DeleteSeq { outcome: Outcome::Uncertain(_), .. });
+        let failed = matches!(
+            call,
+            Call::DeleteSeq { outcome: Outcome::Uncertain(_) | Outcome::Refused(_), .. }
+        );
+        self.log.end(&self.name("calls", node), start_ns, call);
+        if is_in_doubt {
+            *own = self.keys.own();
         }
         failed
     }

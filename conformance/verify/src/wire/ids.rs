@@ -9,12 +9,14 @@ use tsoracle_history::Check;
 
 use crate::probe::{Expect, Outcome, Probe, Stop};
 
-pub(super) async fn check(probe: &Probe) -> [Check; 2] {
+pub(super) async fn check(probe: &Probe) -> [Check; 3] {
     let once = "a request sent again gets the same block, in calls and batches";
+    let names = "a request sent again under its name gets the same block, another one is refused";
     let refusals = "a reused, malformed, forgotten or unknown id is refused, and spends nothing";
     [
         probe.run("request ids", once, answered_once).await,
         probe.run("request ids limits", refusals, limits).await,
+        probe.run("named requests", names, answered_by_name).await,
     ]
 }
 
@@ -23,6 +25,18 @@ pub(crate) async fn are_offered(probe: &Probe) -> Result<bool, Status> {
     let request = v1::GetTsRequest { count: 1 };
     let answer = probe.ask(async |mut node| node.tso.get_ts(request).await).await?;
     Ok(metadata::has_flag(answer.metadata(), SESSIONS))
+}
+
+/// Whether a request may have a name in place of a session.
+pub(crate) async fn are_names_offered(probe: &Probe) -> bool {
+    let is_known = are_offered(probe).await.unwrap_or(false);
+    let name = probe.key();
+    is_known && get(probe, &probe.key(), 1, named(&name)).await.is_ok()
+}
+
+/// The id of a request with this name.
+pub(crate) fn named(name: &str) -> v1::RequestId {
+    v1::RequestId { name: name.into(), ..v1::RequestId::default() }
 }
 
 /// The requests of one session.
@@ -42,7 +56,7 @@ impl Session {
     }
 }
 
-async fn get(
+pub(super) async fn get(
     probe: &Probe,
     key: &str,
     count: u32,
@@ -118,5 +132,32 @@ async fn limits(probe: &Probe, check: &mut Check) -> Outcome {
     }
     let start = probe.get_seq(&key, 1).await?.start;
     check.expect_eq("GetSeq after refusals, start", &start, &6);
+    Ok(())
+}
+
+async fn answered_by_name(probe: &Probe, check: &mut Check) -> Outcome {
+    if !are_names_offered(probe).await {
+        return Err(Stop::NotOffered);
+    }
+    let (key, other, name) = (probe.key(), probe.key(), probe.key());
+    for _ in 0..2 {
+        let answer = get(probe, &key, 5, named(&name)).await?;
+        check.expect_eq("GetSeq by name, start and count", &(answer.start, answer.count), &(0, 5));
+    }
+    let start = get(probe, &key, 5, named(&format!("{name}, another"))).await?.start;
+    check.expect_eq("GetSeq by another name, start", &start, &5);
+    for (asked, key, count) in [("count", &key, 6), ("key", &other, 5)] {
+        let reused = get(probe, key, count, named(&name)).await;
+        let asked = format!("a name used for another {asked}");
+        check.expect_refusal(&asked, reused, Code::InvalidArgument)?;
+    }
+    let batch = format!("{name}, of a batch");
+    for _ in 0..2 {
+        let answer = get_batch(probe, &[&key, &other], named(&batch)).await?;
+        let starts: Vec<u64> = answer.grants.iter().map(|grant| grant.start).collect();
+        check.expect_eq("GetSeqBatch by name, starts", &starts, &vec![10, 0]);
+    }
+    let start = probe.get_seq(&key, 1).await?.start;
+    check.expect_eq("GetSeq after what was refused, start", &start, &13);
     Ok(())
 }

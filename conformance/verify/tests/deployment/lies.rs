@@ -40,17 +40,22 @@ caught! { in_answers:
     an_empty_key_is_granted, AnyKey => ["GetSeq limits", "StreamSeq"];
     sequences_start_at_1, StartsAt1 => [
         "GetSeq", "GetSeq limits", "GetSeqBatch", "GetSeqBatch limits", "request ids",
-        "request ids limits", "StreamSeq", "ReadSeq", "ListSeqs", "SeedSeq",
+        "request ids limits", "named requests", "StreamSeq", "ReadSeq", "ListSeqs", "SeedSeq",
+        "DeleteSeq",
     ];
     batches_are_answered_in_another_order, BatchOutOfOrder => ["GetSeqBatch"];
     a_refused_batch_spends, RefusedBatchesSpend => ["GetSeqBatch limits"];
-    ids_are_forgotten, ForgetsIds => ["request ids", "request ids limits"];
-    ids_are_reused, ReusesIds => ["request ids limits"];
+    ids_are_forgotten, ForgetsIds => [
+        "request ids", "request ids limits", "named requests", "DeleteSeq",
+    ];
+    names_are_forgotten, ForgetsNames => ["named requests", "DeleteSeq"];
+    ids_are_reused, ReusesIds => ["request ids limits", "named requests"];
     a_session_of_any_length, AnySession => ["request ids limits"];
     a_retry_opens_a_session, NewSessionOnRetry => ["request ids limits"];
     a_stream_answers_out_of_order, StreamOutOfOrder => ["StreamTs"];
     the_entries_of_a_message_fail_together, StreamFailsTogether => ["StreamSeq"];
-    an_unused_key_is_read_as_0, UnusedKeysAreZero => ["ReadSeq"];
+    an_unused_key_is_read_as_0, UnusedKeysAreZero => ["ReadSeq", "DeleteSeq"];
+    a_deleted_key_goes_on, DeletesNothing => ["DeleteSeq"];
     keys_are_listed_out_of_order, ListsOutOfOrder => ["ListSeqs"];
     the_second_page_is_hidden, ListsOnePage => ["ListSeqs"];
     a_used_key_is_seeded, SeedsAgain => ["SeedSeq"];
@@ -72,6 +77,10 @@ caught! { under_load:
     refusals_spend, RefusalsSpend => ["G3 refusals", "G3 gapless"];
     what_is_said_to_be_uncommitted_was_spent, UncommittedSpends => ["G3 refusals", "G3 gapless"];
     half_a_batch_is_carried_out, HalfABatch => ["G3 all or nothing"];
+    a_named_request_is_executed_again, ForgetsNamesUnderLoad => [
+        "G3 exactly once", "G3 gapless",
+    ];
+    a_key_is_not_deleted_though_it_is_said, DeletesNothingUnderLoad => ["G3 gapless"];
     a_request_sent_again_gets_another_block, AnswersOtherwise => ["G3 exactly once", "G3 gapless"];
     reads_are_out_of_date, ReadsOldValues => ["G3 order"];
     epochs_go_back, EpochGoesBack => ["epochs in time", "epochs in order"];

@@ -162,7 +162,10 @@ impl State {
             return refuse(Code::FailedPrecondition);
         }
         let known = session.answers.get(&id.number).cloned();
-        if let Some((asked, answer)) = known.filter(|_| self.lie != Some(Lie::ForgetsIds)) {
+        let forgets = self.lies(Lie::ForgetsIds)
+            || is_named
+                && (self.lies(Lie::ForgetsNames) || self.lies_each(Lie::ForgetsNamesUnderLoad, 5));
+        if let Some((asked, answer)) = known.filter(|_| !forgets) {
             if asked != entries && !self.lies(Lie::ReusesIds) {
                 return refuse(Code::InvalidArgument);
             }
@@ -239,7 +242,13 @@ impl State {
     }
 
     pub(crate) fn delete(&mut self, key: &str) -> Result<u64, Status> {
-        self.keys.remove(key).map_or_else(|| refuse(Code::NotFound), Ok)
+        if key.is_empty() {
+            return refuse(Code::InvalidArgument);
+        }
+        let stays =
+            self.lies(Lie::DeletesNothing) || self.lies_each(Lie::DeletesNothingUnderLoad, 2);
+        let next = if stays { self.keys.get(key).copied() } else { self.keys.remove(key) };
+        next.map_or_else(|| refuse(Code::NotFound), Ok)
     }
 
     pub(crate) fn seed(&mut self, key: &str, start: u64) -> Result<u64, Status> {

@@ -4,9 +4,9 @@ mod clusters;
 mod external;
 mod figures;
 mod grants;
-mod machine;
+pub(crate) mod machine;
 mod many;
-mod quiet;
+pub(crate) mod quiet;
 mod records;
 mod table;
 

@@ -1,6 +1,11 @@
 //! A server whose wall clock is wrong, and is set right.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -95,10 +100,14 @@ fn an_operator_can_say_that_a_clock_is_right() {
     assert!(is_near(ahead(&node) - YEAR * 1_000));
     drop(node);
     clock.shift(3 * YEAR).unwrap();
-    let until = stdout(&run(directory.path(), &["decode", &(u64::MAX).to_string(), "--json"]));
-    let until: Value = serde_json::from_str(&until).unwrap();
-    let until = until["time"].as_str().unwrap();
-    let node = start(directory.path(), &clock, &["--trust-clock-until", until]);
+    let time = |seconds: i64| {
+        let text = stdout(&run(directory.path(), &["encode", &(seconds * 1_000).to_string()]));
+        let decoded = stdout(&run(directory.path(), &["decode", &text, "--json"]));
+        let decoded: Value = serde_json::from_str(&decoded).unwrap();
+        decoded["time"].as_str().unwrap().to_owned()
+    };
+    let until = time(now() + 3 * YEAR + DAY);
+    let node = start(directory.path(), &clock, &["--trust-clock-until", &until]);
     assert!(is_near(ahead(&node) - 3 * YEAR * 1_000));
 }
 
@@ -117,6 +126,22 @@ fn a_machine_that_boots_without_a_clock_is_followed_once_that_is_set() {
         wait_until_followed(&node);
         assert!(is_near(ahead(&node) - 2 * DAY * 1_000));
     }
+}
+
+#[test]
+fn before_1970_metrics_are_served() {
+    let (directory, clock) = place();
+    used(directory.path(), &clock);
+    clock.shift(-now() - 10 * YEAR).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let node = start(directory.path(), &clock, &["--metrics-listen", &free]);
+    stdout(&node.ask(&["ts"]));
+    let mut stream = TcpStream::connect(&free).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("tsoracle_ahead_of_wall_clock_seconds"), "{answer}");
 }
 
 #[test]

@@ -159,6 +159,30 @@ fn status() {
 }
 
 #[test]
+fn status_tells_how_much_space_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let reserve = 1_u64 << 60;
+    let options = ["file:./data", "--reserve-bytes", &reserve.to_string()];
+    let node = Node::start(directory.path(), &options);
+    // It is looked at once a second.
+    let answer = loop {
+        let answer = json(&node.ask(&["status", "--json"]));
+        if answer["free_bytes"].is_u64() {
+            break answer;
+        }
+    };
+    assert_eq!(answer["reserve_bytes"], reserve);
+    let trouble = answer["troubles"][0].as_str().unwrap();
+    let free = answer["free_bytes"].as_u64().unwrap();
+    assert!((1..reserve).contains(&free) && trouble.contains("little space is left"), "{answer}");
+    let text = stdout(&node.ask(&["status"]));
+    assert!(
+        text.contains(" GB free") && text.contains(trouble.split(':').next().unwrap()),
+        "{text}"
+    );
+}
+
+#[test]
 fn decode() {
     let here = Path::new(".");
     let decoded = json(&run(here, &["decode", "470642596465082370", "--json"]));

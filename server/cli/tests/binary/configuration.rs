@@ -245,6 +245,7 @@ fn every_wrong_word_is_a_wrong_argument_and_named() {
         (&["seq-list", "--limit", "x"], "--limit"),
         (&["seq-seed", "", "1"], "KEY"),
         (&["seq-seed", "k", "x"], "START"),
+        (&["seq-seed", "k", "18446744073709551615"], "START"),
         (&["lease-acquire", ""], "HOLDER"),
         (&["lease-acquire", "w", "--ttl", "x"], "--ttl"),
         (&["lease-renew", "x"], "LEASE"),
