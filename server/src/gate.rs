@@ -153,4 +153,26 @@ mod tests {
             assert_eq!(status_of(method, Some("application/grpc")), Some(405), "{method}");
         }
     }
+
+    #[test]
+    fn only_the_public_client_is_spared_a_denial() {
+        let path = "/tsoracle.v1.TsoService/GetSeq";
+        let headers = |pairs: &[(&'static str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| {
+                (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            });
+            pairs.collect::<HeaderMap>()
+        };
+        let public = headers(&[("user-agent", "tonic/0.14.2")]);
+        assert!(takes_denial_for_uncertain(path, &public));
+        assert!(!takes_denial_for_uncertain("/tsoracle.v1.TsoService/GetTs", &public));
+        for others in [
+            headers(&[]),
+            headers(&[("user-agent", "tsoracle/0.1.0 tonic/0.14.2")]),
+            headers(&[("user-agent", "grpc-python/1.60")]),
+            headers(&[("user-agent", "tonic/0.14.2"), ("authorization", "Bearer x")]),
+        ] {
+            assert!(!takes_denial_for_uncertain(path, &others), "{others:?}");
+        }
+    }
 }
