@@ -327,6 +327,9 @@ async fn a_token_that_is_not_known_is_refused_even_where_none_is_needed() {
         let message = reason(&answer);
         assert!(message.contains(expected), "{header}: {message}");
     }
+    let addresses = world.audited();
+    let addresses: Vec<_> = addresses.iter().filter_map(|line| line["address"].as_str()).collect();
+    assert_eq!(addresses.len(), 4, "each is on record, once: {addresses:?}");
 }
 
 #[tokio::test]
