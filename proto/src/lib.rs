@@ -2,7 +2,10 @@
 
 pub mod metadata;
 
+mod bearer;
 mod epoch;
+
+pub use bearer::Bearer;
 
 /// The generated messages, clients and servers of package `tsoracle.v1`. What each message and
 /// field means is written in the `.proto` files.

@@ -12,7 +12,7 @@ use futures::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::server::conn::http2;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use rustls::ServerConfig;
@@ -31,6 +31,7 @@ use tsoracle_tls::{Watched, why_refused};
 
 use crate::{
     Limits,
+    calls::Calls,
     edge::Allowed,
     gate::{Refused, not_grpc},
     rights::{Access, Session},
@@ -109,7 +110,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.limits;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (mut calls, arrivals) = Calls::new();
+        let mut builder = http2::Builder::new(arrivals);
         builder
             .timer(TokioTimer::new())
             // No caller needs it, and to write one panics where the clock is before 1970.
@@ -125,12 +127,12 @@ impl Connection {
         });
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
+            ended = calls.carried_out(connection.as_mut()) => return Ok(ended?),
             // An error means that the server is gone, which is a reason to stop as well.
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
         connection.as_mut().graceful_shutdown();
-        Ok(connection.await?)
+        Ok(calls.carried_out(connection).await?)
     }
 }
 

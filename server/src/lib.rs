@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bound;
+mod calls;
 mod connection;
 mod edge;
 mod gate;

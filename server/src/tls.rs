@@ -2,20 +2,23 @@ use std::path::Path;
 
 use rustls::ServerConfig;
 use tsoracle_core::{Clock as _, Result, SystemClock};
-use tsoracle_tls::{Source, Sources, Watched};
+use tsoracle_tls::{Callers, Source, Sources, Watched};
 
 /// How the server proves who it is, and whether its clients must. All in PEM.
 ///
 /// What comes from files is read again when they change: see [`Builder::reload`](crate::Builder::reload).
 #[derive(Clone, Debug)]
-pub struct TlsOptions(Sources);
+pub struct TlsOptions {
+    sources: Sources,
+    callers: Callers,
+}
 
 impl TlsOptions {
     /// Takes the server's certificate chain and private key from memory.
     pub fn from_pem(certificates: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         let certificates = Source::memory(certificates, "the server's certificate chain");
         let key = Source::memory(key, "the server's private key");
-        Self(Sources { authorities: None, identity: Some((certificates, key)) })
+        Self::of(Sources { authorities: None, identity: Some((certificates, key)) })
     }
 
     /// Reads the server's certificate chain and private key from files.
@@ -26,14 +29,15 @@ impl TlsOptions {
     pub fn from_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
         let identity = (certificates.as_ref().into(), key.as_ref().into());
         let sources = Sources::files(None, Some(identity));
-        sources.read().map(|_| Self(sources))
+        sources.read().map(|_| Self::of(sources))
     }
 
     /// Lets in only clients with a certificate of one of these authorities: mutual TLS.
     #[must_use]
     pub fn client_ca_pem(self, authorities: impl Into<Vec<u8>>) -> Self {
         let authorities = Source::memory(authorities, "the client certificate authorities");
-        Self(Sources { authorities: Some(authorities), ..self.0 })
+        let sources = Sources { authorities: Some(authorities), ..self.sources };
+        Self { sources, ..self }
     }
 
     /// As [`client_ca_pem`](Self::client_ca_pem), from a file.
@@ -42,8 +46,19 @@ impl TlsOptions {
     /// `Config`, naming the file, if it cannot be read.
     pub fn client_ca_file(self, authorities: impl AsRef<Path>) -> Result<Self> {
         let authorities = Some(Source::File(authorities.as_ref().into()));
-        let sources = Sources { authorities, ..self.0 };
-        sources.read().map(|_| Self(sources))
+        let sources = Sources { authorities, ..self.sources };
+        sources.read().map(|_| Self { sources, callers: self.callers })
+    }
+
+    /// Lets in clients without a certificate as well: what they may do is for the server's
+    /// [access](crate::Builder::access) to say.
+    #[must_use]
+    pub fn clients_without_certificates(self) -> Self {
+        Self { callers: Callers::Any, ..self }
+    }
+
+    fn of(sources: Sources) -> Self {
+        Self { sources, callers: Callers::Certified }
     }
 
     /// Whether one of the authorities in PEM lets clients in: what it signs for others is then good for both.
@@ -54,7 +69,7 @@ impl TlsOptions {
         };
         let others = Source::memory(authorities, "the other authorities");
         let others = certificates(&Sources { authorities: Some(others), identity: None });
-        certificates(&Sources { identity: None, ..self.0.clone() })
+        certificates(&Sources { identity: None, ..self.sources.clone() })
             .iter()
             .any(|own| others.contains(own))
     }
@@ -64,12 +79,15 @@ impl TlsOptions {
     /// # Errors
     /// `Config`, naming what is wrong: the file, if it was read from one.
     pub fn check(&self) -> Result<()> {
-        let credentials = self.0.read()?;
-        credentials.server_config()?;
+        let credentials = self.sources.read()?;
+        credentials.server_config_for(self.callers)?;
         credentials.check(SystemClock.now().wall_ms)
     }
 
     pub(crate) fn open(&self) -> Result<Watched<ServerConfig>> {
-        Watched::open("TLS of clients", self.0.clone(), |credentials| credentials.server_config())
+        let callers = self.callers;
+        Watched::open("TLS of clients", self.sources.clone(), move |credentials| {
+            credentials.server_config_for(callers)
+        })
     }
 }

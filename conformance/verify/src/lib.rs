@@ -37,6 +37,8 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// Encrypts, if present.
     pub tls: Option<Tls>,
+    /// Proves who asks, if present.
+    pub token: Option<String>,
     /// How long a call may take, connecting included.
     pub timeout: Duration,
     /// How long the load lasts; 0 for none.

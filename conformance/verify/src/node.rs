@@ -1,8 +1,11 @@
 use std::io;
 
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+};
 use tsoracle_client::{Client, TlsOptions};
-use tsoracle_proto::DEFAULT_PORT;
+use tsoracle_proto::{Bearer, DEFAULT_PORT};
 use tsoracle_types::on_one_line;
 
 use super::Options;
@@ -22,6 +25,9 @@ impl std::fmt::Debug for Tls {
     }
 }
 
+/// A connection, over which every call brings the token along.
+pub(super) type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
+
 /// A node that can be reached.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -32,12 +38,15 @@ pub(super) struct Node {
 
 /// Connects to each endpoint that can be reached.
 pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
-    let mut nodes = Vec::new();
+    let (mut nodes, bearer) = (Vec::new(), bearer(options)?);
     let mut causes = Vec::new();
     for name in &options.endpoints {
         let endpoint = endpoint(name, options)?;
         match endpoint.connect().await {
-            Ok(channel) => nodes.push(Node { name: name.clone(), channel }),
+            Ok(channel) => {
+                let channel = Channel::new(channel, bearer.clone());
+                nodes.push(Node { name: name.clone(), channel });
+            }
             Err(error) => causes.push(format!("{name}: {}", on_one_line(&error))),
         }
     }
@@ -51,7 +60,9 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
 /// Connects to `name` again, on a connection of its own.
 pub(super) async fn dial(name: &str, options: &Options) -> io::Result<Channel> {
     let endpoint = endpoint(name, options)?;
-    endpoint.connect().await.map_err(|error| io::Error::other(on_one_line(&error)))
+    let channel =
+        endpoint.connect().await.map_err(|error| io::Error::other(on_one_line(&error)))?;
+    Ok(Channel::new(channel, bearer(options)?))
 }
 
 /// A client of this project, with connections of its own.
@@ -64,7 +75,15 @@ pub(super) fn client(options: &Options) -> io::Result<Client> {
         }
         builder = builder.tls(tls);
     }
+    if let Some(token) = &options.token {
+        builder = builder.token(token);
+    }
     builder.build().map_err(invalid)
+}
+
+fn bearer(options: &Options) -> io::Result<Bearer> {
+    let bearer = options.token.as_deref().map(Bearer::new).transpose().map_err(invalid)?;
+    Ok(bearer.unwrap_or_default())
 }
 
 fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {

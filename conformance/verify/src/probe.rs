@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status};
 use tsoracle_proto::{
     metadata,
     v1::{
@@ -13,7 +13,10 @@ use tsoracle_proto::{
 };
 use tsoracle_types::{Clock, SystemClock};
 
-use super::{PREFIX, node::Node};
+use super::{
+    PREFIX,
+    node::{Channel, Node},
+};
 use tsoracle_history::{self as history, Check};
 
 /// How long to wait before asking again what could not be answered.

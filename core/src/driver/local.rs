@@ -177,6 +177,8 @@ impl<S: SeqStore> Owner<S> {
             match job {
                 Job::Commit { base, effect, reply } => {
                     let _ = reply.send(self.commit(base, effect));
+                    // What the store has put off until it is read is done while the caller goes on.
+                    let _ = self.guard(|store| SeqStore::get(store, VERSION));
                 }
                 Job::Read { wanted, reply } => {
                     let _ = reply.send(self.guard(|store| wanted.read_from(store)));

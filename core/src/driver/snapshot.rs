@@ -43,6 +43,14 @@ impl Reads {
         self.keys.is_empty() && self.ranges.is_empty()
     }
 
+    /// Puts everything in order, once.
+    pub(crate) fn settle(&mut self) {
+        self.keys.sort_unstable();
+        self.keys.dedup();
+        self.ranges.sort_unstable();
+        self.ranges.dedup();
+    }
+
     /// Reads all of it from a store that does not change meanwhile.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) reign: &'a Reign,
     pub(crate) known: WorkingSet,
     pub(crate) shares: Shares,
+    /// What the next commits need is likely to be not known.
+    pub(super) reads_ahead: bool,
 }
 
 impl Planner<'_> {
@@ -156,10 +158,8 @@ impl Planner<'_> {
             command.add_unknown(&self.known, &mut reads);
         }
         reads.keys.push(REIGN.into());
-        reads.keys.sort_unstable();
-        reads.keys.dedup();
-        reads.ranges.sort_unstable();
-        reads.ranges.dedup();
+        reads.settle();
+        self.reads_ahead = true;
         let snapshot = self.shared.guard.read(&reads, self.shared.options.lease).await?;
         if snapshot.version != self.known.version() {
             // Something else was stored: what is known may not be mixed with what is read now. The reign

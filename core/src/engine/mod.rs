@@ -8,6 +8,7 @@ mod handover;
 mod lasting;
 mod meters;
 mod pending;
+mod read_ahead;
 mod reign;
 mod resign;
 mod service;

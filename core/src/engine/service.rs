@@ -20,8 +20,8 @@ use super::{
     wall_clock::WallClock,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Now, Result, Version,
-    state::{Answer, Command, Moment, Query, WorkingSet, Writes, millis},
+    BootTime, Error, ErrorKind, Now, Result,
+    state::{Answer, Command, Moment, Query, WorkingSet, millis},
 };
 
 /// How often an idle leader looks at the wall clock, without writing anything.
@@ -77,6 +77,7 @@ impl<'a> Service<'a> {
                     shared.space.clone(),
                     shared.meters.used.clone(),
                 ),
+                reads_ahead: false,
             },
             arrivals,
             backlog: Backlog::default(),
@@ -248,22 +249,22 @@ impl<'a> Service<'a> {
                 Err(panic) => Verdict::Failed(shared.guard.panicked_in_commit(panic)),
             }
         });
+        let (requests, backlog) = (&mut self.arrivals.requests, &mut self.backlog);
+        let storing = self.planner.committed((next, writes), requests, backlog, storing);
         let verdict = self.struggle.watch(self.shared, Some(self.reign), storing).await;
         if matches!(verdict, Verdict::Stored) {
             self.shared.meters.commits.increment(1);
             self.shared.meters.commands.increment(commands);
         }
-        self.act_on(verdict, next, writes).await
+        if commands > 1 {
+            // Its callers are about to ask again, together.
+            tokio::task::yield_now().await;
+        }
+        self.act_on(verdict).await
     }
 
-    async fn act_on(
-        &mut self,
-        verdict: Verdict,
-        next: Version,
-        writes: Writes,
-    ) -> Result<Result<()>, Ended> {
+    async fn act_on(&mut self, verdict: Verdict) -> Result<Result<()>, Ended> {
         if matches!(verdict, Verdict::Stored) {
-            self.planner.known.advance(next, writes);
             return Ok(Ok(()));
         }
         // Whatever was planned on is read again.

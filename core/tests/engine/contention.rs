@@ -272,3 +272,47 @@ async fn what_is_known_is_read_once_and_again_after_anything_but_stored() {
         assert!(node.driver.reads() > reads, "nothing is planned on what was known before");
     }
 }
+
+/// Whether it is read before that commit is made or after it. The last key is one that this commit writes.
+#[tokio::test]
+async fn what_the_next_commit_needs_is_read_while_one_is_in_flight() {
+    for hold in [Fault::HoldBefore, Fault::HoldAfter] {
+        let (_, node) = Cluster::serving().await;
+        for key in ["b", "c"] {
+            node.seq(key, 70).await.unwrap();
+        }
+        // All is forgotten.
+        node.fault(Step::Advance, Fault::Refuse(ErrorKind::Unavailable));
+        node.until(node.ask("b", 1)).await.unwrap_err();
+        let gate = Gate::new();
+        node.fault(Step::Advance, hold(gate.clone()));
+        let first = node.ask("a", 5);
+        node.pass_until(&gate).await;
+        let reads = node.driver.reads();
+        let rest = ["b", "c", "a"].map(|key| node.ask(key, 1));
+        settle().await;
+        assert_eq!(node.driver.reads(), reads + 2, "two of the three are not known");
+        gate.open();
+        assert_eq!(first.await.unwrap().unwrap(), 0);
+        for (asked, start) in rest.into_iter().zip([70, 70, 5]) {
+            assert_eq!(asked.await.unwrap().unwrap(), start);
+        }
+        assert_eq!(node.driver.reads(), reads + 2, "nothing is read twice");
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_of_a_commit_that_is_not_stored_is_forgotten() {
+    let (_, node) = Cluster::serving().await;
+    let gate = Gate::new();
+    node.fault(Step::Advance, Fault::RefuseAfter(gate.clone(), ErrorKind::Unavailable));
+    let first = node.ask("a", 1);
+    gate.reached().await;
+    let second = node.ask("b", 1);
+    settle().await;
+    let reads = node.driver.reads();
+    gate.open();
+    first.await.unwrap().unwrap_err();
+    assert_eq!(node.until(second).await.unwrap(), 0);
+    assert!(node.driver.reads() > reads, "nothing is planned on what was read before");
+}

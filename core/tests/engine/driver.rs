@@ -23,6 +23,8 @@ use crate::rig::{Cluster, Gate, LIMITS, Seen, Step, injected};
 pub(crate) enum Fault {
     /// It fails, and nothing is stored.
     Refuse(ErrorKind),
+    /// The same, after it has waited.
+    RefuseAfter(Gate, ErrorKind),
     /// It is stored, but the caller is told that it failed.
     LoseReply(ErrorKind),
     /// Its outcome is not known, and it arrives later.
@@ -148,6 +150,10 @@ impl ConsensusDriver for Driver {
         let committed = tokio::spawn(async move {
             match &fault {
                 Some(Fault::Refuse(kind)) => return Err(injected(kind.clone())),
+                Some(Fault::RefuseAfter(gate, kind)) => {
+                    gate.pass().await;
+                    return Err(injected(kind.clone()));
+                }
                 Some(Fault::HoldBefore(gate)) => gate.pass().await,
                 Some(Fault::Late(gate)) => {
                     let gate = gate.clone();

@@ -29,6 +29,15 @@ impl TimeProvider for Time {
     }
 }
 
+/// Who is spoken to where there are authorities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Callers {
+    /// Those with a certificate of the authorities.
+    Certified,
+    /// Those without a certificate as well, but nobody with one of somebody else's.
+    Any,
+}
+
 impl Credentials {
     /// How to take connections: with the own certificate, and from callers with one of the authorities' alone, if
     /// there are any.
@@ -36,6 +45,14 @@ impl Credentials {
     /// # Errors
     /// `Config`, naming what is wrong: the file, if it was read from one.
     pub fn server_config(&self) -> Result<ServerConfig> {
+        self.server_config_for(Callers::Certified)
+    }
+
+    /// The same; callers may have to have no certificate, and say otherwise who they are.
+    ///
+    /// # Errors
+    /// As [`server_config`](Self::server_config).
+    pub fn server_config_for(&self, callers: Callers) -> Result<ServerConfig> {
         let provider = provider();
         let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(Time))
             .with_protocol_versions(VERSIONS)
@@ -45,6 +62,10 @@ impl Credentials {
             Some(pem) => {
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(roots(pem)?.into(), provider);
+                let verifier = match callers {
+                    Callers::Certified => verifier,
+                    Callers::Any => verifier.allow_unauthenticated(),
+                };
                 builder.with_client_cert_verifier(
                     verifier.build().map_err(|error| pem.refused(&error))?,
                 )

@@ -9,6 +9,7 @@ mod watched;
 #[cfg(test)]
 mod watched_test;
 
+pub use configs::Callers;
 pub use credentials::{Credentials, Sources};
 pub use handshake::why_refused;
 pub use pem::Source;

@@ -2,6 +2,7 @@ use std::{collections::BTreeSet, fmt, num::NonZeroU64, ops::Range, time::Duratio
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
 
 use crate::Invalid;
 
@@ -11,18 +12,18 @@ pub const MAX_KEY_BYTES: usize = 128;
 /// Names a sequence: 1 to 128 bytes of UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct SeqKey(String);
+pub struct SeqKey(SmolStr);
 
 impl SeqKey {
     /// Checks and wraps a key.
     ///
     /// # Errors
     /// [`Invalid`] if the key is empty or longer than [`MAX_KEY_BYTES`].
-    pub fn new(key: impl Into<String>) -> Result<Self, Invalid> {
-        let key = key.into();
+    pub fn new(key: impl AsRef<str>) -> Result<Self, Invalid> {
+        let key = key.as_ref();
         match key.len() {
             0 => Err(Invalid::new("a sequence key must not be empty")),
-            1..=MAX_KEY_BYTES => Ok(Self(key)),
+            1..=MAX_KEY_BYTES => Ok(Self(key.into())),
             n => Err(Invalid::new(format!(
                 "a sequence key has at most {MAX_KEY_BYTES} bytes, this one has {n}"
             ))),
@@ -45,7 +46,7 @@ impl TryFrom<String> for SeqKey {
 
 impl From<SeqKey> for String {
     fn from(key: SeqKey) -> String {
-        key.0
+        key.0.into()
     }
 }
 

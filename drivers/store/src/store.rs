@@ -57,13 +57,20 @@ impl Table {
 ///
 /// The first error of the disk is final: afterwards every method fails with it.
 pub struct Store {
-    tables: Mutex<Tables>,
+    tables: Mutex<Held>,
     // Closed before the lock is released, since fields are dropped in this order.
     journal: Mutex<Journal>,
     failure: Failure,
     name: String,
     /// None where the files are not a directory's.
     directory: Mutex<Option<Directory>>,
+}
+
+/// The tables, and what is to be laid over them.
+struct Held {
+    tables: Tables,
+    /// A commit to the state that is on the disk, and that no reader has come for.
+    owed: Option<Effect>,
 }
 
 impl Store {
@@ -108,7 +115,7 @@ impl Store {
         let failure = Failure::default();
         let (journal, tables) = recovered.start(options.journal_bytes, failure.clone())?;
         let (tables, journal, directory) =
-            (Mutex::new(tables), Mutex::new(journal), Mutex::new(directory));
+            (Mutex::new(Held { tables, owed: None }), Mutex::new(journal), Mutex::new(directory));
         Ok(Self { tables, journal, failure, name, directory })
     }
 
@@ -198,11 +205,16 @@ impl Store {
 
     fn with<T>(&self, table: Table, read: impl FnOnce(Option<&Map>) -> Result<T>) -> Result<T> {
         self.failure.check()?;
-        read(self.tables().get(table.0))
+        read(self.held().tables.get(table.0))
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The tables as of the last commit.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        let mut held = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(effect) = held.owed.take() {
+            held.tables.table(STATE.0).apply(&effect);
+        }
+        held
     }
 
     /// Makes all these writes, or none. On return they survive a power loss, and so does every
@@ -234,12 +246,12 @@ impl Store {
             if durable {
                 journal.sync()?;
             }
-            let mut tables = self.tables();
+            let mut held = self.held();
             for (table, effect) in &writes {
-                tables.table(table).apply(effect);
+                held.tables.table(table).apply(effect);
             }
-            drop(tables);
-            journal.write_behind(|| self.tables().clone())
+            drop(held);
+            journal.write_behind(|| self.held().tables.clone())
         })
     }
 
@@ -259,13 +271,13 @@ impl Store {
             state.put(&key, &value);
         }
         self.commit_to(|journal| {
-            let mut tables = self.tables().clone();
+            let mut tables = self.held().tables.clone();
             *tables.table(STATE.0) = state;
             for (table, effect) in writes {
                 tables.table(table.0).apply(&effect);
             }
             journal.replace(&tables)?;
-            *self.tables() = tables;
+            self.held().tables = tables;
             Ok(())
         })
     }
@@ -299,8 +311,17 @@ impl SeqStore for Store {
         self.entries(STATE, from, to, limit)
     }
 
+    /// The tables are changed by the next call, whichever it is, so that the one who has committed need not wait
+    /// for that.
     fn commit(&mut self, effect: Effect) -> Result<()> {
-        self.write([(STATE, effect)])
+        self.commit_to(|journal| {
+            let writes = [(STATE.0, effect)];
+            journal.append(&writes)?;
+            journal.sync()?;
+            let [(_, effect)] = writes;
+            self.held().owed = Some(effect);
+            journal.write_behind(|| self.held().tables.clone())
+        })
     }
 }
 

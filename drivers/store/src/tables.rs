@@ -1,18 +1,35 @@
 //! The state in memory: ordered maps, of which a copy costs nothing.
 
 use std::{
-    borrow::Borrow,
     cmp::Ordering,
     ops::Bound::{Excluded, Included},
     sync::Arc,
 };
 
+use equivalent::{Comparable, Equivalent};
 use imbl::OrdSet;
 use tsoracle_core::{Effect, Entry};
 
+/// The beginning of a key, as a number of the same order. Most keys differ in it, so that a search compares what lies
+/// in the nodes of the tree, and does not follow a pointer for each comparison.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Prefix(u128);
+
+impl Prefix {
+    fn of(key: &[u8]) -> Self {
+        let mut bytes = [0; 16];
+        let length = key.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&key[..length]);
+        Self(u128::from_be_bytes(bytes))
+    }
+}
+
 /// A key with its value, in one allocation: the key's length, the key, the value.
 #[derive(Clone, Debug)]
-struct Record(Arc<[u8]>);
+struct Record {
+    prefix: Prefix,
+    bytes: Arc<[u8]>,
+}
 
 impl Record {
     fn new(key: &[u8], value: &[u8], buffer: &mut Vec<u8>) -> Self {
@@ -21,28 +38,43 @@ impl Record {
         buffer.extend_from_slice(&length.to_le_bytes());
         buffer.extend_from_slice(key);
         buffer.extend_from_slice(value);
-        Self(buffer.as_slice().into())
+        Self { prefix: Prefix::of(key), bytes: buffer.as_slice().into() }
     }
 
     fn split(&self) -> (&[u8], &[u8]) {
-        let (length, rest) = self.0.split_first_chunk().expect("a record has a length");
+        let (length, rest) = self.bytes.split_first_chunk().expect("a record has a length");
         rest.split_at(u32::from_le_bytes(*length) as usize)
-    }
-
-    fn key(&self) -> &[u8] {
-        self.split().0
     }
 }
 
-impl Borrow<[u8]> for Record {
-    fn borrow(&self) -> &[u8] {
-        self.key()
+/// A key that is looked for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    prefix: Prefix,
+    key: &'a [u8],
+}
+
+impl<'a> Wanted<'a> {
+    fn new(key: &'a [u8]) -> Self {
+        Self { prefix: Prefix::of(key), key }
+    }
+}
+
+impl Equivalent<Record> for Wanted<'_> {
+    fn equivalent(&self, record: &Record) -> bool {
+        self.compare(record).is_eq()
+    }
+}
+
+impl Comparable<Record> for Wanted<'_> {
+    fn compare(&self, record: &Record) -> Ordering {
+        self.prefix.cmp(&record.prefix).then_with(|| self.key.cmp(record.split().0))
     }
 }
 
 impl Ord for Record {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(other.key())
+        self.prefix.cmp(&other.prefix).then_with(|| self.split().0.cmp(other.split().0))
     }
 }
 
@@ -54,7 +86,7 @@ impl PartialOrd for Record {
 
 impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.cmp(other).is_eq()
     }
 }
 
@@ -73,7 +105,7 @@ impl Map {
     }
 
     pub(crate) fn delete(&mut self, key: &[u8]) {
-        self.records.remove(key);
+        self.records.remove(&Wanted::new(key));
     }
 
     pub(crate) fn apply(&mut self, effect: &Effect) {
@@ -86,7 +118,7 @@ impl Map {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.records.get(key).map(|record| record.split().1)
+        self.records.get(&Wanted::new(key)).map(|record| record.split().1)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -97,8 +129,8 @@ impl Map {
         if from >= to {
             return vec![];
         }
-        let range = self.records.range::<_, [u8]>((Included(from), Excluded(to))).take(limit);
-        range.map(|record| owned(record.split())).collect()
+        let range = (Included(Wanted::new(from)), Excluded(Wanted::new(to)));
+        self.records.range(range).take(limit).map(|record| owned(record.split())).collect()
     }
 
     pub(crate) fn last(&self) -> Option<Entry> {
@@ -155,6 +187,33 @@ mod tests {
         assert!(before.iter().all(|(_, value)| value == b"old"));
         assert!(map.iter().all(|(_, value)| value == b"newer"));
         assert_eq!(map.get(&7_u32.to_be_bytes()), None);
+    }
+
+    /// Those too that have the same beginning, or end within it.
+    #[test]
+    fn a_search_finds_what_a_comparison_of_whole_keys_would() {
+        let long = |end: &[u8]| [&b"sixteen bytes at"[..], end].concat();
+        let mut keys = vec![vec![], long(b""), long(b"1"), long(b"12"), long(b"2"), long(&[0])];
+        keys.extend(
+            [&b"a"[..], b"a\0", b"a\0\0b", b"b", &[255; 17], &[255; 16], &[0; 3]]
+                .map(<[u8]>::to_vec),
+        );
+        let mut map = Map::default();
+        for key in keys.iter().rev() {
+            map.put(key, key);
+        }
+        keys.sort();
+        assert!(map.iter().map(|(key, _)| key).eq(&keys));
+        for (at, key) in keys.iter().enumerate() {
+            assert_eq!(map.get(key), Some(&key[..]));
+            assert_eq!(map.get(&[&key[..], b"x"].concat()), None);
+            assert!(map.entries(key, &[255; 18], 99).iter().map(|(key, _)| key).eq(&keys[at..]));
+        }
+        for key in &keys {
+            map.delete(key);
+            assert_eq!(map.get(key), None);
+        }
+        assert_eq!(map.len(), 0);
     }
 
     #[test]

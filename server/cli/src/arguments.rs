@@ -23,7 +23,7 @@ Without a command it serves, as `tsoracle serve` does.";
 const EXAMPLES: &str = "\
 Examples:
   tsoracle                                      serve on 127.0.0.1:50551, data in ./tsoracle-data
-  tsoracle serve file:/var/lib/tsoracle --listen 0.0.0.0:50551 --advertise db1:50551
+  tsoracle serve file:/var/lib/tsoracle --listen 0.0.0.0:50551 --tls-cert db1.pem --tls-key db1.key
   tsoracle ts                                   one timestamp
   tsoracle seq orders --count 64                64 values that no other caller gets
   tsoracle seq orders --request-id order-17     asked again, the same value again

@@ -2,15 +2,13 @@ use std::{env, fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tonic::{
-    Request, Status,
     codegen::http::uri::Authority,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
+    service::interceptor::InterceptedService,
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
 use tsoracle_core::on_one_line;
-use tsoracle_proto::DEFAULT_PORT;
+use tsoracle_proto::{Bearer, DEFAULT_PORT};
 use tsoracle_server::token_mistake;
 
 use crate::failure::Failure;
@@ -90,12 +88,9 @@ impl Endpoints {
             let context = format!("endpoint {wrong:?} is not of the form HOST:PORT");
             return Err(Failure::usage(context));
         }
-        let mut dialer = Dialer { tls: None, token: Token(None), timeout: self.timeout };
+        let mut dialer = Dialer { tls: None, token: Bearer::default(), timeout: self.timeout };
         if let Some(token) = self.token()? {
-            let mut value: MetadataValue<Ascii> =
-                format!("Bearer {token}").parse().map_err(Failure::usage)?;
-            value.set_sensitive(true);
-            dialer.token = Token(Some(value));
+            dialer.token = Bearer::new(&token).map_err(Failure::usage)?;
         }
         if let Some(ca) = &self.tls_ca {
             let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
@@ -120,7 +115,7 @@ impl Endpoints {
     }
 
     /// What proves who asks, besides a certificate.
-    fn token(&self) -> Result<Option<String>, Failure> {
+    pub fn token(&self) -> Result<Option<String>, Failure> {
         let (token, place) = match &self.token_file {
             Some(file) => {
                 let text = String::from_utf8_lossy(&read(file)?).trim().to_owned();
@@ -176,26 +171,13 @@ fn authority(endpoint: &str) -> Option<&str> {
 }
 
 /// A connection, over which every call brings the token along.
-pub type Channel = InterceptedService<tonic::transport::Channel, Token>;
-
-/// What proves who asks, if it was given.
-#[derive(Clone, Debug)]
-pub struct Token(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for Token {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
-}
+pub type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
 
 /// Makes plain connections, for questions that the client does not ask.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     tls: Option<ClientTlsConfig>,
-    token: Token,
+    token: Bearer,
     pub timeout: Duration,
 }
 

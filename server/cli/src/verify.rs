@@ -79,6 +79,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { endpoints, seconds, callers, history, output, .. } = arguments;
     let options = Options {
         tls: tls(&endpoints)?,
+        token: endpoints.token()?,
         endpoints: endpoints.names().map(Into::into).collect(),
         timeout: endpoints.timeout,
         duration: Duration::from_secs(seconds),

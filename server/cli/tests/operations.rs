@@ -158,6 +158,7 @@ fn a_secure_cluster_that_goes_over_to_new_authorities() {
     let mut reader = Reader::new();
     let made = reader.run("secure, six commands");
     assert_eq!(made.matches("made tsoracle-certs/").count(), 7, "{made}");
+    reader.run("secure, who may do what");
     reader.start("secure, in three terminals");
     let asks = |reader: &Reader, first: u32| {
         let said = reader.run("secure, as a client");
@@ -165,6 +166,9 @@ fn a_secure_cluster_that_goes_over_to_new_authorities() {
         assert_eq!(said.matches("health SERVING").count(), 1, "{said}");
     };
     asks(&reader, 0);
+    let said = reader.run("secure, as an administrator");
+    assert!(said.starts_with("1000\n"), "{said}");
+    assert_eq!(reader.run("secure, as whoever only reads"), "1000\n");
     reader.run("secure, new authorities");
     for (step, first) in [
         ("secure, both authorities are trusted", 64),

@@ -5,10 +5,13 @@ use std::{fs, path::PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, net::TcpStream};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::{
+    Code,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
 use tsoracle_core::{Reload, Reloader};
 use tsoracle_proto::v1::{self, tso_service_client::TsoServiceClient};
-use tsoracle_server::{Limits, Server, TlsOptions};
+use tsoracle_server::{Access, Audit, Limits, Policy, PolicyConfig, Rules, Server, TlsOptions};
 
 use crate::common::{Running, memory};
 
@@ -69,6 +72,34 @@ async fn a_client_that_trusts_the_authority_is_served() {
     let channel = plain.connect_lazy();
     TsoServiceClient::new(channel).get_ts(v1::GetTsRequest { count: 1 }).await.unwrap_err();
     ask(&server, trusting(&authority)).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_prove_identities_to_a_policy() {
+    let (authority, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+    let own = authority.issue("localhost");
+    let tls = TlsOptions::from_pem(own.cert, own.key).client_ca_pem(clients.pem());
+    let policy = r#"{"identities": {"shop": ["ts"], "idle": []}}"#;
+    let policy = Policy::new(&serde_json::from_str::<PolicyConfig>(policy).unwrap()).unwrap();
+    let access = Access::new(Rules::new(Some(policy), None).unwrap(), Audit::default());
+    let builder = Server::builder().driver(memory().await).access(access);
+    let server = Running::start(builder.tls(tls.clients_without_certificates())).await;
+    let with =
+        |issued: Issued| trusting(&authority).identity(Identity::from_pem(issued.cert, issued.key));
+    ask(&server, with(clients.issue("shop"))).await.unwrap();
+    let denied = async |tls| {
+        let error = ask(&server, tls).await.unwrap_err();
+        error.downcast_ref::<tonic::Status>().map(tonic::Status::code)
+    };
+    assert_eq!(denied(with(clients.issue("idle"))).await, Some(Code::PermissionDenied));
+    assert_eq!(denied(with(clients.issue("unlisted"))).await, Some(Code::PermissionDenied));
+    assert_eq!(denied(trusting(&authority)).await, Some(Code::Unauthenticated));
+    // It is not let in at all.
+    let stranger = denied(with(strangers.issue("shop"))).await;
+    assert!(
+        !matches!(stranger, Some(Code::PermissionDenied | Code::Unauthenticated)),
+        "{stranger:?}"
+    );
 }
 
 #[tokio::test]

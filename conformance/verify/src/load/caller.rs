@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
+use crate::node::Channel;
 use rand::Rng;
-use tonic::transport::Channel;
 use tsoracle_client::Client;
 use tsoracle_types::{BootTime, Clock, SystemClock};
 

@@ -1,5 +1,5 @@
 use rand::Rng;
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status};
 use tsoracle_proto::{
     SESSION_BYTES,
     v1::{
@@ -16,7 +16,7 @@ use super::{
 };
 use tsoracle_history::{Ask, Block, Blocks, Call, Next, Outcome, Timestamps};
 
-use crate::{probe::Probe, wire::ids};
+use crate::{node::Channel, probe::Probe, wire::ids};
 
 /// How often a request in doubt is sent again under its id.
 const MAX_RETRIES: usize = 20;

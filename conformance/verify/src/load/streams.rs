@@ -2,7 +2,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use rand::Rng;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 use tsoracle_proto::v1::{
     self, seq_outcome::Outcome as Became, tso_service_client::TsoServiceClient,
 };
@@ -12,6 +12,8 @@ use super::{
     calls, judge,
 };
 use tsoracle_history::{Ask, Blocks, Call, Outcome};
+
+use crate::node::Channel;
 
 /// How many messages wait for their answers at a time.
 const IN_FLIGHT: usize = 4;

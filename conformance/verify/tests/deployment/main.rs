@@ -45,6 +45,7 @@ async fn found(lie: Option<Lie>, load_ms: u64) -> (Verdict, Vec<Operation>) {
     let options = Options {
         endpoints: vec![follows, leads],
         tls: None,
+        token: None,
         timeout: Duration::from_secs(2),
         duration: Duration::from_millis(load_ms),
         callers: 8,
@@ -109,6 +110,7 @@ async fn a_deployment_that_cannot_be_reached_is_an_error() {
     let options = Options {
         endpoints: vec![address.clone()],
         tls: None,
+        token: None,
         timeout: Duration::from_secs(2),
         duration: Duration::ZERO,
         callers: 1,

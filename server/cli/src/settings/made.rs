@@ -6,7 +6,7 @@ use std::{
 };
 
 use tsoracle_core::OracleOptions;
-use tsoracle_server::{Limits, TlsOptions};
+use tsoracle_server::{Limits, Policy, TlsOptions};
 
 use super::Settings;
 use crate::{
@@ -105,7 +105,18 @@ impl Settings {
 
     /// How to encrypt, with every file read and checked.
     pub(crate) fn tls(&self) -> Result<Option<TlsOptions>, Failure> {
-        tls("", &self.tls_cert, &self.tls_key, self.tls_client_ca.as_ref())
+        let tls = tls("", &self.tls_cert, &self.tls_key, self.tls_client_ca.as_ref())?;
+        Ok(match self.lets_in_without_certificate()? {
+            true => tls.map(TlsOptions::clients_without_certificates),
+            false => tls,
+        })
+    }
+
+    /// Whether there are clients of whom the policy says something, and who need no certificate.
+    fn lets_in_without_certificate(&self) -> Result<bool, Failure> {
+        let Some(policy) = &self.policy else { return Ok(false) };
+        let policy = Policy::new(policy).map_err(usage_if_config)?;
+        Ok(self.tokens.is_some() || policy.lets_anonymous_in())
     }
 
     /// The same, for administrators.
