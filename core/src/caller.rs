@@ -175,7 +175,7 @@ impl Callers {
 }
 
 /// How many rooms there are, each for places of its own.
-const ROOMS: usize = 5;
+const ROOMS: usize = 6;
 
 /// A bounded number of places, of which a caller has no more than its share once they are scarce.
 #[derive(Debug)]
@@ -218,6 +218,11 @@ impl Room {
     /// For requests of streams whose answers were not taken yet, of which a server makes one room.
     pub fn unread_answers(limit: usize) -> Self {
         Self::new(3, "unread answers", limit, Some("tsoracle_unread_answers"))
+    }
+
+    /// For calls under way, of which a server makes one room.
+    pub fn calls(limit: usize) -> Self {
+        Self::new(5, "calls under way", limit, Some("tsoracle_calls"))
     }
 
     /// For something at the address of administrators, which counts apart and has no gauge.

@@ -73,6 +73,7 @@ impl BoundServer {
             access: server.access.clone(),
             oracle: server.oracle.clone(),
             refusals: Refusals::default(),
+            room: Arc::new(server.room_for_calls()),
         };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {

@@ -1,20 +1,24 @@
 use std::{
+    convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures::future::{Either, Ready, ready};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use hyper::server::conn::http2;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use futures::{
+    TryFutureExt as _,
+    future::{self, Either},
 };
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::{
@@ -24,13 +28,14 @@ use tokio::{
     time::{Sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::{body::Body, service::Routes};
-use tower::Service;
-use tsoracle_core::{Clock as _, Oracle, Refusals, SystemClock};
+use tonic::service::Routes;
+use tower::ServiceExt as _;
+use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
 
 use crate::{
     Limits,
+    answer::{Answer, refused},
     calls::Calls,
     edge::Allowed,
     gate::{Refused, not_grpc},
@@ -49,6 +54,8 @@ pub(crate) struct Connection {
     pub(crate) access: Access,
     pub(crate) oracle: Oracle,
     pub(crate) refusals: Refusals,
+    /// For calls under way.
+    pub(crate) room: Arc<Room>,
 }
 
 impl Connection {
@@ -120,12 +127,12 @@ impl Connection {
             .max_header_list_size(limits.header_bytes)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
-        let stream = TokioIo::new(Greeted::new(stream, limits.handshake_time));
-        let service = TowerToHyperService::new(Known {
-            session: Arc::new(session),
-            routes: self.routes.clone(),
-        });
-        let mut connection = pin!(builder.serve_connection(stream, service));
+        let over_share = Arc::new(AtomicBool::new(false));
+        let greeted = Greeted::new(stream, limits.handshake_time, over_share.clone());
+        let (routes, room) = (self.routes.clone(), self.room.clone());
+        let known = Known { session, routes, room, over_share };
+        let service = service_fn(move |request| known.answer(request));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(greeted), service));
         tokio::select! {
             ended = calls.carried_out(connection.as_mut()) => return Ok(ended?),
             // An error means that the server is gone, which is a reason to stop as well.
@@ -152,42 +159,56 @@ const READ_LATER: [HeaderName; 7] = [
 
 /// The routes, which get nothing but gRPC, are told who makes each call, and get no more of its headers than they read: these stay in
 /// memory for as long as the call is under way.
-#[derive(Clone)]
 struct Known {
-    session: Arc<Session>,
+    session: Session,
     routes: Routes,
+    room: Arc<Room>,
+    /// Set when a call is refused for want of a place.
+    over_share: Arc<AtomicBool>,
 }
 
-impl<B> Service<http::Request<B>> for Known
-where
-    Routes: Service<http::Request<B>, Response = http::Response<Body>>,
-{
-    type Response = http::Response<Body>;
-    type Error = <Routes as Service<http::Request<B>>>::Error;
-    type Future = Either<
-        Ready<Result<http::Response<Body>, Self::Error>>,
-        <Routes as Service<http::Request<B>>>::Future,
-    >;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.routes.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+impl Known {
+    /// Not an `async fn`, whose future would have room for the call twice.
+    fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
         if let Some(response) = not_grpc(&request) {
-            return Either::Left(ready(Ok(response)));
+            return Either::Left(future::ready(Ok(response.map(|body| Answer::new(body, None)))));
         }
-        match self.session.client(request.headers()) {
-            Ok(client) => drop(request.extensions_mut().insert(Allowed::of(client))),
-            Err(error) => drop(request.extensions_mut().insert(Refused(error))),
-        }
+        let place = match self.enter(&mut request) {
+            Ok(place) => place,
+            Err(error) => {
+                self.over_share.store(true, Ordering::Relaxed);
+                return Either::Left(future::ready(Ok(
+                    refused(&error).map(|body| Answer::new(body, None))
+                )));
+            }
+        };
         lighten(request.headers_mut());
         let target = request.uri().path_and_query();
         if target.is_some_and(|target| target.as_str().len() > SMALL_HEADERS) {
             // There is no such call.
             *request.uri_mut() = http::Uri::default();
         }
-        Either::Right(self.routes.call(request))
+        let call = self.routes.clone().oneshot(request);
+        Either::Right(call.map_ok(|response| response.map(|body| Answer::new(body, Some(place)))))
+    }
+
+    /// Notes who makes the call, and takes a place for it.
+    fn enter(&self, request: &mut Request<Incoming>) -> tsoracle_core::Result<Places> {
+        match self.session.client(request.headers()) {
+            Ok(client) => {
+                let place = self.room.enter(client.caller(), 1)?;
+                request.extensions_mut().insert(Allowed::of(client));
+                Ok(place)
+            }
+            Err(error) => {
+                let place = self.room.enter(self.session.anybody().as_ref(), 1)?;
+                request.extensions_mut().insert(Refused(error));
+                Ok(place)
+            }
+        }
     }
 }
 
@@ -216,6 +237,10 @@ const PREFACE_BYTES: usize = 24;
 /// sends without end would be worked on for milliseconds, headers above all.
 const BYTES_A_TURN: usize = 8 << 10;
 
+/// How long nothing is read from a client after a call was refused for want of a place. To read calls, large headers
+/// above all, costs others more than to refuse them.
+const REST: Duration = Duration::from_millis(100);
+
 /// A stream that fails unless the client has begun to speak in time, and that is read in turns with others.
 struct Greeted<S> {
     stream: S,
@@ -223,16 +248,42 @@ struct Greeted<S> {
     read: usize,
     /// Until enough was read.
     greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    /// Set when the client has had its share of calls.
+    over_share: Arc<AtomicBool>,
+    /// Until it is read from again.
+    rest: Option<Pin<Box<Sleep>>>,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no promise hangs on when a connection is read from, or closed"
+)]
+fn sleep(time: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(time))
 }
 
 impl<S> Greeted<S> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "no promise hangs on when a connection is closed"
-    )]
-    fn new(stream: S, limit: Duration) -> Self {
-        let greeting = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep(limit))));
-        Self { stream, read: 0, greeting }
+    fn new(stream: S, limit: Duration, over_share: Arc<AtomicBool>) -> Self {
+        let greeting = Some((PREFACE_BYTES, sleep(limit)));
+        Self { stream, read: 0, greeting, over_share, rest: None }
+    }
+
+    /// Whether it is this connection's turn to be read.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.over_share.load(Ordering::Relaxed) {
+            self.over_share.store(false, Ordering::Relaxed);
+            self.rest = Some(sleep(REST));
+        }
+        if let Some(rest) = &mut self.rest {
+            ready!(rest.as_mut().poll(context));
+            self.rest = None;
+        }
+        if self.read >= BYTES_A_TURN {
+            self.read = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 }
 
@@ -243,11 +294,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.read >= BYTES_A_TURN {
-            this.read = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(this.poll_turn(context));
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
         this.read = match polled {
@@ -298,7 +345,35 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
+
+    /// What is read at once of one that sends without end.
+    fn read(greeted: &mut Greeted<io::Cursor<Vec<u8>>>) -> Option<usize> {
+        let mut space = vec![0; BYTES_A_TURN];
+        let mut buffer = ReadBuf::new(&mut space);
+        let mut context = Context::from_waker(Waker::noop());
+        match Pin::new(greeted).poll_read(&mut context, &mut buffer) {
+            Poll::Pending => None,
+            Poll::Ready(result) => result.map(|()| buffer.filled().len()).ok(),
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_are_read_in_turns_and_those_over_their_share_less_often() {
+        let over_share = Arc::new(AtomicBool::new(false));
+        let bytes = io::Cursor::new(vec![0; 4 * BYTES_A_TURN]);
+        let mut greeted = Greeted::new(bytes, Duration::from_secs(60), over_share.clone());
+        assert_eq!(read(&mut greeted), Some(BYTES_A_TURN));
+        assert_eq!(read(&mut greeted), None, "others have their turn");
+        assert_eq!(read(&mut greeted), Some(BYTES_A_TURN));
+        assert_eq!(read(&mut greeted), None);
+        over_share.store(true, Ordering::Relaxed);
+        assert_eq!(read(&mut greeted), None, "it rests");
+        std::future::poll_fn(|context| greeted.poll_turn(context)).await;
+        assert_eq!(read(&mut greeted), Some(BYTES_A_TURN));
+    }
 
     #[test]
     fn of_large_headers_only_what_is_read_is_kept() {

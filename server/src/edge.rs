@@ -25,7 +25,8 @@ use crate::{
 /// made before the timer of a tonic server around this one, which would answer `CANCELLED`.
 const HEAD_START: Duration = Duration::from_millis(5);
 
-const SESSIONS: HeaderName = HeaderName::from_static(metadata::SESSIONS);
+/// Says that request ids are honoured.
+pub(crate) const SESSIONS: HeaderName = HeaderName::from_static(metadata::SESSIONS);
 
 /// Who makes a call, and how long it may take. Travels with the request.
 #[derive(Clone, Debug)]

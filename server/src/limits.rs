@@ -13,6 +13,9 @@ pub struct Limits {
     pub message_bytes: usize,
     /// The most calls under way on one connection: 1,024. A client holds back those beyond it.
     pub concurrent_streams: u32,
+    /// The most calls under way on all connections, of all clients in shares: 32,768, of some 11 KB each. One beyond
+    /// it is refused.
+    pub calls: usize,
     /// The most connections: 10,000. One beyond it is closed at once.
     pub connections: usize,
     /// The most requests of streams whose answers are not taken yet by the transport, of all clients in
@@ -37,6 +40,7 @@ impl Default for Limits {
         Self {
             message_bytes: 1 << 20,
             concurrent_streams: 1_024,
+            calls: 1 << 15,
             connections: 10_000,
             unread_answers: 1 << 18,
             header_bytes: 16 << 10,
@@ -58,6 +62,7 @@ impl Limits {
         let numbers = [
             ("message_bytes", self.message_bytes as u128),
             ("concurrent_streams", self.concurrent_streams.into()),
+            ("calls", self.calls as u128),
             ("connections", self.connections as u128),
             ("unread_answers", self.unread_answers as u128),
             ("header_bytes", self.header_bytes.into()),

@@ -236,10 +236,19 @@ impl Server {
             .add_routes(routes))
     }
 
+    /// For connections.
     pub(crate) fn room(&self) -> Room {
         match self.for_administrators {
             true => Room::administrators(self.limits.connections, "connections"),
             false => Room::connections(self.limits.connections),
+        }
+    }
+
+    /// For calls under way.
+    pub(crate) fn room_for_calls(&self) -> Room {
+        match self.for_administrators {
+            true => Room::administrators(self.limits.calls, "calls under way"),
+            false => Room::calls(self.limits.calls),
         }
     }
 

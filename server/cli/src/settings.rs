@@ -219,6 +219,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONCURRENT_STREAMS", help_heading = LIMITS)]
     max_concurrent_streams: Option<u32>,
 
+    /// The most calls under way on all connections [default: 32768]
+    #[arg(long, value_name = "N", env = "TSORACLE_MAX_CALLS", help_heading = LIMITS)]
+    max_calls: Option<usize>,
+
     /// The most connections [default: 10000, or what the limit of open files leaves]
     #[arg(long, value_name = "N", env = "TSORACLE_MAX_CONNECTIONS", help_heading = LIMITS)]
     max_connections: Option<usize>,

@@ -74,6 +74,12 @@ impl Session {
             }
         }
     }
+
+    /// Those at the address of the connection, for what nobody has proven to ask for.
+    #[cold]
+    pub(crate) fn anybody(&self) -> Option<Caller> {
+        self.proof.caller(None, CallerLimits::NONE)
+    }
 }
 
 impl Proof {

@@ -9,7 +9,9 @@ use tokio::{
     net::TcpSocket,
 };
 use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tsoracle_core::{OracleOptions, Phase, TIMESTAMPS_PER_MS, state};
+use tsoracle_proto::metadata;
 use tsoracle_proto::v1::{
     AcquireLeaseRequest, GetSeqRequest, GetTsRequest, RequestId, SeqFailure, StreamSeqRequest,
     seq_outcome::Outcome, tso_service_client::TsoServiceClient,
@@ -308,6 +310,44 @@ async fn whole_milliseconds_starve_no_other_client() {
         assert!(join_all(calls).await.iter().all(Result::is_ok));
     }
     flood.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn one_client_cannot_have_all_calls_under_way() {
+    let limits = Limits { calls: 4, ..Limits::default() };
+    let server = Running::start(Server::builder().driver(memory().await).limits(limits)).await;
+    server.reach(|phase| matches!(phase, Phase::Serving { .. })).await;
+    let (mut greedy, mut modest) = (client(&server, GREEDY).await, client(&server, MODEST).await);
+    let mut lasting = vec![];
+    for _ in 0..2 {
+        lasting.push(greedy.stream_ts(stream::pending()).await.unwrap());
+    }
+    // Those that no service of ours answers count as well.
+    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let channel = channel.local_address(Some(host(GREEDY))).connect().await.unwrap();
+    let watched = HealthClient::new(channel).watch(HealthCheckRequest::default()).await.unwrap();
+    let refused = [
+        greedy.get_ts(GetTsRequest { count: 1 }).await.unwrap_err(),
+        greedy.get_seq(seq("k", None)).await.unwrap_err(),
+        greedy.stream_seq(stream::pending()).await.unwrap_err(),
+    ];
+    for status in refused {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        let share = "this client's share of calls under way is used up: it has 3 of the 4";
+        assert!(status.message().contains(share), "{status}");
+        assert!(metadata::has_flag(status.metadata(), metadata::SESSIONS), "{status:?}");
+    }
+    // One after the other, each of which gives its place back.
+    for start in 0..3 {
+        let granted = modest.get_seq(seq("k", None)).await.unwrap().into_inner();
+        assert_eq!(granted.start, start, "nothing that was refused was done");
+        modest.get_ts(GetTsRequest { count: 1 }).await.unwrap();
+    }
+    drop((lasting, watched));
+    // Once the server has noticed, and more than once.
+    for _ in 0..4 {
+        while greedy.get_ts(GetTsRequest { count: 1 }).await.is_err() {}
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ macro_rules! each_setting {
             shutdown_timeout tls_cert tls_key tls_client_ca admin_tls_cert admin_tls_key admin_tls_client_ca tokens
             audit_log max_waiting max_seq_count max_keys max_sessions max_leases max_named name_retention reserve_bytes
             min_lease_ttl max_lease_ttl max_message_bytes max_header_bytes max_unread_answers
-            max_concurrent_streams max_connections handshake_time request_time keepalive_interval
+            max_concurrent_streams max_calls max_connections handshake_time request_time keepalive_interval
             keepalive_timeout drain_time
         )
     };
@@ -93,6 +93,7 @@ impl Settings {
         set(&mut limits.header_bytes, self.max_header_bytes);
         set(&mut limits.unread_answers, self.max_unread_answers);
         set(&mut limits.concurrent_streams, self.max_concurrent_streams);
+        set(&mut limits.calls, self.max_calls);
         limits.connections = descriptors::connections(self.max_connections)?;
         set(&mut limits.handshake_time, self.handshake_time);
         set(&mut limits.request_time, self.request_time);

@@ -26,7 +26,7 @@ struct Place(TempDir);
 
 impl Place {
     fn new(config: &str) -> Self {
-        let place = Self(TempDir::new().expect("a directory"));
+        let place = Self(TempDir::new().unwrap());
         place.write("config.toml", config);
         place
     }
@@ -36,7 +36,7 @@ impl Place {
     }
 
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.path().join(name), text).expect("written");
+        fs::write(self.path().join(name), text).unwrap();
     }
 
     fn token(&self, name: &str) -> String {
@@ -56,12 +56,12 @@ impl Place {
         if let Some(name) = name {
             command.args(["--token-file", &format!("{name}.token")]);
         }
-        command.output().expect("it runs")
+        command.output().unwrap()
     }
 
     fn audited(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.path().join("audit.jsonl")).expect("a log");
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        let text = fs::read_to_string(self.path().join("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
@@ -75,8 +75,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn free_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port().to_string()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
 #[test]
