@@ -164,6 +164,13 @@ async fn read(settings: &Settings) -> Vec<Option<Vec<u8>>> {
 
 fn take_up(given: &Settings, begun_with: &Settings, access: &Access) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
+    if begun_with.policy.is_some() && settings.policy.is_none() {
+        // A file that is just being written is empty for a moment, and would open everything.
+        return Err(Failure::usage(
+            "the config file has no policy any more; a server that began with one goes on without one from the next \
+             start on alone",
+        ));
+    }
     let filter = log::filter(settings.log.as_deref())?;
     access.replace(rules(&settings)?);
     log::replace_filter(filter);

@@ -181,6 +181,12 @@ fn a_policy_is_taken_up_while_the_server_runs_and_a_bad_one_is_not() {
     node.wait_for_log("no right \"writer\"");
     stdout(&place.ask(&node, Some("billing"), &["ts"]));
 
+    // As while an editor writes it.
+    place.write("config.toml", "");
+    node.wait_for_log("no policy any more");
+    assert!(!may_read(&node));
+    error_line(&place.ask(&node, None, &["ts"]), 1);
+
     let wider = POLICY.replace("'ts']", "'ts', 'reader']");
     place.write("config.toml", &format!("log = 'debug'\nlease = '2s'\n{wider}"));
     node.signal(Signal::HUP);
