@@ -175,7 +175,9 @@ async fn ask_leader(
             return Ok(endpoint);
         };
         let Some(hint) = elsewhere(&status) else { return Err(refused(&endpoint, &status)) };
-        failure = Failure::failed(format!("{endpoint} does not lead, and knows of no leader"));
+        failure = Failure::failed(format!(
+            "{endpoint} does not lead, and names no leader; give the addresses of all nodes"
+        ));
         to_ask.extend(hint.filter(|hint| *hint != endpoint));
     }
     Err(failure)
