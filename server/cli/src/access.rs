@@ -141,10 +141,14 @@ pub(crate) async fn follow(
         seen = now;
         let (given, begun_with, access) = (given.clone(), begun_with.clone(), access.clone());
         // A disk that hangs must not hold a thread of all the others.
-        let taken = tokio::task::spawn_blocking(move || take_up(&given, &begun_with, &access));
-        match taken.await {
+        let taking = {
+            let access = access.clone();
+            move || take_up(&given, &begun_with, &access)
+        };
+        match tokio::task::spawn_blocking(taking).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
+                access.not_replaced(&failure.to_string());
                 tracing::error!(reason = %failure, "the new settings are not taken up; those of before still hold");
             }
             Err(error) => tracing::error!(%error, "the settings could not be read again"),

@@ -103,10 +103,16 @@ impl Access {
         Self { shared: self.shared.clone(), trust }
     }
 
-    /// Replaces the rules: they hold for every call that begins from now on.
+    /// Replaces the rules: they hold for every call that begins from now on. That is on record.
     pub fn replace(&self, rules: Rules) {
         self.shared.rules.store(Arc::new(rules));
         self.shared.generation.fetch_add(1, Ordering::Release);
+        self.shared.audit.reloaded(None);
+    }
+
+    /// The rules were to be replaced, and are not, for this reason. That is on record.
+    pub fn not_replaced(&self, reason: &str) {
+        self.shared.audit.reloaded(Some(reason));
     }
 
     pub(super) fn generation(&self) -> u64 {

@@ -21,6 +21,11 @@ use super::Right;
 /// How many refusals a second are recorded. A client can cause any number.
 const REFUSALS: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
+/// Whoever can write the files of a server.
+const OPERATOR: &str = "operator";
+
+const NOBODY: Who<'static> = Who { identity: None, address: None };
+
 /// Where lines of the audit log go. It must neither wait nor fail.
 type Sink = dyn Fn(&str) + Send + Sync;
 
@@ -88,6 +93,14 @@ impl Audit {
         let left_out = inner.left_out.swap(0, Ordering::Relaxed);
         let line = Line { left_out, ..line(who, "refused", right, object) };
         self.write(&Line { outcome: name(status.code()), reason: status.message(), ..line });
+    }
+
+    /// The rules were replaced from their files, or were not, for this reason.
+    pub(super) fn reloaded(&self, refused: Option<&str>) {
+        let code = if refused.is_some() { Code::InvalidArgument } else { Code::Ok };
+        let line =
+            Line { identity: OPERATOR, ..line(NOBODY, "done", "reload", "policy and tokens") };
+        self.write(&Line { outcome: name(code), reason: refused.unwrap_or_default(), ..line });
     }
 
     fn write(&self, line: &Line<'_>) {
@@ -197,8 +210,6 @@ mod tests {
         });
         (audit, lines)
     }
-
-    const NOBODY: Who<'static> = Who { identity: None, address: None };
 
     #[test]
     fn an_action_is_recorded_once_with_its_outcome() {

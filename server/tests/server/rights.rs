@@ -429,7 +429,18 @@ async fn administrative_actions_and_refusals_are_on_record() {
     world.code(Some("shop"), method, &seed("orders")).await;
     world.get_seq(Some("billing"), "orders").await;
     assert_eq!(world.get_seq(Some("shop"), "orders").await, Code::Ok, "which is nobody's business");
-    let lines = world.audited();
+    world.access.replace(rules(POLICY, &NAMES));
+    world.access.not_replaced("no right \"writer\"");
+    let mut lines = world.audited();
+    let reloads = lines.split_off(4);
+    let reloads: Vec<_> =
+        reloads.iter().map(|line| (&line["right"], &line["outcome"], &line["reason"])).collect();
+    let [done, refused] = &reloads[..] else { panic!("{reloads:?}") };
+    assert_eq!(*done, (&"reload".into(), &"OK".into(), &Value::Null));
+    assert_eq!(
+        *refused,
+        (&"reload".into(), &"INVALID_ARGUMENT".into(), &"no right \"writer\"".into())
+    );
     let told: Vec<_> = lines
         .iter()
         .map(|line| {
