@@ -415,6 +415,48 @@ async fn new_rules_hold_for_connections_and_streams_that_are_open() {
     assert_eq!(ended.code(), Code::Unauthenticated);
 }
 
+/// A stream of timestamps of an identity: how its requests are answered.
+struct Timestamps {
+    requests: mpsc::UnboundedSender<v1::GetTsRequest>,
+    answers: tonic::Streaming<v1::GetTsResponse>,
+}
+
+impl Timestamps {
+    async fn of(world: &World, name: &str) -> Self {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let mut request = Request::new(UnboundedReceiverStream::new(receiver));
+        let value = format!("Bearer {}", token(name).0).parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        let answers = world.server.tso().await.stream_ts(request).await.unwrap().into_inner();
+        Self { requests, answers }
+    }
+
+    async fn ask(&mut self) -> Result<(), Code> {
+        self.requests.send(v1::GetTsRequest { count: 1 }).unwrap();
+        self.answers.message().await.map(drop).map_err(|status| status.code())
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_timestamps_counts_and_ends_with_the_right_to_it() {
+    let world = World::new().await;
+    let mut slow = Timestamps::of(&world, "slow").await;
+    let mut last = Ok(());
+    for _ in 0..1_000 {
+        last = slow.ask().await;
+        if last.is_err() {
+            break;
+        }
+    }
+    assert_eq!(last, Err(Code::ResourceExhausted));
+
+    let mut shop = Timestamps::of(&world, "shop").await;
+    assert_eq!(shop.ask().await, Ok(()));
+    let narrower = POLICY.replace(r#""shop": ["client"]"#, r#""shop": ["seq"]"#);
+    world.access.replace(rules(&narrower, &NAMES));
+    assert_eq!(shop.ask().await, Err(Code::PermissionDenied));
+}
+
 #[tokio::test]
 async fn a_rate_bounds_an_identity_on_all_its_connections() {
     let world = World::new().await;
