@@ -2,10 +2,12 @@
 
 use http::Method;
 use serde_json::Value;
-use tonic::Code;
-use tsoracle_core::SeqKey;
+use tonic::{Code, Status};
+use tsoracle_core::{Phase, SeqKey};
 use tsoracle_proto::v1;
-use tsoracle_server::{Rules, Trust};
+use tsoracle_server::{Rules, Server, Trust};
+
+use crate::common::{Running, driver::Scripted, raw::Connection};
 
 use super::{NAMES, POLICY, World, reason, rules, seed};
 
@@ -137,4 +139,24 @@ async fn nothing_but_grpc_is_served() {
         assert_eq!(world.connection.status_of(put, path, grpc, &message).await, 405, "{path}");
     }
     assert_eq!(world.server.oracle.read_seq(SeqKey::new("orders").unwrap()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_address_of_administrators_names_no_address_of_clients() {
+    for (is_for_administrators, expected) in [(false, true), (true, false)] {
+        let mut builder = Server::builder().driver(Scripted::follower("10.0.0.7:50551", 1));
+        if is_for_administrators {
+            builder = builder.for_administrators();
+        }
+        let follower = Running::start(builder).await;
+        follower.reach(|phase| matches!(phase, Phase::Following(_))).await;
+        let connection = Connection::open(follower.address).await;
+        let path = "tsoracle.v1.SequenceService/SeedSeq";
+        let answer = connection.call(path, &[], &seed("orders")).await.unwrap();
+        assert_eq!(answer.grpc_status(), Some("9"));
+        let status = Status::from_header_map(&answer.metadata).unwrap();
+        let hint = tsoracle_proto::metadata::leader_hint(status.metadata());
+        let names_one = hint.is_some_and(|hint| hint.leader_endpoint.is_some());
+        assert_eq!(names_one, expected);
+    }
 }
