@@ -3,12 +3,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tsoracle_proto::Bearer;
 use tsoracle_types::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
 
 use crate::call::{Cluster, Oracles};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::peers::{Address, Dialer, Token};
+use crate::peers::{Address, Dialer};
 use crate::tls::TlsOptions;
 
 impl Client {
@@ -203,7 +204,7 @@ impl ClientBuilder {
 
     /// The oracle with these nodes.
     fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
-        let token = self.token.as_deref().map(Token::new).transpose().map_err(config)?;
+        let token = self.token.as_deref().map(Bearer::new).transpose().map_err(config)?;
         let dialer = Dialer::new(self.tls.clone(), token, self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
         for text in endpoints {

@@ -1,7 +1,6 @@
 //! The nodes of an oracle as this client sees them: addresses, connections, which one leads, and which one fails.
 
 mod address;
-mod channel;
 mod dialer;
 mod failure_detector;
 mod leader;
@@ -11,8 +10,7 @@ mod state;
 pub(crate) use address::Address;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use address::Scheme;
-pub(crate) use channel::{Channel, Token};
-pub(crate) use dialer::Dialer;
+pub(crate) use dialer::{Channel, Dialer};
 pub(crate) use failure_detector::{SUSPECT_AFTER, unless_superseded};
 pub(crate) use leader::Leader;
 pub(crate) use pool::{Peer, Pool};

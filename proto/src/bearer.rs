@@ -1,31 +1,68 @@
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue},
-    service::Interceptor,
+use std::{
+    fmt,
+    task::{Context, Poll},
 };
 
-/// Has every call bring a token along, if there is one, to prove to a server who makes it.
-#[derive(Clone, Default, Debug)]
-pub struct Bearer(Option<MetadataValue<Ascii>>);
+use tonic::codegen::{
+    Service,
+    http::{HeaderValue, Request, header},
+};
+
+/// What proves an identity to a server, besides a certificate. It never shows.
+#[derive(Clone)]
+pub struct Bearer(HeaderValue);
 
 impl Bearer {
-    /// One with a token, which no log shows.
+    /// Checks what can be checked without a server.
     ///
     /// # Errors
-    /// If the token has characters that no header can have.
-    pub fn new(token: &str) -> Result<Self, InvalidMetadataValue> {
-        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse()?;
+    /// If the text is not one word that a header can hold.
+    pub fn new(token: &str) -> Result<Self, String> {
+        let token = token.trim();
+        if token.is_empty() || token.contains(char::is_whitespace) {
+            return Err("a token is one word".into());
+        }
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| String::from("a token has no such characters"))?;
         value.set_sensitive(true);
-        Ok(Self(Some(value)))
+        Ok(Self(value))
     }
 }
 
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bearer")
+    }
+}
+
+/// A connection, over which every call brings the token along, if there is one.
+#[derive(Clone, Debug)]
+pub struct Authorized<S> {
+    connection: S,
+    bearer: Option<Bearer>,
+}
+
+impl<S> Authorized<S> {
+    /// Adds the token to what goes over `connection`.
+    pub fn new(connection: S, bearer: Option<Bearer>) -> Self {
+        Self { connection, bearer }
+    }
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for Authorized<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.connection.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        if let Some(Bearer(value)) = &self.bearer {
+            request.headers_mut().insert(header::AUTHORIZATION, value.clone());
         }
-        Ok(request)
+        self.connection.call(request)
     }
 }
 
@@ -34,13 +71,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_comes_along_and_shows_nowhere() {
-        let mut bearer = Bearer::new("tso_12").unwrap();
-        assert!(!format!("{bearer:?}").contains("tso_12"));
-        let request = bearer.call(Request::new(())).unwrap();
-        assert_eq!(request.metadata().get("authorization").unwrap(), "Bearer tso_12");
-        let request = Bearer::default().call(Request::new(())).unwrap();
-        assert!(request.metadata().is_empty());
-        assert!(Bearer::new("a\nb").is_err());
+    fn a_token_is_one_word_and_shows_nowhere() {
+        let bearer = Bearer::new(" tso_12\n").unwrap();
+        assert_eq!(bearer.0, "Bearer tso_12");
+        assert_eq!(format!("{bearer:?} {:?}", bearer.0), "Bearer Sensitive");
+        for wrong in ["", " ", "a b", "a\nb", "a\u{0}"] {
+            assert!(Bearer::new(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ pub mod metadata;
 mod bearer;
 mod epoch;
 
-pub use bearer::Bearer;
+pub use bearer::{Authorized, Bearer};
 
 /// The generated messages, clients and servers of package `tsoracle.v1`. What each message and
 /// field means is written in the `.proto` files.

@@ -4,10 +4,10 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tonic::transport::Endpoint;
+use tsoracle_proto::{Authorized, Bearer};
 use tsoracle_types::on_one_line;
 
 use super::address::{Address, Scheme};
-use super::channel::{Channel, Token};
 use crate::tls::TlsOptions;
 
 /// How often a connection is probed. Together with [`PROBE_TIMEOUT`], this bounds how long a peer can be gone
@@ -16,18 +16,21 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a probe may stay unanswered.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection, over which every call brings the token along.
+pub(crate) type Channel = Authorized<tonic::transport::Channel>;
+
 /// By this a server knows that the client takes a denial for one.
 const USER_AGENT: &str = concat!("tsoracle/", env!("CARGO_PKG_VERSION"));
 
 /// Makes connections, all with the same options.
 pub(crate) struct Dialer {
     tls: Option<TlsOptions>,
-    token: Option<Token>,
+    token: Option<Bearer>,
     timeout: Duration,
 }
 
 impl Dialer {
-    pub(crate) fn new(tls: Option<TlsOptions>, token: Option<Token>, timeout: Duration) -> Self {
+    pub(crate) fn new(tls: Option<TlsOptions>, token: Option<Bearer>, timeout: Duration) -> Self {
         Self { tls, token, timeout }
     }
 

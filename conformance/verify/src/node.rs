@@ -1,11 +1,8 @@
 use std::io;
 
-use tonic::{
-    service::interceptor::InterceptedService,
-    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
-};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, TlsOptions};
-use tsoracle_proto::{Bearer, DEFAULT_PORT};
+use tsoracle_proto::{Authorized, Bearer, DEFAULT_PORT};
 use tsoracle_types::on_one_line;
 
 use super::Options;
@@ -26,7 +23,7 @@ impl std::fmt::Debug for Tls {
 }
 
 /// A connection, over which every call brings the token along.
-pub(super) type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
+pub(super) type Channel = Authorized<tonic::transport::Channel>;
 
 /// A node that can be reached.
 #[derive(Clone, Debug)]
@@ -81,9 +78,9 @@ pub(super) fn client(options: &Options) -> io::Result<Client> {
     builder.build().map_err(invalid)
 }
 
-fn bearer(options: &Options) -> io::Result<Bearer> {
-    let bearer = options.token.as_deref().map(Bearer::new).transpose().map_err(invalid)?;
-    Ok(bearer.unwrap_or_default())
+fn bearer(options: &Options) -> io::Result<Option<Bearer>> {
+    let bearer = options.token.as_deref().map(Bearer::new).transpose();
+    bearer.map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
 fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {

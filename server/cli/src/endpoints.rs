@@ -3,12 +3,11 @@ use std::{env, fs, path::PathBuf, time::Duration};
 use clap::Args;
 use tonic::{
     codegen::http::uri::Authority,
-    service::interceptor::InterceptedService,
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
 use tsoracle_core::on_one_line;
-use tsoracle_proto::{Bearer, DEFAULT_PORT};
+use tsoracle_proto::{Authorized, Bearer, DEFAULT_PORT};
 use tsoracle_server::token_mistake;
 
 use crate::failure::Failure;
@@ -88,9 +87,9 @@ impl Endpoints {
             let context = format!("endpoint {wrong:?} is not of the form HOST:PORT");
             return Err(Failure::usage(context));
         }
-        let mut dialer = Dialer { tls: None, token: Bearer::default(), timeout: self.timeout };
+        let mut dialer = Dialer { tls: None, token: None, timeout: self.timeout };
         if let Some(token) = self.token()? {
-            dialer.token = Bearer::new(&token).map_err(Failure::usage)?;
+            dialer.token = Some(Bearer::new(&token).map_err(Failure::usage)?);
         }
         if let Some(ca) = &self.tls_ca {
             let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
@@ -171,13 +170,13 @@ fn authority(endpoint: &str) -> Option<&str> {
 }
 
 /// A connection, over which every call brings the token along.
-pub type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
+pub type Channel = Authorized<tonic::transport::Channel>;
 
 /// Makes plain connections, for questions that the client does not ask.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     tls: Option<ClientTlsConfig>,
-    token: Bearer,
+    token: Option<Bearer>,
     pub timeout: Duration,
 }
 
@@ -198,7 +197,7 @@ impl Dialer {
             .map_err(|error| on_one_line(&error))?;
         let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
         let connected = dialled.connect().await.map_err(|error| on_one_line(&error))?;
-        Ok(InterceptedService::new(connected, self.token.clone()))
+        Ok(Channel::new(connected, self.token.clone()))
     }
 }
 

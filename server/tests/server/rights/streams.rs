@@ -2,18 +2,24 @@
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 use tsoracle_proto::v1::{self, seq_outcome::Outcome};
 
 use super::{NAMES, POLICY, World, rules, token};
 
+/// Where to put the messages of a stream that an identity opens.
+fn stream_of<T>(name: &str) -> (mpsc::UnboundedSender<T>, Request<UnboundedReceiverStream<T>>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let mut request = Request::new(UnboundedReceiverStream::new(receiver));
+    let value = format!("Bearer {}", token(name).0).parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    (sender, request)
+}
+
 #[tokio::test]
 async fn the_requests_of_a_stream_count_and_end_with_the_right_to_them() {
     let world = World::new().await;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let mut request = Request::new(UnboundedReceiverStream::new(receiver));
-    let value = format!("Bearer {}", token("slow").0).parse().unwrap();
-    request.metadata_mut().insert("authorization", value);
+    let (sender, request) = stream_of("slow");
     let send = || {
         let single = v1::GetSeqRequest { key: "orders".into(), count: 1, request_id: None };
         let requests = vec![single; 5];
@@ -48,10 +54,7 @@ async fn the_requests_of_a_stream_count_and_end_with_the_right_to_them() {
 #[tokio::test]
 async fn the_requests_of_a_stream_are_told_apart() {
     let world = World::new().await;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let mut request = Request::new(UnboundedReceiverStream::new(receiver));
-    let value = format!("Bearer {}", token("billing").0).parse().unwrap();
-    request.metadata_mut().insert("authorization", value);
+    let (sender, request) = stream_of("billing");
     let single = |key: &str| v1::GetSeqRequest { key: key.into(), count: 1, request_id: None };
     let requests = vec![single("invoices/1"), single("orders"), single("invoices/1")];
     let run = v1::SeqRun {
@@ -86,21 +89,14 @@ async fn the_requests_of_a_stream_are_told_apart() {
 #[tokio::test]
 async fn new_rules_hold_for_connections_and_streams_that_are_open() {
     let world = World::new().await;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let mut request = Request::new(UnboundedReceiverStream::new(receiver));
-    let value = format!("Bearer {}", token("shop").0).parse().unwrap();
-    request.metadata_mut().insert("authorization", value);
-    sender.send(v1::GetTsRequest { count: 1 }).unwrap();
-    let mut answers = world.server.tso().await.stream_ts(request).await.unwrap().into_inner();
-    answers.message().await.unwrap().unwrap();
+    let mut shop = Timestamps::of(&world, "shop").await;
+    assert_eq!(shop.ask().await, Ok(()));
     assert_eq!(world.get_seq(Some("shop"), "orders").await, Code::Ok);
 
     // The token is revoked.
     world.access.replace(rules(POLICY, &["ops"]));
     assert_eq!(world.get_seq(Some("shop"), "orders").await, Code::Unauthenticated);
-    sender.send(v1::GetTsRequest { count: 1 }).unwrap();
-    let ended: Status = answers.message().await.unwrap_err();
-    assert_eq!(ended.code(), Code::Unauthenticated);
+    assert_eq!(shop.ask().await, Err(Code::Unauthenticated));
 }
 
 /// A stream of timestamps of an identity: how its requests are answered.
@@ -111,10 +107,7 @@ struct Timestamps {
 
 impl Timestamps {
     async fn of(world: &World, name: &str) -> Self {
-        let (requests, receiver) = mpsc::unbounded_channel();
-        let mut request = Request::new(UnboundedReceiverStream::new(receiver));
-        let value = format!("Bearer {}", token(name).0).parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
+        let (requests, request) = stream_of(name);
         let answers = world.server.tso().await.stream_ts(request).await.unwrap().into_inner();
         Self { requests, answers }
     }
