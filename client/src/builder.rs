@@ -120,8 +120,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sends this token with every call, to prove an identity to the servers. Without encryption whoever is in
-    /// between reads it, too.
+    /// Sends this token with every call, to prove an identity to the servers. Use it with encryption: without, the token
+    /// can be read on its way.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());

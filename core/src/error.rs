@@ -34,9 +34,9 @@ pub enum ErrorKind {
     Invalid,
     /// Too many requests wait already; ask again later, or less at once. Nothing was committed.
     Overloaded,
-    /// Whoever asks has not proven who it is, and this needs that. Nothing was committed.
+    /// The caller must prove who it is, and has not. Nothing was committed.
     Unauthenticated,
-    /// Whoever asks has no right to this. Nothing was committed.
+    /// The caller has no right to this. Nothing was committed.
     Denied,
     /// The configuration is wrong, or what it names cannot be used.
     Config,

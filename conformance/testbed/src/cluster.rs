@@ -31,7 +31,7 @@ const LEASE: Duration = Duration::from_secs(1);
 /// The config file of all nodes.
 const OPEN: &str = "open.toml";
 
-/// Nodes have networks of their own, which nobody else reaches.
+/// Everybody may do everything: nodes run in network namespaces that only the test can reach.
 const EVERYBODY: &str = "insecure-listen = true\n[policy.identities]\nanonymous = ['admin']\n";
 
 /// When it is set, what clusters wrote is kept, and said where.
