@@ -4,7 +4,7 @@ use std::{future::pending, net::SocketAddr};
 
 use tokio::net::TcpListener;
 use tsoracle_core::{Oracle, Reload};
-use tsoracle_server::{Access, Limits, Server, TlsOptions, Trust, listen};
+use tsoracle_server::{Access, Limits, Reloads, Server, TlsOptions, Trust, listen};
 
 use crate::{access, failure::Failure, settings::Settings};
 
@@ -48,11 +48,12 @@ impl Administrators {
         access: &Access,
         limits: Limits,
         reload: Reload,
+        reloads: Reloads,
     ) -> Result<(), Failure> {
         let Some(Place { listener, address, trust, tls }) = self.0 else { return pending().await };
         let limits = Limits { connections: CONNECTIONS.min(limits.connections), ..limits };
         let mut server = Server::builder().oracle(oracle).limits(limits);
-        server = server.access(access.trusting(trust)).for_administrators();
+        server = server.access(access.trusting(trust)).reloads(reloads).for_administrators();
         if let Some(tls) = tls {
             server = server.tls(tls).reload(reload);
         }

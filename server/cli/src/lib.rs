@@ -28,6 +28,7 @@ mod migrate;
 #[doc(hidden)]
 pub mod output;
 mod raise;
+mod reload;
 mod sequences;
 mod serve;
 mod settings;
@@ -81,6 +82,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Reload(arguments) => reload::run(arguments).await,
         Command::Cert(command) => cert::run(command),
         Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),

@@ -6,7 +6,7 @@ use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
 };
-use tsoracle_server::{Server, TlsOptions, listen};
+use tsoracle_server::{Reloads, Server, TlsOptions, listen};
 
 use crate::{
     access,
@@ -49,7 +49,8 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     check_place("--listen", place)?;
     let mut signals = Signals::install()?;
     let reloader = Reloader::default();
-    reload_on_hangup(reloader.clone())?;
+    let (reloads, reload_requests) = Reloads::new();
+    reload_on_hangup(reloads.clone())?;
 
     let listener = listen(&place).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
@@ -74,7 +75,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver.clone()).options(options);
-    server = server.limits(limits.clone()).access(access.trusting(trust));
+    server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -84,8 +85,9 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let listening = server.build()?.listen_on(listener)?;
     let oracle = listening.oracle().clone();
     tokio::spawn(announce(oracle.clone(), address, name));
-    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
-    let following = access::follow(given, settings, access.clone(), reloader.subscribe());
+    let reload = reloader.subscribe();
+    let administrators = administrators.serve(oracle, &access, limits, reload, reloads);
+    let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
     let stopped = listening.serve_with_shutdown(async move {
         signals.next().await;
         tracing::info!("stopping; a second signal exits at once");
@@ -107,12 +109,12 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
-fn reload_on_hangup(reloader: Reloader) -> Result<(), Failure> {
+fn reload_on_hangup(reloads: Reloads) -> Result<(), Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
-            reloader.request();
+            reloads.request();
         }
     });
     Ok(())
