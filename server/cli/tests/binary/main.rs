@@ -28,5 +28,8 @@ mod rights;
 mod rolling;
 mod space;
 mod stopping;
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod tasks;
 mod tls;
 mod verify;
