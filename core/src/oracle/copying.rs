@@ -32,6 +32,7 @@ pub struct StateCopy {
     first: Option<Version>,
     page: Version,
     committed: Option<Version>,
+    page_entries: usize,
     /// Whether the next part is a page if there is a choice.
     page_next: bool,
     stage: CopyStage,
@@ -101,6 +102,7 @@ impl Oracle {
             first: None,
             page: Version::EMPTY,
             committed: None,
+            page_entries: PAGE_ENTRIES,
             page_next: true,
             stage: CopyStage::Pages,
         })
@@ -130,6 +132,12 @@ impl Oracle {
 }
 
 impl StateCopy {
+    /// The same, with pages of at most that many entries.
+    #[must_use]
+    pub fn with_page_entries(self, page_entries: usize) -> Self {
+        Self { page_entries: page_entries.clamp(1, PAGE_ENTRIES), ..self }
+    }
+
     /// The next part; nothing after the end.
     ///
     /// Dropping the future loses nothing.
@@ -200,7 +208,10 @@ impl StateCopy {
         };
         self.reign.touch();
         let from = self.through.clone().max(vec![kind]);
-        let limit = if matches!(kind, b'a' | b'q') { MAX_BATCH } else { PAGE_ENTRIES };
+        let limit = match kind {
+            b'a' | b'q' => self.page_entries.min(MAX_BATCH),
+            _ => self.page_entries,
+        };
         let range = KeyRange { from, to: vec![kind + 1], limit };
         let wanted = Reads { keys: vec![REIGN.into()], ranges: vec![range] };
         let snapshot = self.oracle.shared.guard.read(&wanted, self.oracle.shared.options.lease);
