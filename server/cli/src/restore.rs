@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
 /// How far ahead of the clock timestamps begin: further than a stamping lease can reach that was granted after the
 /// backup was taken, and than clocks may be wrong that are kept right.
-const MARGIN: &str = "10m";
+const MARGIN: &str = "6m";
 
 /// Options of `tsoracle restore`.
 #[derive(Args, Debug)]
@@ -146,14 +146,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         drivers::check(config.name())?;
         is_new(config)?;
     }
-    let name = to[0].name().to_owned();
+    let (name, opened) = (to[0].name().to_owned(), floors.all()?);
     let margin_ms = u64::try_from(margin.as_millis()).unwrap_or(u64::MAX);
     let ahead_ms = SystemClock.now().wall_ms.saturating_add(margin_ms);
     let terms = RestoreTerms {
         high_water_ms: physical_ms.map_or(ahead_ms, |Time(ms)| ms),
         lease: OracleOptions::default().lease,
         accept_sequence_loss: floors.accept_sequence_loss,
-        floors: floors.all()?,
+        floors: opened,
     };
     // Before the target is made, so that a wrong file leaves nothing behind.
     let checked = file.clone();
