@@ -1,5 +1,7 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod backup;
 #[cfg(feature = "openraft")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
