@@ -13,6 +13,7 @@ use crate::{
     endpoints::{Dialer, Endpoints},
     failure::Failure,
     output::Output,
+    place,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -178,7 +179,8 @@ async fn ask_leader(
         failure = Failure::failed(format!(
             "{endpoint} does not lead, and names no leader; give the addresses of all nodes"
         ));
-        to_ask.extend(hint.filter(|hint| *hint != endpoint));
+        // A socket would be one of this machine, whatever the other one means.
+        to_ask.extend(hint.filter(|hint| *hint != endpoint && place::socket(hint).is_none()));
     }
     Err(failure)
 }

@@ -27,9 +27,11 @@ mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
+mod place;
 mod raise;
 mod sequences;
 mod serve;
+mod service_manager;
 mod settings;
 mod status;
 mod time;

@@ -26,7 +26,9 @@ mod rights;
 #[cfg(any(feature = "openraft", feature = "omnipaxos"))]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod rolling;
+mod sockets;
 mod space;
 mod stopping;
+mod supervised;
 mod tls;
 mod verify;
