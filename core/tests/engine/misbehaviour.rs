@@ -169,7 +169,7 @@ async fn records_that_cannot_be_read() {
     let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
     node.read_badly(BadRead::Lie(damaged));
     node.elect();
-    stops(&node, &["unknown format"]).await;
+    stops(&node, &["has format 9", "made by a newer release"]).await;
     let (_, node) = Cluster::serving().await;
     node.read_badly(BadRead::Lie(damaged));
     for which in 0..3 {
@@ -177,7 +177,7 @@ async fn records_that_cannot_be_read() {
         assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
     }
     node.seq("a", 1).await.unwrap_err();
-    stops(&node, &["unknown format"]).await;
+    stops(&node, &["has format 9", "made by a newer release"]).await;
 }
 
 #[tokio::test]

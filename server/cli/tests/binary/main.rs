@@ -15,6 +15,7 @@ mod commands;
 mod common;
 mod configuration;
 mod crashes;
+mod earlier;
 mod failures;
 mod limits;
 mod logging;
