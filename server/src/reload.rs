@@ -11,7 +11,7 @@ pub type Reloaded = Result<Vec<String>, String>;
 
 /// One request, to be answered when the settings have been read.
 #[derive(Debug)]
-pub struct ReloadRequest(Option<oneshot::Sender<Reloaded>>);
+pub struct ReloadRequest(oneshot::Sender<Reloaded>);
 
 impl Reloads {
     /// Requests go to the receiver. One that is not read yet is all that is kept waiting.
@@ -20,16 +20,14 @@ impl Reloads {
         (Self(sender), receiver)
     }
 
-    /// Asks, and does not wait. If another request waits to be read already, that is enough.
-    pub fn request(&self) {
-        let _ = self.0.try_send(ReloadRequest(None));
-    }
-
     /// Asks, and waits for what came of it.
-    pub(crate) async fn ask(&self) -> Reloaded {
+    ///
+    /// # Errors
+    /// Why nothing is taken up.
+    pub async fn ask(&self) -> Reloaded {
         let (sender, answer) = oneshot::channel();
         let stopped = || "the server is stopping".to_owned();
-        self.0.send(ReloadRequest(Some(sender))).await.map_err(|_| stopped())?;
+        self.0.send(ReloadRequest(sender)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 }
@@ -37,8 +35,7 @@ impl Reloads {
 impl ReloadRequest {
     /// Tells whoever asked.
     pub fn answer(self, reloaded: Reloaded) {
-        if let Some(waiting) = self.0 {
-            let _ = waiting.send(reloaded);
-        }
+        // They may have gone.
+        let _ = self.0.send(reloaded);
     }
 }

@@ -1,10 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::ServerConfig;
-use tokio::{
-    net::{TcpListener, ToSocketAddrs},
-    sync::watch,
-};
+use tokio::{net::ToSocketAddrs, sync::watch};
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
     Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
@@ -20,10 +17,11 @@ use tsoracle_proto::{
 use tsoracle_tls::Watched;
 
 use crate::{
-    BoundServer, Limits, Reloads, TlsOptions,
+    BoundServer, Limits, Listener, Reloads, TlsOptions,
     edge::Edge,
     gate::Gate,
     health::Health,
+    listener::listen,
     rights::Access,
     service::{Backups, Cluster, Sequences, Tso},
     status::Statuses,
@@ -174,15 +172,11 @@ impl Server {
     /// # Errors
     /// `Config`, naming the address, if it cannot be listened on.
     pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<BoundServer> {
-        let listener = listen(&address).await?;
-        self.listen_on(listener)
+        Ok(self.listen_on(listen(&address).await?))
     }
 
     /// Listens on a socket that is bound already.
-    ///
-    /// # Errors
-    /// `Config` if it is not.
-    pub fn listen_on(self, listener: TcpListener) -> Result<BoundServer> {
+    pub fn listen_on(self, listener: Listener) -> BoundServer {
         BoundServer::new(self, listener)
     }
 
@@ -285,25 +279,4 @@ impl Server {
             .add_service(reflection)
             .prepare())
     }
-}
-
-/// Binds a listener, and says what to do if that fails.
-///
-/// # Errors
-/// `Config`, naming the address.
-pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let hint = match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program listens there; stop it, or choose another address"
-            }
-            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            std::io::ErrorKind::PermissionDenied => {
-                "that port needs privileges; choose one above 1023"
-            }
-            _ => "the form is HOST:PORT",
-        };
-        let context = format!("cannot listen on {address}: {hint}");
-        Error::new(ErrorKind::Config, context).with_source(source)
-    })
 }

@@ -23,13 +23,16 @@ const REQUESTS: usize = 30;
 const KEYS: [&str; 3] = ["orders", "invoices", "a'; --"];
 const NAMES: usize = 8;
 
+/// What a request asks of each sequence.
+type Entries = Vec<(SeqKey, u32)>;
+
 /// What the requests so far must have led to.
 #[derive(Default)]
 struct Model {
     /// Per sequence that exists, where its next block starts.
     next: BTreeMap<SeqKey, u64>,
     /// Per name, the request and its blocks.
-    named: BTreeMap<usize, (Vec<(SeqKey, u32)>, Vec<SeqBlock>)>,
+    named: BTreeMap<usize, (Entries, Vec<SeqBlock>)>,
 }
 
 async fn names_and_deleted_sequences_are_as_a_model_says_over_restarts(

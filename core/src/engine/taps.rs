@@ -108,19 +108,14 @@ impl Taps {
         let cost = cost(effect);
         self.0.retain(|follower| {
             let waiting = follower.waiting.fetch_add(cost, Ordering::AcqRel);
-            let passed = match waiting + cost > MOST_BYTES {
-                true => {
-                    let context = "the copy of the state was taken more slowly than it changed; take it again, \
-                                   nearer to the server or when there is less to do";
-                    let _ = follower.commits.send(Err(Error::new(ErrorKind::Overloaded, context)));
-                    false
-                }
-                false => {
-                    let tapped = Tapped { base, effect: effect.clone() };
-                    follower.commits.send(Ok(tapped)).is_ok()
-                }
-            };
-            passed
+            if waiting + cost > MOST_BYTES {
+                let context = "the copy of the state was taken more slowly than it changed; take it again, nearer to \
+                               the server or when there is less to do";
+                let _ = follower.commits.send(Err(Error::new(ErrorKind::Overloaded, context)));
+                return false;
+            }
+            let tapped = Tapped { base, effect: effect.clone() };
+            follower.commits.send(Ok(tapped)).is_ok()
         });
     }
 

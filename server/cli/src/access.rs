@@ -1,11 +1,11 @@
 //! Who may do what at this server, as its settings say, and say again when their files change.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use tokio::sync::mpsc;
 use tsoracle_core::{Clock as _, Reloader, SystemClock};
 use tsoracle_server::{
-    Access, Audit, Policy, ReloadRequest, Reloaded, Rules, TokenRecord, Tokens, Trust,
+    Access, Audit, Place, Policy, ReloadRequest, Reloaded, Rules, TokenRecord, Tokens, Trust,
 };
 
 use crate::{
@@ -62,34 +62,36 @@ fn tokens(path: &Path) -> Result<Tokens, Failure> {
 /// How far those are trusted who reach the address of clients.
 pub(crate) fn trust_of_clients(
     settings: &Settings,
-    address: SocketAddr,
+    place: &Place,
     encrypts: bool,
 ) -> Result<Trust, Failure> {
-    if is_local(address) {
+    if is_local(place) {
+        must_not_encrypt("--listen", place, encrypts)?;
         return Ok(match settings.admin_listen {
             None => Trust::Open,
             Some(_) => Trust::Everyday,
         });
     }
-    must_encrypt("--listen", "--tls-cert and --tls-key", settings, address, encrypts)?;
+    must_encrypt("--listen", "--tls-cert and --tls-key", settings, place, encrypts)?;
     Ok(Trust::Everyday)
 }
 
 /// The same for the address of administrators.
 pub(crate) fn trust_of_administrators(
     settings: &Settings,
-    address: SocketAddr,
+    place: &Place,
     encrypts: bool,
 ) -> Result<Trust, Failure> {
-    if is_local(address) || settings.proves_administrators() {
+    must_not_encrypt("--admin-listen", place, encrypts)?;
+    if is_local(place) || settings.proves_administrators() {
         return Ok(Trust::Administrators);
     }
     let options = "--admin-tls-cert and --admin-tls-key";
-    must_encrypt("--admin-listen", options, settings, address, encrypts)?;
+    must_encrypt("--admin-listen", options, settings, place, encrypts)?;
     match settings.policy {
         Some(_) => Ok(Trust::Everyday),
         None => Err(Failure::usage(format!(
-            "--admin-listen {address} is reached by other machines, and nothing proves who is an administrator: give \
+            "--admin-listen {place} is reached by other machines, and nothing proves who is an administrator: give \
              --admin-tls-client-ca, or a policy, or listen at 127.0.0.1"
         ))),
     }
@@ -99,20 +101,31 @@ fn must_encrypt(
     option: &str,
     options: &str,
     settings: &Settings,
-    address: SocketAddr,
+    place: &Place,
     encrypts: bool,
 ) -> Result<(), Failure> {
     match encrypts || settings.insecure_listen == Some(true) {
         true => Ok(()),
         false => Err(Failure::usage(format!(
-            "{option} {address} is reached by other machines, and in plain text whoever is in between reads and \
+            "{option} {place} is reached by other machines, and in plain text whoever is in between reads and \
              changes what goes over it: give {options}, or --insecure-listen if that network is trusted"
         ))),
     }
 }
 
-fn is_local(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+/// Clients encrypt no connection to a socket, and nobody is in between there.
+fn must_not_encrypt(option: &str, place: &Place, encrypts: bool) -> Result<(), Failure> {
+    match (place, encrypts) {
+        (Place::Socket(_), true) => Err(Failure::usage(format!(
+            "{option} {place} is reached by this machine alone, where nothing is encrypted: leave out the TLS options, or \
+             listen on an address"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn is_local(place: &Place) -> bool {
+    place.address().is_none_or(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// Where administrators are to be served: a port alone is one of this machine.
@@ -204,7 +217,7 @@ fn take_up(
             "policy, tokens and log filter are taken up; what else has changed holds from the next start on"
         ),
     }
-    Ok(later.into_iter().map(Into::into).collect())
+    Ok(later)
 }
 
 #[cfg(test)]
@@ -215,17 +228,28 @@ mod tests {
         toml::from_str(text).unwrap()
     }
 
+    fn place(text: &str) -> Place {
+        match text.parse() {
+            Ok(address) => Place::Address(address),
+            Err(_) => Place::Socket(text.into()),
+        }
+    }
+
+    const SOCKET: &str = "/run/tsoracle/socket";
     const NEAR: &str = "127.0.0.1:50551";
     const FAR: &str = "0.0.0.0:50551";
     const POLICY: &str = "[policy.identities]\nops = ['admin']";
 
     #[test]
     fn plain_text_stays_on_the_machine() {
-        let of = |text: &str, place: &str, encrypts| {
-            trust_of_clients(&settings(text), place.parse().unwrap(), encrypts).ok()
+        let of = |text: &str, at: &str, encrypts| {
+            trust_of_clients(&settings(text), &place(at), encrypts).ok()
         };
         assert_eq!(of("", NEAR, false), Some(Trust::Open));
         assert_eq!(of("", "[::1]:1", false), Some(Trust::Open));
+        assert_eq!(of("", SOCKET, false), Some(Trust::Open));
+        assert_eq!(of("", SOCKET, true), None);
+        assert_eq!(of("admin-listen = '50552'", SOCKET, false), Some(Trust::Everyday));
         assert_eq!(of("admin-listen = '50552'", NEAR, false), Some(Trust::Everyday));
         assert_eq!(of("", FAR, false), None);
         assert_eq!(of("", "[::]:1", false), None);
@@ -236,10 +260,12 @@ mod tests {
 
     #[test]
     fn whoever_reaches_the_admin_address_of_this_machine_is_trusted_and_others_prove_it() {
-        let of = |text: &str, place: &str, encrypts| {
-            trust_of_administrators(&settings(text), place.parse().unwrap(), encrypts).ok()
+        let of = |text: &str, at: &str, encrypts| {
+            trust_of_administrators(&settings(text), &place(at), encrypts).ok()
         };
         assert_eq!(of("", NEAR, false), Some(Trust::Administrators));
+        assert_eq!(of("", SOCKET, false), Some(Trust::Administrators));
+        assert_eq!(of("", SOCKET, true), None);
         assert_eq!(of(POLICY, NEAR, false), Some(Trust::Administrators));
         assert_eq!(of("", FAR, true), None);
         assert_eq!(of("insecure-listen = true", FAR, false), None);

@@ -29,12 +29,14 @@ mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
+mod place;
 mod progress;
 mod raise;
 mod reload;
 mod restore;
 mod sequences;
 mod serve;
+mod service_manager;
 mod settings;
 mod status;
 mod target;
