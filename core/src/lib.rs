@@ -15,6 +15,7 @@ mod oracle;
 mod random;
 mod refusals;
 mod reload;
+pub mod series;
 // For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
 // public interface.
 #[doc(hidden)]

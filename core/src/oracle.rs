@@ -173,6 +173,17 @@ impl Oracle {
         }
     }
 
+    /// Has gauges of what changes by time alone show what is now. Meant to be called each second.
+    pub fn show_meters(&self) {
+        let status = self.status();
+        let (now, meters) = (self.shared.clock.now(), &self.shared.meters);
+        meters.show_commit(now.boot);
+        meters.lease_left.set(status.lease_left.as_secs_f64());
+        meters.ahead_of_clock.set(status.ahead_of_clock.as_secs_f64());
+        let ahead_ms = status.high_water_ms.saturating_sub(now.wall_ms);
+        meters.window_ahead.set(Duration::from_millis(ahead_ms).as_secs_f64());
+    }
+
     /// Whether this node serves. The lease of one that no caller has asked for anything lately is renewed for
     /// that, for which this waits up to [`hold`](OracleOptions::hold).
     pub async fn serves(&self) -> bool {

@@ -28,7 +28,7 @@ use tokio::{
     time::{Sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::service::Routes;
+use tonic::{Code, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
@@ -39,6 +39,7 @@ use crate::{
     calls::Calls,
     edge::Allowed,
     gate::{Refused, not_grpc},
+    meters::{CallMeters, Method},
     rights::{Access, Session},
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct Connection {
     pub(crate) refusals: Refusals,
     /// For calls under way.
     pub(crate) room: Arc<Room>,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 impl Connection {
@@ -129,8 +131,8 @@ impl Connection {
             .keep_alive_timeout(limits.keepalive_timeout);
         let over_share = Arc::new(AtomicBool::new(false));
         let greeted = Greeted::new(stream, limits.handshake_time, over_share.clone());
-        let (routes, room) = (self.routes.clone(), self.room.clone());
-        let known = Known { session, routes, room, over_share };
+        let (routes, room, meters) = (self.routes.clone(), self.room.clone(), self.meters.clone());
+        let known = Known { session, routes, room, meters, over_share };
         let service = service_fn(move |request| known.answer(request));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(greeted), service));
         tokio::select! {
@@ -163,6 +165,7 @@ struct Known {
     session: Session,
     routes: Routes,
     room: Arc<Room>,
+    meters: Arc<CallMeters>,
     /// Set when a call is refused for want of a place.
     over_share: Arc<AtomicBool>,
 }
@@ -180,6 +183,8 @@ impl Known {
             Ok(place) => place,
             Err(error) => {
                 self.over_share.store(true, Ordering::Relaxed);
+                let method = Method::of(request.uri().path());
+                self.meters.count(method, Code::ResourceExhausted, 1);
                 return Either::Left(future::ready(Ok(
                     refused(&error).map(|body| Answer::new(body, None))
                 )));

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -17,6 +17,7 @@ use tsoracle_proto::metadata;
 
 use crate::{
     gate::{self, Gate},
+    meters::{self, CallMeters, Method},
     rights::Client,
     status,
 };
@@ -54,14 +55,20 @@ impl Allowed {
 pub(crate) struct Edge<S> {
     inner: S,
     gate: Gate,
+    meters: Arc<CallMeters>,
     request_time: Duration,
     marked: bool,
 }
 
 impl<S> Edge<S> {
     /// Calls pass the gate, and none takes longer than `request_time`.
-    pub(crate) fn new(inner: S, gate: Gate, request_time: Duration) -> Self {
-        Self { inner, gate, request_time, marked: false }
+    pub(crate) fn new(
+        inner: S,
+        gate: Gate,
+        meters: Arc<CallMeters>,
+        request_time: Duration,
+    ) -> Self {
+        Self { inner, gate, meters, request_time, marked: false }
     }
 
     /// Says in every answer, failures included, that request ids are honoured.
@@ -92,18 +99,20 @@ where
             sessions: self.marked,
             definite: gate::takes_denial_for_uncertain(request.uri().path(), request.headers()),
         };
-        let refused = |status| Call { stage: Stage::Refused(Some(status)), marks };
+        let method = Method::of(request.uri().path());
+        let counted = Counted { meters: self.meters.clone(), method, began: meters::now() };
+        let call = |stage| Call { stage, marks, counted: Some(counted) };
         let client = match self.gate.admit(&mut request) {
             Ok(client) => client,
-            Err(status) => return refused(status),
+            Err(status) => return call(Stage::Refused(Some(status))),
         };
         let Ok(asked) = timeout(request.headers()) else {
-            return refused(status::bad_timeout());
+            return call(Stage::Refused(Some(status::bad_timeout())));
         };
         let asked = asked.map(ahead_of);
         let limit = asked.unwrap_or(self.request_time).min(self.request_time);
         if limit.is_zero() {
-            return refused(status::too_late());
+            return call(Stage::Refused(Some(status::too_late())));
         }
         let hold = ahead_of(limit);
         let extensions = request.extensions_mut();
@@ -111,8 +120,8 @@ where
             Some(allowed) => (allowed.hold, allowed.asked) = (hold, asked),
             None => drop(extensions.insert(Allowed { client, hold, asked })),
         }
-        let (call, timer) = (self.inner.call(request), None);
-        Call { stage: Stage::UnderWay { call, limit, timer }, marks }
+        let under_way = self.inner.call(request);
+        call(Stage::UnderWay { call: under_way, limit, timer: None })
     }
 }
 
@@ -121,6 +130,37 @@ where
 pub(crate) struct Call<F> {
     stage: Stage<F>,
     marks: Marks,
+    /// Until it is answered.
+    counted: Option<Counted>,
+}
+
+/// Counts a call once it is answered, or given up.
+#[derive(Debug)]
+struct Counted {
+    meters: Arc<CallMeters>,
+    method: Method,
+    began: Instant,
+}
+
+impl Counted {
+    fn answered(&self, response: &Response<Body>) {
+        let code = match response.headers().get(Status::GRPC_STATUS) {
+            Some(code) => Code::from_bytes(code.as_bytes()),
+            // The requests of a stream count as they are answered.
+            None if self.method.streams() => return,
+            None => Code::Ok,
+        };
+        self.meters.answered(self.method, code, self.began.elapsed());
+    }
+}
+
+/// A caller that is gone has cancelled its call.
+impl<F> Drop for Call<F> {
+    fn drop(&mut self) {
+        if let Some(counted) = self.counted.take() {
+            counted.meters.count(counted.method, Code::Cancelled, 1);
+        }
+    }
 }
 
 /// What is particular about an answer.
@@ -172,6 +212,9 @@ where
         };
         if marks.sessions {
             response.headers_mut().insert(SESSIONS, HeaderValue::from_static("1"));
+        }
+        if let Some(counted) = self.counted.take() {
+            counted.answered(&response);
         }
         Poll::Ready(Ok(response))
     }

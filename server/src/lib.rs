@@ -8,6 +8,7 @@ mod edge;
 mod gate;
 mod health;
 mod limits;
+mod meters;
 mod rights;
 mod server;
 mod service;

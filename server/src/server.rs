@@ -24,6 +24,7 @@ use crate::{
     edge::Edge,
     gate::Gate,
     health::Health,
+    meters::CallMeters,
     rights::Access,
     service::{Cluster, Sequences, Tso},
     status::Statuses,
@@ -43,6 +44,7 @@ pub struct Server {
     statuses: Statuses,
     /// Ends streams, which last until then.
     pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 /// What makes a server, to be set before it is built.
@@ -117,7 +119,11 @@ impl Builder {
     /// `Config` if there is no oracle, or an option is wrong.
     pub fn build(self) -> Result<Server> {
         self.limits.validate()?;
-        let tls = self.tls.as_ref().map(TlsOptions::open).transpose()?;
+        let name = match self.for_administrators {
+            true => "TLS of administrators",
+            false => "TLS of clients",
+        };
+        let tls = self.tls.as_ref().map(|tls| tls.open(name)).transpose()?;
         let clock = self.options.clock.clone();
         let (oracle, owns_oracle) = match (&self.oracle, &self.driver) {
             (Some(oracle), None) => (oracle.clone(), false),
@@ -146,6 +152,7 @@ impl Builder {
             clock,
             statuses,
             stopping,
+            meters: Arc::new(CallMeters::new()),
         })
     }
 }
@@ -196,18 +203,19 @@ impl Server {
             true => Room::administrators(self.limits.unread_answers, "unread answers"),
             false => Room::unread_answers(self.limits.unread_answers),
         };
-        let unread = Arc::new(unread);
-        let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
+        let (unread, meters) = (Arc::new(unread), self.meters.clone());
+        let tso =
+            Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping, meters };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
         let cluster =
             ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
         let cluster = cluster.max_decoding_message_size(most);
-        let (gate, time) = (self.gate(), self.limits.request_time);
-        Routes::new(Edge::new(tso, gate.clone(), time).marked())
-            .add_service(Edge::new(sequences, gate.clone(), time))
-            .add_service(Edge::new(cluster, gate, time))
+        let (gate, meters, time) = (self.gate(), &self.meters, self.limits.request_time);
+        Routes::new(Edge::new(tso, gate.clone(), meters.clone(), time).marked())
+            .add_service(Edge::new(sequences, gate.clone(), meters.clone(), time))
+            .add_service(Edge::new(cluster, gate, meters.clone(), time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,

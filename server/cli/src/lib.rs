@@ -23,11 +23,13 @@ mod init;
 mod leases;
 mod log;
 mod man;
+mod meters;
 mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
 mod raise;
+mod recorder;
 mod sequences;
 mod serve;
 mod settings;

@@ -13,8 +13,9 @@ use crate::{
     administrators::Administrators,
     drivers,
     failure::Failure,
-    log, metrics,
+    log, meters, metrics,
     output::print_line,
+    recorder,
     settings::{DriverChoice, Settings},
 };
 
@@ -27,7 +28,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
-    log::start(log::filter(settings.log.as_deref())?)?;
+    let format = settings.log_format.unwrap_or_default();
+    log::start(log::filter(settings.log.as_deref())?, format, vec![])?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
     let config = match &settings.driver {
@@ -61,6 +63,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let context =
         OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
     let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
+    meters::show_build(&name);
     let mut metrics = pin!(endless("metrics", async move {
         match metrics {
             Some(serving) => serving.await,
@@ -83,6 +86,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     }
     let listening = server.build()?.listen_on(listener)?;
     let oracle = listening.oracle().clone();
+    let counting = keep_up_meters(oracle.clone());
     tokio::spawn(announce(oracle.clone(), address, name));
     let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
     let following = access::follow(given, settings, access.clone(), reloader.subscribe());
@@ -102,7 +106,16 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         },
         error = metrics => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
+        error = endless("counting", counting) => Err(error.into()),
         failed = administrators => failed,
+    }
+}
+
+/// Keeps up what is counted, if anybody can see it.
+async fn keep_up_meters(oracle: Oracle) {
+    match recorder::is_installed() {
+        true => match meters::keep_up(oracle).await {},
+        false => pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tsoracle_core::DriverConfig;
 use tsoracle_server::PolicyConfig;
 
-use crate::time::Time;
+use crate::{log::Format, time::Time};
 
 const PLACES: &str = "Place";
 const TIME: &str = "Time and leases";
@@ -67,6 +67,11 @@ pub(crate) struct Settings {
     /// tsoracle_core=debug,warn [default: info]
     #[arg(long, value_name = "FILTER", env = "TSORACLE_LOG", help_heading = PLACES)]
     pub(crate) log: Option<String>,
+
+    /// How to write the log: text, for people, or json, an object a line [default: text]
+    #[arg(long, value_name = "FORMAT", env = "TSORACLE_LOG_FORMAT", help_heading = PLACES,
+          hide_possible_values = true)]
+    pub(crate) log_format: Option<Format>,
 
     /// How long a leader serves after its last renewal; a successor may wait a tenth longer
     /// [default: 1s]
