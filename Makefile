@@ -48,6 +48,7 @@ features:
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features etcd
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features otlp
 
 unit:
 ifeq ($(NEXTEST),yes)

@@ -42,7 +42,7 @@ pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
 pub use migrate::{Migrated, Migration};
 pub use options::{OracleOptions, Space};
-pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
+pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SPANS, SeqGrant, SeqList, SeqListing, Status};
 pub use random::Random;
 pub use refusals::{Refusals, shortened};
 pub use reload::{Reload, Reloader};

@@ -19,6 +19,9 @@ mod sequences;
 
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
 
+/// The target of spans, which are for whoever collects traces.
+pub const SPANS: &str = "tsoracle::spans";
+
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.
 ///
 /// Cloning it is cheap. Once the last clone is dropped it stops as [`shutdown`](Self::shutdown)

@@ -149,7 +149,7 @@ impl Connection {
 const SMALL_HEADERS: usize = 1 << 10;
 
 /// What of larger ones is kept: whatever is read once a call has begun, each up to that size.
-const READ_LATER: [HeaderName; 7] = [
+const READ_LATER: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::TE,
@@ -157,6 +157,8 @@ const READ_LATER: [HeaderName; 7] = [
     HeaderName::from_static("grpc-accept-encoding"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
 ];
 
 /// The routes, which get nothing but gRPC, are told who makes each call, and get no more of its headers than they read: these stay in

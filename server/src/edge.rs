@@ -13,12 +13,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::time::Sleep;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
+use tracing::Span;
 use tsoracle_proto::metadata;
 
 use crate::{
     gate::{self, Gate},
     meters::{self, CallMeters, Method},
     rights::Client,
+    spans::{self, Spans},
     status,
 };
 
@@ -55,20 +57,22 @@ impl Allowed {
 pub(crate) struct Edge<S> {
     inner: S,
     gate: Gate,
-    meters: Arc<CallMeters>,
+    observed: Observed,
     request_time: Duration,
     marked: bool,
 }
 
+/// What is noted of calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) meters: Arc<CallMeters>,
+    pub(crate) spans: Spans,
+}
+
 impl<S> Edge<S> {
     /// Calls pass the gate, and none takes longer than `request_time`.
-    pub(crate) fn new(
-        inner: S,
-        gate: Gate,
-        meters: Arc<CallMeters>,
-        request_time: Duration,
-    ) -> Self {
-        Self { inner, gate, meters, request_time, marked: false }
+    pub(crate) fn new(inner: S, gate: Gate, observed: Observed, request_time: Duration) -> Self {
+        Self { inner, gate, observed, request_time, marked: false }
     }
 
     /// Says in every answer, failures included, that request ids are honoured.
@@ -100,7 +104,9 @@ where
             definite: gate::takes_denial_for_uncertain(request.uri().path(), request.headers()),
         };
         let method = Method::of(request.uri().path());
-        let counted = Counted { meters: self.meters.clone(), method, began: meters::now() };
+        let Observed { meters, spans } = &self.observed;
+        let span = spans.of(method.path(), request.headers());
+        let counted = Counted { meters: meters.clone(), method, began: meters::now(), span };
         let call = |stage| Call { stage, marks, counted: Some(counted) };
         let client = match self.gate.admit(&mut request) {
             Ok(client) => client,
@@ -140,12 +146,18 @@ struct Counted {
     meters: Arc<CallMeters>,
     method: Method,
     began: Instant,
+    span: Option<Box<Span>>,
 }
 
 impl Counted {
     fn answered(&self, response: &Response<Body>) {
-        let code = match response.headers().get(Status::GRPC_STATUS) {
-            Some(code) => Code::from_bytes(code.as_bytes()),
+        let code = response.headers().get(Status::GRPC_STATUS);
+        let code = code.map(|code| Code::from_bytes(code.as_bytes()));
+        if let Some(span) = &self.span {
+            spans::ended(span, code.unwrap_or(Code::Ok));
+        }
+        let code = match code {
+            Some(code) => code,
             // The requests of a stream count as they are answered.
             None if self.method.streams() => return,
             None => Code::Ok,
@@ -159,6 +171,9 @@ impl<F> Drop for Call<F> {
     fn drop(&mut self) {
         if let Some(counted) = self.counted.take() {
             counted.meters.count(counted.method, Code::Cancelled, 1);
+            if let Some(span) = &counted.span {
+                spans::ended(span, Code::Cancelled);
+            }
         }
     }
 }
@@ -189,8 +204,24 @@ where
 {
     type Output = Result<Response<Body>, Infallible>;
 
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let span = self.counted.as_ref().and_then(|counted| counted.span.clone());
+        match span {
+            None => self.poll_answer(context),
+            Some(span) => span.in_scope(|| self.poll_answer(context)),
+        }
+    }
+}
+
+impl<F> Call<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
     #[expect(clippy::disallowed_methods, reason = "the time a client allows is no lease")]
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll_answer(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, Infallible>> {
         let marks = self.marks;
         let mut response = match &mut self.stage {
             Stage::Refused(status) => match status.take() {

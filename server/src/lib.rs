@@ -12,6 +12,7 @@ mod meters;
 mod rights;
 mod server;
 mod service;
+mod spans;
 mod status;
 mod tls;
 
@@ -22,4 +23,5 @@ pub use rights::{
     TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,
 };
 pub use server::{Builder, Server, listen};
+pub use spans::SPAN_CODE;
 pub use tls::TlsOptions;

@@ -53,6 +53,11 @@ impl Method {
         METHODS[usize::from(self.0)].1
     }
 
+    /// Its service and its name, as a span has it.
+    pub(crate) fn path(self) -> &'static str {
+        METHODS[usize::from(self.0)].0.trim_start_matches('/')
+    }
+
     /// As a label has it.
     pub(crate) fn name(self) -> &'static str {
         match METHODS[usize::from(self.0)].0.rsplit_once('/') {

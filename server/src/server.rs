@@ -1,11 +1,13 @@
 use std::{fmt, sync::Arc};
 
+use http::HeaderMap;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, ToSocketAddrs},
     sync::watch,
 };
 use tonic::{service::Routes, transport::server::Router};
+use tracing::Span;
 use tsoracle_core::{
     Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
     supervised,
@@ -21,12 +23,13 @@ use tsoracle_tls::Watched;
 
 use crate::{
     BoundServer, Limits, TlsOptions,
-    edge::Edge,
+    edge::{Edge, Observed},
     gate::Gate,
     health::Health,
     meters::CallMeters,
     rights::Access,
     service::{Cluster, Sequences, Tso},
+    spans::Spans,
     status::Statuses,
 };
 
@@ -45,6 +48,7 @@ pub struct Server {
     /// Ends streams, which last until then.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) meters: Arc<CallMeters>,
+    spans: Spans,
 }
 
 /// What makes a server, to be set before it is built.
@@ -60,6 +64,7 @@ pub struct Builder {
     limits: Limits,
     access: Access,
     for_administrators: bool,
+    spans: Spans,
 }
 
 impl Builder {
@@ -105,6 +110,15 @@ impl Builder {
         Self { access, ..self }
     }
 
+    /// Has `make` make a span of each call of the protocol, from its path and its headers. Calls are carried out within
+    /// it, and record their status in its field [`SPAN_CODE`](crate::SPAN_CODE).
+    pub fn spans(
+        self,
+        make: impl Fn(&'static str, &HeaderMap) -> Span + Send + Sync + 'static,
+    ) -> Self {
+        Self { spans: Spans::by(make), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -141,7 +155,7 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, for_administrators, .. } = self;
+        let Self { limits, access, for_administrators, spans, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
@@ -153,6 +167,7 @@ impl Builder {
             statuses,
             stopping,
             meters: Arc::new(CallMeters::new()),
+            spans,
         })
     }
 }
@@ -212,10 +227,11 @@ impl Server {
         let cluster =
             ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
         let cluster = cluster.max_decoding_message_size(most);
-        let (gate, meters, time) = (self.gate(), &self.meters, self.limits.request_time);
-        Routes::new(Edge::new(tso, gate.clone(), meters.clone(), time).marked())
-            .add_service(Edge::new(sequences, gate.clone(), meters.clone(), time))
-            .add_service(Edge::new(cluster, gate, meters.clone(), time))
+        let observed = Observed { meters: self.meters.clone(), spans: self.spans.clone() };
+        let (gate, time) = (self.gate(), self.limits.request_time);
+        Routes::new(Edge::new(tso, gate.clone(), observed.clone(), time).marked())
+            .add_service(Edge::new(sequences, gate.clone(), observed.clone(), time))
+            .add_service(Edge::new(cluster, gate, observed, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,

@@ -36,6 +36,8 @@ mod settings;
 mod status;
 mod time;
 mod token;
+#[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
+mod traces;
 mod verify;
 
 use std::process::ExitCode;

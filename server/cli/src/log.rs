@@ -36,6 +36,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use tsoracle_core::SPANS;
+
 use crate::failure::Failure;
 
 /// How many bytes of lines wait to be written at most.
@@ -79,9 +81,6 @@ pub(crate) type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// What is logged where nobody says.
 const INFO: &str = "info";
-
-/// The target of the spans of requests.
-pub(crate) const SPANS: &str = "tsoracle::spans";
 
 /// Reads a filter.
 pub(crate) fn filter(text: Option<&str>) -> Result<EnvFilter, Failure> {

@@ -20,10 +20,18 @@ pub(crate) async fn keep_up(oracle: Oracle) -> Infallible {
     let process = Collector::default();
     process.describe();
     let lost = series::LOG_LINES_LOST.counter();
+    #[cfg(feature = "otlp")]
+    let spans = (series::SPANS_SENT.counter(), series::SPANS_LOST.counter());
     loop {
         oracle.show_meters();
         process.collect();
         lost.absolute(log::lost());
+        #[cfg(feature = "otlp")]
+        {
+            let (sent, lost) = crate::traces::counts();
+            spans.0.absolute(sent);
+            spans.1.absolute(lost);
+        }
         SystemClock.sleep(EVERY).await;
     }
 }

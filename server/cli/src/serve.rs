@@ -17,10 +17,14 @@ use crate::{
     output::print_line,
     recorder,
     settings::{DriverChoice, Settings},
+    traces,
 };
 
 const DRIVER: &str = "file";
 const LISTEN: &str = "127.0.0.1:50551";
+
+/// The share of requests that are traced if nobody says.
+const TRACED: f64 = 0.01;
 
 /// How long the line that says where this node serves waits for it to lead, or to know who does.
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
@@ -29,7 +33,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
     let format = settings.log_format.unwrap_or_default();
-    log::start(log::filter(settings.log.as_deref())?, format, vec![])?;
+    let traced = start_traces(&settings)?;
+    let is_traced = traced.is_some();
+    log::start(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
     let config = match &settings.driver {
@@ -81,6 +87,9 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
+    if is_traced {
+        server = server.spans(traces::span_of);
+    }
     if let Some(tls) = tls {
         server = server.tls(tls).reload(reloader.subscribe());
     }
@@ -99,7 +108,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             std::process::exit(1);
         });
     });
-    tokio::select! {
+    let ended = tokio::select! {
         stopped = stopped => match stopped {
             Ok(()) => Ok(()),
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
@@ -108,7 +117,21 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         error = endless("policy", following) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
         failed = administrators => failed,
+    };
+    if is_traced {
+        traces::flush().await;
     }
+    ended
+}
+
+/// Traces requests, if they are to be.
+fn start_traces(settings: &Settings) -> Result<Option<log::BoxedLayer>, Failure> {
+    let ratio = settings.trace_ratio.unwrap_or(TRACED);
+    if !(0.0..=1.0).contains(&ratio) {
+        return Err(Failure::usage(format!("--trace-ratio is from 0 to 1, not {ratio}")));
+    }
+    let endpoint = settings.otlp_endpoint.as_deref();
+    endpoint.map(|endpoint| traces::start(endpoint, ratio)).transpose()
 }
 
 /// Keeps up what is counted, if anybody can see it.

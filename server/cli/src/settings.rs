@@ -73,6 +73,15 @@ pub(crate) struct Settings {
           hide_possible_values = true)]
     pub(crate) log_format: Option<Format>,
 
+    /// Where a collector takes traces of requests, over gRPC, as http://127.0.0.1:4317; in builds with the feature
+    /// `otlp` [default: nowhere]
+    #[arg(long, value_name = "URL", env = "TSORACLE_OTLP_ENDPOINT", help_heading = PLACES)]
+    pub(crate) otlp_endpoint: Option<String>,
+
+    /// The share of requests to trace whose callers do not say whether to, from 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "SHARE", env = "TSORACLE_TRACE_RATIO", help_heading = PLACES)]
+    pub(crate) trace_ratio: Option<f64>,
+
     /// How long a leader serves after its last renewal; a successor may wait a tenth longer
     /// [default: 1s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_LEASE", help_heading = TIME,

@@ -72,6 +72,15 @@ fn why_a_server_has_failed_is_said_in_an_object() {
     failed(run(directory.path(), &["serve", "--config", "tsoracle.toml"]));
 }
 
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_build_without_traces_says_so() {
+    let refused =
+        run(Path::new("."), &["serve", "memory", "--otlp-endpoint", "http://127.0.0.1:1"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--features otlp"));
+}
+
 #[test]
 fn an_unknown_format_is_refused_by_name() {
     let directory = TempDir::new().unwrap();

@@ -13,3 +13,5 @@ mod node;
 mod rules;
 mod scrape;
 mod series;
+#[cfg(feature = "otlp")]
+mod traces;

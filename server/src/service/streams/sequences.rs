@@ -8,7 +8,8 @@ use std::{
 
 use futures::{Stream, stream::FuturesOrdered};
 use tonic::{Code, Status, Streaming};
-use tsoracle_core::{Oracle, Places, Result, Room, SeqGrant, SeqRequest};
+use tracing::{Instrument as _, Span, info_span};
+use tsoracle_core::{Oracle, Places, Result, Room, SPANS, SeqGrant, SeqRequest};
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES, MAX_STREAM_SEQ_REQUESTS,
     v1::{
@@ -62,6 +63,8 @@ pub(crate) struct SeqAnswers {
     room: Arc<Room>,
     client: Arc<Client>,
     meters: Arc<CallMeters>,
+    /// That of the call, if it has one. Each message gets one below it.
+    span: Option<Span>,
     /// Other tasks have to have their turn first.
     yields: bool,
 }
@@ -85,6 +88,7 @@ impl SeqAnswers {
             room,
             client,
             meters,
+            span: Some(Span::current()).filter(|span| !span.is_disabled()),
             yields: false,
         }
     }
@@ -130,10 +134,18 @@ impl SeqAnswers {
             may_advance(&client, &request)?;
             Ok(request)
         });
-        Ok(Box::pin(async move {
+        let answered = async move {
             let outcomes = oracle.get_seqs(requests).await;
             Answered { singles, outcomes, places }
-        }))
+        };
+        Ok(match &self.span {
+            None => Box::pin(answered),
+            Some(call) => {
+                let span =
+                    info_span!(target: SPANS, parent: call, "message", requests = count as i64);
+                Box::pin(answered.instrument(span))
+            }
+        })
     }
 
     /// Streams last: what the client may do can change meanwhile.
