@@ -15,9 +15,11 @@ use crate::{
 mod leases;
 mod listing;
 mod members;
+mod overview;
 mod sequences;
 
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
+pub use overview::{Overview, Usage};
 
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.
 ///

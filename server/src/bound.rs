@@ -74,6 +74,7 @@ impl BoundServer {
             oracle: server.oracle.clone(),
             refusals: Refusals::default(),
             room: Arc::new(server.room_for_calls()),
+            pages: server.pages.clone(),
         };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {

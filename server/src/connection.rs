@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    TryFutureExt as _,
-    future::{self, Either},
-};
+use futures::{FutureExt as _, TryFutureExt as _, future::Either};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,7 +25,7 @@ use tokio::{
     time::{Sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::service::Routes;
+use tonic::{body::Body, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
@@ -39,6 +36,7 @@ use crate::{
     calls::Calls,
     edge::Allowed,
     gate::{Refused, not_grpc},
+    pages::{self, Answering, Pages, ready},
     rights::{Access, Session},
 };
 
@@ -56,6 +54,8 @@ pub(crate) struct Connection {
     pub(crate) refusals: Refusals,
     /// For calls under way.
     pub(crate) room: Arc<Room>,
+    /// For whatever is not gRPC.
+    pub(crate) pages: Option<Pages>,
 }
 
 impl Connection {
@@ -84,7 +84,7 @@ impl Connection {
         // An answer is small, and must not wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
         match &self.tls {
-            None => self.http2(stream, self.session(peer, None), stopping).await,
+            None => self.speak(stream, self.session(peer, None), stopping).await,
             Some(tls) => {
                 let acceptor = TlsAcceptor::from(tls.current());
                 let agreed = timeout(self.limits.handshake_time, acceptor.accept(stream)).await;
@@ -93,7 +93,7 @@ impl Connection {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(|certificates| certificates.first());
                 let session = self.session(peer, certificate);
-                self.http2(stream, session, stopping).await
+                self.speak(stream, session, stopping).await
             }
         }
     }
@@ -105,6 +105,51 @@ impl Connection {
         if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
             tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }
+    }
+
+    /// Speaks HTTP/2, or what else the client speaks where there are pages.
+    async fn speak<S>(
+        &self,
+        stream: S,
+        session: Session,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(pages) = &self.pages else { return self.http2(stream, session, stopping).await };
+        let begun = timeout(self.limits.handshake_time, pages::begun(stream)).await;
+        let (is_http2, stream) = begun??;
+        match is_http2 {
+            true => self.http2(stream, session, stopping).await,
+            false => self.http1(stream, session, pages, stopping).await,
+        }
+    }
+
+    /// Serves pages alone.
+    async fn http1<S>(
+        &self,
+        stream: S,
+        session: Session,
+        pages: &Pages,
+        mut stopping: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let known = self.known(session, Arc::default());
+        let pages = pages.clone();
+        let serving = pages::http1(stream, move |request| known.page(&pages, request));
+        tokio::select! {
+            served = serving => served,
+            // An error means that the server is gone, which is a reason to stop as well.
+            _ = stopping.wait_for(|stopping| *stopping) => Ok(()),
+        }
+    }
+
+    fn known(&self, session: Session, over_share: Arc<AtomicBool>) -> Known {
+        let (routes, room) = (self.routes.clone(), self.room.clone());
+        Known { session, routes, room, over_share, pages: self.pages.clone() }
     }
 
     async fn http2<S>(
@@ -129,8 +174,7 @@ impl Connection {
             .keep_alive_timeout(limits.keepalive_timeout);
         let over_share = Arc::new(AtomicBool::new(false));
         let greeted = Greeted::new(stream, limits.handshake_time, over_share.clone());
-        let (routes, room) = (self.routes.clone(), self.room.clone());
-        let known = Known { session, routes, room, over_share };
+        let known = self.known(session, over_share);
         let service = service_fn(move |request| known.answer(request));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(greeted), service));
         tokio::select! {
@@ -165,6 +209,7 @@ struct Known {
     room: Arc<Room>,
     /// Set when a call is refused for want of a place.
     over_share: Arc<AtomicBool>,
+    pages: Option<Pages>,
 }
 
 impl Known {
@@ -174,15 +219,17 @@ impl Known {
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
         if let Some(response) = not_grpc(&request) {
-            return Either::Left(future::ready(Ok(response.map(|body| Answer::new(body, None)))));
+            let answering = match &self.pages {
+                None => ready(response),
+                Some(pages) => self.page(pages, request.map(Body::new)),
+            };
+            return Either::Left(answering.map(placeless));
         }
         let place = match self.enter(&mut request) {
             Ok(place) => place,
             Err(error) => {
                 self.over_share.store(true, Ordering::Relaxed);
-                return Either::Left(future::ready(Ok(
-                    refused(&error).map(|body| Answer::new(body, None))
-                )));
+                return Either::Left(ready(refused(&error)).map(placeless));
             }
         };
         lighten(request.headers_mut());
@@ -195,8 +242,20 @@ impl Known {
         Either::Right(call.map_ok(|response| response.map(|body| Answer::new(body, Some(place)))))
     }
 
+    /// Answers what is not gRPC.
+    fn page(&self, pages: &Pages, mut request: Request<Body>) -> Answering {
+        match self.enter(&mut request) {
+            Ok(place) => {
+                let answer = pages.answer(request);
+                // Until it is made: it is small, and sent from memory.
+                Box::pin(answer.inspect(move |_| drop(place)))
+            }
+            Err(error) => ready(pages::refused(&error)),
+        }
+    }
+
     /// Notes who makes the call, and takes a place for it.
-    fn enter(&self, request: &mut Request<Incoming>) -> tsoracle_core::Result<Places> {
+    fn enter<B>(&self, request: &mut Request<B>) -> tsoracle_core::Result<Places> {
         match self.session.client(request.headers()) {
             Ok(client) => {
                 let place = self.room.enter(client.caller(), 1)?;
@@ -210,6 +269,11 @@ impl Known {
             }
         }
     }
+}
+
+/// An answer that holds no place.
+fn placeless(response: Response<Body>) -> Result<Response<Answer>, Infallible> {
+    Ok(response.map(|body| Answer::new(body, None)))
 }
 
 /// Drops what no service reads of large headers.

@@ -8,6 +8,7 @@ mod edge;
 mod gate;
 mod health;
 mod limits;
+mod pages;
 mod rights;
 mod server;
 mod service;
@@ -16,6 +17,7 @@ mod tls;
 
 pub use bound::BoundServer;
 pub use limits::Limits;
+pub use pages::{Pages, serve_probes};
 pub use rights::{
     ANONYMOUS, Access, Audit, IdentityConfig, IdentityLimits, Policy, PolicyConfig, Right, Rules,
     TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,

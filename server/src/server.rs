@@ -24,6 +24,7 @@ use crate::{
     edge::Edge,
     gate::Gate,
     health::Health,
+    pages::Pages,
     rights::Access,
     service::{Cluster, Sequences, Tso},
     status::Statuses,
@@ -40,6 +41,7 @@ pub struct Server {
     pub(crate) access: Access,
     for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pages: Option<Pages>,
     statuses: Statuses,
     /// Ends streams, which last until then.
     pub(crate) stopping: watch::Sender<bool>,
@@ -57,6 +59,7 @@ pub struct Builder {
     reload: Reload,
     limits: Limits,
     access: Access,
+    pages: Option<Pages>,
     for_administrators: bool,
 }
 
@@ -103,6 +106,11 @@ impl Builder {
         Self { access, ..self }
     }
 
+    /// Serves these over HTTP/1.1 and HTTP/2 to whoever asks for anything else than gRPC.
+    pub fn pages(self, pages: Pages) -> Self {
+        Self { pages: Some(pages), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -129,13 +137,15 @@ impl Builder {
         };
         if let Some(tls) = &tls {
             tls.watch(self.reload);
+            let reporting = tls.clone();
+            oracle.report_also(move |_| reporting.report());
         }
         let statuses = match self.for_administrators {
             true => Statuses::without_hints(),
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, for_administrators, .. } = self;
+        let Self { limits, access, pages, for_administrators, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
@@ -144,6 +154,7 @@ impl Builder {
             access,
             for_administrators,
             clock,
+            pages,
             statuses,
             stopping,
         })
@@ -201,8 +212,7 @@ impl Server {
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster =
-            ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses });
         let cluster = cluster.max_decoding_message_size(most);
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), time).marked())
@@ -257,17 +267,21 @@ impl Server {
     }
 
     pub(crate) fn all_routes(&self, health: &Health) -> Result<Routes> {
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(tsoracle_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|source| {
-                Error::new(ErrorKind::Fatal, "reflection cannot be set up").with_source(source)
-            })?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(tsoracle_proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let cannot = |source| {
+            Error::new(ErrorKind::Fatal, "reflection cannot be set up").with_source(source)
+        };
+        // Tools of before 2023 know the earlier one alone.
+        let earlier = reflection().build_v1alpha().map_err(cannot)?;
         Ok(self
             .routes()
             .add_service(health.service(&self.oracle))
-            .add_service(reflection)
+            .add_service(reflection().build_v1().map_err(cannot)?)
+            .add_service(earlier)
             .prepare())
     }
 }

@@ -76,6 +76,7 @@ impl<'a> Service<'a> {
                     shared.options.limits,
                     shared.space.clone(),
                     shared.meters.used.clone(),
+                    shared.used.clone(),
                 ),
                 reads_ahead: false,
             },

@@ -12,7 +12,7 @@ use common::{
 };
 use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tsoracle_core::{Error, ErrorKind};
+use tsoracle_core::{Clock as _, Error, ErrorKind, SystemClock};
 
 /// Writes the files of an authority, a server and a client.
 fn certificates(directory: &Path) {
@@ -85,7 +85,7 @@ async fn files_that_change_are_taken_up() {
     while version(&driver).await.is_err() {}
     // What is of no use changes nothing.
     fs::write(file("trusted.pem"), "nothing").unwrap();
-    while driver.troubles().is_empty() {}
+    while driver.report(SystemClock.now().boot).findings.is_empty() {}
     version(&driver).await.unwrap();
 }
 

@@ -1,10 +1,10 @@
-//! The address of administrators, where the oracle is served to them besides that of its clients.
+//! The address of administrators, where the oracle is served to them besides that of its clients, and the status page.
 
 use std::{future::pending, net::SocketAddr};
 
 use tokio::net::TcpListener;
 use tsoracle_core::{Oracle, Reload};
-use tsoracle_server::{Access, Limits, Server, TlsOptions, Trust, listen};
+use tsoracle_server::{Access, Limits, Pages, Server, TlsOptions, Trust, listen};
 
 use crate::{access, failure::Failure, settings::Settings};
 
@@ -45,7 +45,7 @@ impl Administrators {
     pub(crate) async fn serve(
         self,
         oracle: Oracle,
-        access: &Access,
+        (access, pages): (&Access, Option<Pages>),
         limits: Limits,
         reload: Reload,
     ) -> Result<(), Failure> {
@@ -53,11 +53,15 @@ impl Administrators {
         let limits = Limits { connections: CONNECTIONS.min(limits.connections), ..limits };
         let mut server = Server::builder().oracle(oracle).limits(limits);
         server = server.access(access.trusting(trust)).for_administrators();
+        if let Some(pages) = pages {
+            server = server.pages(pages);
+        }
+        let scheme = if tls.is_some() { "https" } else { "http" };
         if let Some(tls) = tls {
             server = server.tls(tls).reload(reload);
         }
         let listening = server.build()?.listen_on(listener)?;
-        tracing::info!(%address, "administrators are served");
+        tracing::info!(%address, "administrators are served; the status page is {scheme}://{address}/");
         let _ = listening.serve().await;
         pending().await
     }

@@ -23,11 +23,11 @@ mod init;
 mod leases;
 mod log;
 mod man;
-mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
 mod raise;
+mod recorder;
 mod sequences;
 mod serve;
 mod settings;
@@ -35,6 +35,7 @@ mod status;
 mod time;
 mod token;
 mod verify;
+mod web;
 
 use std::process::ExitCode;
 

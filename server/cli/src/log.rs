@@ -12,7 +12,10 @@ use std::{
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     panic,
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -27,6 +30,8 @@ use tracing_subscriber::{
     },
 };
 
+use tsoracle_core::{BootTime, Finding, Oracle, Report};
+
 use crate::failure::Failure;
 
 /// How many bytes of lines wait to be written at most.
@@ -39,6 +44,12 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);
 
 static LOG: OnceLock<Arc<Log>> = OnceLock::new();
+
+/// How many lines were lost since the process began.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// For how long it is worth a word that lines were lost.
+const LOST_LATELY: Duration = Duration::from_secs(600);
 
 /// The audit log, if it is a file.
 static FILE: OnceLock<Arc<Log>> = OnceLock::new();
@@ -127,6 +138,27 @@ pub(crate) fn flush() {
     }
 }
 
+/// Has the oracle's problems tell that lines of the log were lost, if they were lately.
+pub(crate) fn report(oracle: &Oracle) {
+    let last = Mutex::new((0, BootTime::default()));
+    oracle.report_also(move |now| {
+        let lost = LOST.load(Ordering::Relaxed);
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != lost {
+            *last = (lost, now);
+        }
+        let is_lately = lost > 0 && now.since(last.1) < LOST_LATELY;
+        let found = is_lately.then(|| {
+            Finding::new(
+                "log_lines_lost",
+                format!("{lost} lines of the log were lost since this node began, the last of them lately"),
+                "look whether what reads standard error keeps up, and whether the disk of its logs is full",
+            )
+        });
+        Report { findings: found.into_iter().collect(), ..Report::default() }
+    });
+}
+
 /// Logs where a thread panicked. The standard library's hook would wait for standard error.
 fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
     let mut line = String::new();
@@ -170,6 +202,7 @@ impl Log {
             true => waiting.lines.extend_from_slice(line),
             false => {
                 waiting.lost += 1;
+                LOST.fetch_add(1, Ordering::Relaxed);
                 metrics::counter!("tsoracle_log_lines_lost_total").increment(1);
             }
         }
@@ -228,6 +261,7 @@ fn write(output: &mut File, mut lines: &[u8]) -> u64 {
             Err(error) if error.kind() == ErrorKind::WouldBlock => pause(),
             Ok(0) | Err(_) => {
                 let lost = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                LOST.fetch_add(lost, Ordering::Relaxed);
                 metrics::counter!("tsoracle_log_lines_lost_total").increment(lost);
                 return lost;
             }

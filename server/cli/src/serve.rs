@@ -13,9 +13,11 @@ use crate::{
     administrators::Administrators,
     drivers,
     failure::Failure,
-    log, metrics,
+    log,
     output::print_line,
+    recorder,
     settings::{DriverChoice, Settings},
+    web::{Hosts, Web},
 };
 
 const DRIVER: &str = "file";
@@ -60,22 +62,26 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
     let context =
         OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
-    let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
-    let mut metrics = pin!(endless("metrics", async move {
-        match metrics {
+    let web = web(&settings, &name)?;
+    let probes = match (&web, settings.probe_listen()?) {
+        (Some(web), Some(address)) => Some(web.serve_probes(address)?),
+        _ => None,
+    };
+    let mut probes = pin!(endless("probes and metrics", async move {
+        match probes {
             Some(serving) => serving.await,
             None => pending().await,
         }
     }));
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
-        error = metrics.as_mut() => return Err(error.into()),
+        error = probes.as_mut() => return Err(error.into()),
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver.clone()).options(options);
     server = server.limits(limits.clone()).access(access.trusting(trust));
-    if let Some(endpoint) = service_endpoint {
+    if let Some(endpoint) = service_endpoint.clone() {
         server = server.advertise(endpoint);
     }
     if let Some(tls) = tls {
@@ -83,8 +89,15 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     }
     let listening = server.build()?.listen_on(listener)?;
     let oracle = listening.oracle().clone();
+    log::report(&oracle);
     tokio::spawn(announce(oracle.clone(), address, name));
-    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
+    if let Some(web) = &web {
+        web.show(oracle.clone(), service_endpoint);
+        tokio::spawn(web.clone().keep_up());
+    }
+    let pages = web.map(|web| web.pages(Hosts::of(&settings)));
+    let administrators =
+        administrators.serve(oracle, (&access, pages), limits, reloader.subscribe());
     let following = access::follow(given, settings, access.clone(), reloader.subscribe());
     let stopped = listening.serve_with_shutdown(async move {
         signals.next().await;
@@ -100,10 +113,18 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             Ok(()) => Ok(()),
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
         },
-        error = metrics => Err(error.into()),
+        error = probes => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         failed = administrators => failed,
     }
+}
+
+/// What is told over plain HTTP, if there is an address for that.
+fn web(settings: &Settings, driver: &str) -> Result<Option<Web>, Failure> {
+    if settings.admin_listen.is_none() && settings.probe_listen()?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Web::new(driver, recorder::install()?)))
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
