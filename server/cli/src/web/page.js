@@ -14,11 +14,11 @@ let lostSince = null;
 const shown = new Map();
 
 const PLOTS = [
-  { title: "Grants a second", value: (s, r) => r?.grants, unit: "" },
-  { title: "Timestamps a second", value: (s, r) => r?.timestamps, unit: "" },
-  { title: "Commits a second", value: (s, r) => r?.commits, unit: "" },
-  { title: "A commit takes", value: (s) => latency(s.commits), unit: "ms" },
-  { title: "A write to the disk takes", value: (s) => latency(s.disk_writes), unit: "ms" },
+  { title: "Grants a second", value: (s, r) => r?.grants, unit: "", led: true },
+  { title: "Timestamps a second", value: (s, r) => r?.timestamps, unit: "", led: true },
+  { title: "Commits a second", value: (s, r) => r?.commits, unit: "", led: true },
+  { title: "A commit takes", value: (s) => latency(s.commits), unit: "ms", led: true },
+  { title: "A write to the disk takes", value: (s) => latency(s.disk_writes), unit: "ms", led: false },
 ];
 
 // What is worse than a warning: the node does not serve, or will not for long.
@@ -175,9 +175,9 @@ function ahead(status) {
 }
 
 function clock(status) {
-  if (!status.clock_off_ms) return status.phase === "leading" ? "followed" : "–";
-  const side = status.clock_off_ms > 0 ? "ahead, and not followed" : "behind";
-  return `${duration(Math.abs(status.clock_off_ms))} ${side}`;
+  if (!status.clock_off_ms) return status.phase === "leading" ? "yes" : "by the leader's own clock alone";
+  const side = status.clock_off_ms > 0 ? "ahead" : "behind";
+  return `no: it is ${duration(Math.abs(status.clock_off_ms))} ${side}`;
 }
 
 function showHero(status) {
@@ -220,7 +220,7 @@ function showMembers(status) {
 function showTime(status) {
   const disk = status.disk_writes;
   const pairs = [
-    ["Wall clock", `${moment(status.now_ms)} here`], ["It is", clock(status)],
+    ["Wall clock", `${moment(status.now_ms)} here`], ["Followed", clock(status)],
     ["Reserved until", status.reserved_until_ms ? moment(status.reserved_until_ms) : "–"],
     ["Commits", `${whole(status.totals, "commits")} since the start; the longest of late ${status.commits.recent ? `${millis(status.commits.max_ms)} ms` : "–"}`],
     ["Disk", disk ? `${whole(disk, "count")} writes; the longest of late ${disk.recent ? `${millis(disk.max_ms)} ms` : "–"}` : "not measured with this driver"],
@@ -285,7 +285,10 @@ function render(status) {
     if (one.values.length > KEPT) one.values.shift();
     plot(one.parts, one.values, one.unit);
   }
-  PLOTS[4].box.hidden = !status.disk_writes;
+  // A node that has led within these two minutes has something to show.
+  const hasLed = status.phase === "leading" || PLOTS.some((one) => one.led && one.values.some((value) => value > 0));
+  for (const one of PLOTS) one.box.hidden = one.led ? !hasLed : !status.disk_writes;
+  byId("led").hidden = hasLed;
   showHero(status);
   showProblems(status);
   showMembers(status);
