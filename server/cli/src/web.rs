@@ -28,6 +28,9 @@ use crate::{failure::Failure, output, recorder::Scrape};
 /// How many scrapes and looks at the status are answered a second at each address. Probes are not among them.
 const A_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("it is not 0");
 
+/// How long a probe waits until the lease of an idle leader is renewed, or cannot be.
+const RENEWED: Duration = Duration::from_millis(500);
+
 /// How often what was measured lately is taken together.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -228,18 +231,26 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, String) {
     };
     let phase = oracle.phase().borrow().clone();
     match &phase {
+        // Nothing else tells an idle leader that there is no majority any more.
+        Phase::Serving { .. }
+            if oracle.status().epoch.is_none() && !oracle.with_hold(RENEWED).serves().await =>
+        {
+            not_ready(&with_problems(oracle, "this node leads, and cannot renew its lease"))
+        }
         Phase::Serving { epoch } => (StatusCode::OK, line(&format!("leading, epoch {epoch}"))),
         Phase::Following(Some(leader)) => {
             (StatusCode::OK, line(&format!("following {}", leader.endpoint)))
         }
-        other => {
-            let (_, words) = status::in_words(other);
-            let problems: Vec<_> =
-                oracle.problems().iter().map(|problem| problem.finding.what.clone()).collect();
-            match problems.is_empty() {
-                true => not_ready(words),
-                false => not_ready(&format!("{words}: {}", problems.join("; "))),
-            }
-        }
+        other => not_ready(&with_problems(oracle, status::in_words(other).1)),
+    }
+}
+
+/// Words about a node, and what is wrong with it.
+fn with_problems(oracle: &Oracle, words: &str) -> String {
+    let problems = oracle.problems();
+    let problems: Vec<_> = problems.iter().map(|problem| &*problem.finding.what).collect();
+    match problems.is_empty() {
+        true => words.into(),
+        false => format!("{words}: {}", problems.join("; ")),
     }
 }

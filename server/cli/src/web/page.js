@@ -175,7 +175,7 @@ function ahead(status) {
 }
 
 function clock(status) {
-  if (!status.clock_off_ms) return status.phase === "leading" ? "yes" : "by the leader's own clock alone";
+  if (!status.clock_off_ms) return status.phase === "leading" ? "yes" : "by the node that leads";
   const side = status.clock_off_ms > 0 ? "ahead" : "behind";
   return `no: it is ${duration(Math.abs(status.clock_off_ms))} ${side}`;
 }
@@ -187,7 +187,7 @@ function showHero(status) {
   text("summary", `${status.summary}, for ${coarse(status.phase_ms)}`);
   const facts = {
     Leader: status.leader ?? "none known", Epoch: status.epoch ?? "–", Lease: lease(status),
-    "Ahead of the clock": ahead(status), Waiting: `${whole(status, "waiting")} requests`,
+    "Ahead of the clock": ahead(status), "Requests waiting": whole(status, "waiting"),
   };
   show("facts", facts, () => Object.entries(facts).map(([name, value]) => element("div", {}, ...pair(name, value))));
 }
@@ -197,8 +197,9 @@ function showProblems(status) {
   show("problems", problems, () => {
     if (!problems.length) return [element("li", { class: "none" }, "Nothing is wrong, as far as this node knows.")];
     return problems.map((one) => element("li", { class: SERIOUS.has(one.kind) ? "" : "warn" },
-      element("p", {}, element("span", { class: "what" }, one.what), element("span", { class: "since" }, `  for ${one.ago}`)),
-      one.do ? element("p", { class: "do" }, `What to do: ${one.do}.`) : null));
+      element("p", { class: "what" }, one.what),
+      one.do ? element("p", { class: "do" }, `What to do: ${one.do}.`) : null,
+      element("p", { class: "since" }, `For ${one.ago}`)));
   });
 }
 
@@ -212,7 +213,7 @@ function showMembers(status) {
     element("td", {}, element("span", { class: `pill ${STATES[one.state] ?? ""}` }, one.ago === null ? one.state : `not reached for ${one.ago}`),
       one.reason ? element("small", {}, one.reason) : null,
       one.votes || one.state === "learns" ? null : element("small", {}, "without a vote")),
-    element("td", { "data-label": "Lag" }, one.lag_entries === null ? "–" : one.lag_entries === 0 ? "none" : `${whole(one, "lag_entries")} entries`),
+    element("td", { "data-label": "Lag" }, one.lag_entries === null ? "–" : one.lag_entries === 0 ? "none" : one.lag_entries === 1 ? "1 entry" : `${whole(one, "lag_entries")} entries`),
     element("td", { "data-label": "Clients" }, one.service_address),
     element("td", { "data-label": "Peers" }, one.peer_address))));
 }
@@ -220,7 +221,7 @@ function showMembers(status) {
 function showTime(status) {
   const disk = status.disk_writes;
   const pairs = [
-    ["Wall clock", `${moment(status.now_ms)} here`], ["Followed", clock(status)],
+    ["Wall clock", `${moment(status.now_ms)} here`], ["It is followed", clock(status)],
     ["Reserved until", status.reserved_until_ms ? moment(status.reserved_until_ms) : "–"],
     ["Commits", `${whole(status.totals, "commits")} since the start; the longest of late ${status.commits.recent ? `${millis(status.commits.max_ms)} ms` : "–"}`],
     ["Disk", disk ? `${whole(disk, "count")} writes; the longest of late ${disk.recent ? `${millis(disk.max_ms)} ms` : "–"}` : "not measured with this driver"],

@@ -157,6 +157,7 @@ impl Status {
             _ => (None, None),
         };
         let is_led = leader.is_some() || phase == "leading";
+        let leads = matches!(phase, "leading" | "lapsed" | "taking over");
         Self {
             node: Some(format!("{:032x}", all.node.0)),
             member: all.report.members.iter().find(|member| member.is_own).map(|member| member.id),
@@ -191,7 +192,13 @@ impl Status {
                 .collect(),
             free_bytes: all.status.free_bytes,
             reserve_bytes: all.status.reserve_bytes,
-            members: all.report.members.into_iter().map(|one| member(one, is_led, now)).collect(),
+            members: all
+                .report
+                .members
+                .into_iter()
+                .map(|one| MemberReport { leads: one.leads && (leads || !one.is_own), ..one })
+                .map(|one| member(one, is_led, now))
+                .collect(),
             changes: all.changes.into_iter().map(|one| change(one, now)).collect(),
             certificates: all
                 .report

@@ -21,6 +21,12 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+#[cfg(feature = "openraft")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod probes;
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod problems;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod rights;
 #[cfg(any(feature = "openraft", feature = "omnipaxos"))]
@@ -30,3 +36,5 @@ mod space;
 mod stopping;
 mod tls;
 mod verify;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod web;
