@@ -16,10 +16,10 @@ test:
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
 # with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd;
 # those of the example over PostgreSQL start that.
-# The status page is looked at by Chromium.
+# The status page is looked at by Chromium, and probes are asked by curl.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' chromium:chromium
+		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' chromium:chromium curl:curl
 
 fmt:
 	cargo fmt --all --check

@@ -298,7 +298,65 @@ impl<'a> Counted<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+    use tsoracle_core::Unreached;
+
     use super::*;
+
+    const NOW: Now =
+        Now { wall_ms: 1_800_000_000_000, boot: tsoracle_core::BootTime::from_nanos(1) };
+
+    /// A status with one of each.
+    fn full() -> Status {
+        let unreached = Some(Unreached { since: NOW.boot, reason: None });
+        let (id, votes, is_own, leads, lag) = (1, true, true, true, None);
+        let (peer, service) = (String::new(), String::new());
+        let one = MemberReport { id, peer, service, votes, is_own, leads, unreached, lag };
+        let (what, cause) = (String::new(), String::new());
+        let changed = tsoracle_core::Change { at_ms: 0, at: NOW.boot, epoch: None, what, cause };
+        let problem = Problem { finding: Finding::new("a", "b", "c"), lasts: Duration::ZERO };
+        Status {
+            disk_writes: Some(Latency::default()),
+            usage: vec![Usage { what: String::new(), used: 0, limit: 0 }],
+            members: vec![member(one, true, NOW)],
+            changes: vec![change(changed, NOW)],
+            certificates: vec![Certificate {
+                used_for: "",
+                name: String::new(),
+                expires_ms: 0,
+                expires_in_ms: 0,
+            }],
+            problems: vec![wrong(problem, NOW)],
+            ..Status::default()
+        }
+    }
+
+    fn names(prefix: &str, value: &Value, all: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                names(&format!("{prefix}{dot}{name}"), value, all);
+            }),
+            Value::Array(values) => values.iter().for_each(|value| names(prefix, value, all)),
+            _ => drop(all.insert(prefix.into())),
+        }
+    }
+
+    #[test]
+    fn every_name_is_documented_and_there() {
+        let text = include_str!("../../../../docs/OPERATIONS.md");
+        let (_, section) = text.split_once("### What `/status` says\n").unwrap();
+        let rows =
+            section.split("\n#").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+        let cells = rows.filter_map(|row| row.split('|').nth(1));
+        let documented: BTreeSet<String> =
+            cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+        let mut there = BTreeSet::new();
+        names("", &serde_json::to_value(full()).unwrap(), &mut there);
+        assert_eq!(documented, there);
+    }
 
     #[test]
     fn totals_are_those_of_the_scrape() {
