@@ -11,6 +11,7 @@ mod error;
 pub mod fuzz;
 mod identity;
 mod import;
+mod latency;
 mod migrate;
 mod options;
 mod oracle;
@@ -38,20 +39,21 @@ pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 #[doc(hidden)]
 pub use driver::Linked;
 pub use driver::{
-    Announcer, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect,
-    Entry, KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange,
-    MemoryStore, Observed, OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot,
-    VERSION, Version, new_node,
+    Announcer, Certificate, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory,
+    DriverOption, Effect, Entry, Finding, KeyRange, Leadership, LocalDriver, Member, MemberReport,
+    Members, Membership, MembershipChange, MemoryStore, Observed, OpenContext, OpenFuture, Outcome,
+    Problem, Reads, Registry, Report, SeqStore, Snapshot, Unreached, VERSION, Version, new_node,
 };
-pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
+pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
 pub use import::Migrated;
+pub use latency::{Latency, LatencySummary, Timing};
 pub use migrate::Migration;
 pub use options::{OracleOptions, Space};
 pub use oracle::{
-    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, SPANS, SeqGrant, SeqList, SeqListing,
-    StateCopy, Status,
+    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, Overview, SPANS, SeqGrant, SeqList,
+    SeqListing, StateCopy, Status, Usage,
 };
 pub use random::Random;
 pub use refusals::{Refusals, shortened};

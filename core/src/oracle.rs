@@ -16,10 +16,12 @@ mod copying;
 mod leases;
 mod listing;
 mod members;
+mod overview;
 mod sequences;
 
 pub use copying::{CopiedCommit, CopyPart, StateCopy};
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
+pub use overview::{Overview, Usage};
 
 /// The target of spans, which are for whoever collects traces.
 pub const SPANS: &str = "tsoracle::spans";

@@ -68,6 +68,7 @@ impl BoundServer {
             refusals: Refusals::default(),
             room: Arc::new(server.room_for_calls()),
             meters: server.meters.clone(),
+            pages: server.pages.clone(),
         };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {

@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    TryFutureExt as _,
-    future::{self, Either},
-};
+use futures::{FutureExt as _, TryFutureExt as _, future::Either};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either as Connected;
-use tonic::{Code, service::Routes};
+use tonic::{Code, body::Body, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
@@ -40,6 +37,7 @@ use crate::{
     gate::{Refused, not_grpc},
     listener::Stream,
     meters::{CallMeters, Method},
+    pages::{self, Answering, Pages, ready},
     peer::Peer,
     rights::{Access, Session},
 };
@@ -59,6 +57,8 @@ pub(crate) struct Connection {
     /// For calls under way.
     pub(crate) room: Arc<Room>,
     pub(crate) meters: Arc<CallMeters>,
+    /// For whatever is not gRPC.
+    pub(crate) pages: Option<Pages>,
 }
 
 impl Connection {
@@ -89,7 +89,7 @@ impl Connection {
             stream.set_nodelay(true)?;
         }
         match &self.tls {
-            None => self.http2(stream, self.session(peer, None), stopping).await,
+            None => self.speak(stream, self.session(peer, None), stopping).await,
             Some(tls) => {
                 let acceptor = TlsAcceptor::from(tls.current());
                 let agreed = timeout(self.limits.handshake_time, acceptor.accept(stream)).await;
@@ -98,7 +98,7 @@ impl Connection {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(|certificates| certificates.first());
                 let session = self.session(peer, certificate);
-                self.http2(stream, session, stopping).await
+                self.speak(stream, session, stopping).await
             }
         }
     }
@@ -110,6 +110,51 @@ impl Connection {
         if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
             tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }
+    }
+
+    /// Speaks HTTP/2, or what else the client speaks where there are pages.
+    async fn speak<S>(
+        &self,
+        stream: S,
+        session: Session,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(pages) = &self.pages else { return self.http2(stream, session, stopping).await };
+        let begun = timeout(self.limits.handshake_time, pages::begun(stream)).await;
+        let (is_http2, stream) = begun??;
+        match is_http2 {
+            true => self.http2(stream, session, stopping).await,
+            false => self.http1(stream, session, pages, stopping).await,
+        }
+    }
+
+    /// Serves pages alone.
+    async fn http1<S>(
+        &self,
+        stream: S,
+        session: Session,
+        pages: &Pages,
+        mut stopping: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let known = self.known(session, Arc::default());
+        let pages = pages.clone();
+        let serving = pages::http1(stream, move |request| known.page(&pages, request));
+        tokio::select! {
+            served = serving => served,
+            // An error means that the server is gone, which is a reason to stop as well.
+            _ = stopping.wait_for(|stopping| *stopping) => Ok(()),
+        }
+    }
+
+    fn known(&self, session: Session, over_share: Arc<AtomicBool>) -> Known {
+        let (routes, room, meters) = (self.routes.clone(), self.room.clone(), self.meters.clone());
+        Known { session, routes, room, meters, over_share, pages: self.pages.clone() }
     }
 
     async fn http2<S>(
@@ -134,8 +179,7 @@ impl Connection {
             .keep_alive_timeout(limits.keepalive_timeout);
         let over_share = Arc::new(AtomicBool::new(false));
         let greeted = Greeted::new(stream, limits.handshake_time, over_share.clone());
-        let (routes, room, meters) = (self.routes.clone(), self.room.clone(), self.meters.clone());
-        let known = Known { session, routes, room, meters, over_share };
+        let known = self.known(session, over_share);
         let service = service_fn(move |request| known.answer(request));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(greeted), service));
         tokio::select! {
@@ -173,6 +217,7 @@ struct Known {
     meters: Arc<CallMeters>,
     /// Set when a call is refused for want of a place.
     over_share: Arc<AtomicBool>,
+    pages: Option<Pages>,
 }
 
 impl Known {
@@ -182,7 +227,11 @@ impl Known {
         mut request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
         if let Some(response) = not_grpc(&request) {
-            return Either::Left(future::ready(Ok(response.map(|body| Answer::new(body, None)))));
+            let answering = match &self.pages {
+                None => ready(response),
+                Some(pages) => self.page(pages, request.map(Body::new)),
+            };
+            return Either::Left(answering.map(placeless));
         }
         let place = match self.enter(&mut request) {
             Ok(place) => place,
@@ -190,9 +239,7 @@ impl Known {
                 self.over_share.store(true, Ordering::Relaxed);
                 let method = Method::of(request.uri().path());
                 self.meters.count(method, Code::ResourceExhausted, 1);
-                return Either::Left(future::ready(Ok(
-                    refused(&error).map(|body| Answer::new(body, None))
-                )));
+                return Either::Left(ready(refused(&error)).map(placeless));
             }
         };
         lighten(request.headers_mut());
@@ -205,8 +252,20 @@ impl Known {
         Either::Right(call.map_ok(|response| response.map(|body| Answer::new(body, Some(place)))))
     }
 
+    /// Answers what is not gRPC.
+    fn page(&self, pages: &Pages, mut request: Request<Body>) -> Answering {
+        match self.enter(&mut request) {
+            Ok(place) => {
+                let answer = pages.answer(request);
+                // Until it is made: it is small, and sent from memory.
+                Box::pin(answer.inspect(move |_| drop(place)))
+            }
+            Err(error) => ready(pages::refused(&error)),
+        }
+    }
+
     /// Notes who makes the call, and takes a place for it.
-    fn enter(&self, request: &mut Request<Incoming>) -> tsoracle_core::Result<Places> {
+    fn enter<B>(&self, request: &mut Request<B>) -> tsoracle_core::Result<Places> {
         match self.session.client(request.headers()) {
             Ok(client) => {
                 let place = self.room.enter(client.caller(), 1)?;
@@ -220,6 +279,11 @@ impl Known {
             }
         }
     }
+}
+
+/// An answer that holds no place.
+fn placeless(response: Response<Body>) -> Result<Response<Answer>, Infallible> {
+    Ok(response.map(|body| Answer::new(body, None)))
 }
 
 /// Drops what no service reads of large headers.

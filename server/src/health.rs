@@ -114,7 +114,7 @@ struct Checks {
 #[tonic::async_trait]
 impl Protocol for Checks {
     /// The lease of a leader that no caller asks for anything runs out, and nothing tells it that another node
-    /// leads. So who asks whether it leads has it find out.
+    /// leads, or that there is no majority any more. So who asks whether it leads, or takes part, has it find out.
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
@@ -124,7 +124,7 @@ impl Protocol for Checks {
             let status = self.oracle.status();
             status.epoch.is_none() && matches!(status.phase, Phase::Serving { .. })
         };
-        if LEADER.contains(&asked) && is_lapsed() {
+        if (LEADER.contains(&asked) || READY.contains(&asked)) && is_lapsed() {
             let serves = self.oracle.with_hold(RENEWED).serves().await;
             if !serves {
                 return Ok(Response::new(HealthCheckResponse {

@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod listener;
 mod meters;
+mod pages;
 mod peer;
 mod reload;
 mod rights;
@@ -22,6 +23,7 @@ mod tls;
 pub use bound::BoundServer;
 pub use limits::Limits;
 pub use listener::{Listener, Place, SOCKET_MODE, listen, listen_at};
+pub use pages::{Pages, serve_probes};
 pub use reload::{ReloadRequest, Reloaded, Reloads};
 pub use rights::{
     ANONYMOUS, Access, Audit, IdentityConfig, IdentityLimits, Policy, PolicyConfig, Right, Rules,

@@ -25,6 +25,7 @@ use crate::{
     health::Health,
     listener::listen,
     meters::CallMeters,
+    pages::Pages,
     rights::Access,
     service::{Backups, Cluster, Sequences, Tso},
     spans::Spans,
@@ -43,6 +44,7 @@ pub struct Server {
     reloads: Option<Reloads>,
     for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pages: Option<Pages>,
     statuses: Statuses,
     /// Ends streams, which last until then.
     pub(crate) stopping: watch::Sender<bool>,
@@ -63,6 +65,7 @@ pub struct Builder {
     limits: Limits,
     access: Access,
     reloads: Option<Reloads>,
+    pages: Option<Pages>,
     for_administrators: bool,
     spans: Spans,
 }
@@ -124,6 +127,11 @@ impl Builder {
         Self { spans: Spans::by(make), ..self }
     }
 
+    /// Serves these over HTTP/1.1 and HTTP/2 to whoever asks for anything else than gRPC.
+    pub fn pages(self, pages: Pages) -> Self {
+        Self { pages: Some(pages), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -154,13 +162,15 @@ impl Builder {
         };
         if let Some(tls) = &tls {
             tls.watch(self.reload);
+            let reporting = tls.clone();
+            oracle.report_also(move |_| reporting.report());
         }
         let statuses = match self.for_administrators {
             true => Statuses::without_hints(),
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, reloads, for_administrators, spans, .. } = self;
+        let Self { limits, access, reloads, pages, for_administrators, spans, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
@@ -170,6 +180,7 @@ impl Builder {
             reloads,
             for_administrators,
             clock,
+            pages,
             statuses,
             stopping,
             meters: Arc::new(CallMeters::new()),
@@ -232,8 +243,8 @@ impl Server {
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let (tls, reloads) = (self.tls.clone(), self.reloads.clone());
-        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, tls, reloads });
+        let reloads = self.reloads.clone();
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, reloads });
         let cluster = cluster.max_decoding_message_size(most);
         let observed = Observed { meters: self.meters.clone(), spans: self.spans.clone() };
         let (gate, time) = (self.gate(), self.limits.request_time);
@@ -290,17 +301,21 @@ impl Server {
     }
 
     pub(crate) fn all_routes(&self, health: &Health) -> Result<Routes> {
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(tsoracle_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|source| {
-                Error::new(ErrorKind::Fatal, "reflection cannot be set up").with_source(source)
-            })?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(tsoracle_proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let cannot = |source| {
+            Error::new(ErrorKind::Fatal, "reflection cannot be set up").with_source(source)
+        };
+        // Tools of before 2023 know the earlier one alone.
+        let earlier = reflection().build_v1alpha().map_err(cannot)?;
         Ok(self
             .routes()
             .add_service(health.service(&self.oracle))
-            .add_service(reflection)
+            .add_service(reflection().build_v1().map_err(cannot)?)
+            .add_service(earlier)
             .prepare())
     }
 }

@@ -126,6 +126,58 @@ impl Disk {
     }
 }
 
+/// The disk of a process, which can be slow or hang. It needs Linux and a C compiler, and no rights.
+pub struct FaultyDisk(Disk);
+
+impl FaultyDisk {
+    /// One that is sound, of a process that keeps its files below `directory`, as it names that. What it consists of
+    /// is kept in `control`.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub fn new(control: &Path, directory: &Path) -> Result<Self> {
+        let options = ["-shared", "-fPIC", "-ldl"];
+        let faulty = Some(compile(control, "faulty-disk.so", FAULTY, &options)?);
+        let (control, directory) = (control.into(), directory.into());
+        Ok(Self(Disk { control, directory, held: None, faulty }))
+    }
+
+    /// What the environment of a process has to have that has this disk.
+    pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        self.0.environment()
+    }
+
+    /// Has each sync take so much longer.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn slow_down(&self, by: Duration) -> Result<()> {
+        self.0.slow_down(by)
+    }
+
+    /// Has each sync hang.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn hang(&self) -> Result<()> {
+        self.0.hang_in("s", "*")
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn be_sound(&self) -> Result<()> {
+        self.0.be_sound()
+    }
+}
+
+impl std::fmt::Debug for FaultyDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FaultyDisk").field("directory", &self.0.directory).finish_non_exhaustive()
+    }
+}
+
 /// Why disks cannot be made to hang here, if they cannot.
 pub(super) fn lacking() -> Option<&'static str> {
     match () {

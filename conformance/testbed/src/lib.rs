@@ -29,6 +29,7 @@ use tsoracle_core::{Error, ErrorKind};
 
 pub use clock::WallClock;
 pub use deployed::{BackingService, Site};
+pub use disk::FaultyDisk;
 pub use sandbox::enter as enter_sandbox;
 
 /// How many clusters there are at once, unless set otherwise.

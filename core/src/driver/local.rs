@@ -8,10 +8,12 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Snapshot, VERSION, Version,
+    CommitLimits, ConsensusDriver, Effect, Leadership, Outcome, Reads, Report, Snapshot, VERSION,
+    Version,
 };
 use crate::{
-    BootTime, Error, ErrorKind, Membership, NodeId, Result, SeqStore,
+    BootTime, Clock as _, Error, ErrorKind, Latency, Membership, NodeId, Result, SeqStore,
+    SystemClock,
     state::{CLAIM, NODE, REIGN},
 };
 
@@ -34,6 +36,7 @@ pub struct LocalDriver {
     leadership: watch::Receiver<Leadership>,
     jobs: mpsc::Sender<Job>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    writes: Arc<Latency>,
 }
 
 #[derive(Debug)]
@@ -65,9 +68,11 @@ impl LocalDriver {
         let (opened, started) = oneshot::channel();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (lead, leadership) = watch::channel(Leadership::Unknown);
+        let writes = Arc::<Latency>::default();
+        let own = writes.clone();
         let thread = thread::Builder::new()
             .name("tsoracle-store".into())
-            .spawn(move || match open().and_then(Owner::new) {
+            .spawn(move || match open().and_then(|store| Owner::new(store, own)) {
                 Ok((mut owner, node)) => {
                     lead.send_replace(Leadership::Leader { claim: CLAIM_OF_PROCESS });
                     owner.lead = Some(lead);
@@ -80,7 +85,7 @@ impl LocalDriver {
             })
             .map_err(|source| fatal("cannot start the store's thread").with_source(source))?;
         let node = started.await.map_err(|_| fatal("the store panicked while it was opened"))??;
-        Ok(Arc::new(Self { node, leadership, jobs, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { node, leadership, jobs, thread: Mutex::new(Some(thread)), writes }))
     }
 
     async fn submit<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
@@ -125,6 +130,10 @@ impl ConsensusDriver for LocalDriver {
         None
     }
 
+    fn report(&self, now: BootTime) -> Report {
+        Report { writes: Some(self.writes.summary(now)), ..Report::default() }
+    }
+
     async fn shutdown(&self) -> Result<()> {
         // A closed queue means that the thread has ended already.
         let _ = self.jobs.send(Job::Stop).await;
@@ -145,11 +154,13 @@ struct Owner<S> {
     /// Dropped at the first error, which closes the channel.
     lead: Option<watch::Sender<Leadership>>,
     latched: Option<Error>,
+    /// How long the store takes to make a commit durable.
+    writes: Arc<Latency>,
 }
 
 impl<S: SeqStore> Owner<S> {
     /// Finds or draws the node's id. A state without a version is empty, or one of before there were any.
-    fn new(mut store: S) -> Result<(Self, NodeId)> {
+    fn new(mut store: S, writes: Arc<Latency>) -> Result<(Self, NodeId)> {
         let mut version = Version::decode(SeqStore::get(&store, VERSION)?.as_deref())?;
         let node = SeqStore::get(&store, NODE)?.map(|bytes| node_id(&bytes)).transpose()?;
         if version == Version::EMPTY && node.is_none() && SeqStore::get(&store, REIGN)?.is_some() {
@@ -168,7 +179,7 @@ impl<S: SeqStore> Owner<S> {
             effect.set_version(version);
             store.commit(effect)?;
         }
-        Ok((Self { store, version, lead: None, latched: None }, node))
+        Ok((Self { store, version, lead: None, latched: None, writes }, node))
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -198,10 +209,13 @@ impl<S: SeqStore> Owner<S> {
             Some(outcome) => return Ok(outcome),
             None => return Err(ahead(base, self.version)),
         }
+        let writes = self.writes.clone();
+        let timing = writes.begin(SystemClock.now().boot);
         self.guard(|store| store.commit(effect)).map_err(|error| {
             let context = "the commit failed, and may or may not be stored";
             Error::new(ErrorKind::Uncertain, context).with_source(error)
         })?;
+        timing.end(SystemClock.now().boot);
         self.version = next;
         Ok(Outcome::Stored)
     }

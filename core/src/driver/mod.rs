@@ -9,6 +9,7 @@ mod membership;
 mod memory;
 mod observed;
 mod registry;
+mod report;
 mod snapshot;
 mod store;
 mod version;
@@ -29,6 +30,7 @@ pub use self::{
     memory::MemoryStore,
     observed::Observed,
     registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},
+    report::{Certificate, Finding, MemberReport, Problem, Report, Unreached},
     snapshot::{KeyRange, Reads, Snapshot},
     store::SeqStore,
     version::{VERSION, Version},
@@ -121,10 +123,11 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// such a thing.
     fn membership(&self) -> Option<Arc<dyn Membership>>;
 
-    /// What is wrong as far as this node knows, a line each, for a person: what it waits for, which node runs
-    /// twice. A failure is none of these. Nothing, by default.
-    fn troubles(&self) -> Vec<String> {
-        vec![]
+    /// What this node knows of itself and its peers `now`, for people: who is there, and how far; what is wrong, such
+    /// as what it waits for, or which node runs twice. A failure is none of these. Nothing, by default. It MUST NOT
+    /// wait for anything.
+    fn report(&self, _now: BootTime) -> Report {
+        Report::default()
     }
 
     /// Stops the driver: commits in flight end first, then leadership ends and locks are released.

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use super::lasting::{Lasting, Panic, caught};
 use crate::{
-    Clock, ConsensusDriver, Effect, Error, ErrorKind, Outcome, Reads, Result, Snapshot, Version,
+    Clock, ConsensusDriver, Effect, Error, ErrorKind, Latency, Outcome, Reads, Result, Snapshot,
+    Version,
 };
 
 /// Calls a driver, and lets through only answers that the contract allows.
@@ -26,12 +27,15 @@ pub(crate) struct DriverGuard {
     /// Why the driver is not relied on any more.
     distrust: watch::Sender<Option<Arc<str>>>,
     misbehaved: AtomicBool,
+    /// How long commits take.
+    pub(crate) commits: Latency,
 }
 
 impl DriverGuard {
     pub(crate) fn new(driver: Arc<dyn ConsensusDriver>, clock: Arc<dyn Clock>) -> Self {
         let (newest, distrust) = (Mutex::default(), watch::Sender::new(None));
-        Self { driver, clock, newest, distrust, misbehaved: AtomicBool::new(false) }
+        let (misbehaved, commits) = (AtomicBool::new(false), Latency::default());
+        Self { driver, clock, newest, distrust, misbehaved, commits }
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn ConsensusDriver> {
@@ -86,7 +90,12 @@ impl DriverGuard {
     /// [`panicked_in_commit`](Self::panicked_in_commit).
     pub(crate) async fn commit_here(&self, base: Version, effect: Effect) -> Result<Outcome> {
         let next = effect.version()?;
-        let checked = match self.driver.commit(base, effect).await {
+        let timing = self.commits.begin(self.clock.now().boot);
+        let committed = self.driver.commit(base, effect).await;
+        if committed.is_ok() {
+            timing.end(self.clock.now().boot);
+        }
+        let checked = match committed {
             Ok(Outcome::Stored) => self.advance(base, next).map(|()| Outcome::Stored),
             Ok(Outcome::Conflict { found }) => {
                 if found.position() >= base.position() && found != base && found != next {

@@ -5,10 +5,12 @@ mod clock_guard;
 mod group;
 mod guard;
 mod handover;
+mod history;
 mod lasting;
 mod liveness;
 mod meters;
 mod pending;
+mod problems;
 mod read_ahead;
 mod reign;
 mod resign;
@@ -37,10 +39,13 @@ use tokio::sync::{Notify, mpsc, watch};
 pub(crate) use self::wall_clock::EARLIEST_MS;
 use self::{
     guard::DriverGuard,
+    history::History,
     meters::{Meters, RefusalMeters},
+    problems::Problems,
     reign::Queues,
     resign::Resignations,
     service::{Arrivals, Service},
+    shares::Used,
     space::SpaceLeft,
     takeover::Takeover,
     turns::Turns,
@@ -52,7 +57,7 @@ pub(crate) use self::{
     reign::{Denied, Reign},
     taps::{Tap, Tapped},
 };
-pub use self::{wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
+pub use self::{history::Change, wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
 use crate::{
     Clock, ConsensusDriver, Epoch, Error, ErrorKind, LeaderHint, Leadership, OracleOptions, Reads,
     Result, Version,
@@ -113,6 +118,9 @@ pub(crate) struct Shared {
     pub(crate) space: Arc<SpaceLeft>,
     pub(crate) meters: Meters,
     pub(crate) refusals: Arc<RefusalMeters>,
+    pub(crate) used: Arc<Used>,
+    pub(crate) history: History,
+    pub(crate) problems: Problems,
     resignations: Resignations,
     /// What the wall clock is thought of, while this node leads.
     wall_clock: Mutex<WallClock>,
@@ -139,6 +147,9 @@ impl Shared {
             space: Arc::new(SpaceLeft::new(options.space.clone())),
             meters,
             refusals: Arc::new(RefusalMeters::new()),
+            used: Arc::default(),
+            history: History::default(),
+            problems: Problems::default(),
             resignations: Resignations::new(options.lease),
             wall_clock: Mutex::default(),
             reserved_ms: AtomicU64::new(0),
@@ -148,6 +159,7 @@ impl Shared {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.meters.show(&phase);
+        self.history.enter(self.clock.now(), &phase);
         self.phase.send_replace(phase);
         self.look_again();
     }
@@ -157,6 +169,8 @@ impl Shared {
         self.meters.lease_left.set(0.0);
         if *self.phase.borrow() == (Phase::Serving { epoch }) {
             tracing::warn!(%epoch, "the lease has run out before it could be renewed");
+            let cause = "its lease ran out before it could be renewed";
+            self.history.add(self.clock.now(), Some(epoch), "this node does not serve", cause);
             self.enter(Phase::Lapsed { epoch });
         }
     }
@@ -165,6 +179,8 @@ impl Shared {
     fn renewed(&self, epoch: Epoch) {
         if *self.phase.borrow() == (Phase::Lapsed { epoch }) {
             tracing::info!(%epoch, "the lease is renewed; serving again");
+            let cause = "its lease is renewed";
+            self.history.add(self.clock.now(), Some(epoch), "this node serves again", cause);
             self.enter(Phase::Serving { epoch });
         }
     }
@@ -325,6 +341,8 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
                     error = shared.guard.distrusted() => Ended::Failed(error),
                 };
                 tracing::info!(claim, ?ended, "the reign has ended");
+                let moved = *leadership.borrow() != Leadership::Leader { claim };
+                shared.history.end_reign(shared.clock.now(), &ended, moved);
                 match ended {
                     Ended::Stopped => return Phase::Stopping,
                     Ended::Failed(error) => break format!("{error:#}"),
@@ -456,7 +474,12 @@ async fn lead(
         fenced = takeover.fence_and_wait() => fenced,
         _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
     };
-    let opening = async { takeover.open(fenced?, queues).await };
+    let fenced = match fenced {
+        Ok(fenced) => fenced,
+        Err(ended) => return ended,
+    };
+    let cause = fenced.cause.clone();
+    let opening = async { takeover.open(fenced, queues).await };
     // A stop waits for an open that may take effect, so that it can be released: a successor would
     // have to wait for as long as the lease otherwise.
     let given_up = async {
@@ -474,13 +497,15 @@ async fn lead(
     };
     let epoch = reign.epoch;
     let _closing = Closing { shared, reign: &reign };
+    shared.history.add(shared.clock.now(), Some(epoch), "this node serves", cause);
     shared.reign.store(Some(reign.clone()));
     shared.enter(Phase::Serving { epoch });
     shared.meters.reigns.increment(1);
     // The node that serves may come back soon, so that the others give way to it.
     *rests = Rests::default();
     tracing::info!(%epoch, "serving");
-    Service::new(shared, takeover.into_struggle(), &reign, known, arrivals).run(&mut stop).await
+    let serving = Service::new(shared, takeover.into_struggle(), &reign, known, arrivals);
+    serving.run(&mut stop).await
 }
 
 /// Ends the reign in memory, however its leading ends.
@@ -495,5 +520,6 @@ impl Drop for Closing<'_> {
         self.shared.reign.store(None);
         self.shared.meters.lease_left.set(0.0);
         self.shared.meters.used.iter().for_each(|gauge| gauge.set(0.0));
+        self.shared.used.clear();
     }
 }

@@ -80,6 +80,7 @@ impl<'a> Service<'a> {
                     shared.space.clone(),
                     shared.meters.used.clone(),
                     shared.refusals.clone(),
+                    shared.used.clone(),
                 ),
                 reads_ahead: false,
             },

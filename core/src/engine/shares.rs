@@ -1,7 +1,10 @@
 //! What each caller holds of what the state caps. The state itself knows no owners, so that this is known
 //! of what was made under this reign; what was there before is nobody's.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use foldhash::{HashMap, fast::RandomState};
 use indexmap::IndexMap;
@@ -21,6 +24,24 @@ const MOST_CALLERS: usize = 4_096;
 /// The caps while there is little space: what exists goes on.
 const NOTHING_NEW: Limits = Limits { keys: 0, sessions: 0, open_requests: 0, leases: 0, named: 0 };
 
+/// How much there is of what is capped, for whoever looks from outside. Nothing unless this node leads.
+#[derive(Default, Debug)]
+pub(crate) struct Used([AtomicU64; CAPS]);
+
+impl Used {
+    pub(crate) fn get(&self, what: Capped) -> u64 {
+        self.0[what as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|used| used.store(0, Ordering::Relaxed));
+    }
+
+    fn set(&self, what: Capped, used: u64) {
+        self.0[what as usize].store(used, Ordering::Relaxed);
+    }
+}
+
 /// Who holds what. Shares are those of [`scarce_from`].
 #[derive(Debug)]
 pub(super) struct Shares {
@@ -28,6 +49,7 @@ pub(super) struct Shares {
     space: Arc<SpaceLeft>,
     gauges: [Gauge; CAPS],
     refusals: Arc<RefusalMeters>,
+    shown: Arc<Used>,
     /// How much there is of each, as of the last commit that has changed it.
     used: [u64; CAPS],
     held: IndexMap<CallerId, [u64; CAPS], RandomState>,
@@ -42,12 +64,14 @@ impl Shares {
         space: Arc<SpaceLeft>,
         gauges: [Gauge; CAPS],
         refusals: Arc<RefusalMeters>,
+        shown: Arc<Used>,
     ) -> Self {
         Self {
             limits,
             space,
             gauges,
             refusals,
+            shown,
             used: [0; CAPS],
             held: IndexMap::default(),
             owners: HashMap::default(),
@@ -58,15 +82,20 @@ impl Shares {
     /// Forgets everything: what was noted may not have been stored.
     pub(super) fn forget(&mut self) {
         let (space, gauges) = (self.space.clone(), self.gauges.clone());
-        *self = Self::new(self.limits, space, gauges, self.refusals.clone());
+        *self = Self::new(self.limits, space, gauges, self.refusals.clone(), self.shown.clone());
     }
 
     /// Notes how much there is of each.
     pub(super) fn count(&mut self, used: [u64; CAPS]) {
         self.used = used;
-        for (gauge, used) in self.gauges.iter().zip(used) {
-            gauge.set(used as f64);
+        for (what, used) in Capped::ALL.into_iter().zip(used) {
+            self.show(what, used);
         }
+    }
+
+    fn show(&self, what: Capped, used: u64) {
+        self.gauges[what as usize].set(used as f64);
+        self.shown.set(what, used);
     }
 
     /// Notes what a command changes, which this caller has sent.
@@ -74,7 +103,7 @@ impl Shares {
         match change {
             Change::Count(what, used) => {
                 self.used[*what as usize] = *used;
-                self.gauges[*what as usize].set(*used as f64);
+                self.show(*what, *used);
             }
             Change::Made(what, key) => {
                 let Some(caller) = caller else { return };
@@ -230,7 +259,7 @@ mod tests {
             let gauges = std::array::from_fn(|_| Gauge::noop());
             let (space, refusals) =
                 (Arc::new(SpaceLeft::new(None)), Arc::new(RefusalMeters::new()));
-            let shares = Shares::new(limits, space, gauges, refusals);
+            let shares = Shares::new(limits, space, gauges, refusals, Arc::default());
             Self { shares, used: 0, next: 0 }
         }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::Shared;
-use crate::Space;
+use crate::{Finding, Space};
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -51,13 +51,16 @@ impl SpaceLeft {
     }
 
     /// What to tell a person, if there is less than the reserve.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn finding(&self) -> Option<Finding> {
         let watched = self.watched.as_ref().filter(|_| self.is_low())?;
         let ((free, reserve), directory) = (self.bytes(), watched.directory.display());
-        Some(format!(
-            "little space is left in {directory}: {free} bytes, and {reserve} are kept in reserve; nothing \
-             new is begun"
-        ))
+        let what = format!(
+            "little space is left in {directory}: {free} bytes, and {reserve} are kept in reserve; while this node \
+             leads, nothing new is begun, and what exists goes on"
+        );
+        let remedy =
+            "make space there, or give this node a larger disk; nothing has to be restarted";
+        Some(Finding::new("disk_nearly_full", what, remedy))
     }
 
     fn note(&self, watched: &Space, free: u64, all: u64) {

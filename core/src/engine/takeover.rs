@@ -29,6 +29,8 @@ const READ: Duration = Duration::from_secs(2);
 /// What a fence has reserved, and the state that it left.
 pub(crate) struct Fenced {
     pub(crate) epoch: Epoch,
+    /// What has made this node take over, as far as the state tells.
+    pub(crate) cause: String,
     floor_ms: u64,
     high_water_ms: u64,
     clock_guard: ClockGuard,
@@ -113,7 +115,8 @@ impl<'a> Takeover<'a> {
         shared.meters.wait_duration.record(waited.as_secs_f64());
         let judged = judge(shared, replaced, began).map_err(Ended::Failed)?;
         let clock_guard = ClockGuard::new(Bounds::from(options), judged, began, floor_ms);
-        Ok(Fenced { epoch, floor_ms, high_water_ms, clock_guard, known })
+        let cause = cause(replaced, driver.node());
+        Ok(Fenced { epoch, cause, floor_ms, high_water_ms, clock_guard, known })
     }
 
     /// Opens the fenced reign, and reserves a full window. Its deadline counts from before the commit was
@@ -124,7 +127,7 @@ impl<'a> Takeover<'a> {
         queues: Queues,
     ) -> Result<(Reign, WorkingSet), Ended> {
         let (shared, options) = (self.shared, &self.shared.options);
-        let Fenced { epoch, floor_ms, high_water_ms, clock_guard, known } = fenced;
+        let Fenced { epoch, floor_ms, high_water_ms, clock_guard, known, .. } = fenced;
         let window = clock_guard.window_ms(millis(options.window_ahead));
         let ceiling_ms = |now: Now| {
             let wall_ms = clock_guard.follow(now).wall_ms;
@@ -316,6 +319,28 @@ fn judge(shared: &Shared, replaced: Option<&ReignRecord>, now: Now) -> Result<Ju
         );
         Error::new(ErrorKind::Unavailable, context)
     })
+}
+
+/// What has made this node take over from the reign that it replaces, in words.
+fn cause(replaced: Option<&ReignRecord>, node: NodeId) -> String {
+    match replaced {
+        None => "the state is new".into(),
+        Some(old) if old.opened_by.is_none() => "the state was never served".into(),
+        Some(old) if old.released && old.opened_by == Some(node) => {
+            "this node had led before, and released its lease".into()
+        }
+        Some(old) if old.released => {
+            "the leader before had released its lease: it was stopped, or leadership was transferred".into()
+        }
+        Some(old) if old.opened_by == Some(node) => {
+            "this node had led before, without releasing its lease: it was restarted, or elected again".into()
+        }
+        Some(old) => format!(
+            "the leader before had not released its lease: it was killed, cut off, or could not commit; its lease of \
+             {} ms was waited for",
+            old.lease_ms
+        ),
+    }
 }
 
 /// When the lease of the replaced reign has run out on any clock that runs within 10 % of ours,

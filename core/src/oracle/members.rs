@@ -17,13 +17,6 @@ impl Oracle {
         let driver = self.shared.guard.driver().membership()?;
         Some(Arc::new(Changes { oracle: self.clone(), driver }))
     }
-
-    /// What is wrong with this node or its peers as far as it knows, a line each, for a person.
-    pub fn troubles(&self) -> Vec<String> {
-        let mut troubles = self.shared.guard.driver().troubles();
-        troubles.extend(self.shared.space.trouble());
-        troubles
-    }
 }
 
 /// The driver's members, whose lead is handed over and not just moved.

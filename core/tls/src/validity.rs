@@ -56,16 +56,21 @@ impl Validity {
         Ok(())
     }
 
+    /// Whether it was valid, and is no more.
+    pub(crate) fn is_over(&self, wall_ms: u64) -> bool {
+        seconds(wall_ms) > self.not_after
+    }
+
     /// What to warn of, if it runs out within `ahead`, or has.
     pub(crate) fn warning(&self, wall_ms: u64, ahead: Duration) -> Option<String> {
         let (now, ahead) = (seconds(wall_ms), i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX));
         let (what, date, left) = (&self.what, date(self.not_after), self.not_after - now);
         if left < 0 {
-            return Some(format!("the certificate in {what} expired on {date}; replace it"));
+            return Some(format!("the certificate in {what} expired on {date}"));
         }
         (left <= ahead).then(|| {
             let days = left / SECONDS_PER_DAY;
-            format!("the certificate in {what} expires in {days} days, on {date}; replace it")
+            format!("the certificate in {what} expires in {days} days, on {date}")
         })
     }
 }

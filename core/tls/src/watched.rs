@@ -6,7 +6,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
-use tsoracle_core::{BootTime, Clock, Reload, Result, SystemClock, series};
+use tsoracle_core::{
+    BootTime, Certificate, Clock, Finding, Reload, Report, Result, SystemClock, series,
+};
 
 use crate::{Credentials, Sources, date, validity::Validity};
 
@@ -29,6 +31,11 @@ struct Inner<T> {
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
 }
+
+/// What to do about certificates.
+const REPLACE: &str = "replace it: what is in its file is in use within seconds, without a restart";
+const IN_USE_SOON: &str =
+    "mend the files: what is in them is in use within seconds, without a restart";
 
 type Make<T> = dyn Fn(&Credentials) -> Result<T> + Send + Sync;
 
@@ -107,16 +114,39 @@ impl<T: Send + Sync + 'static> Watched<T> {
         });
     }
 
-    /// What is wrong, a line each: that the files are not in use, and why; that a certificate runs out.
-    pub fn troubles(&self) -> Vec<String> {
+    /// The certificates in use, and what is wrong: that the files are not in use, and why; that a certificate runs
+    /// out.
+    pub fn report(&self) -> Report {
         let (name, wall_ms) = (self.0.name, self.0.clock.now().wall_ms);
         let state = self.0.state();
         let rejected = state.rejected.as_ref().filter(|rejected| rejected.is_logged);
         let rejected = rejected.map(|rejected| {
-            format!("{name}: older certificates are in use than in the files: {}", rejected.reason)
+            let reason = &rejected.reason;
+            let what = format!("{name}: older certificates are in use than in the files: {reason}");
+            Finding::new("certificates_not_in_use", what, IN_USE_SOON).about(name)
         });
-        let ends = state.validities.iter().filter_map(|one| one.warning(wall_ms, AHEAD));
-        rejected.into_iter().chain(ends.map(|end| format!("{name}: {end}"))).collect()
+        let ends = state.validities.iter().filter_map(|one| {
+            let warning = one.warning(wall_ms, AHEAD)?;
+            let (kind, effect) = match one.is_over(wall_ms) {
+                true => (
+                    "certificate_expired",
+                    ", and new connections are refused by those who check it",
+                ),
+                false => ("certificate_expiring", ""),
+            };
+            let found = Finding::new(kind, format!("{name}: {warning}{effect}"), REPLACE);
+            Some(found.about(format!("{name}, {}", one.what)))
+        });
+        let certificates = state.validities.iter().map(|one| Certificate {
+            used_for: name,
+            name: one.what.clone(),
+            not_after: one.not_after,
+        });
+        Report {
+            certificates: certificates.collect(),
+            findings: rejected.into_iter().chain(ends).collect(),
+            ..Report::default()
+        }
     }
 
     #[cfg(test)]
@@ -191,7 +221,7 @@ impl<T> Inner<T> {
             return;
         }
         for end in state.validities.iter().filter_map(|one| one.warning(now.wall_ms, AHEAD)) {
-            tracing::warn!(of = self.name, "{end}");
+            tracing::warn!(of = self.name, "{end}; replace it");
         }
         state.warned = Some(now.boot);
     }

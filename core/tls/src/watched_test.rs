@@ -78,6 +78,11 @@ fn issued(authority: Days, own: Days) -> (String, String, String) {
     (ca.pem(), cert.pem(), key.serialize_pem())
 }
 
+/// What is said to be wrong.
+fn wrong(watched: &Watched<Vec<u8>>) -> Vec<String> {
+    watched.report().findings.into_iter().map(|found| found.what).collect()
+}
+
 #[test]
 fn what_changes_is_taken_up_and_what_is_of_no_use_is_not() {
     let files = Files::new();
@@ -91,23 +96,23 @@ fn what_changes_is_taken_up_and_what_is_of_no_use_is_not() {
     files.issue((-1, 900), (-1, 800));
     watched.look(false);
     assert!(files.in_use(&watched));
-    assert_eq!(watched.troubles(), [""; 0]);
+    assert_eq!(wrong(&watched), [""; 0]);
 
     // The key is still that of the certificate before.
     let second = watched.current();
     let (_, cert, key) = issued((-1, 900), (-1, 800));
     files.write("cert.pem", &cert);
     watched.look(false);
-    assert_eq!(watched.troubles(), [""; 0], "the key may come next");
+    assert_eq!(wrong(&watched), [""; 0], "the key may come next");
     assert!(Arc::ptr_eq(&second, &watched.current()));
     watched.look(false);
-    let troubles = watched.troubles();
+    let troubles = wrong(&watched);
     assert!(troubles[0].contains("key.pem does not go with"), "{troubles:?}");
     assert!(Arc::ptr_eq(&second, &watched.current()));
     files.write("key.pem", &key);
     watched.look(false);
     assert!(files.in_use(&watched));
-    assert_eq!(watched.troubles(), [""; 0]);
+    assert_eq!(wrong(&watched), [""; 0]);
 }
 
 #[test]
@@ -133,16 +138,16 @@ fn whatever_a_file_holds_the_old_ones_stay_in_use() {
         }
         watched.look(true);
         assert!(Arc::ptr_eq(&current, &watched.current()), "{name}: {text}");
-        let troubles = watched.troubles().join("\n");
+        let troubles = wrong(&watched).join("\n");
         assert!(troubles.contains(name), "{troubles}");
         files.write(name, &before);
         files.write("key.pem", &key_before);
         watched.look(true);
-        assert_eq!(watched.troubles(), [""; 0]);
+        assert_eq!(wrong(&watched), [""; 0]);
     }
     fs::remove_file(files.path("ca.pem")).unwrap();
     watched.look(true);
-    assert!(watched.troubles()[0].contains("cannot read"), "{:?}", watched.troubles());
+    assert!(wrong(&watched)[0].contains("cannot read"), "{:?}", wrong(&watched));
     assert!(Arc::ptr_eq(&current, &watched.current()));
 }
 
@@ -172,7 +177,7 @@ fn an_old_authority_may_stand_beside_its_successor() {
     let new = fs::read_to_string(files.path("ca.pem")).unwrap();
     files.write("ca.pem", &format!("{old}{new}"));
     let watched = files.open().unwrap();
-    let troubles = watched.troubles();
+    let troubles = wrong(&watched);
     assert_eq!(troubles.len(), 1);
     assert!(troubles[0].contains("ca.pem") && troubles[0].contains("expired"), "{troubles:?}");
 }
@@ -182,14 +187,14 @@ fn an_end_is_warned_of_from_thirty_days_before_it() {
     let files = Files::new();
     files.issue((-1, 900), (-1, 31));
     let watched = files.open().unwrap();
-    assert_eq!(watched.troubles(), [""; 0]);
+    assert_eq!(wrong(&watched), [""; 0]);
     let day = Duration::from_secs(DAY as u64);
     files.clock.advance(day * 2);
-    let troubles = watched.troubles();
+    let troubles = wrong(&watched);
     assert!(troubles[0].contains("expires in 29 days, on 2026-12-19T"), "{troubles:?}");
     files.clock.advance(day * 30);
-    assert!(watched.troubles()[0].contains("expired on 2026-12-19T"), "{:?}", watched.troubles());
+    assert!(wrong(&watched)[0].contains("expired on 2026-12-19T"), "{:?}", wrong(&watched));
     files.issue((-1, 900), (-1, 800));
     watched.look(false);
-    assert_eq!(watched.troubles(), [""; 0]);
+    assert_eq!(wrong(&watched), [""; 0]);
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     Announcer, BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, OpenContext, Outcome, Reads, Result, Snapshot, Version,
+    Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot, Version,
 };
 
 use crate::{
@@ -189,8 +189,8 @@ impl ConsensusDriver for EtcdDriver {
         None
     }
 
-    fn troubles(&self) -> Vec<String> {
-        self.shared.etcd.members.troubles()
+    fn report(&self, now: BootTime) -> Report {
+        self.shared.etcd.members.report(now)
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -5,7 +5,9 @@ use std::{
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::{sync::watch, time::timeout};
-use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Reload, Result, SystemClock};
+use tsoracle_core::{
+    BootTime, Clock, Error, ErrorKind, Finding, Reload, Report, Result, SystemClock,
+};
 use tsoracle_tls::Watched;
 
 use crate::{
@@ -23,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(25);
 const STAND_BY: Duration = Duration::from_secs(1);
 const ROUND_TRIPS: u32 = 4;
 
+/// For how long etcd answers nothing before that is worth a word.
+const SILENT: Duration = Duration::from_secs(2);
+
 /// An etcd cluster, behind as many members as are known of it.
 ///
 /// One member is asked at a time. One that does not answer in time, or answers that it cannot, is left
@@ -34,6 +39,8 @@ pub(crate) struct Members {
     current: watch::Sender<usize>,
     options: ConnectOptions,
     timeout: Duration,
+    /// Since when nothing was answered, and the last reason, if that is so.
+    silent: Mutex<Option<(BootTime, String)>>,
 }
 
 /// The clients of some endpoints, one for each that was asked.
@@ -64,6 +71,7 @@ impl Members {
             current: watch::Sender::new(0),
             options,
             timeout: config.timeout,
+            silent: Mutex::default(),
         })
     }
 
@@ -72,9 +80,29 @@ impl Members {
         self.endpoints.watch(reload);
     }
 
-    /// What is wrong with them, a line each.
-    pub(crate) fn troubles(&self) -> Vec<String> {
-        self.endpoints.troubles()
+    /// The certificates with what is wrong with them, and whether etcd answers.
+    pub(crate) fn report(&self, now: BootTime) -> Report {
+        let mut report = self.endpoints.report();
+        let silent = lock(&self.silent).clone();
+        if let Some((since, reason)) = silent.filter(|(since, _)| now.since(*since) >= SILENT) {
+            let what = format!("etcd does not answer: {reason}");
+            let remedy = "look whether a majority of etcd's members runs and is reached from here (etcdctl endpoint health)";
+            report.findings.push(Finding::new("etcd_silent", what, remedy).since(since));
+        }
+        report
+    }
+
+    /// Notes whether etcd has answered.
+    fn note<T>(&self, outcome: &Result<T>) {
+        let mut silent = lock(&self.silent);
+        match outcome {
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Uncertain) => {
+                let since =
+                    silent.as_ref().map_or_else(|| SystemClock.now().boot, |(since, _)| *since);
+                *silent = Some((since, format!("{error:#}")));
+            }
+            _ => *silent = None,
+        }
     }
 
     /// Sees whenever a member is left for the next one, if there is another, from now on.
@@ -118,13 +146,19 @@ impl Members {
             call(client).await.map_err(|error| self.failed(at, error, ErrorKind::Uncertain))
         };
         let silent = match timeout(self.timeout, asking).await {
-            Ok(outcome) => return outcome,
+            Ok(outcome) => {
+                self.note(&outcome);
+                return outcome;
+            }
             Err(_) if is_sent => ErrorKind::Uncertain,
             Err(_) => ErrorKind::Unavailable,
         };
         self.leave(at);
         let (member, limit) = (&self.names[at], self.timeout);
-        Err(Error::new(silent, format!("etcd at {member} did not answer within {limit:?}")))
+        let failed =
+            Err(Error::new(silent, format!("etcd at {member} did not answer within {limit:?}")));
+        self.note(&failed);
+        failed
     }
 
     /// The client of one member, which is let in already.
@@ -150,7 +184,7 @@ impl Members {
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.clients)
     }
 
     /// Asks another member from now on.
@@ -178,6 +212,10 @@ impl Members {
         }
         Error::new(meaning.kind(unknown), format!("etcd at {}", self.names[at])).with_source(error)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Pauses before another attempt at what may be done twice.

@@ -13,7 +13,7 @@ use common::{
 use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::time::timeout;
-use tsoracle_core::{Error, ErrorKind};
+use tsoracle_core::{Clock as _, Error, ErrorKind, SystemClock};
 
 /// How long new files may take to be found.
 const MOST: Duration = Duration::from_secs(30);
@@ -91,7 +91,7 @@ async fn files_that_change_are_taken_up() {
     // What is of no use changes nothing.
     fs::write(file("trusted.pem"), "nothing").unwrap();
     let said = async {
-        while driver.troubles().is_empty() {
+        while driver.report(SystemClock.now().boot).findings.is_empty() {
             tokio::task::yield_now().await;
         }
     };

@@ -1,6 +1,6 @@
 //! The driver: what callers hold of a node.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::{
@@ -8,19 +8,20 @@ use tokio::{
     task::unconstrained,
 };
 use tsoracle_core::{
-    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, OpenContext, Outcome, Reads, Result, Snapshot, SystemClock, Version,
+    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Latency, Leadership,
+    MemberReport, Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot,
+    SystemClock, Version,
 };
 use tsoracle_replica::{
-    Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica, Waiters,
-    own_thread,
+    Addresses, Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica,
+    Waiters, own_thread,
     transport::{PeerIds, Sender, Transport},
 };
 use tsoracle_store::Store;
 
 use crate::{
     entry::Commit,
-    inbound::{self, Event, Inbound, Listener},
+    inbound::{self, Event, Inbound, Listener, Progress},
     jobs::Job,
     log::Log,
     node::Node,
@@ -52,6 +53,10 @@ pub struct OmnipaxosDriver {
     pub(crate) lifecycle: Arc<Lifecycle>,
     /// Who is heard; none in a simulation.
     transport: Option<Transport>,
+    own: u32,
+    cluster: BTreeMap<u32, Addresses>,
+    progress: Arc<Progress>,
+    writes: Arc<Latency>,
 }
 
 /// Opens the driver: locks the directory, reads the log, and begins to speak to the peers. Whether
@@ -146,7 +151,7 @@ pub(crate) fn connect(
     let now = clock.now().boot;
     let replica = Replica::open(store, now)?;
     let (announcer, leadership) = Announcer::new();
-    let evidence = replica.evidence();
+    let (evidence, writes) = (replica.evidence(), replica.writes());
     let (waiters, lifecycle) = (Arc::<Waiters>::default(), Arc::<Lifecycle>::default());
     let peers = Peers::new(cluster, starts);
     let node = Node::new(cluster, replica, peers, waiters.clone(), announcer, now)?;
@@ -159,11 +164,37 @@ pub(crate) fn connect(
         jobs,
         lifecycle,
         transport: None,
+        own: cluster.node,
+        cluster: cluster.members.clone(),
+        progress: node.own_progress.clone(),
+        writes,
     };
     Ok((driver, node))
 }
 
 impl OmnipaxosDriver {
+    /// The nodes of the cluster as this one sees them.
+    fn members(&self) -> Vec<MemberReport> {
+        let mut unreached = self.transport.as_ref().map(Transport::unreached).unwrap_or_default();
+        let (lags, leadership) = (self.progress.lags(), self.leadership.borrow().clone());
+        let leads = |id: u32, at: &Addresses| match &leadership {
+            Leadership::Leader { .. } => id == self.own,
+            Leadership::Follower { leader: Some(leader) } => leader.endpoint == at.service,
+            _ => false,
+        };
+        let members = self.cluster.iter().map(|(&id, at)| MemberReport {
+            id: id.into(),
+            peer: at.peer.clone(),
+            service: at.service.clone(),
+            votes: true,
+            is_own: id == self.own,
+            leads: leads(id, at),
+            unreached: unreached.remove(&id).filter(|_| id != self.own),
+            lag: lags.get(&id).copied(),
+        });
+        members.collect()
+    }
+
     /// A place in the queue. Calls take effect in the order in which they were made: a task whose turn is
     /// over would not even be queued, while one that called later may have its turn now.
     async fn place(&self) -> Result<mpsc::Permit<'_, Job>> {
@@ -231,8 +262,9 @@ impl ConsensusDriver for OmnipaxosDriver {
         None
     }
 
-    fn troubles(&self) -> Vec<String> {
-        self.transport.as_ref().map(Transport::troubles).unwrap_or_default()
+    fn report(&self, now: BootTime) -> Report {
+        let report = self.transport.as_ref().map(Transport::report).unwrap_or_default();
+        Report { members: self.members(), writes: Some(self.writes.summary(now)), ..report }
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -48,12 +48,22 @@ pub(crate) enum Event {
 pub(crate) struct Progress {
     ballot: AtomicU64,
     end: AtomicU64,
+    /// How many entries nodes lack, as far as this one knows.
+    lags: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Progress {
     pub(crate) fn note(&self, reached: Reached) {
         self.ballot.store(reached.term, Ordering::Release);
         self.end.store(reached.index, Ordering::Release);
+    }
+
+    pub(crate) fn note_lags(&self, lags: BTreeMap<u32, u64>) {
+        *self.lags.lock().unwrap_or_else(PoisonError::into_inner) = lags;
+    }
+
+    pub(crate) fn lags(&self) -> BTreeMap<u32, u64> {
+        self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn reached(&self) -> Reached {

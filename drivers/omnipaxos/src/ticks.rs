@@ -1,6 +1,6 @@
 //! What happens by the clock: heartbeats, and help for peers that make no progress.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 
@@ -67,12 +67,23 @@ impl Node {
         is_quiet
     }
 
+    /// Notes how far the others are, if this node leads, and how far it is itself.
+    fn note_lags(&self, accepted: &[usize], end: usize) {
+        let lag = |at: usize| end.saturating_sub(at) as u64;
+        let others = self.members.keys().filter(|_| self.role != Role::Follower);
+        let others = others.filter_map(|peer| Some((*peer, lag(*accepted.get(*peer as usize)?))));
+        let mut lags: BTreeMap<_, _> = others.collect();
+        lags.insert(self.own, self.log.borrow().decided.saturating_sub(self.applied) as u64);
+        self.own_progress.note_lags(lags);
+    }
+
     /// Tells peers that are there and make no progress to ask for what they lack.
     ///
     /// Whatever went wrong between them and this leader ends with that, an overtaking of messages by
     /// those of a new session included.
     fn help_stuck(&mut self, accepted: &[usize], now: BootTime) -> Result<()> {
         let end = self.log.borrow().end();
+        self.note_lags(accepted, end);
         for &peer in self.members.keys().filter(|peer| **peer != self.own) {
             let at = accepted.get(peer as usize).copied().unwrap_or(end);
             let (before, since) = self.progress.entry(peer).or_insert((at, now));

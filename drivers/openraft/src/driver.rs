@@ -9,7 +9,7 @@ use openraft::{
 use tokio::sync::{oneshot, watch};
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, OpenContext, Outcome, Random, Reads, Result, Snapshot, SystemClock,
+    Membership, NodeId, OpenContext, Outcome, Random, Reads, Report, Result, Snapshot, SystemClock,
     Version, supervised,
 };
 use tsoracle_replica::{
@@ -347,8 +347,12 @@ impl ConsensusDriver for OpenraftDriver {
         Some(Arc::new(Members(self.shared.clone())))
     }
 
-    fn troubles(&self) -> Vec<String> {
-        self.shared.transport.troubles()
+    fn report(&self, now: BootTime) -> Report {
+        Report {
+            members: members::report(&self.shared),
+            writes: Some(self.shared.store.writes().summary(now)),
+            ..self.shared.transport.report()
+        }
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tsoracle_core::{
     BootTime, Clock, ConsensusDriver as _, Effect, Error, ErrorKind, NodeId, Now, Random, Reads,
-    Result, SystemClock, VERSION, Version,
+    Report, Result, SystemClock, Unreached, VERSION, Version,
 };
 use tsoracle_replica::{
     Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
@@ -94,8 +94,12 @@ impl Connections for Played {
         false
     }
 
-    fn troubles(&self) -> Vec<String> {
-        vec![]
+    fn report(&self) -> Report {
+        Report::default()
+    }
+
+    fn unreached(&self) -> BTreeMap<u32, Unreached> {
+        BTreeMap::new()
     }
 
     fn peer_clocks(&self, _: BootTime) -> Vec<u64> {

@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How long a majority may take to say so, and this node to apply what was decided before.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
+/// For how many election times a leader is not heard before it counts as none.
+const MISSED: u32 = 2;
+
 /// How often that is tried before another node is to lead.
 const ATTEMPTS: u32 = 2;
 
@@ -89,7 +92,9 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
             }
             None => {
                 claimed = None;
-                match shared.leader(&metrics) {
+                // Raft takes the last leader for one until there is another, which there may never be.
+                let is_heard = shared.contact.silence() < shared.cluster.election * MISSED;
+                match shared.leader(&metrics).filter(|_| is_heard) {
                     Some(_) => announcer.follow(shared.hint()),
                     None => announcer.unknown(),
                 }
@@ -110,6 +115,7 @@ async fn announce(shared: &Arc<Shared>, announcer: &mut Announcer) -> Error {
             _ = transfers.changed() => claimed = None,
             // The contact lives as long as this.
             _ = heard.changed() => {}
+            () = shared.clock.sleep(shared.cluster.election), if claimed.is_none() => {}
         }
     }
 }

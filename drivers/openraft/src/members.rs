@@ -12,7 +12,8 @@ use openraft::{
 };
 use tokio::time::timeout;
 use tsoracle_core::{
-    Error, ErrorKind, Leadership, Member, Members as All, Membership, MembershipChange, Result,
+    Error, ErrorKind, Leadership, Member, MemberReport, Members as All, Membership,
+    MembershipChange, Result,
 };
 use tsoracle_replica::{
     Addresses,
@@ -71,6 +72,38 @@ impl Membership for Members {
         // It goes on if the caller does not.
         let changing = self.0.tasks.spawn(async move { make(&shared, change).await });
         changing.await.map_err(|_| Error::new(ErrorKind::Uncertain, "the change panicked"))?
+    }
+}
+
+/// The members as this node sees them; none before it belongs to a cluster.
+pub(crate) fn report(shared: &Shared) -> Vec<MemberReport> {
+    let metrics = shared.metrics();
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<_> = membership.voter_ids().collect();
+    let leader = shared.leader(&metrics).or(metrics.current_leader);
+    let mut unreached = shared.transport.unreached();
+    let last = metrics.last_log_index.unwrap_or(0);
+    let lag = |id: u64| match (&metrics.replication, id == metrics.id) {
+        (_, true) => Some(last - metrics.last_applied.map_or(0, |applied| applied.index).min(last)),
+        (Some(followers), _) => {
+            let matched = followers.get(&id)?.map_or(0, |matched| matched.index);
+            Some(last - matched.min(last))
+        }
+        (None, _) => None,
+    };
+    let members = membership.nodes().map(|(&id, at)| MemberReport {
+        id,
+        peer: at.peer.clone(),
+        service: at.service.clone(),
+        votes: voters.contains(&id),
+        is_own: id == metrics.id,
+        leads: leader == Some(id),
+        unreached: unreached.remove(&peer_id(id)).filter(|_| id != metrics.id),
+        lag: lag(id),
+    });
+    match voters.is_empty() {
+        true => vec![],
+        false => members.collect(),
     }
 }
 

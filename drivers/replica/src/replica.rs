@@ -1,8 +1,8 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tsoracle_core::{
-    BootTime, Effect, Entry, Error, ErrorKind, KeyRange, Outcome, Reads, Result, SeqStore,
-    Snapshot, VERSION, Version,
+    BootTime, Clock as _, Effect, Entry, Error, ErrorKind, KeyRange, Latency, Outcome, Reads,
+    Result, SeqStore, Snapshot, SystemClock, VERSION, Version,
 };
 use tsoracle_store::{Store, Table};
 
@@ -56,6 +56,7 @@ pub struct Replica {
     unwritten: (Effect, usize, usize),
     applied: Option<Vec<u8>>,
     evidence: Evidence,
+    writes: Arc<Latency>,
 }
 
 impl Replica {
@@ -72,7 +73,8 @@ impl Replica {
         let applied = store.read(REPLICA, APPLIED)?;
         let evidence = Evidence::default();
         evidence.jumped(version, now);
-        Ok(Self { store, version, unwritten: <_>::default(), applied, evidence })
+        let writes = Arc::default();
+        Ok(Self { store, version, unwritten: <_>::default(), applied, evidence, writes })
     }
 
     /// The store, for what else the driver keeps in it.
@@ -94,6 +96,11 @@ impl Replica {
     pub fn set_applied(&mut self, applied: Vec<u8>) {
         self.applied = Some(applied);
         self.unwritten.1 = self.unwritten.1.max(1);
+    }
+
+    /// How long [`write`](Self::write) takes, for callers of any thread.
+    pub fn writes(&self) -> Arc<Latency> {
+        self.writes.clone()
     }
 
     /// When commits were first observed, for callers of any thread.
@@ -192,7 +199,10 @@ impl Replica {
         let (effect, count, bytes) = &self.unwritten;
         let is_due = *count >= entries || effect.len() >= keys || *bytes >= UNWRITTEN_BYTES;
         let state = if is_due { self.take_unwritten() } else { vec![] };
-        self.store.write(writes.into_iter().chain(state))
+        let timing = self.writes.begin(SystemClock.now().boot);
+        self.store.write(writes.into_iter().chain(state))?;
+        timing.end(SystemClock.now().boot);
+        Ok(())
     }
 
     /// Brings the store up to what was applied. The next [`write`](Self::write) makes it durable.

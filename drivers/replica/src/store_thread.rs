@@ -11,7 +11,9 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     task::spawn_blocking,
 };
-use tsoracle_core::{BootTime, Clock, Effect, Error, ErrorKind, Reads, Result, Snapshot, Version};
+use tsoracle_core::{
+    BootTime, Clock, Effect, Error, ErrorKind, Latency, Reads, Result, Snapshot, Version,
+};
 use tsoracle_store::Table;
 
 use crate::{
@@ -32,6 +34,7 @@ struct Inner {
     jobs: mpsc::Sender<Job>,
     thread: Mutex<Option<Thread>>,
     evidence: Evidence,
+    writes: Arc<Latency>,
     status: Arc<Status>,
     clock: Arc<dyn Clock>,
     /// Wakes the simulation, if it has the place of the thread.
@@ -92,20 +95,21 @@ impl StoreThread {
             .name("tsoracle-store".into())
             .spawn(move || match open() {
                 Ok((replica, found)) => {
-                    let evidence = replica.evidence();
+                    let shown = (replica.evidence(), replica.writes());
                     // If no caller waits any more, the queue is closed as well.
-                    let _ = opened.send(Ok((evidence, found)));
+                    let _ = opened.send(Ok((shown, found)));
                     Owner::new(replica, own, own_clock).run(&queue);
                 }
                 // The store is dropped by now: it may be opened again at once.
                 Err(error) => drop(opened.send(Err(error))),
             })
             .map_err(|source| fatal("cannot start the store's thread").with_source(source))?;
-        let (evidence, found) =
+        let ((evidence, writes), found) =
             opening.await.map_err(|_| fatal("the store panicked while it was opened"))??;
         let thread = Mutex::new(Some(Thread::Own(thread)));
         let asked = None;
-        Ok((Self(Arc::new(Inner { jobs, thread, evidence, status, clock, asked })), found))
+        let inner = Inner { jobs, thread, evidence, writes, status, clock, asked };
+        Ok((Self(Arc::new(inner)), found))
     }
 
     /// What a simulation does itself, in the place of a thread.
@@ -113,17 +117,23 @@ impl StoreThread {
         let (jobs, queue) = mpsc::channel();
         let (asked, status) = (Arc::<Notify>::default(), Arc::<Status>::default());
         let (ending, ended) = oneshot::channel();
-        let evidence = replica.evidence();
+        let (evidence, writes) = (replica.evidence(), replica.writes());
         let owner = Owner::new(replica, status.clone(), clock.clone());
         let stepped = SteppedStore::new(owner, queue, asked.clone(), ending);
         let thread = Mutex::new(Some(Thread::Simulated(ended)));
         let asked = Some(asked);
-        (Self(Arc::new(Inner { jobs, thread, evidence, status, clock, asked })), stepped)
+        let inner = Inner { jobs, thread, evidence, writes, status, clock, asked };
+        (Self(Arc::new(inner)), stepped)
     }
 
     /// When commits were first observed.
     pub fn evidence(&self) -> &Evidence {
         &self.0.evidence
+    }
+
+    /// How long writes take up to where they are durable.
+    pub fn writes(&self) -> &Latency {
+        &self.0.writes
     }
 
     /// Has `write` made, after all that were submitted before.

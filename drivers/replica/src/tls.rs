@@ -4,7 +4,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Deserialize;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tsoracle_core::{Error, Reload, Result};
+use tsoracle_core::{Error, Reload, Report, Result};
 use tsoracle_tls::{Credentials, Sources, Watched};
 use webpki::EndEntityCert;
 
@@ -101,9 +101,9 @@ impl PeerTls {
         self.configs.watch(reload);
     }
 
-    /// What is wrong with the certificates, a line each.
-    pub(crate) fn troubles(&self) -> Vec<String> {
-        self.configs.troubles()
+    /// The certificates, and what is wrong with them.
+    pub(crate) fn report(&self) -> Report {
+        self.configs.report()
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {

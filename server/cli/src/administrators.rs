@@ -1,9 +1,9 @@
-//! The address of administrators, where the oracle is served to them besides that of its clients.
+//! The address of administrators, where the oracle is served to them besides that of its clients, and the status page.
 
 use std::future::pending;
 
 use tsoracle_core::{Oracle, Reload};
-use tsoracle_server::{Access, Limits, Listener, Reloads, Server, TlsOptions, Trust};
+use tsoracle_server::{Access, Limits, Listener, Pages, Reloads, Server, TlsOptions, Trust};
 
 use crate::{access, failure::Failure, place, settings::Settings};
 
@@ -42,7 +42,7 @@ impl Administrators {
     pub(crate) async fn serve(
         self,
         oracle: Oracle,
-        access: &Access,
+        (access, pages): (&Access, Option<Pages>),
         limits: Limits,
         reload: Reload,
         reloads: Reloads,
@@ -51,11 +51,21 @@ impl Administrators {
         let limits = Limits { connections: CONNECTIONS.min(limits.connections), ..limits };
         let mut server = Server::builder().oracle(oracle).limits(limits);
         server = server.access(access.trusting(trust)).reloads(reloads).for_administrators();
+        if let Some(pages) = pages {
+            server = server.pages(pages);
+        }
+        let scheme = if tls.is_some() { "https" } else { "http" };
         if let Some(tls) = tls {
             server = server.tls(tls).reload(reload);
         }
         let listening = server.build()?.listen_on(listener);
-        tracing::info!(address = %listening.place(), "administrators are served");
+        let place = listening.place();
+        match place.address() {
+            Some(address) => {
+                tracing::info!(%address, "administrators are served; the status page is {scheme}://{address}/");
+            }
+            None => tracing::info!(%place, "administrators are served"),
+        }
         let _ = listening.serve().await;
         pending().await
     }

@@ -26,7 +26,6 @@ mod leases;
 mod log;
 mod man;
 mod meters;
-mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
@@ -47,6 +46,7 @@ mod token;
 #[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
 mod traces;
 mod verify;
+mod web;
 
 use std::process::ExitCode;
 

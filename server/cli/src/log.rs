@@ -36,7 +36,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use tsoracle_core::SPANS;
+use tsoracle_core::{BootTime, Finding, Oracle, Report, SPANS};
 
 use crate::failure::Failure;
 
@@ -51,11 +51,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 static LOG: OnceLock<Arc<Log>> = OnceLock::new();
 
+/// How many lines were lost since the process began.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// For how long it is worth a word that lines were lost.
+const LOST_LATELY: Duration = Duration::from_secs(600);
+
 /// The audit log, if it is a file.
 static FILE: OnceLock<Arc<Log>> = OnceLock::new();
-
-/// How many lines nobody will see.
-static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Replaces the filter of the log.
 type Replace = Box<dyn Fn(EnvFilter) + Send + Sync>;
@@ -196,6 +199,27 @@ pub(crate) fn flush() {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
         let _ = log.changed.wait_timeout_while(log.waiting(), LAST_WORDS, is_busy);
     }
+}
+
+/// Has the oracle's problems tell that lines of the log were lost, if they were lately.
+pub(crate) fn report(oracle: &Oracle) {
+    let last = Mutex::new((0, BootTime::default()));
+    oracle.report_also(move |now| {
+        let lost = LOST.load(Ordering::Relaxed);
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != lost {
+            *last = (lost, now);
+        }
+        let is_lately = lost > 0 && now.since(last.1) < LOST_LATELY;
+        let found = is_lately.then(|| {
+            Finding::new(
+                "log_lines_lost",
+                format!("{lost} lines of the log were lost since this node began, the last of them lately"),
+                "look whether what reads standard error keeps up, and whether the disk of its logs is full",
+            )
+        });
+        Report { findings: found.into_iter().collect(), ..Report::default() }
+    });
 }
 
 /// Logs where a thread panicked. The standard library's hook would wait for standard error.

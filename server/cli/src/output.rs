@@ -23,12 +23,17 @@ impl Output {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.json {
-            true => match serde_json::to_value(value) {
-                Ok(value) => print_line(&with_texts(value).to_string()),
-                Err(error) => Err(Failure::failed(format!("cannot write JSON: {error:#}"))),
-            },
+            true => print_line(&json(value)?),
             false => print_line(&printable(&text())),
         }
+    }
+}
+
+/// A value on one line, with its whole numbers as strings, too.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    match serde_json::to_value(value) {
+        Ok(value) => Ok(with_texts(value).to_string()),
+        Err(error) => Err(Failure::failed(format!("cannot write JSON: {error:#}"))),
     }
 }
 

@@ -16,12 +16,13 @@ use crate::{
     administrators::Administrators,
     drivers,
     failure::Failure,
-    log, meters, metrics,
+    log, meters,
     output::print_line,
     place, recorder,
     service_manager::{ServiceManager, in_words},
     settings::{DriverChoice, Settings},
     traces,
+    web::{Hosts, Web},
 };
 
 const DRIVER: &str = "file";
@@ -77,24 +78,28 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let service_endpoint = advertise.or_else(|| reached.map(|address| address.to_string()));
     let context =
         OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
-    let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
+    let web = web(&settings, &name)?;
     meters::show_build(&name);
-    let mut metrics = pin!(endless("metrics", async move {
-        match metrics {
+    let probes = match (&web, settings.probe_listen()?) {
+        (Some(web), Some(address)) => Some(web.serve_probes(address)?),
+        _ => None,
+    };
+    let mut probes = pin!(endless("probes and metrics", async move {
+        match probes {
             Some(serving) => serving.await,
             None => pending().await,
         }
     }));
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
-        error = metrics.as_mut() => return Err(error.into()),
+        error = probes.as_mut() => return Err(error.into()),
         never = manager.opening(&name) => match never {},
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver.clone()).options(options);
     server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
-    if let Some(endpoint) = service_endpoint {
+    if let Some(endpoint) = service_endpoint.clone() {
         server = server.advertise(endpoint);
     }
     if is_traced {
@@ -106,10 +111,16 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
     let counting = keep_up_meters(oracle.clone());
+    log::report(&oracle);
     tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
     let followed = manager.follow(oracle.clone());
+    if let Some(web) = &web {
+        web.show(oracle.clone(), service_endpoint);
+        tokio::spawn(web.clone().keep_up());
+    }
+    let pages = web.map(|web| web.pages(Hosts::of(&settings)));
     let reload = reloader.subscribe();
-    let administrators = administrators.serve(oracle, &access, limits, reload, reloads);
+    let administrators = administrators.serve(oracle, (&access, pages), limits, reload, reloads);
     let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
     let stopped = listening.serve_with_shutdown(async {
         signals.next().await;
@@ -126,7 +137,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             Ok(()) => Ok(()),
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
         },
-        error = metrics => Err(error.into()),
+        error = probes => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         error = endless("the service manager", followed) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
@@ -154,6 +165,14 @@ async fn keep_up_meters(oracle: Oracle) {
         true => match meters::keep_up(oracle).await {},
         false => pending().await,
     }
+}
+
+/// What is told over plain HTTP, if there is an address for that.
+fn web(settings: &Settings, driver: &str) -> Result<Option<Web>, Failure> {
+    if settings.admin_listen.is_none() && settings.probe_listen()?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Web::new(driver, recorder::install()?)))
 }
 
 /// Has whatever was read from files read again on each SIGHUP.

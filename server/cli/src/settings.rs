@@ -66,9 +66,14 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_ADVERTISE", help_heading = PLACES)]
     pub(crate) advertise: Option<String>,
 
-    /// Where to serve metrics to Prometheus, over HTTP [default: nowhere]
-    #[arg(long, value_name = "IP:PORT", env = "TSORACLE_METRICS_LISTEN", help_heading = PLACES)]
-    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Where to answer probes (/livez, /readyz) and Prometheus (/metrics) over plain HTTP, to everybody
+    /// who reaches it [default: nowhere]
+    #[arg(long, value_name = "IP:PORT", env = "TSORACLE_PROBE_LISTEN", help_heading = PLACES)]
+    probe_listen: Option<SocketAddr>,
+
+    /// The earlier name of --probe-listen
+    #[arg(long, value_name = "IP:PORT", env = "TSORACLE_METRICS_LISTEN", hide = true)]
+    metrics_listen: Option<SocketAddr>,
 
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
     /// tsoracle_core=debug,warn [default: info]

@@ -152,6 +152,15 @@ fn with_free_ports(text: &str) -> String {
     changed
 }
 
+#[test]
+fn a_node_with_a_status_page_and_probes() {
+    let mut reader = Reader::new();
+    reader.start("probes, in one terminal");
+    let said = reader.run("probes, asked");
+    assert!(said.starts_with("alive\nleading, epoch 1\n"), "{said}");
+    assert!(said.contains("  leading, epoch 1"), "{said}");
+}
+
 fn serves(driver: &str, terminals: &str) -> Reader {
     let mut reader = Reader::new();
     reader.start(&format!("{driver}, in {terminals} terminals"));

@@ -1,10 +1,8 @@
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use tonic::{Request, Response, Status};
 use tsoracle_core::{Error, Member, Membership, MembershipChange, Oracle};
 use tsoracle_proto::v1::{self, change_request::Change, cluster_service_server::ClusterService};
-use tsoracle_tls::Watched;
 
 use super::client;
 use crate::{
@@ -18,7 +16,6 @@ use crate::{
 pub(crate) struct Cluster {
     pub(crate) oracle: Oracle,
     pub(crate) statuses: Statuses,
-    pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) reloads: Option<Reloads>,
 }
 
@@ -57,8 +54,7 @@ impl ClusterService for Cluster {
         &self,
         _: Request<v1::TroublesRequest>,
     ) -> Result<Response<v1::TroublesResponse>, Status> {
-        let certificates = self.tls.iter().flat_map(Watched::troubles);
-        let troubles = self.oracle.troubles().into_iter().chain(certificates).collect();
+        let troubles = self.oracle.problems().iter().map(ToString::to_string).collect();
         let status = self.oracle.status();
         Ok(Response::new(v1::TroublesResponse {
             troubles,

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     time::timeout,
 };
-use tsoracle_core::{BootTime, Error, ErrorKind, Result};
+use tsoracle_core::{BootTime, Error, ErrorKind, Report, Result, Unreached};
 use tsoracle_openraft::simulation::{INSTALL, VOTE};
 use tsoracle_replica::{
     ClusterId, Formed,
@@ -152,8 +152,12 @@ impl Connections for Links {
         false
     }
 
-    fn troubles(&self) -> Vec<String> {
-        vec![]
+    fn report(&self) -> Report {
+        Report::default()
+    }
+
+    fn unreached(&self) -> BTreeMap<u32, Unreached> {
+        BTreeMap::new()
     }
 
     fn peer_clocks(&self, _: BootTime) -> Vec<u64> {

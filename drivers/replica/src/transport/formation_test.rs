@@ -477,7 +477,8 @@ async fn of_two_processes_under_one_identity_the_later_one_is_refused() {
     };
     assert!(reason.contains("another process runs under the identity of node 3"), "{reason}");
     for node in [&one, &two] {
-        let duplicates = node.transport.troubles();
+        let found = node.transport.report().findings.into_iter();
+        let duplicates: Vec<_> = found.map(|found| found.what).collect();
         assert!(duplicates[0].contains("node 3 runs twice"), "{duplicates:?}");
         // At two addresses.
         assert_eq!(duplicates[0].matches("127.0.0.1:").count(), 2, "{duplicates:?}");

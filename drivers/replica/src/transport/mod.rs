@@ -29,7 +29,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, NodeId, Refusals, Result, SystemClock, supervised,
+    BootTime, Clock as _, Error, ErrorKind, Finding, NodeId, Refusals, Report, Result, SystemClock,
+    Unreached, supervised,
 };
 
 use self::{
@@ -104,7 +105,8 @@ pub trait Connections: Calls {
     async fn forget(&self, node: u32) -> Result<()>;
     fn drop_peer(&self, node: u32);
     fn was_removed(&self, node: u32) -> bool;
-    fn troubles(&self) -> Vec<String>;
+    fn report(&self) -> Report;
+    fn unreached(&self) -> BTreeMap<u32, Unreached>;
     fn peer_clocks(&self, boot: BootTime) -> Vec<u64>;
     fn local_addr(&self) -> SocketAddr;
     async fn shutdown(&self);
@@ -162,8 +164,12 @@ impl Connections for Transport {
         self.was_removed(node)
     }
 
-    fn troubles(&self) -> Vec<String> {
-        self.troubles()
+    fn report(&self) -> Report {
+        self.report()
+    }
+
+    fn unreached(&self) -> BTreeMap<u32, Unreached> {
+        self.unreached()
     }
 
     fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
@@ -318,12 +324,24 @@ impl Transport {
         self.0.envelope.ids.was_removed(node)
     }
 
-    /// What this node waits for to be in a cluster, which nodes run twice, and where, and what is wrong with the
-    /// certificates.
-    pub fn troubles(&self) -> Vec<String> {
-        let certificates = self.0.cluster.tls.iter().flat_map(PeerTls::troubles);
-        let duplicates = self.0.presence.duplicates();
-        self.waits_for().into_iter().chain(duplicates).chain(certificates).collect()
+    /// What this node waits for to be in a cluster, which nodes run twice, and where, and the certificates with what is
+    /// wrong with them.
+    pub fn report(&self) -> Report {
+        let mut report = self.0.cluster.tls.as_ref().map(PeerTls::report).unwrap_or_default();
+        let waits = self.waits_for().map(|what| Finding::new("cluster_not_formed", what, FORMING));
+        let twice = self.0.presence.duplicates().into_iter().map(|(node, what)| {
+            let remedy =
+                "stop one of the two; a directory that was copied is of no use to a second process";
+            Finding::new("node_runs_twice", what, remedy).about(node.to_string())
+        });
+        report.findings.extend(waits.into_iter().chain(twice));
+        report
+    }
+
+    /// The peers with which no session of this node's stands.
+    pub fn unreached(&self) -> BTreeMap<u32, Unreached> {
+        let peers = lock(&self.0.peers);
+        peers.iter().filter_map(|(node, peer)| Some((*node, peer.unreached()?))).collect()
     }
 
     /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
@@ -434,6 +452,10 @@ impl Transport {
         }
     }
 }
+
+/// What to do about a cluster that is not formed.
+const FORMING: &str =
+    "start that node, with the same list of peers on all nodes, or mend the network between them";
 
 /// How often a node that belongs to no cluster looks what it waits for, and logs it; the first time after a
 /// little longer, since others may be about to start.

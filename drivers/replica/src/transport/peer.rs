@@ -21,7 +21,7 @@ use tonic::{
 };
 use tower::service_fn;
 use tsoracle_core::{
-    Clock as _, Error, ErrorKind, Result, SystemClock,
+    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock, Unreached,
     series::{self, Gauge},
     shortened,
 };
@@ -63,6 +63,8 @@ pub(super) struct Peer {
     unconnected: Arc<Mutex<Option<String>>>,
     /// The session, while one stands.
     session: Mutex<Option<Session>>,
+    /// Since when none has stood, unless one does.
+    broken_since: Mutex<Option<BootTime>>,
     /// How the last attempt to begin one went.
     attempted: watch::Sender<Option<Error>>,
     /// Numbers the calls.
@@ -121,6 +123,7 @@ impl Peer {
             client,
             unconnected,
             session: Mutex::default(),
+            broken_since: Mutex::new(Some(SystemClock.now().boot)),
             attempted: watch::Sender::new(None),
             calls: AtomicU64::new(1),
             bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
@@ -242,7 +245,15 @@ impl Peer {
             tracing::info!(peer = self.node, address = self.address, "the peer is back");
         }
         *lock(&self.session) = Some(session);
+        *lock(&self.broken_since) = None;
         self.attempted.send_replace(None);
+    }
+
+    /// Since when no session stands, and why, if none does.
+    pub(super) fn unreached(&self) -> Option<Unreached> {
+        let since = (*lock(&self.broken_since))?;
+        let reason = lock(&self.unconnected).clone().or_else(|| lock(&self.trouble).clone());
+        Some(Unreached { since, reason })
     }
 
     fn failed(&self, status: &Status) -> Error {
@@ -301,6 +312,7 @@ async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
         };
         *lock(&peer.session) = None;
         peer.show_connected(&transport, false);
+        lock(&peer.broken_since).get_or_insert_with(|| SystemClock.now().boot);
         pause = match &stood {
             Ok(Meeting::Stands) => BACKOFF.0,
             Ok(Meeting::Forms) | Err(_) => (pause * 2).min(BACKOFF.1),

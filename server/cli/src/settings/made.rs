@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -18,8 +19,9 @@ use crate::{
 macro_rules! each_setting {
     ($act:ident) => {
         $act!(
-            driver config policy require_state listen socket_mode insecure_listen admin_listen advertise metrics_listen log log_format
-            otlp_endpoint trace_ratio lease window_ahead failover_advance max_ahead max_clock_step max_clock_jump trust_clock_until hold
+            driver config policy require_state listen socket_mode insecure_listen admin_listen advertise probe_listen
+            metrics_listen log log_format otlp_endpoint trace_ratio
+            lease window_ahead failover_advance max_ahead max_clock_step max_clock_jump trust_clock_until hold
             shutdown_timeout tls_cert tls_key tls_client_ca admin_tls_cert admin_tls_key admin_tls_client_ca tokens
             audit_log max_waiting max_seq_count max_keys max_sessions max_leases max_named name_retention reserve_bytes
             min_lease_ttl max_lease_ttl max_message_bytes max_header_bytes max_unread_answers
@@ -84,6 +86,16 @@ impl Settings {
         set(&mut options.lease_ttl.1, self.max_lease_ttl);
         options.validate().map_err(usage_if_config)?;
         Ok(options)
+    }
+
+    /// Where to answer probes, under either name.
+    pub(crate) fn probe_listen(&self) -> Result<Option<SocketAddr>, Failure> {
+        match (self.probe_listen, self.metrics_listen) {
+            (Some(one), Some(other)) if one != other => Err(Failure::usage(format!(
+                "--metrics-listen is the earlier name of --probe-listen; {one} and {other} are two addresses"
+            ))),
+            (one, other) => Ok(one.or(other)),
+        }
     }
 
     /// What clients may take.

@@ -24,6 +24,12 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+#[cfg(feature = "openraft")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod probes;
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod problems;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod rights;
 #[cfg(any(feature = "openraft", feature = "omnipaxos"))]
@@ -38,3 +44,5 @@ mod supervised;
 mod tasks;
 mod tls;
 mod verify;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod web;

@@ -1,6 +1,6 @@
 use std::{
-    io::{BufRead, BufReader, PipeReader, Read, pipe},
-    net::TcpListener,
+    io::{BufRead, BufReader, PipeReader, Read, Write as _, pipe},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
@@ -12,6 +12,10 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use serde_json::Value;
+use tsoracle_core::{Clock as _, SystemClock};
+
+/// How long a node may take to say something. It is there for what it never says.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// How long a node may log nothing that is waited for.
 const MOST: Duration = Duration::from_secs(60);
@@ -87,6 +91,71 @@ pub(crate) fn error_line(output: &Output, code: i32) -> String {
     let line = text.trim_end().strip_prefix("error: ").unwrap_or_else(|| panic!("{text}"));
     assert_eq!(line.lines().count(), 1, "{text}");
     line.to_owned()
+}
+
+/// An address of this machine that nobody listens on.
+pub(crate) fn free_port() -> String {
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    held.local_addr().expect("an address").to_string()
+}
+
+/// What an HTTP server answers: the status code, the headers, and the body.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// Asks an HTTP server, with further headers; none if it does not answer.
+pub(crate) fn try_http(place: &str, method: &str, path: &str, headers: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect(place).ok()?;
+    let host = if headers.contains("host:") { "" } else { "host: 127.0.0.1\r\n" };
+    let asked = format!("{method} {path} HTTP/1.1\r\n{host}{headers}connection: close\r\n\r\n");
+    stream.write_all(asked.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let code = head.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { code, head: head.to_ascii_lowercase(), body: body.into() })
+}
+
+/// Gets a page.
+pub(crate) fn get(place: &str, path: &str) -> Answer {
+    try_http(place, "GET", path, "").expect("it answers")
+}
+
+/// The status of the node with that address for administrators.
+pub(crate) fn status(admin: &str) -> Value {
+    loop {
+        let answer = get(admin, "/status");
+        // It is asked for too often.
+        if answer.code != 429 {
+            assert_eq!(answer.code, 200, "{answer:?}");
+            return serde_json::from_str(&answer.body).expect("JSON");
+        }
+    }
+}
+
+/// Waits until a node says that something of this kind is wrong.
+pub(crate) fn problem(admin: &str, kind: &str) -> Value {
+    let until = SystemClock.now().boot + PATIENCE;
+    loop {
+        let status = status(admin);
+        let problems = status["problems"].as_array().expect("a list");
+        if let Some(problem) = problems.iter().find(|problem| problem["kind"] == kind) {
+            return problem.clone();
+        }
+        assert!(SystemClock.now().boot < until, "it never says {kind}: {status:#}");
+    }
+}
+
+/// Waits until a node says that nothing is wrong.
+pub(crate) fn wait_until_sound(admin: &str) {
+    let until = SystemClock.now().boot + PATIENCE;
+    while status(admin)["problems"] != Value::Array(vec![]) {
+        assert!(SystemClock.now().boot < until, "it is never sound: {:#}", status(admin));
+    }
 }
 
 impl Node {

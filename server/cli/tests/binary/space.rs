@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use tonic::{Code, Status, transport::Channel};
 use tsoracle_proto::v1::{GetSeqRequest, GetSeqResponse, tso_service_client::TsoServiceClient};
 
-use crate::node::{Node, shell};
+use crate::node::{Node, free_port, problem, shell, wait_until_sound};
 
 async fn get(client: &mut TsoServiceClient<Channel>, key: &str) -> Result<GetSeqResponse, Status> {
     let request = GetSeqRequest { key: key.into(), count: 1, request_id: None };
@@ -16,12 +16,13 @@ async fn get(client: &mut TsoServiceClient<Channel>, key: &str) -> Result<GetSeq
 async fn a_disk_that_fills_up_keeps_what_exists_going() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("disk")).unwrap();
+    let admin = free_port();
     let serve = "exec \"$TSORACLE\" serve \"file:disk/state\" --listen 127.0.0.1:0 \
-                 --reserve-bytes 134217728";
+                 --admin-listen $ADMIN --reserve-bytes 134217728";
     let mount = "mount -t tmpfs -o size=256m none disk";
     let line = format!("exec unshare -rm sh -c '{mount} && {serve}'");
     let mut command = shell(directory.path(), &line);
-    command.env("TSORACLE", env!("CARGO_BIN_EXE_tsoracle"));
+    command.env("TSORACLE", env!("CARGO_BIN_EXE_tsoracle")).env("ADMIN", &admin);
     let node = Node::spawn(command);
     let endpoint = Channel::from_shared(format!("http://{}", node.address)).unwrap();
     let mut client = TsoServiceClient::new(endpoint.connect().await.unwrap());
@@ -43,7 +44,16 @@ async fn a_disk_that_fills_up_keeps_what_exists_going() {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("the leader's disk"), "{refused}");
     assert_eq!(get(&mut client, "old").await.unwrap().start, 1);
+    let found = tokio::task::spawn_blocking({
+        let admin = admin.clone();
+        move || problem(&admin, "disk_nearly_full")
+    });
+    let found = found.await.unwrap();
+    let what = found["what"].as_str().unwrap();
+    assert!(what.contains("disk/state") && what.contains("134217728 are kept"), "{found}");
+    assert!(found["do"].as_str().unwrap().contains("make space there"), "{found}");
     fs::remove_file(&filler).unwrap();
+    tokio::task::spawn_blocking(move || wait_until_sound(&admin)).await.unwrap();
     while let Err(status) = get(&mut client, "after").await {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     }

@@ -1,0 +1,285 @@
+//! What a node says is wrong, with what is wrong made so: where a cluster does not serve, one page says why.
+//!
+//! A disk that is nearly full is in `space.rs`, beside what it refuses.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tsoracle_core::{Clock as _, SystemClock};
+use tsoracle_testbed::{FaultyDisk, WallClock};
+
+#[cfg(feature = "openraft")]
+use crate::node::{openraft_nodes, run};
+use crate::{
+    certificates::{SERVE, cert},
+    node::{Node, free_port, get, problem, stdout, tsoracle, wait_until_sound},
+};
+
+const DAY: i64 = 24 * 3_600;
+
+fn serve(directory: &Path, arguments: &[&str]) -> (Command, String) {
+    let admin = free_port();
+    let always = ["serve", "--listen", "127.0.0.1:0", "--log", "off", "--admin-listen", &admin];
+    (tsoracle(directory, &[&always, arguments].concat()), admin)
+}
+
+fn says(found: &Value, parts: &[&str]) {
+    let what = found["what"].as_str().unwrap();
+    assert!(parts.iter().all(|part| what.contains(part)), "{parts:?} in {found}");
+    assert!(!found["do"].as_str().unwrap().is_empty(), "{found}");
+    let (since_ms, lasts_ms) =
+        (found["since_ms"].as_u64().unwrap(), found["lasts_ms"].as_u64().unwrap());
+    assert!(since_ms > 0 && lasts_ms < 120_000, "{found}");
+}
+
+/// Three nodes, each with its address for administrators.
+#[cfg(feature = "openraft")]
+fn cluster(
+    directory: &Path,
+    prepare: impl Fn(usize, &mut Command),
+) -> (Vec<Option<Node>>, Vec<String>) {
+    let admins: Vec<_> = (0..3).map(|_| free_port()).collect();
+    let nodes = openraft_nodes(directory, str::to_owned, |id, command| {
+        command.args(["--admin-listen", &admins[id - 1]]);
+        prepare(id, command);
+    });
+    (nodes.into_iter().map(Some).collect(), admins)
+}
+
+/// Has the first node lead, by asking any as an administrator.
+#[cfg(feature = "openraft")]
+fn lead_at_first(admins: &[String]) {
+    let transfer = ["cluster", "transfer", "--to", "1", "--endpoint", &admins.join(",")];
+    while !run(Path::new("."), &transfer).status.success() {}
+}
+
+/// Which one leads, by what it says itself.
+#[cfg(feature = "openraft")]
+fn leader(admins: &[String]) -> usize {
+    loop {
+        if let Some(at) =
+            admins.iter().position(|admin| get(admin, "/readyz").body.starts_with("leading"))
+        {
+            return at;
+        }
+    }
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn a_majority_that_is_lost_is_told_by_the_node_that_is_left_whether_it_led_or_not() {
+    for led in [true, false] {
+        let directory = TempDir::new().unwrap();
+        let (mut nodes, admins) = cluster(directory.path(), |_, _| {});
+        let leader = leader(&admins);
+        let left = if led { leader } else { (leader + 1) % 3 };
+        let gone: Vec<_> = (0..3).filter(|node| *node != left).collect();
+        wait_until_sound(&admins[left]);
+        gone.iter().for_each(|node| nodes[*node] = None);
+        let found = problem(&admins[left], "majority_lost");
+        let named =
+            gone.iter().map(|node| format!("node {} at 127.0.0.1:", node + 1)).collect::<Vec<_>>();
+        says(&found, &["1 of 3 voting nodes", "2 are needed", &named[0], &named[1]]);
+        // A supervisor does not kill the one that is left, and sends it nobody.
+        assert_eq!(get(&admins[left], "/livez").code, 200);
+        loop {
+            let ready = get(&admins[left], "/readyz");
+            if ready.code == 503 {
+                assert!(ready.body.contains("a majority is lost"), "{ready:?}");
+                break;
+            }
+        }
+        // The command says the same words.
+        let text =
+            String::from_utf8(nodes[left].as_ref().unwrap().ask(&["status"]).stdout).unwrap();
+        assert!(text.contains("a majority is lost"), "{text}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_slow_or_hangs_is_told() {
+    let directory = TempDir::new().unwrap();
+    let state = directory.path().canonicalize().unwrap().join("state");
+    let disk = FaultyDisk::new(directory.path(), &state).unwrap();
+    let driver = format!("file:{}", state.display());
+    let (mut command, admin) = serve(directory.path(), &[&driver]);
+    let node = Node::spawn({
+        command.envs(disk.environment());
+        command
+    });
+    stdout(&node.ask(&["seq", "orders"]));
+    wait_until_sound(&admin);
+    disk.slow_down(Duration::from_millis(400)).unwrap();
+    for _ in 0..4 {
+        node.ask(&["seq", "orders"]);
+    }
+    says(
+        &problem(&admin, "disk_slow"),
+        &["writes to the disk of this node are slow: half of the last"],
+    );
+    disk.hang().unwrap();
+    node.ask(&["seq", "orders", "--timeout", "200ms"]);
+    let found = loop {
+        let found = problem(&admin, "disk_slow");
+        if found["what"].as_str().unwrap().contains("under way") {
+            break found;
+        }
+    };
+    says(&found, &["a write to the disk of this node has been under way for"]);
+    assert!(found["do"].as_str().unwrap().contains("iostat"), "{found}");
+    disk.be_sound().unwrap();
+}
+
+/// Each node tells of its own disk, also if it does not lead.
+#[cfg(feature = "openraft")]
+#[test]
+fn the_disk_of_a_follower_is_told_by_that_one() {
+    let directory = TempDir::new().unwrap();
+    let state = directory.path().canonicalize().unwrap();
+    let disk = FaultyDisk::new(directory.path(), &state).unwrap();
+    let (nodes, admins) = cluster(&state, |id, command| {
+        if id == 2 {
+            command.envs(disk.environment());
+        }
+    });
+    let nodes: Vec<_> = nodes.into_iter().flatten().collect();
+    lead_at_first(&admins);
+    stdout(&nodes[0].ask(&["seq", "orders"]));
+    disk.hang().unwrap();
+    // The others are enough.
+    stdout(&nodes[0].ask(&["seq", "orders"]));
+    says(&problem(&admins[1], "disk_slow"), &["under way for"]);
+    stdout(&nodes[0].ask(&["seq", "orders"]));
+    disk.be_sound().unwrap();
+}
+
+/// A directory for a state that was served, and the wall clock of the servers over it.
+fn served() -> (TempDir, WallClock) {
+    let directory = TempDir::new().unwrap();
+    let clock = WallClock::new(directory.path()).unwrap();
+    let (mut command, _) = serve(directory.path(), &[]);
+    command.envs(clock.environment());
+    stdout(&Node::spawn(command).ask(&["ts"]));
+    (directory, clock)
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_by_the_leader() {
+    let (directory, clock) = served();
+    clock.shift(40_000 * DAY).unwrap();
+    let (mut command, admin) = serve(directory.path(), &[]);
+    command.envs(clock.environment());
+    let node = Node::spawn(command);
+    stdout(&node.ask(&["ts"]));
+    let found = problem(&admin, "clock_wrong");
+    let what = found["what"].as_str().unwrap();
+    assert!(what.contains("days ahead of what is believed, and not followed"), "{found}");
+    assert!(found["do"].as_str().unwrap().contains("--trust-clock-until"), "{found}");
+    clock.shift(0).unwrap();
+    wait_until_sound(&admin);
+}
+
+/// Nothing is served then, which the page says, and the probe: without a date, since there is none before 1970.
+#[test]
+fn a_clock_that_was_never_set_is_told_before_1970_too() {
+    for before_1970 in [0, 10 * 365 * DAY] {
+        let directory = TempDir::new().unwrap();
+        let clock = WallClock::new(directory.path()).unwrap();
+        let now = (SystemClock.now().wall_ms / 1_000).cast_signed();
+        clock.shift(-now - before_1970).unwrap();
+        let (mut command, admin) = serve(directory.path(), &["memory"]);
+        command.envs(clock.environment());
+        let _node = Node::spawn(command);
+        let found = problem(&admin, "clock_wrong");
+        assert!(found["what"].as_str().unwrap().contains("was never set"), "{found}");
+        let ready = get(&admin, "/readyz");
+        assert!(ready.code == 503 && ready.body.contains("was never set"), "{ready:?}");
+        assert_eq!(get(&admin, "/livez").code, 200);
+        assert_eq!(get(&admin, "/nothing").code, 404);
+        assert!(get(&admin, "/").body.contains("<title>tsoracle</title>"));
+    }
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn a_follower_tells_that_its_clock_is_not_that_of_the_others() {
+    let directory = TempDir::new().unwrap();
+    let clock = WallClock::new(directory.path()).unwrap();
+    let (_nodes, admins) = cluster(directory.path(), |id, command| {
+        if id == 3 {
+            command.envs(clock.environment());
+        }
+    });
+    lead_at_first(&admins);
+    wait_until_sound(&admins[2]);
+    clock.shift(-DAY).unwrap();
+    says_side(&admins[2], "behind those of most nodes");
+    clock.shift(DAY).unwrap();
+    says_side(&admins[2], "ahead of those of most nodes");
+    // The others are right, and say nothing.
+    wait_until_sound(&admins[0]);
+    clock.shift(0).unwrap();
+    wait_until_sound(&admins[2]);
+}
+
+#[cfg(feature = "openraft")]
+fn says_side(admin: &str, side: &str) {
+    while !problem(admin, "clock_wrong")["what"].as_str().unwrap().contains(side) {}
+}
+
+#[test]
+fn a_certificate_that_expires_and_has_expired_is_told_with_its_file() {
+    let directory = TempDir::new().unwrap();
+    cert(directory.path(), &["ca"]);
+    cert(directory.path(), &["node", "1", "--address", "127.0.0.1", "--days", "60"]);
+    let clock = WallClock::new(directory.path()).unwrap();
+    let (mut command, admin) = serve(directory.path(), &[&["memory"], &SERVE[..]].concat());
+    command.envs(clock.environment());
+    let _node = Node::spawn(command);
+    wait_until_sound(&admin);
+    let status = crate::node::status(&admin);
+    let certificates = status["certificates"].as_array().unwrap();
+    assert_eq!(certificates.len(), 2, "its own chain, and the authorities of clients: {status:#}");
+    let first =
+        certificates.iter().map(|one| one["expires_in_ms"].as_i64().unwrap()).min().unwrap();
+    assert_eq!(first / 1_000 / DAY, 59);
+    clock.shift(40 * DAY).unwrap();
+    let found = problem(&admin, "certificate_expiring");
+    assert!(
+        found["what"]
+            .as_str()
+            .unwrap()
+            .contains("TLS of clients: the certificate in tsoracle-certs/node-1.pem"),
+        "{found}"
+    );
+    clock.shift(61 * DAY).unwrap();
+    let found = problem(&admin, "certificate_expired");
+    let what = found["what"].as_str().unwrap();
+    assert!(what.contains("node-1.pem") && what.contains("expired on 20"), "{found}");
+    assert!(found["do"].as_str().unwrap().contains("without a restart"), "{found}");
+}
+
+#[test]
+fn a_cap_that_is_nearly_reached_is_told_with_its_option() {
+    let directory = TempDir::new().unwrap();
+    let (command, admin) = serve(directory.path(), &["memory", "--max-keys", "4"]);
+    let node = Node::spawn(command);
+    for key in ["a", "b", "c"] {
+        stdout(&node.ask(&["seq", key]));
+    }
+    let found = problem(&admin, "cap_nearly_reached");
+    says(&found, &["3 of at most 4 sequences"]);
+    assert!(found["do"].as_str().unwrap().contains("--max-keys"), "{found}");
+}
+
+#[test]
+fn lines_of_the_log_that_nobody_reads_are_told() {
+    let directory = TempDir::new().unwrap();
+    let admin = free_port();
+    let arguments = ["memory", "--admin-listen", &admin, "--log", "trace"];
+    let mut node = Node::start(directory.path(), &arguments);
+    node.close_log();
+    stdout(&node.ask(&["ts"]));
+    says(&problem(&admin, "log_lines_lost"), &["lines of the log were lost"]);
+}
