@@ -1,10 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::ServerConfig;
-use tokio::{
-    net::{TcpListener, ToSocketAddrs},
-    sync::watch,
-};
+use tokio::{net::ToSocketAddrs, sync::watch};
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
     Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
@@ -13,20 +10,21 @@ use tsoracle_core::{
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
     v1::{
-        cluster_service_server::ClusterServiceServer,
+        backup_service_server::BackupServiceServer, cluster_service_server::ClusterServiceServer,
         sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer,
     },
 };
 use tsoracle_tls::Watched;
 
 use crate::{
-    BoundServer, Limits, TlsOptions,
+    BoundServer, Limits, Listener, Reloads, TlsOptions,
     edge::Edge,
     gate::Gate,
     health::Health,
+    listener::listen,
     pages::Pages,
     rights::Access,
-    service::{Cluster, Sequences, Tso},
+    service::{Backups, Cluster, Sequences, Tso},
     status::Statuses,
 };
 
@@ -39,6 +37,7 @@ pub struct Server {
     pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pages: Option<Pages>,
@@ -60,6 +59,7 @@ pub struct Builder {
     limits: Limits,
     access: Access,
     pages: Option<Pages>,
+    reloads: Option<Reloads>,
     for_administrators: bool,
 }
 
@@ -111,6 +111,11 @@ impl Builder {
         Self { pages: Some(pages), ..self }
     }
 
+    /// Whom administrators ask to have the settings read again.
+    pub fn reloads(self, reloads: Reloads) -> Self {
+        Self { reloads: Some(reloads), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -145,13 +150,14 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, pages, for_administrators, .. } = self;
+        let Self { limits, access, reloads, pages, for_administrators, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
             tls,
             limits,
             access,
+            reloads,
             for_administrators,
             clock,
             pages,
@@ -177,15 +183,11 @@ impl Server {
     /// # Errors
     /// `Config`, naming the address, if it cannot be listened on.
     pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<BoundServer> {
-        let listener = listen(&address).await?;
-        self.listen_on(listener)
+        Ok(self.listen_on(listen(&address).await?))
     }
 
     /// Listens on a socket that is bound already.
-    ///
-    /// # Errors
-    /// `Config` if it is not.
-    pub fn listen_on(self, listener: TcpListener) -> Result<BoundServer> {
+    pub fn listen_on(self, listener: Listener) -> BoundServer {
         BoundServer::new(self, listener)
     }
 
@@ -208,16 +210,24 @@ impl Server {
             false => Room::unread_answers(self.limits.unread_answers),
         };
         let unread = Arc::new(unread);
+        let backups = Backups {
+            oracle: oracle.clone(),
+            statuses: statuses.clone(),
+            stopping: stopping.clone(),
+        };
+        let backups = BackupServiceServer::new(backups).max_decoding_message_size(most);
         let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses });
+        let reloads = self.reloads.clone();
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, reloads });
         let cluster = cluster.max_decoding_message_size(most);
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), time).marked())
             .add_service(Edge::new(sequences, gate.clone(), time))
-            .add_service(Edge::new(cluster, gate, time))
+            .add_service(Edge::new(cluster, gate.clone(), time))
+            .add_service(Edge::new(backups, gate, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
@@ -284,25 +294,4 @@ impl Server {
             .add_service(earlier)
             .prepare())
     }
-}
-
-/// Binds a listener, and says what to do if that fails.
-///
-/// # Errors
-/// `Config`, naming the address.
-pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let hint = match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program listens there; stop it, or choose another address"
-            }
-            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            std::io::ErrorKind::PermissionDenied => {
-                "that port needs privileges; choose one above 1023"
-            }
-            _ => "the form is HOST:PORT",
-        };
-        let context = format!("cannot listen on {address}: {hint}");
-        Error::new(ErrorKind::Config, context).with_source(source)
-    })
 }
