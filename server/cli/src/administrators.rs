@@ -64,7 +64,7 @@ impl Administrators {
             Some(address) => {
                 tracing::info!(%address, "administrators are served; the status page is {scheme}://{address}/");
             }
-            None => tracing::info!(%place, "administrators are served"),
+            None => tracing::info!(address = %place, "administrators are served"),
         }
         let _ = listening.serve().await;
         pending().await
