@@ -82,9 +82,15 @@ async fn a_server_without_sessions_is_waited_for_though_another_one_leads() {
         .unwrap();
     let gate = Arc::new(Semaphore::new(0));
     first.script([Step::Await(gate.clone())]);
-    let call = tokio::spawn(async move { client.get_seq("orders", 4).await });
-    // Its answers tell its epoch: by the third one it is known to lead.
-    second.wait_until(|seen| seen.probes >= 3).await;
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.get_seq("orders", 4).await }
+    });
+    first.wait_until(|seen| !seen.sequences.is_empty()).await;
+    // Until it is known that the other one leads.
+    while second.seen().timestamps == 0 {
+        client.get_ts().await.unwrap();
+    }
     gate.add_permits(1);
     assert_eq!(call.await.unwrap().unwrap().range(), 0..4);
     assert_eq!((first.executed(), second.seen().sequences.len()), (1, 0));

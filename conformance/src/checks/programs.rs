@@ -29,8 +29,11 @@ struct Model {
     /// Per sequence that exists, where its next block starts.
     next: BTreeMap<SeqKey, u64>,
     /// Per name, the request and its blocks.
-    named: BTreeMap<usize, (Vec<(SeqKey, u32)>, Vec<SeqBlock>)>,
+    named: BTreeMap<usize, (Entries, Vec<SeqBlock>)>,
 }
+
+/// Keys, and how many values are asked for of each.
+type Entries = Vec<(SeqKey, u32)>;
 
 async fn names_and_deleted_sequences_are_as_a_model_says_over_restarts(
     make: MakeFixture,

@@ -125,6 +125,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let error = DirectoryFiles::lock(file.path()).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Config, "{error}");
-        assert!(error.to_string().to_lowercase().contains("not a directory"), "{error:#}");
+        assert!(format!("{error:#}").contains("not a directory"), "{error:#}");
     }
 }

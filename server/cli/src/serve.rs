@@ -49,7 +49,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     check_place("--listen", place)?;
     let mut signals = Signals::install()?;
     let reloader = Reloader::default();
-    reload_on_hangup(reloader.clone())?;
+    let mut hangups = pin!(endless("SIGHUP", reload_on_hangup(reloader.clone())?));
 
     let listener = listen(&place).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
@@ -70,6 +70,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
         error = metrics.as_mut() => return Err(error.into()),
+        error = hangups.as_mut() => return Err(error.into()),
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
@@ -101,21 +102,21 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
         },
         error = metrics => Err(error.into()),
+        error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         failed = administrators => failed,
     }
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
-fn reload_on_hangup(reloader: Reloader) -> Result<(), Failure> {
+fn reload_on_hangup(reloader: Reloader) -> Result<impl Future<Output = ()>, Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
-    tokio::spawn(async move {
+    Ok(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
             reloader.request();
         }
-    });
-    Ok(())
+    })
 }
 
 /// Why the cluster goes on without this node, if that is why it has ended.
