@@ -2,7 +2,6 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -23,12 +22,12 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::watch,
     time::{Sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::service::Routes;
+use tokio_util::either::Either as Connected;
+use tonic::{Code, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
@@ -39,6 +38,9 @@ use crate::{
     calls::Calls,
     edge::Allowed,
     gate::{Refused, not_grpc},
+    listener::Stream,
+    meters::{CallMeters, Method},
+    peer::Peer,
     rights::{Access, Session},
 };
 
@@ -56,18 +58,19 @@ pub(crate) struct Connection {
     pub(crate) refusals: Refusals,
     /// For calls under way.
     pub(crate) room: Arc<Room>,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 impl Connection {
-    fn session(&self, peer: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Session {
+    fn session(&self, peer: Peer, certificate: Option<&CertificateDer<'_>>) -> Session {
         Session::new(self.access.clone(), self.oracle.clone(), Some(peer), certificate)
     }
 
     /// Serves one connection until it is closed, or its calls have ended after `stopping`.
     pub(crate) async fn serve(
         self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Stream,
+        peer: Peer,
         stopping: watch::Receiver<bool>,
     ) {
         if let Err(error) = self.try_serve(stream, peer, stopping).await {
@@ -77,12 +80,14 @@ impl Connection {
 
     async fn try_serve(
         &self,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Stream,
+        peer: Peer,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // An answer is small, and must not wait for the acknowledgement of the one before.
-        stream.set_nodelay(true)?;
+        if let Connected::Left(stream) = &stream {
+            stream.set_nodelay(true)?;
+        }
         match &self.tls {
             None => self.http2(stream, self.session(peer, None), stopping).await,
             Some(tls) => {
@@ -99,9 +104,9 @@ impl Connection {
     }
 
     /// Logs why a client is not spoken to.
-    fn log_refused(&self, error: &io::Error, peer: SocketAddr) {
+    fn log_refused(&self, error: &io::Error, peer: Peer) {
         let Some(reason) = why_refused(error) else { return };
-        let reason = format!("{reason} ({})", peer.ip());
+        let reason = format!("{reason} ({})", peer.host());
         if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
             tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }
@@ -129,8 +134,8 @@ impl Connection {
             .keep_alive_timeout(limits.keepalive_timeout);
         let over_share = Arc::new(AtomicBool::new(false));
         let greeted = Greeted::new(stream, limits.handshake_time, over_share.clone());
-        let (routes, room) = (self.routes.clone(), self.room.clone());
-        let known = Known { session, routes, room, over_share };
+        let (routes, room, meters) = (self.routes.clone(), self.room.clone(), self.meters.clone());
+        let known = Known { session, routes, room, meters, over_share };
         let service = service_fn(move |request| known.answer(request));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(greeted), service));
         tokio::select! {
@@ -147,7 +152,7 @@ impl Connection {
 const SMALL_HEADERS: usize = 1 << 10;
 
 /// What of larger ones is kept: whatever is read once a call has begun, each up to that size.
-const READ_LATER: [HeaderName; 7] = [
+const READ_LATER: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::TE,
@@ -155,6 +160,8 @@ const READ_LATER: [HeaderName; 7] = [
     HeaderName::from_static("grpc-accept-encoding"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
 ];
 
 /// The routes, which get nothing but gRPC, are told who makes each call, and get no more of its headers than they read: these stay in
@@ -163,6 +170,7 @@ struct Known {
     session: Session,
     routes: Routes,
     room: Arc<Room>,
+    meters: Arc<CallMeters>,
     /// Set when a call is refused for want of a place.
     over_share: Arc<AtomicBool>,
 }
@@ -180,6 +188,8 @@ impl Known {
             Ok(place) => place,
             Err(error) => {
                 self.over_share.store(true, Ordering::Relaxed);
+                let method = Method::of(request.uri().path());
+                self.meters.count(method, Code::ResourceExhausted, 1);
                 return Either::Left(future::ready(Ok(
                     refused(&error).map(|body| Answer::new(body, None))
                 )));

@@ -23,6 +23,9 @@ const REQUESTS: usize = 30;
 const KEYS: [&str; 3] = ["orders", "invoices", "a'; --"];
 const NAMES: usize = 8;
 
+/// What a request asks of each sequence.
+type Entries = Vec<(SeqKey, u32)>;
+
 /// What the requests so far must have led to.
 #[derive(Default)]
 struct Model {
@@ -31,9 +34,6 @@ struct Model {
     /// Per name, the request and its blocks.
     named: BTreeMap<usize, (Entries, Vec<SeqBlock>)>,
 }
-
-/// Keys, and how many values are asked for of each.
-type Entries = Vec<(SeqKey, u32)>;
 
 async fn names_and_deleted_sequences_are_as_a_model_says_over_restarts(
     make: MakeFixture,

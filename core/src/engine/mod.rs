@@ -6,6 +6,7 @@ mod group;
 mod guard;
 mod handover;
 mod lasting;
+mod liveness;
 mod meters;
 mod pending;
 mod read_ahead;
@@ -16,6 +17,7 @@ mod settle;
 mod shares;
 mod space;
 mod takeover;
+mod taps;
 mod turns;
 mod wall_clock;
 mod window;
@@ -35,7 +37,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub(crate) use self::wall_clock::EARLIEST_MS;
 use self::{
     guard::DriverGuard,
-    meters::Meters,
+    meters::{Meters, RefusalMeters},
     reign::Queues,
     resign::Resignations,
     service::{Arrivals, Service},
@@ -45,8 +47,10 @@ use self::{
 };
 pub(crate) use self::{
     handover::Handover,
+    liveness::Liveness,
     pending::{Outcomes, Pending, lost},
     reign::{Denied, Reign},
+    taps::{Tap, Tapped},
 };
 pub use self::{wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
 use crate::{
@@ -108,6 +112,7 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<Turns>,
     pub(crate) space: Arc<SpaceLeft>,
     pub(crate) meters: Meters,
+    pub(crate) refusals: Arc<RefusalMeters>,
     resignations: Resignations,
     /// What the wall clock is thought of, while this node leads.
     wall_clock: Mutex<WallClock>,
@@ -133,6 +138,7 @@ impl Shared {
             turns: Arc::default(),
             space: Arc::new(SpaceLeft::new(options.space.clone())),
             meters,
+            refusals: Arc::new(RefusalMeters::new()),
             resignations: Resignations::new(options.lease),
             wall_clock: Mutex::default(),
             reserved_ms: AtomicU64::new(0),
@@ -141,6 +147,7 @@ impl Shared {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        self.meters.show(&phase);
         self.phase.send_replace(phase);
         self.look_again();
     }
@@ -253,7 +260,11 @@ const EPOCH_AGE: u32 = 2;
 /// Follows the leadership until it is stopped. Where no caller will stop the driver, since this failed
 /// or the oracle was dropped, it does so: a leader that serves no more must not keep others
 /// from leading.
-pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    responder: liveness::Responder,
+) {
     let followed = tokio::spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
         async move {
@@ -261,6 +272,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
                 biased;
                 ended = follow(&shared, stop) => ended,
                 never = space::watch(&shared) => match never {},
+                never = responder.answer() => match never {},
             }
         }
     });
@@ -290,12 +302,21 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
 async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase {
     let mut leadership = shared.guard.driver().leadership();
     let mut rests = Rests::default();
+    let (mut last_leader, mut last_claim) = (None, None);
     let reason = loop {
         let current = leadership.borrow_and_update().clone();
+        if let Some(leader) = leader_of(&current)
+            && last_leader.replace(leader.clone()).is_some_and(|last| last != leader)
+        {
+            shared.meters.leader_changes.increment(1);
+        }
         let (mut leads, mut follows) = (false, None);
         match current {
             Leadership::Leader { claim } => {
                 leads = true;
+                if last_claim.replace(claim) != Some(claim) {
+                    shared.meters.elections.increment(1);
+                }
                 shared.enter(Phase::TakingOver { epoch: None, trouble: None });
                 let ended = tokio::select! {
                     biased;
@@ -351,6 +372,17 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
         }
     };
     Phase::Failed(reason.into())
+}
+
+/// Who leads, if that is known: this node, or the one at an address.
+fn leader_of(leadership: &Leadership) -> Option<Option<String>> {
+    match leadership {
+        Leadership::Leader { .. } => Some(None),
+        Leadership::Follower { leader } => {
+            leader.as_ref().map(|leader| Some(leader.endpoint.clone()))
+        }
+        Leadership::Unknown => None,
+    }
 }
 
 /// Adds to the hint that this node gives the epoch of the last fence that it knows of, now and then. Never
@@ -415,8 +447,9 @@ async fn lead(
 ) -> Ended {
     let (requests, requested) = mpsc::unbounded_channel();
     let (handover_queue, handovers) = mpsc::unbounded_channel();
-    let queues = Queues { requests, handovers: handover_queue };
-    let arrivals = Arrivals { requests: requested, handovers };
+    let (tap_queue, taps) = mpsc::unbounded_channel();
+    let queues = Queues { requests, handovers: handover_queue, taps: tap_queue };
+    let arrivals = Arrivals { requests: requested, handovers, taps };
     let mut takeover = Takeover::new(shared, claim);
     let fenced = tokio::select! {
         biased;

@@ -127,10 +127,8 @@ fn split(bytes: &[u8]) -> Result<(Version, Version, &[u8])> {
             Ok((base, next, effect))
         }
         Some((format, _)) => {
-            let context = format!(
-                "a log entry has format {format}, this release reads {FORMAT}; upgrade this node"
-            );
-            Err(Error::new(ErrorKind::Fatal, context))
+            let (found, known) = (u64::from(*format), u64::from(FORMAT));
+            Err(Error::unknown_format("a log entry", found, known).of_kind(ErrorKind::Fatal))
         }
         None => Err(damaged("is empty")),
     }

@@ -14,6 +14,13 @@ use crate::{entry::MAX_KEY_BYTES, leaps::MAX_NUMBER};
 
 /// What a snapshot's first chunk begins with, the format last.
 pub(crate) const MAGIC: &[u8] = b"tsoracle snapshot 1\n";
+const FORMAT: u64 = 1;
+
+/// The format of a snapshot that begins so, whether this release reads it or not.
+fn format(magic: &[u8]) -> Option<u64> {
+    let number = str::from_utf8(magic).ok()?.strip_prefix("tsoracle snapshot ")?;
+    number.strip_suffix('\n')?.parse().ok()
+}
 
 /// Entries of one chunk, at most. They are read with one scan.
 const CHUNK_ENTRIES: usize = 1_000;
@@ -109,7 +116,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Chunk> {
 pub fn header(first: &[u8]) -> Result<Vec<u8>> {
     match decode(first)? {
         Chunk::Begin { magic, header } if magic == MAGIC => Ok(header),
-        Chunk::Begin { .. } => Err(damaged("it has another format")),
+        Chunk::Begin { magic, .. } => Err(match format(&magic) {
+            Some(found) if found != FORMAT => Error::unknown_format("a snapshot", found, FORMAT),
+            _ => damaged("it has another format"),
+        }),
         _ => Err(damaged("it does not begin with a header")),
     }
 }

@@ -4,7 +4,11 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ErrorKind as RocksKind,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, new_node};
+use tsoracle_core::{
+    Clock as _, Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, SystemClock,
+    new_node,
+    series::{self, Histogram},
+};
 
 use crate::{Config, log};
 
@@ -28,6 +32,8 @@ pub struct Store {
     name: String,
     seal: Seal,
     directory: Directory,
+    /// How long writes take, which end with a sync.
+    sync: Histogram,
 }
 
 impl Store {
@@ -50,7 +56,8 @@ impl Store {
         check_format(&database, &name)?;
         let seal = verify(&database, &name)?;
         directory.verify(seal.commits())?;
-        let mut store = Self { database, name, seal, directory };
+        let sync = series::STORE_SYNC_DURATION.histogram();
+        let mut store = Self { database, name, seal, directory, sync };
         if store.directory.is_copy() {
             store.commit(new_node()?)?;
             store.directory.settle_here()?;
@@ -95,7 +102,10 @@ impl SeqStore for Store {
             }
         }
         batch.put(SEAL_KEY, seal.encode());
-        write(&self.database, batch).map_err(|error| self.failed(error))?;
+        let began = SystemClock.now().boot;
+        let written = write(&self.database, batch);
+        self.sync.record(SystemClock.now().boot.since(began).as_secs_f64());
+        written.map_err(|error| self.failed(error))?;
         self.seal = seal;
         self.directory.acknowledge(seal.commits())
     }
@@ -166,12 +176,10 @@ fn check_format(database: &DB, name: &str) -> Result<()> {
         return Err(damaged(name, "it is not a state of tsoracle's"));
     };
     if format != FORMAT.to_be_bytes() {
-        let found = match format.try_into() {
-            Ok(bytes) => u32::from_be_bytes(bytes).to_string(),
-            Err(_) => format.escape_ascii().to_string(),
-        };
-        let context = format!("{name} has format {found}, this release reads {FORMAT}");
-        return Err(Error::new(ErrorKind::Corrupt, context));
+        return Err(match format.try_into().map(u32::from_be_bytes) {
+            Ok(found) => Error::unknown_format(name, found.into(), FORMAT.into()),
+            Err(_) => damaged(name, "its format is no number"),
+        });
     }
     Ok(())
 }

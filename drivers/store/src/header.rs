@@ -1,6 +1,6 @@
 //! What each file begins with.
 
-use tsoracle_core::{Error, ErrorKind, Result};
+use tsoracle_core::{Error, Result};
 
 use crate::files::{OpenFile, Place};
 
@@ -68,8 +68,7 @@ impl Header {
         let format = u32::from_le_bytes(part(&bytes, 16));
         if format != FORMAT {
             let name = place.path(name);
-            let context = format!("{name} has format {format}, this release reads {FORMAT}");
-            return Err(Error::new(ErrorKind::Corrupt, context));
+            return Err(Error::unknown_format(name, format.into(), FORMAT.into()));
         }
         if crc32c::crc32c(&bytes[..60]) != u32::from_le_bytes(part(&bytes, 60)) {
             return Err(place.damaged(name, "its header fails its checksum"));
@@ -94,6 +93,8 @@ fn part<const N: usize>(bytes: &[u8; Header::SIZE], at: usize) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use tsoracle_core::ErrorKind;
+
     use super::*;
     use crate::files::DirectoryFiles;
 

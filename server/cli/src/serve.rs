@@ -1,35 +1,50 @@
-use std::{fs, future::pending, net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
+use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
 };
-use tsoracle_server::{Server, TlsOptions, listen};
+use tsoracle_server::{Place, Reloads, Server, TlsOptions};
 
 use crate::{
     access,
     administrators::Administrators,
     drivers,
     failure::Failure,
-    log, metrics,
+    log, meters, metrics,
     output::print_line,
+    place, recorder,
+    service_manager::{ServiceManager, in_words},
     settings::{DriverChoice, Settings},
+    traces,
 };
 
 const DRIVER: &str = "file";
 const LISTEN: &str = "127.0.0.1:50551";
 
+/// The share of requests that are traced if nobody says.
+const TRACED: f64 = 0.01;
+
 /// How long the line that says where this node serves waits for it to lead, or to know who does.
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long reading files again may take until the service manager is told that it is done.
+const RELOAD: Duration = Duration::from_secs(10);
+
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
-    log::start(log::filter(settings.log.as_deref())?)?;
+    let format = settings.log_format.unwrap_or_default();
+    let traced = start_traces(&settings)?;
+    let is_traced = traced.is_some();
+    log::start(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
-    let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
+    let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
     let config = match &settings.driver {
         Some(DriverChoice(config)) => config.clone(),
         None => DriverConfig::parse(DRIVER)?,
@@ -46,21 +61,25 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         warn_of_one_authority(&config, tls);
     }
     let place = settings.listen.as_deref().unwrap_or(LISTEN);
-    check_place("--listen", place)?;
+    place::check_place("--listen", place)?;
     let mut signals = Signals::install()?;
     let reloader = Reloader::default();
-    let mut hangups = pin!(endless("SIGHUP", reload_on_hangup(reloader.clone())?));
+    let (reloads, reload_requests) = Reloads::new();
+    let manager = ServiceManager::from_environment()?;
+    let hangups = reload_on_hangup(reloads.clone(), manager.clone())?;
+    let mut hangups = pin!(endless("SIGHUP", hangups));
 
-    let listener = listen(&place).await?;
-    let address = listener.local_addr().map_err(Failure::failed)?;
-    let trust = access::trust_of_clients(&settings, address, tls.is_some())?;
+    let listener = place::open(place, &settings).await?;
+    let place = listener.place().clone();
+    let trust = access::trust_of_clients(&settings, &place, tls.is_some())?;
     let administrators = Administrators::listen(&settings).await?;
     let access = access::open(&settings)?;
-    let service_endpoint =
-        advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+    let reached = place.address().filter(|address| !address.ip().is_unspecified());
+    let service_endpoint = advertise.or_else(|| reached.map(|address| address.to_string()));
     let context =
         OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
     let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
+    meters::show_build(&name);
     let mut metrics = pin!(endless("metrics", async move {
         match metrics {
             Some(serving) => serving.await,
@@ -71,24 +90,32 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         opened = drivers::open(config, context) => opened?,
         error = metrics.as_mut() => return Err(error.into()),
         error = hangups.as_mut() => return Err(error.into()),
+        never = manager.opening(&name) => match never {},
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver.clone()).options(options);
-    server = server.limits(limits.clone()).access(access.trusting(trust));
+    server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
+    }
+    if is_traced {
+        server = server.spans(traces::span_of);
     }
     if let Some(tls) = tls {
         server = server.tls(tls).reload(reloader.subscribe());
     }
-    let listening = server.build()?.listen_on(listener)?;
+    let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
-    tokio::spawn(announce(oracle.clone(), address, name));
-    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
-    let following = access::follow(given, settings, access.clone(), reloader.subscribe());
-    let stopped = listening.serve_with_shutdown(async move {
+    let counting = keep_up_meters(oracle.clone());
+    tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
+    let followed = manager.follow(oracle.clone());
+    let reload = reloader.subscribe();
+    let administrators = administrators.serve(oracle, &access, limits, reload, reloads);
+    let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
+    let stopped = listening.serve_with_shutdown(async {
         signals.next().await;
+        manager.stopping();
         tracing::info!("stopping; a second signal exits at once");
         tokio::spawn(async move {
             signals.next().await;
@@ -96,7 +123,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             std::process::exit(1);
         });
     });
-    tokio::select! {
+    let ended = tokio::select! {
         stopped = stopped => match stopped {
             Ok(()) => Ok(()),
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
@@ -104,17 +131,44 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         error = metrics => Err(error.into()),
         error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
+        error = endless("the service manager", followed) => Err(error.into()),
+        error = endless("counting", counting) => Err(error.into()),
         failed = administrators => failed,
+    };
+    if is_traced {
+        traces::flush().await;
+    }
+    ended
+}
+
+/// Traces requests, if they are to be.
+fn start_traces(settings: &Settings) -> Result<Option<log::BoxedLayer>, Failure> {
+    let ratio = settings.trace_ratio.unwrap_or(TRACED);
+    if !(0.0..=1.0).contains(&ratio) {
+        return Err(Failure::usage(format!("--trace-ratio is from 0 to 1, not {ratio}")));
+    }
+    let endpoint = settings.otlp_endpoint.as_deref();
+    endpoint.map(|endpoint| traces::start(endpoint, ratio)).transpose()
+}
+
+/// Keeps up what is counted, if anybody can see it.
+async fn keep_up_meters(oracle: Oracle) {
+    match recorder::is_installed() {
+        true => match meters::keep_up(oracle).await {},
+        false => pending().await,
     }
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
-fn reload_on_hangup(reloader: Reloader) -> Result<impl Future<Output = ()>, Failure> {
+fn reload_on_hangup(
+    reloads: Reloads,
+    manager: ServiceManager,
+) -> Result<impl Future<Output = ()>, Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     Ok(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
-            reloader.request();
+            manager.reloading(timeout(RELOAD, reloads.ask())).await;
         }
     })
 }
@@ -142,7 +196,7 @@ fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
 }
 
 /// Says once where this node serves, when it does or when it will not for now.
-async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
+async fn announce(oracle: Oracle, place: Place, driver: String, manager: ServiceManager) {
     let mut phase = oracle.phase();
     let settled =
         phase.wait_for(|phase| !matches!(phase, Phase::Electing | Phase::TakingOver { .. }));
@@ -151,15 +205,12 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
         () = SystemClock.sleep(SETTLE) => {}
     }
     let state = match &*oracle.phase().borrow() {
-        Phase::Serving { epoch } => format!("leading, epoch {epoch}"),
-        Phase::Following(Some(leader)) => format!("following {}", leader.endpoint),
-        Phase::Following(None) => "following".into(),
-        Phase::Electing => "no leader yet".into(),
-        Phase::TakingOver { .. } => "taking over".into(),
         // It stops, or has failed.
-        _ => return,
+        Phase::Stopping | Phase::Failed(_) => return,
+        phase => in_words(phase),
     };
-    let line = format!("tsoracle serving on {address} (driver {driver}, {state})");
+    manager.ready();
+    let line = format!("tsoracle serving on {place} (driver {driver}, {state})");
     // Nobody may be reading, so that it takes for ever.
     let printed = tokio::task::spawn_blocking({
         let line = line.clone();
@@ -184,31 +235,6 @@ fn require_state(config: &DriverConfig) -> Result<(), Failure> {
             "there is no state in {}, and none is begun with --require-state; is the volume mounted?",
             directory.display()
         ))),
-    }
-}
-
-/// Checks that `text` is HOST:PORT.
-pub(crate) fn check_place(option: &str, text: &str) -> Result<(), Failure> {
-    let place = text.rsplit_once(':').filter(|(host, port)| {
-        !host.is_empty() && !host.contains(['/', ' ', ',']) && port.parse::<u16>().is_ok()
-    });
-    match place {
-        Some(_) => Ok(()),
-        None => Err(Failure::usage(format!("{option} takes HOST:PORT, not {text:?}"))),
-    }
-}
-
-/// Checks where clients reach this server.
-fn endpoint(text: &str) -> Result<String, Failure> {
-    check_place("--advertise", text)?;
-    if text.ends_with(":0") {
-        return Err(Failure::usage(format!("--advertise {text}: no client can connect to port 0")));
-    }
-    match text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
-        true => Err(Failure::usage(format!(
-            "--advertise {text} is an address to listen on, where no client can connect to; name this machine"
-        ))),
-        false => Ok(text.into()),
     }
 }
 
