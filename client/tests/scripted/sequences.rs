@@ -81,10 +81,15 @@ async fn a_server_without_sessions_is_waited_for_though_another_one_leads() {
         .build()
         .unwrap();
     let gate = Arc::new(Semaphore::new(0));
-    first.script([Step::Await(gate.clone())]);
-    let call = tokio::spawn(async move { client.get_seq("orders", 4).await });
-    // Its answers tell its epoch: by the third one it is known to lead.
-    second.wait_until(|seen| seen.probes >= 3).await;
+    first.script([Step::Await(gate.clone()), Step::Hang]);
+    let call = tokio::spawn({
+        let client = client.clone();
+        async move { client.get_seq("orders", 4).await }
+    });
+    first.wait_until(|seen| !seen.sequences.is_empty()).await;
+    // What can be asked for again is asked of the other one, once it is known to lead.
+    client.get_ts().await.unwrap();
+    assert_eq!(second.seen().timestamps, 1);
     gate.add_permits(1);
     assert_eq!(call.await.unwrap().unwrap().range(), 0..4);
     assert_eq!((first.executed(), second.seen().sequences.len()), (1, 0));

@@ -303,6 +303,8 @@ mod tests {
         }
         assert!(parse("etcd://h:2379/p?ttl=100ms").validate().is_err());
         assert!(parse("etcd://h:2379/p?password=x").user().is_err());
+        assert!(parse("etcd://u:x@h:2379/p?user=u").user().is_err());
+        assert_eq!(parse("etcd://h:2379/p").user().unwrap(), None);
         assert!(parse("etcd://h:2379/p?adopt=xyz").adopt().is_err());
         assert!(parse(&format!("etcd://h:2379/{}", "p".repeat(65))).prefix().is_err());
         assert!(parse("etcd:/").prefix().is_err());

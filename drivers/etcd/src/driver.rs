@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     Announcer, BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot, Version,
+    Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot, Version, supervised,
 };
 
 use crate::{
@@ -55,11 +55,16 @@ async fn run(
     mut elector: Elector,
     left: watch::Sender<Option<Result<(), String>>>,
 ) {
-    tokio::select! {
-        () = shared.ended() => {}
-        () = elector.run() => {}
-        () = watch(&shared) => {}
-        () = shared.etcd.members.stay_connected() => {}
+    let working = async {
+        tokio::select! {
+            () = shared.ended() => {}
+            () = elector.run() => {}
+            () = watch(&shared) => {}
+            () = shared.etcd.members.stay_connected() => {}
+        }
+    };
+    if let Err(panic) = supervised("the election in etcd", working).await {
+        shared.latch(panic);
     }
     let outcome = elector.leave().await;
     left.send_replace(Some(outcome.map_err(|error| format!("{error:#}"))));

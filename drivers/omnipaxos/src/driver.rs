@@ -10,7 +10,7 @@ use tokio::{
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Latency, Leadership,
     MemberReport, Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot,
-    SystemClock, Version,
+    SystemClock, Version, supervised,
 };
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica,
@@ -26,7 +26,7 @@ use crate::{
     log::Log,
     node::Node,
     peers::Peers,
-    runner::Runner,
+    runner::{self, Runner},
 };
 
 /// The name in config strings, and of whom a directory is.
@@ -90,7 +90,11 @@ pub(crate) async fn open_within(
         let lifecycle = driver.lifecycle.clone();
         // If no caller waits for the driver any more, the queue is closed as well.
         let _ = started.send(Ok(driver));
-        lifecycle.end(runner.run(queue, heard).await);
+        let ended = supervised(runner::TASK, runner.run(queue, heard)).await;
+        lifecycle.end(ended.unwrap_or_else(|panic| {
+            lifecycle.fail(panic.clone());
+            Err(panic)
+        }));
     });
     Ok(Arc::new(driver.await?))
 }

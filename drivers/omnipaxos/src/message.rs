@@ -347,7 +347,11 @@ pub(crate) mod tests {
         check(&sync(vec![state(5), Entry::Commit(commit(1))], None), 1, 2).unwrap();
         check(&sound, 3, 2).unwrap_err();
         check(&sound, 1, 3).unwrap_err();
+        let mut ends = sync(vec![], None);
+        log_sync(&mut ends).unwrap().stopsign =
+            Some(omnipaxos::storage::StopSign::with(omnipaxos::ClusterConfig::default(), None));
         for wrong in [
+            ends,
             of(PaxosMsg::ProposalForward(vec![])),
             of(PaxosMsg::Compaction(Compaction::Trim(1))),
             accept(vec![state(9)]),

@@ -20,6 +20,9 @@ use crate::{
 /// message passes through two of them on its way out.
 const TURNS: usize = 3;
 
+/// What it is called where it panics.
+pub(crate) const TASK: &str = "the log";
+
 /// See the module.
 pub(crate) struct Runner {
     node: Node,
@@ -50,6 +53,7 @@ impl Runner {
         mut events: mpsc::Receiver<Event>,
     ) -> Result<()> {
         let (mut asked, mut heard) = (Vec::new(), Vec::new());
+        let _names_panics = self.lifecycle.names_panics_of(TASK);
         let mut failure = self.transport.failure();
         while !self.node.has_ended() {
             tokio::select! {

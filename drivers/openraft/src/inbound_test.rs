@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::{
-    CommittedLeaderId, EntryPayload, Membership, StoredMembership,
+    CommittedLeaderId, EntryPayload, Membership, RaftMetrics, StoredMembership,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
 };
 use serde::Serialize;
@@ -36,7 +36,7 @@ use crate::{
     driver::{OpenraftDriver, Outside, start},
     store,
     types::{Applied, Entry, Id, Meta, Payload, TypeConfig, Vote, encode},
-    wire::{APPEND, INSTALL, Install, PRE_VOTE, VOTE, pack, unpack},
+    wire::{APPEND, CAMPAIGN, INSTALL, Install, PRE_VOTE, REMOVED, VOTE, pack, unpack},
 };
 
 /// What the test does as the other nodes.
@@ -288,6 +288,7 @@ async fn a_number_that_leaps_is_refused_in_whatever_it_comes() {
         AppendEntriesRequest { leader_commit: Some(last), ..goes_on(vec![]) },
         goes_on(vec![blank(last)]),
         goes_on(vec![blank(id(5, 2)), blank(id(5, 4))]),
+        goes_on(vec![blank(id(5, 2)), blank(id(4, 3))]),
         // What is agreed on here has another id.
         AppendEntriesRequest { prev_log_id: Some(id(4, 1)), ..goes_on(vec![]) },
     ] {
@@ -431,6 +432,26 @@ async fn answers_are_believed_no_more_than_questions() {
     assert!(metrics.running_state.is_ok(), "{:?}", metrics.running_state);
     assert_eq!((metrics.vote.leader_id.term, metrics.current_leader), (7, Some(1)));
     assert_eq!(metrics.last_applied, Some(id(5, 1)));
+}
+
+#[tokio::test]
+async fn only_its_leader_has_a_node_campaign_or_tells_it_that_it_was_removed() {
+    let node = Node::start().await;
+    node.follows().await;
+    let handler = node.played.handler.lock().unwrap().clone().unwrap();
+    let three = Sender { node: 3, id: NodeId(3) };
+    let of = |term| pack(&Vote::new_committed(term, 2)).unwrap();
+    for (kind, body) in [(CAMPAIGN, Bytes::new()), (REMOVED, of(5)), (REMOVED, of(9))] {
+        let error = handler.call(three, kind, body).await.unwrap_err();
+        assert!(error.to_string().contains("another node leads"), "{error}");
+    }
+    // What it said before it was elected is over.
+    node.hear_bytes(REMOVED, of(4)).await.unwrap_err();
+    assert_eq!((node.term(), *node.driver.shared.removed.borrow()), (5, false));
+    node.hear_bytes(CAMPAIGN, Bytes::new()).await.unwrap();
+    let metrics = node.driver.shared.raft.wait(Some(Duration::from_secs(60)));
+    let campaigns = |metrics: &RaftMetrics<u64, _>| metrics.vote.leader_id.term > 5;
+    metrics.metrics(campaigns, "it campaigns").await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use openraft::ServerState;
 use tokio::time::timeout;
-use tsoracle_core::{Error, ErrorKind};
+use tsoracle_core::{Error, ErrorKind, supervised};
 use tsoracle_replica::Announcer;
 
 use crate::{commit, members, removal, shared::Shared, types::Vote};
@@ -28,7 +28,9 @@ pub(crate) async fn follow(shared: Arc<Shared>, mut announcer: Announcer) {
         // Raft ends because the node does, not the other way round.
         biased;
         reason = end(&shared) => reason,
-        error = announce(&shared, &mut announcer) => Some(error),
+        ended = supervised("leadership", announce(&shared, &mut announcer)) => {
+            Some(ended.unwrap_or_else(|panic| panic))
+        }
     };
     if let Some(error) = reason {
         tracing::error!(error = %format_args!("{error:#}"), "this node serves no more");

@@ -1,6 +1,9 @@
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use tokio::sync::watch;
@@ -19,6 +22,14 @@ impl Lifecycle {
     /// Notes why this node has failed. The first reason stays.
     pub fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// Notes why this node has failed if this thread panics while what is returned lives. A panic drops what a task
+    /// holds before it can be caught: made after what callers wait for, this is dropped before, so that they find the
+    /// reason.
+    #[must_use]
+    pub fn names_panics_of(self: &Arc<Self>, task: &'static str) -> NamesPanics {
+        NamesPanics { lifecycle: self.clone(), task }
     }
 
     /// Whether calls are of any use.
@@ -74,6 +85,23 @@ impl Lifecycle {
     }
 }
 
+/// See [`Lifecycle::names_panics_of`].
+#[derive(Debug)]
+pub struct NamesPanics {
+    lifecycle: Arc<Lifecycle>,
+    task: &'static str,
+}
+
+impl Drop for NamesPanics {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let context =
+                format!("the task for {} has panicked; the log has the reason", self.task);
+            self.lifecycle.fail(Error::new(ErrorKind::Fatal, context));
+        }
+    }
+}
+
 fn stopped() -> Error {
     Error::new(ErrorKind::Unavailable, "the driver has stopped")
 }
@@ -98,5 +126,30 @@ mod tests {
         lifecycle.fail(Error::new(ErrorKind::Fatal, "first"));
         lifecycle.fail(Error::new(ErrorKind::Fatal, "second"));
         assert!(lifecycle.gone().to_string().contains("first"));
+    }
+
+    /// What a panic finds in use when it drops it.
+    struct Asks(Arc<Lifecycle>, std::sync::mpsc::Sender<Error>);
+
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0.gone());
+        }
+    }
+
+    #[test]
+    fn a_panic_is_named_before_what_it_drops_is_found_gone() {
+        let (lifecycle, (told, hears)) = (Arc::<Lifecycle>::default(), std::sync::mpsc::channel());
+        drop(lifecycle.names_panics_of("no panic"));
+        lifecycle.check().unwrap();
+        let asks = Asks(lifecycle.clone(), told);
+        let panicked = thread::spawn(move || {
+            let asks = asks;
+            let _names = asks.0.names_panics_of("sums");
+            panic!("in a test");
+        });
+        panicked.join().unwrap_err();
+        let error = hears.recv().unwrap();
+        assert!(error.to_string().contains("the task for sums has panicked"), "{error}");
     }
 }

@@ -366,17 +366,17 @@ mod tests {
             (VERSION.to_vec(), version.encode().to_vec())
         };
         let key = |key: &[u8]| (key.to_vec(), vec![]);
-        assert!(VERSION < b"a".as_slice(), "it is the first key");
+        assert!(VERSION > b"k".as_slice(), "it comes behind these keys");
         state(vec![]).unwrap();
-        state(vec![version(MAX_NUMBER, MAX_NUMBER), key(b"a"), key(b"b")]).unwrap();
-        state(vec![version(1, 1), key(&[b'k'; MAX_KEY_BYTES])]).unwrap();
+        state(vec![key(b"a"), key(b"b"), version(MAX_NUMBER, MAX_NUMBER)]).unwrap();
+        state(vec![key(&[b'k'; MAX_KEY_BYTES]), version(1, 1)]).unwrap();
         for (entries, why) in [
             (vec![key(b"a")], "no version"),
             (vec![version(1, MAX_NUMBER + 1)], "no room"),
             (vec![version(MAX_NUMBER + 1, 1)], "no room"),
-            (vec![version(1, 1), key(b"b"), key(b"a")], "not in their order"),
-            (vec![version(1, 1), key(b"a"), key(b"a")], "not in their order"),
-            (vec![version(1, 1), key(&[b'k'; MAX_KEY_BYTES + 1])], "keys that no state has"),
+            (vec![key(b"b"), key(b"a"), version(1, 1)], "not in their order"),
+            (vec![key(b"a"), key(b"a"), version(1, 1)], "not in their order"),
+            (vec![key(&[b'k'; MAX_KEY_BYTES + 1]), version(1, 1)], "keys that no state has"),
         ] {
             let error = state(entries).unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Corrupt);

@@ -70,3 +70,21 @@ impl SteppedStore {
         &self.owner.replica
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tsoracle_core::{BootTime, SystemClock};
+    use tsoracle_store::Store;
+
+    use super::*;
+    use crate::StoreThread;
+
+    #[test]
+    fn where_nothing_waits_nothing_is_synced() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Default::default()).unwrap();
+        let replica = Replica::open(store, BootTime::from_nanos(1)).unwrap();
+        let (_thread, mut stepped) = StoreThread::simulated(Arc::new(SystemClock), replica);
+        assert_eq!(stepped.step(), Next::Wait);
+    }
+}

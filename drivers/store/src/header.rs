@@ -93,6 +93,8 @@ fn part<const N: usize>(bytes: &[u8; Header::SIZE], at: usize) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use tsoracle_core::ErrorKind;
+
     use super::*;
     use crate::files::DirectoryFiles;
 
@@ -124,6 +126,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let error = DirectoryFiles::lock(file.path()).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Config, "{error}");
-        assert!(error.to_string().to_lowercase().contains("not a directory"), "{error:#}");
+        assert!(format!("{error:#}").contains("not a directory"), "{error:#}");
     }
 }

@@ -239,6 +239,21 @@ fn cut_and_extended_files() {
     }
 }
 
+/// However much it says: nothing is made ready for what is not there.
+#[test]
+fn a_block_that_is_longer_than_its_file() {
+    let case = Case::take(true);
+    let snapshot = &case.files["snapshot"];
+    for more in [1, 1_000, 1 << 20] {
+        let mut longer = snapshot.clone();
+        // Behind the header and the block's checksum.
+        let left = snapshot.len() as u32 - 64 - 8;
+        longer[68..72].copy_from_slice(&(left + more).to_le_bytes());
+        let text = case.refusal("snapshot", Some(longer), "a longer block").unwrap();
+        assert!(text.contains("a block is longer than the file"), "{text}");
+    }
+}
+
 #[test]
 fn zeroed_and_swapped_parts() {
     for closed in [true, false] {

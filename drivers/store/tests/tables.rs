@@ -29,3 +29,16 @@ fn tables_are_separate_and_written_together() {
     assert_eq!(entries, [(vec![1], b"entry".to_vec())]);
     assert_eq!(store.entries(LOG, &[3], &[1], 1).unwrap(), []);
 }
+
+#[test]
+fn the_first_driver_there_was_leaves_no_note() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path(), Options::default()).unwrap();
+    // A state of nothing is still anyone's.
+    store.belong_to("file").unwrap();
+    store.commit(effect(b"state")).unwrap();
+    store.belong_to("file").unwrap();
+    assert_eq!(store.entries(Table::new("meta"), &[], &[u8::MAX], 9).unwrap(), []);
+    let error = store.belong_to("other").unwrap_err();
+    assert_eq!(*error.kind(), tsoracle_core::ErrorKind::Config, "{error}");
+}

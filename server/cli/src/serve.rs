@@ -67,7 +67,8 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let reloader = Reloader::default();
     let (reloads, reload_requests) = Reloads::new();
     let manager = ServiceManager::from_environment()?;
-    reload_on_hangup(reloads.clone(), manager.clone())?;
+    let hangups = reload_on_hangup(reloads.clone(), manager.clone())?;
+    let mut hangups = pin!(endless("SIGHUP", hangups));
 
     let listener = place::open(place, &settings).await?;
     let place = listener.place().clone();
@@ -93,6 +94,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
         error = probes.as_mut() => return Err(error.into()),
+        error = hangups.as_mut() => return Err(error.into()),
         never = manager.opening(&name) => match never {},
         () = signals.next() => return Ok(()),
     };
@@ -138,6 +140,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
         },
         error = probes => Err(error.into()),
+        error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         error = endless("the service manager", followed) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
@@ -176,15 +179,17 @@ fn web(settings: &Settings, driver: &str) -> Result<Option<Web>, Failure> {
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
-fn reload_on_hangup(reloads: Reloads, manager: ServiceManager) -> Result<(), Failure> {
+fn reload_on_hangup(
+    reloads: Reloads,
+    manager: ServiceManager,
+) -> Result<impl Future<Output = ()>, Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
-    tokio::spawn(async move {
+    Ok(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
             manager.reloading(timeout(RELOAD, reloads.ask())).await;
         }
-    });
-    Ok(())
+    })
 }
 
 /// Why the cluster goes on without this node, if that is why it has ended.

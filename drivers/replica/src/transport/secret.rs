@@ -293,6 +293,23 @@ mod tests {
         other.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn one_that_speaks_another_format_is_told_nothing() {
+        let (mut near, mut far) = duplex(1_024);
+        let other = tokio::spawn(async move {
+            let mut hello = [0; 48];
+            far.read_exact(&mut hello).await.unwrap();
+            far.write_all(&[&b"tsoauth9"[..], &hello[16..]].concat()).await.unwrap();
+            let mut rest = vec![];
+            far.read_to_end(&mut rest).await.unwrap();
+            rest
+        });
+        let error = call(&mut near, &secret(1), "a", (1, 2)).await.unwrap_err();
+        assert!(error.contains("another format"), "{error}");
+        drop(near);
+        assert_eq!(other.await.unwrap(), b"", "it was given a proof");
+    }
+
     #[test]
     fn a_secret_in_a_file_is_long_enough_and_for_few_eyes() {
         let directory = tempfile::tempdir().unwrap();

@@ -420,3 +420,38 @@ async fn with_tls_both_sides_must_show_a_certificate() {
     assert_eq!(*error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("peer_key"), "{error}");
 }
+
+/// Who it is was proven when the session began, and only then.
+#[tokio::test]
+async fn a_session_is_of_one_sender_to_its_end() {
+    let (one, two) = pair().await;
+    let third = Node::start(3, |config| config).await;
+    for (node, other) in [(3, &third), (1, &one)] {
+        two.knows(node, other);
+        other.knows(2, &two);
+        other.call(2, ECHO, PATIENCE).await.unwrap();
+    }
+    let frames = |node: &Node| {
+        let call = node.transport.0.envelope.wrap(2, ECHO, Bytes::from_static(b"hello")).unwrap();
+        [node.transport.0.hello(2).unwrap(), Frame { call: 1, ..call }]
+    };
+    let (calls, [hello, own], [_, others]) = (two.calls(), frames(&one), frames(&third));
+    let answer = async |second: Frame| {
+        let mut client = PeerClient::connect(format!("http://{}", two.address())).await.unwrap();
+        let sent = futures::stream::iter([hello.clone(), second]);
+        let sent = futures::StreamExt::chain(sent, futures::stream::pending());
+        let mut answers = client.session(sent).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap();
+        loop {
+            match timeout(PATIENCE, answers.message()).await.unwrap() {
+                // Whether it is still there.
+                Ok(Some(answer)) if answer.call == 0 => {}
+                answer => return answer,
+            }
+        }
+    };
+    assert_eq!(&answer(own).await.unwrap().unwrap().body[..], b"\0\0\0\x01hello");
+    assert_eq!(two.calls(), calls + 1);
+    answer(others).await.unwrap_err();
+    assert_eq!(two.calls(), calls + 1, "it was listened to");
+}
