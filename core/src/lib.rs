@@ -31,17 +31,17 @@ pub use inventory;
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
 pub use backup::{
     Assembled, Assembly, BackupHeader, BackupReader, BackupWriter, Contents, RestoreTerms,
-    Restored, restore,
+    Restored, inspected, restore,
 };
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
-#[doc(hidden)]
-pub use driver::Linked;
 pub use driver::{
     Announcer, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory, DriverOption, Effect,
     Entry, KeyRange, Leadership, LocalDriver, Member, Members, Membership, MembershipChange,
     MemoryStore, Observed, OpenContext, OpenFuture, Outcome, Reads, Registry, SeqStore, Snapshot,
-    VERSION, Version, new_node,
+    StoppedReader, StoppedState, VERSION, Version, new_node,
 };
+#[doc(hidden)]
+pub use driver::{Linked, LinkedReader};
 pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
@@ -56,6 +56,8 @@ pub use random::Random;
 pub use refusals::{Refusals, shortened};
 pub use reload::{Reload, Reloader};
 pub use state::Reject;
-pub use storage::{Directory, LOCK_FILE, Seal, lock_file, mark_moved, sync_directory};
+pub use storage::{
+    Directory, LOCK_FILE, LockedToRead, Seal, lock_file, mark_moved, sync_directory,
+};
 pub use supervised::{endless, supervised};
 pub use tsoracle_types::*;

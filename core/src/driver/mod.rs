@@ -10,6 +10,7 @@ mod memory;
 mod observed;
 mod registry;
 mod snapshot;
+mod stopped;
 mod store;
 mod version;
 
@@ -18,8 +19,6 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-#[doc(hidden)]
-pub use self::registry::Linked;
 pub use self::{
     announcer::Announcer,
     config::DriverConfig,
@@ -30,9 +29,12 @@ pub use self::{
     observed::Observed,
     registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},
     snapshot::{KeyRange, Reads, Snapshot},
+    stopped::{StoppedReader, StoppedState},
     store::SeqStore,
     version::{VERSION, Version},
 };
+#[doc(hidden)]
+pub use self::{registry::Linked, stopped::LinkedReader};
 use crate::{BootTime, LeaderHint, NodeId, Result};
 
 /// A system that stores a versioned state, agrees on the order of its commits, and says who should try
