@@ -155,7 +155,8 @@ async fn find_leader(
             }
         }
         if SystemClock.now().boot >= until {
-            return Err(Failed::ForGood(last));
+            let context = format!("{last}; no leader was found within the time: run it again");
+            return Err(Failed::ForGood(Failure::failed(context)));
         }
         SystemClock.sleep(PAUSE).await;
     }

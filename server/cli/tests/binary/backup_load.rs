@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, task::JoinSet};
 use tsoracle_client::{Client, ErrorKind};
-use tsoracle_history::{Ask, Block, Blocks, Call, Operation, Outcome, Timestamps, check};
+use tsoracle_history::{Ask, Block, Blocks, Call, Next, Operation, Outcome, Timestamps, check};
 
 use crate::node::{Node, openraft_nodes, run, stdout, tsoracle};
 
@@ -75,6 +75,16 @@ impl Load {
             };
             let ask = vec![Ask { key: key.as_str().into(), count: 1 }];
             self.note(caller, start, Call::GetSeq { ask, request_id: None, outcome });
+        }
+    }
+
+    /// Where the keys begin.
+    async fn look(&self) {
+        for index in 0..KEYS {
+            let (key, start) = (format!("key-{index}"), self.now());
+            let next = self.client.read_seq(&key).await.unwrap();
+            let outcome = Outcome::Answered(Next { next, epoch: None });
+            self.note(0, start, Call::ReadSeq { key: key.into(), outcome });
         }
     }
 
@@ -229,6 +239,7 @@ fn a_backup_under_load_survives_the_leader() {
         assert!(granted < next && next <= ever + 1 + CLIENTS as u64, "{granted} {next} {ever}");
     }
     let after = Load::new([node.address.clone()], began);
+    runtime.block_on(after.look());
     let clients = start(&after, &runtime);
     wait("a load", || after.calls.lock().unwrap().len() > 2_000);
     end(&after, clients, &runtime);
