@@ -1,10 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::ServerConfig;
-use tokio::{
-    net::{TcpListener, ToSocketAddrs},
-    sync::watch,
-};
+use tokio::{net::ToSocketAddrs, sync::watch};
 use tonic::{service::Routes, transport::server::Router};
 use tsoracle_core::{
     Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
@@ -20,10 +17,11 @@ use tsoracle_proto::{
 use tsoracle_tls::Watched;
 
 use crate::{
-    BoundServer, Limits, TlsOptions,
+    BoundServer, Limits, Listener, Reloads, TlsOptions,
     edge::Edge,
     gate::Gate,
     health::Health,
+    listener::listen,
     rights::Access,
     service::{Backups, Cluster, Sequences, Tso},
     status::Statuses,
@@ -38,6 +36,7 @@ pub struct Server {
     pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
     statuses: Statuses,
@@ -57,6 +56,7 @@ pub struct Builder {
     reload: Reload,
     limits: Limits,
     access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
 }
 
@@ -103,6 +103,11 @@ impl Builder {
         Self { access, ..self }
     }
 
+    /// Whom administrators ask to have the settings read again.
+    pub fn reloads(self, reloads: Reloads) -> Self {
+        Self { reloads: Some(reloads), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -135,13 +140,14 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, for_administrators, .. } = self;
+        let Self { limits, access, reloads, for_administrators, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
             tls,
             limits,
             access,
+            reloads,
             for_administrators,
             clock,
             statuses,
@@ -166,15 +172,11 @@ impl Server {
     /// # Errors
     /// `Config`, naming the address, if it cannot be listened on.
     pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<BoundServer> {
-        let listener = listen(&address).await?;
-        self.listen_on(listener)
+        Ok(self.listen_on(listen(&address).await?))
     }
 
     /// Listens on a socket that is bound already.
-    ///
-    /// # Errors
-    /// `Config` if it is not.
-    pub fn listen_on(self, listener: TcpListener) -> Result<BoundServer> {
+    pub fn listen_on(self, listener: Listener) -> BoundServer {
         BoundServer::new(self, listener)
     }
 
@@ -207,8 +209,8 @@ impl Server {
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster =
-            ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
+        let (tls, reloads) = (self.tls.clone(), self.reloads.clone());
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, tls, reloads });
         let cluster = cluster.max_decoding_message_size(most);
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), time).marked())
@@ -277,25 +279,4 @@ impl Server {
             .add_service(reflection)
             .prepare())
     }
-}
-
-/// Binds a listener, and says what to do if that fails.
-///
-/// # Errors
-/// `Config`, naming the address.
-pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let hint = match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program listens there; stop it, or choose another address"
-            }
-            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            std::io::ErrorKind::PermissionDenied => {
-                "that port needs privileges; choose one above 1023"
-            }
-            _ => "the form is HOST:PORT",
-        };
-        let context = format!("cannot listen on {address}: {hint}");
-        Error::new(ErrorKind::Config, context).with_source(source)
-    })
 }

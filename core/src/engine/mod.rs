@@ -6,6 +6,7 @@ mod group;
 mod guard;
 mod handover;
 mod lasting;
+mod liveness;
 mod meters;
 mod pending;
 mod read_ahead;
@@ -46,6 +47,7 @@ use self::{
 };
 pub(crate) use self::{
     handover::Handover,
+    liveness::Liveness,
     pending::{Outcomes, Pending, lost},
     reign::{Denied, Reign},
     taps::{Tap, Tapped},
@@ -255,7 +257,11 @@ const EPOCH_AGE: u32 = 2;
 /// Follows the leadership until it is stopped. Where no caller will stop the driver, since this failed
 /// or the oracle was dropped, it does so: a leader that serves no more must not keep others
 /// from leading.
-pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    responder: liveness::Responder,
+) {
     let followed = tokio::spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
         async move {
@@ -263,6 +269,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
                 biased;
                 ended = follow(&shared, stop) => ended,
                 never = space::watch(&shared) => match never {},
+                never = responder.answer() => match never {},
             }
         }
     });

@@ -303,9 +303,14 @@ fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8], format: u8) -> Result<T
     match bytes.split_first() {
         Some((found, body)) if *found == format => postcard::from_bytes(body)
             .map_err(|source| corrupt(key, "a stored value is damaged").with_source(source)),
-        Some(_) => Err(corrupt(key, "a stored value has an unknown format")),
+        Some((found, _)) => Err(unknown_format(key, *found, format)),
         None => Err(corrupt(key, "a stored value is empty")),
     }
+}
+
+pub(super) fn unknown_format(key: &[u8], found: u8, known: u8) -> Error {
+    let what = format_args!("the value under key {}", key.escape_ascii());
+    Error::unknown_format(what, found.into(), known.into())
 }
 
 pub(super) fn corrupt(key: &[u8], what: &str) -> Error {

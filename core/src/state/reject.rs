@@ -294,7 +294,8 @@ impl fmt::Display for Reject {
             ),
             Self::NewerRules { rules } => write!(
                 f,
-                "the state is under rules version {rules}, this release knows up to {}",
+                "the state is under rules version {rules}, since a newer release has used what is new in it; this release \
+                 knows up to {}: run that one again",
                 RULES
             ),
         }

@@ -12,7 +12,7 @@ mod seeds;
 mod state;
 mod wire;
 
-pub use seeds::seeds;
+pub use seeds::{RELEASED, seeds};
 
 /// A decoder that is fuzzed.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,7 @@ macro_rules! targets {
 
 targets!(
     address: tsoracle_client::fuzz::address,
+    backup: state::backup,
     config_string: config::string,
     config_table: config::table,
     effect: state::effect,

@@ -8,6 +8,7 @@ use tsoracle_proto::metadata;
 use crate::{
     endpoints::{Channel, Dialer, Endpoints},
     failure::Failure,
+    place,
 };
 
 /// The first servers to be asked lead to the leader within this number of steps, or not at all.
@@ -91,7 +92,9 @@ impl Leader {
             why = format!(
                 "{endpoint} does not lead, and names no leader; give the addresses of all nodes"
             );
-            self.to_ask.extend(hint.filter(|hint| *hint != endpoint));
+            // A socket would be one of this machine, whatever the other one means.
+            let usable = |hint: &String| *hint != endpoint && place::socket(hint).is_none();
+            self.to_ask.extend(hint.filter(usable));
         }
         Err(Unanswered::Unreached(why))
     }

@@ -30,11 +30,14 @@ mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
+mod place;
 mod progress;
 mod raise;
+mod reload;
 mod restore;
 mod sequences;
 mod serve;
+mod service_manager;
 mod settings;
 mod status;
 mod target;
@@ -88,6 +91,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Reload(arguments) => reload::run(arguments).await,
         Command::Cert(command) => cert::run(command),
         Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),

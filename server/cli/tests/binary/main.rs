@@ -20,6 +20,7 @@ mod commands;
 mod common;
 mod configuration;
 mod crashes;
+mod earlier;
 mod failures;
 mod limits;
 mod logging;
@@ -31,7 +32,12 @@ mod rights;
 #[cfg(any(feature = "openraft", feature = "omnipaxos"))]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod rolling;
+mod sockets;
 mod space;
 mod stopping;
+mod supervised;
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod tasks;
 mod tls;
 mod verify;

@@ -57,7 +57,18 @@ async fn each_call_takes_a_right() {
             vec![],
             [Unauthenticated, PermissionDenied, Unimplemented, Unimplemented],
         ),
+        (
+            "SequenceService/OpenSeqs",
+            v1::OpenSeqsRequest { floors: vec![], accept_sequence_loss: true }.encode_to_vec(),
+            [Unauthenticated, PermissionDenied, PermissionDenied, Ok],
+        ),
+        ("BackupService/Backup", vec![], [Unauthenticated, PermissionDenied, PermissionDenied, Ok]),
         ("ClusterService/Troubles", vec![], [Unauthenticated, PermissionDenied, Ok, Ok]),
+        (
+            "ClusterService/Reload",
+            vec![],
+            [Unauthenticated, PermissionDenied, PermissionDenied, Unimplemented],
+        ),
     ];
     for (method, message, expected) in rows {
         for (name, expected) in
