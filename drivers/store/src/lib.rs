@@ -10,6 +10,7 @@ mod frozen;
 pub mod fuzz;
 mod header;
 mod journal;
+mod meters;
 mod record;
 mod recovery;
 mod segment;
