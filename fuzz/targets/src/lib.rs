@@ -34,7 +34,6 @@ macro_rules! targets {
 
 targets!(
     address: tsoracle_client::fuzz::address,
-    backup: state::backup,
     config_string: config::string,
     config_table: config::table,
     effect: state::effect,

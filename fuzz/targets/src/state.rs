@@ -1,4 +1,4 @@
-use tsoracle_core::{BackupReader, BackupWriter, Effect, Seal, Version};
+use tsoracle_core::{Effect, Seal, Version};
 
 pub(crate) fn effect(data: &[u8]) -> bool {
     let Ok(effect) = Effect::decode(data) else { return false };
@@ -17,27 +17,5 @@ pub(crate) fn version(data: &[u8]) -> bool {
     }
     let Ok(version) = Version::decode(Some(data)) else { return false };
     assert_eq!(version.encode(), data);
-    true
-}
-
-/// A backup that is whole can be written again as it was, and is the same.
-pub(crate) fn backup(data: &[u8]) -> bool {
-    let Ok(mut backup) = BackupReader::new(data) else { return false };
-    let header = backup.header().clone();
-    let mut writer = BackupWriter::new(vec![], &header).expect("memory takes all");
-    loop {
-        match backup.next_entries() {
-            Err(_) => return false,
-            Ok(None) => break,
-            Ok(Some(entries)) => {
-                entries.iter().for_each(|entry| writer.put(entry).expect("it was read"));
-            }
-        }
-    }
-    let (again, contents) = writer.finish().expect("it was whole");
-    assert_eq!(Some(&contents), backup.contents());
-    let mut again = BackupReader::new(&*again).expect("it was written");
-    while again.next_entries().expect("it is whole").is_some() {}
-    assert_eq!((again.header(), again.contents()), (&header, Some(&contents)));
     true
 }

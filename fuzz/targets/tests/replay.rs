@@ -128,7 +128,6 @@ macro_rules! replayed {
 
 replayed!(
     address,
-    backup,
     config_string,
     config_table,
     effect,
