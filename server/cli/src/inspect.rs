@@ -83,7 +83,7 @@ struct Next<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::start(log::filter(Some("warn"))?)?;
+    log::start(log::filter(Some("warn"))?, log::Format::default(), Vec::new())?;
     let looking = move || look(&arguments);
     // Reads from disk all the while.
     tokio::task::spawn_blocking(looking).await.map_err(Failure::failed)?
