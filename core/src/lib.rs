@@ -33,17 +33,18 @@ pub use inventory;
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
 pub use backup::{
     Assembled, Assembly, BackupHeader, BackupReader, BackupWriter, Contents, RestoreTerms,
-    Restored, restore,
+    Restored, inspected, restore,
 };
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
-#[doc(hidden)]
-pub use driver::Linked;
 pub use driver::{
     Announcer, Certificate, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory,
     DriverOption, Effect, Entry, Finding, KeyRange, Leadership, LocalDriver, Member, MemberReport,
     Members, Membership, MembershipChange, MemoryStore, Observed, OpenContext, OpenFuture, Outcome,
-    Problem, Reads, Registry, Report, SeqStore, Snapshot, Unreached, VERSION, Version, new_node,
+    Problem, Reads, Registry, Report, SeqStore, Snapshot, StoppedReader, StoppedState, Unreached,
+    VERSION, Version, new_node,
 };
+#[doc(hidden)]
+pub use driver::{Linked, LinkedReader};
 pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
@@ -59,6 +60,8 @@ pub use random::Random;
 pub use refusals::{Refusals, shortened};
 pub use reload::{Reload, Reloader};
 pub use state::Reject;
-pub use storage::{Directory, LOCK_FILE, Seal, lock_file, mark_moved, sync_directory};
+pub use storage::{
+    Directory, LOCK_FILE, LockedToRead, Seal, lock_file, mark_moved, sync_directory,
+};
 pub use supervised::{endless, supervised};
 pub use tsoracle_types::*;

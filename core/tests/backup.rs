@@ -11,9 +11,9 @@ use std::{
 
 use tsoracle_core::{
     Assembly, BackupHeader, BackupReader, BackupWriter, Clock as _, ConsensusDriver, Contents,
-    Effect, Entry, ErrorKind, LeaseHolder, LocalDriver, MemoryStore, Oracle, OracleOptions, Phase,
-    Reject, RequestName, RestoreTerms, Restored, Result, SeqKey, SeqRequest, SeqStore, SystemClock,
-    Version, restore,
+    Effect, Entry, ErrorKind, LeaseHolder, LocalDriver, MemoryStore, Migration, Oracle,
+    OracleOptions, Phase, Reject, RequestName, RestoreTerms, Restored, Result, SeqKey, SeqRequest,
+    SeqStore, SystemClock, Version, restore,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -346,6 +346,22 @@ async fn a_backup_whose_counts_are_wrong_is_damaged() {
     let mut writer = BackupWriter::new(vec![], &HEADER(version, 4)).unwrap();
     writer.put(&entries[1]).unwrap();
     assert_eq!(*writer.put(&entries[0]).unwrap_err().kind(), ErrorKind::Corrupt, "out of order");
+}
+
+/// Sequences are as closed elsewhere.
+#[tokio::test]
+async fn a_state_that_was_restored_is_migrated_as_it_is() {
+    let (_, bytes) = used().await;
+    let (store, target) = (Shared::default(), Shared::default());
+    restored(&bytes, &store, &terms(&[("a", 100)], false)).await.unwrap();
+    let (source, into) = (driver(&store).await, driver(&target).await);
+    let migration = Migration::of(source, Arc::new(SystemClock)).await.unwrap();
+    migration.begin(&into).await.unwrap();
+    migration.copy(&into, |_| ()).await.unwrap();
+    into.shutdown().await.unwrap();
+    let oracle = serve(&target).await;
+    assert_eq!(seq(&oracle, "a", 1).await.unwrap(), 100);
+    assert!(is_closed(seq(&oracle, "b", 1).await));
 }
 
 /// An older release would grant from closed sequences, so that the state says that it must not lead.

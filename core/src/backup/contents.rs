@@ -17,6 +17,19 @@ pub struct Contents {
     pub(super) has_counts: bool,
 }
 
+impl Contents {
+    /// How far the last reign has come, in a word.
+    pub fn stage(&self) -> &'static str {
+        match self.reign.as_ref().map(|record| record.stage) {
+            None => "never begun",
+            Some(Stage::Fenced) => "fenced",
+            Some(Stage::Open) => "open",
+            Some(Stage::Released) => "released",
+            Some(Stage::Importing) => "importing",
+        }
+    }
+}
+
 /// Looks at the entries of a backup, in the order of their keys.
 #[derive(Debug)]
 pub(super) struct Inspector {

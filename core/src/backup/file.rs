@@ -77,8 +77,8 @@ impl<W: Write> BackupWriter<W> {
     /// `Fatal` if it cannot be written.
     pub fn new(output: W, header: &BackupHeader) -> Result<Self> {
         let inspector = Inspector::new(header.rules);
-        let part = Vec::with_capacity(PART_BYTES * 2);
-        let mut writer = Self { output, digest: Sha256::new(), part, inspector, entries: 0 };
+        let mut writer =
+            Self { output, digest: Sha256::new(), part: vec![], inspector, entries: 0 };
         writer.write(MAGIC)?;
         writer.write(&FORMAT.to_be_bytes())?;
         let header = postcard::to_stdvec(header).map_err(|source| {

@@ -3,6 +3,7 @@
 mod assembly;
 mod contents;
 mod file;
+pub mod inspected;
 mod restore;
 
 pub use self::{

@@ -11,6 +11,7 @@ mod observed;
 mod registry;
 mod report;
 mod snapshot;
+mod stopped;
 mod store;
 mod version;
 
@@ -19,8 +20,6 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-#[doc(hidden)]
-pub use self::registry::Linked;
 pub use self::{
     announcer::Announcer,
     config::DriverConfig,
@@ -32,9 +31,12 @@ pub use self::{
     registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},
     report::{Certificate, Finding, MemberReport, Problem, Report, Unreached},
     snapshot::{KeyRange, Reads, Snapshot},
+    stopped::{StoppedReader, StoppedState},
     store::SeqStore,
     version::{VERSION, Version},
 };
+#[doc(hidden)]
+pub use self::{registry::Linked, stopped::LinkedReader};
 use crate::{BootTime, LeaderHint, NodeId, Result};
 
 /// A system that stores a versioned state, agrees on the order of its commits, and says who should try

@@ -136,3 +136,45 @@ fn over() -> Error {
     let context = "the leader has changed while the copy of the state was taken; take it again";
     Error::new(ErrorKind::Unavailable, context)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn effect(bytes: usize, number: u64) -> Effect {
+        let mut effect = Effect::default();
+        effect.put("a", vec![0; bytes]);
+        effect.set_version(Version { era: 0, number, name: number.into() });
+        effect
+    }
+
+    async fn attached(taps: &mut Taps) -> Tap {
+        let (request, tap) = oneshot::channel();
+        taps.attach(request);
+        tap.await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_is_too_slow_loses_its_tap_and_no_other_does() {
+        let mut taps = Taps::default();
+        assert!(taps.copy(&effect(1, 1)).is_none(), "nothing is kept for no follower");
+        let (mut slow, mut fast) = (attached(&mut taps).await, attached(&mut taps).await);
+        let commits = MOST_BYTES / (1 << 20) + 10;
+        for number in 1..=commits as u64 {
+            let effect = taps.copy(&effect(1 << 20, number)).expect("there are followers");
+            taps.stored(Version::default(), &effect);
+            let passed = fast.next().await.unwrap();
+            assert_eq!(passed.effect.version().unwrap().number, number);
+        }
+        let mut taken = 0;
+        let error = loop {
+            match slow.next().await {
+                Ok(_) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(*error.kind(), ErrorKind::Overloaded, "{error}");
+        assert!(taken < commits && taken > commits / 2, "{taken} were kept");
+        assert!(fast.try_next().unwrap().is_none());
+    }
+}

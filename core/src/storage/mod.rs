@@ -4,6 +4,6 @@ mod directory;
 mod seal;
 
 pub use self::{
-    directory::{Directory, LOCK_FILE, lock_file, mark_moved, sync_directory},
+    directory::{Directory, LOCK_FILE, LockedToRead, lock_file, mark_moved, sync_directory},
     seal::Seal,
 };

@@ -5,8 +5,8 @@ mod config;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, LocalDriver, Result, SeqStore as _, new_node,
-    register_driver,
+    ConsensusDriver, DriverConfig, DriverFactory, LocalDriver, Result, SeqStore as _,
+    StoppedReader, StoppedState, new_node, register_driver, register_stopped_reader,
 };
 use tsoracle_store::Store;
 
@@ -17,6 +17,15 @@ register_driver!(DriverFactory {
     summary: "a single node: state in memory, behind a crash-safe journal; the default",
     options: config::OPTIONS,
     open: |config, _| Box::pin(open_config(config)),
+});
+
+register_stopped_reader!(StoppedReader {
+    driver: "file",
+    read: |path| {
+        let (store, notes) = Store::inspect(path)?;
+        store.belong_to("file")?;
+        Ok(StoppedState::new(store, notes))
+    },
 });
 
 /// Opens the driver: locks the directory, and verifies the state in it.

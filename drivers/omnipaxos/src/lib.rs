@@ -28,6 +28,7 @@ mod runner;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod stop;
+mod stopped;
 mod storage;
 #[cfg(test)]
 mod testing;
@@ -36,7 +37,8 @@ mod ticks;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, register_driver,
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, StoppedReader,
+    register_driver, register_stopped_reader,
 };
 
 pub use driver::{OmnipaxosDriver, open};
@@ -48,6 +50,8 @@ register_driver!(DriverFactory {
     options: tsoracle_replica::FIXED_OPTIONS,
     open: |config, context| Box::pin(open_config(config, context)),
 });
+
+register_stopped_reader!(StoppedReader { driver: driver::NAME, read: stopped::read_stopped });
 
 async fn open_config(
     config: DriverConfig,

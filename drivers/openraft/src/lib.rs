@@ -32,7 +32,8 @@ mod storage_test;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, register_driver,
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, StoppedReader,
+    register_driver, register_stopped_reader,
 };
 
 pub use driver::{OpenraftDriver, open};
@@ -44,6 +45,8 @@ register_driver!(DriverFactory {
     options: tsoracle_replica::OPTIONS,
     open: |config, context| Box::pin(open_config(config, context)),
 });
+
+register_stopped_reader!(StoppedReader { driver: store::DRIVER, read: store::read_stopped });
 
 async fn open_config(
     config: DriverConfig,

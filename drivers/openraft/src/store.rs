@@ -1,10 +1,11 @@
 //! What this driver keeps in its node's store.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
-use tsoracle_core::{BootTime, Result};
+use openraft::EntryPayload;
+use tsoracle_core::{BootTime, Result, StoppedState};
 use tsoracle_replica::{
-    Cluster, Identity, Replica,
+    Cluster, Identity, LogEntry, Replica, stopped,
     transfer::Inbox,
     transport::{KnownId, PeerIds},
 };
@@ -46,6 +47,24 @@ pub(crate) fn open(cluster: &Cluster, now: BootTime) -> Result<(Replica, (Identi
 fn is_used(store: &Store) -> Result<bool> {
     let is_empty = |table| store.last(table).map(|last| last.is_none());
     Ok(!is_empty(LOG)? || !is_empty(RAFT)?)
+}
+
+/// The state of a stopped node, with everything of its log: whatever was acknowledged through this node is in there.
+pub(crate) fn read_stopped(path: &Path) -> Result<StoppedState> {
+    let (store, notes) = Store::inspect(path)?;
+    store.belong_to(DRIVER)?;
+    let now = BootTime::default();
+    let mut replica = Replica::open(store, now)?;
+    let applied = Applied::read(replica.applied().unwrap_or_default())?.log_id;
+    let after = next_index(applied.as_ref()).to_be_bytes();
+    for (_, entry) in replica.store().entries(LOG, &after, &[u8::MAX; 9], usize::MAX)? {
+        if let EntryPayload::Normal(payload) = decode::<Entry>(&entry)?.payload {
+            let commit = LogEntry::decode(&payload.0)?;
+            // One that conflicts changes nothing, as in the cluster.
+            let _ = replica.apply(commit.base(), commit.into_effect(), now)?;
+        }
+    }
+    stopped(replica, notes)
 }
 
 /// Reads what the store of a node holds.

@@ -18,6 +18,7 @@ mod replica;
 mod replica_test;
 pub mod snapshot;
 mod stepped_store;
+mod stopped;
 mod store_owner;
 pub mod store_thread;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use latch::Latch;
 pub use lifecycle::Lifecycle;
 pub use replica::Replica;
 pub use stepped_store::{Next, SteppedStore};
+pub use stopped::stopped;
 pub use store_thread::StoreThread;
 pub use tasks::{Gate, Gated, Tasks};
 pub use tls::{PeerNames, PeerTls};

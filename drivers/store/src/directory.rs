@@ -2,11 +2,12 @@
 
 use std::{fs, path::Path};
 
-use tsoracle_core::{Directory, Error, Result};
+use tsoracle_core::{Directory, Error, LockedToRead, Result};
 
 use crate::{
     Options, Store, earlier,
     files::{DirectoryFiles, Place},
+    frozen::FrozenFiles,
     recovery::{Recovered, initialize},
     tables::Tables,
 };
@@ -27,6 +28,31 @@ pub(crate) fn open(directory: &Path, options: Options) -> Result<Store> {
     directory.verify(recovered.commits())?;
     directory.remove_earlier(recovered.commits(), |path| Ok(earlier::read(path)?.commits))?;
     Store::start(recovered, options, Some(directory))
+}
+
+/// The state of a directory as it is, in memory. What is written to it changes nothing on the disk.
+///
+/// # Errors
+/// As of [`Store::inspect`].
+pub(crate) fn inspect(directory: &Path) -> Result<(Store, Vec<String>)> {
+    let locked = LockedToRead::lock(directory, STATE)?;
+    let unusable = |source| Error::cannot_use(locked.state.display(), source);
+    let files = DirectoryFiles::lock(&locked.state)?.into_lock();
+    let frozen = FrozenFiles::read(&locked.state, files).map_err(unusable)?;
+    let recovered = Recovered::read(Place::new(frozen, locked.state.display().to_string()))?;
+    let mut notes = vec![];
+    if let Some(acknowledged) = locked.acknowledged.filter(|last| *last > recovered.commits()) {
+        notes.push(format!(
+            "it is at commit {}, though {acknowledged} was acknowledged: it is an older copy, or damaged, and lacks what \
+             came after",
+            recovered.commits()
+        ));
+    }
+    if let Some(whither) = &locked.moved {
+        notes.push(format!("it is not to be served any more: {}", whither.trim()));
+    }
+    let store = Store::start(recovered, Options::default(), None)?;
+    Ok((store.looked_at(locked), notes))
 }
 
 fn make(path: &Path, commits: u64, tables: &Tables, options: Options) -> Result<()> {

@@ -200,6 +200,11 @@ impl DirectoryFiles {
         Ok(Self { path: path.into(), directory })
     }
 
+    /// What holds the lock.
+    pub(crate) fn into_lock(self) -> File {
+        self.directory
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

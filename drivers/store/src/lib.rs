@@ -4,6 +4,7 @@ mod checkpoint;
 mod directory;
 mod earlier;
 mod files;
+mod frozen;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;

@@ -4,7 +4,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, SeqStore};
+use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, LockedToRead, Result, SeqStore};
 
 use crate::{
     checkpoint::Failure,
@@ -64,6 +64,7 @@ pub struct Store {
     name: String,
     /// None where the files are not a directory's.
     directory: Mutex<Option<Directory>>,
+    _looked_at: Option<LockedToRead>,
 }
 
 /// The tables, and what is to be laid over them.
@@ -83,6 +84,22 @@ impl Store {
     /// missing although it was there once, or of an unknown format; `Fatal` if the disk fails.
     pub fn open(directory: &Path, options: Options) -> Result<Self> {
         directory::open(directory, options)
+    }
+
+    /// The state in the directory of a node that is stopped, as it is, and what a person has to know of it. Nothing
+    /// on the disk is changed, whatever is written. Until it is dropped, no process can open the directory.
+    ///
+    /// Blocks, reading all files into memory.
+    ///
+    /// # Errors
+    /// `Config` if there is none, or it is in use; `Corrupt` if it is damaged, or of an unknown format.
+    pub fn inspect(directory: &Path) -> Result<(Self, Vec<String>)> {
+        directory::inspect(directory)
+    }
+
+    /// Keeps a directory locked that is looked at.
+    pub(crate) fn looked_at(self, locked: LockedToRead) -> Self {
+        Self { _looked_at: Some(locked), ..self }
     }
 
     /// Makes a new store of these files. `name` stands for their directory in errors.
@@ -116,7 +133,7 @@ impl Store {
         let (journal, tables) = recovered.start(options.journal_bytes, failure.clone())?;
         let (tables, journal, directory) =
             (Mutex::new(Held { tables, owed: None }), Mutex::new(journal), Mutex::new(directory));
-        Ok(Self { tables, journal, failure, name, directory })
+        Ok(Self { tables, journal, failure, name, directory, _looked_at: None })
     }
 
     /// Notes that the state is the driver's of that name, or finds that it is.

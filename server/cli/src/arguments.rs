@@ -11,8 +11,9 @@ use clap::{
 };
 
 use crate::{
-    ask, backup, bench, cert, cluster, completions, decode, drivers, encode, help, init, leases,
-    man, migrate, raise, reload, restore, sequences, settings::Settings, status, token, verify,
+    ask, backup, bench, cert, cluster, completions, decode, drivers, encode, help, init, inspect,
+    leases, man, migrate, raise, reload, restore, sequences, settings::Settings, status, token,
+    verify,
 };
 
 const ABOUT: &str = "\
@@ -174,6 +175,12 @@ pub(crate) enum Command {
     /// N, …}
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Arguments),
+    /// Look at the state of a stopped node, without changing anything
+    ///
+    /// Prints what is in it. With --json: {"driver": "…", "version": …, "sequences": N, …}, and with --keys a line of
+    /// {"key": "…", "next": N} for each sequence
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::Arguments),
     /// Restore a backup into a new driver
     ///
     /// Timestamps go on above everything. Sequences are closed until it is said from where they go on, or that

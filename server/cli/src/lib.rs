@@ -21,6 +21,7 @@ pub mod endpoints;
 pub mod failure;
 mod help;
 mod init;
+mod inspect;
 mod leader;
 mod leases;
 mod log;
@@ -100,6 +101,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
         Command::Backup(arguments) => backup::run(arguments).await,
+        Command::Inspect(arguments) => inspect::run(arguments).await,
         Command::Restore(arguments) => restore::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Raise(arguments) => raise::run(arguments).await,

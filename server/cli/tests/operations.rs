@@ -118,6 +118,26 @@ impl Reader {
         stdout
     }
 
+    /// That timestamps are served at once, and sequences once they are opened.
+    fn goes_on(&self, title: &str) {
+        let said = self.run(title);
+        let lines: Vec<_> = said.lines().rev().take(4).collect();
+        let [next, others, opened, timestamp] = lines[..] else { panic!("{said}") };
+        let said = [opened, others, next];
+        assert_eq!(said, ["orders 1000", "all others are closed", "1000"]);
+        assert!(timestamp.parse::<u64>().is_ok(), "{timestamp}");
+    }
+
+    /// Takes a backup of a cluster that is gone then.
+    #[cfg(feature = "openraft")]
+    fn backed_up() -> Self {
+        let mut reader = serves("openraft", "three");
+        let said = reader.run("backup, with openraft");
+        assert!(said.contains("whole: backup-1"), "{said}");
+        reader.running.clear();
+        reader
+    }
+
     /// Stops what was started with this in its line, and waits for its end.
     #[cfg(feature = "openraft")]
     fn stop(&mut self, what: &str) {
@@ -215,6 +235,47 @@ fn a_secure_cluster_that_goes_over_to_new_authorities() {
         reader.run(step);
         asks(&reader, first);
     }
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn a_backup_is_restored_into_a_node_that_grows() {
+    let mut reader = Reader::backed_up();
+    let said = reader.run("restore, one node");
+    assert!(said.contains("1 are open from their floors"), "{said}");
+    let said = reader.run("restore, openraft: into one node");
+    assert!(said.contains("all are closed until"), "{said}");
+    reader.start("restore, openraft: that node, and two new ones, each on its machine");
+    reader.goes_on("restore, openraft: the cluster grows, and sequences are opened");
+}
+
+#[cfg(all(feature = "openraft", feature = "omnipaxos"))]
+#[test]
+fn a_backup_is_restored_into_all_nodes() {
+    let mut reader = Reader::backed_up();
+    reader.run("restore, omnipaxos: into all nodes");
+    reader.start("restore, omnipaxos: each on its machine");
+    reader.goes_on("restore, omnipaxos: sequences are opened");
+}
+
+#[cfg(all(feature = "openraft", feature = "etcd"))]
+#[test]
+fn a_backup_is_restored_into_etcd() {
+    let mut reader = Reader::backed_up();
+    reader.start("etcd, in four terminals");
+    reader.run("restore, etcd: once");
+    reader.start("restore, etcd: in two terminals");
+    reader.goes_on("restore, etcd: sequences are opened");
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn what_one_node_holds_is_rescued() {
+    let reader = Reader::backed_up();
+    let said = reader.run("inspect, and restore from what a node holds");
+    assert!(said.contains("note: this is what one node of the cluster holds"), "{said}");
+    assert!(said.contains("\norders 64\n"), "{said}");
+    assert!(said.contains("exported to last-copy") && said.contains("restored, as of"), "{said}");
 }
 
 #[test]

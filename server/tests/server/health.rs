@@ -140,6 +140,7 @@ async fn reflection_lists_every_service() {
     let expected = [
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
+        "tsoracle.v1.BackupService",
         "tsoracle.v1.ClusterService",
         "tsoracle.v1.SequenceService",
         "tsoracle.v1.TsoService",

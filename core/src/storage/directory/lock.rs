@@ -43,6 +43,13 @@ impl Lock {
         Ok(Self { file, state: state.into(), earlier: None, place: None, noted: 0 })
     }
 
+    /// As [`acquire`](Self::acquire), of a file that exists, and is only read.
+    pub(crate) fn acquire_to_read(path: &Path, state: &str) -> Result<Self, TryLockError> {
+        let file = File::open(path).map_err(TryLockError::Error)?;
+        lock_file(&file)?;
+        Ok(Self { file, state: state.into(), earlier: None, place: None, noted: 0 })
+    }
+
     /// Takes the notes of an earlier release, which called the state otherwise, for good.
     pub(crate) fn accept(&mut self, earlier: &str) {
         self.earlier = Some(earlier.into());

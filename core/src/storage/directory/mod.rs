@@ -54,6 +54,41 @@ pub struct Directory {
     is_copy: bool,
 }
 
+/// A directory of a stopped node, locked to be looked at. Nothing in it is changed.
+#[derive(Debug)]
+pub struct LockedToRead {
+    /// Where the state is.
+    pub state: PathBuf,
+    /// The last commit that was acknowledged, as far as `LOCK` tells.
+    pub acknowledged: Option<u64>,
+    /// Where the state has gone, if it is not to be served from here any more.
+    pub moved: Option<String>,
+    _lock: Lock,
+}
+
+impl LockedToRead {
+    /// Locks a directory in which there is a state. `state` is the name in it under which that is kept.
+    ///
+    /// # Errors
+    /// `Config` if there is none, or the directory is in use or cannot be read.
+    pub fn lock(path: &Path, state: &str) -> Result<Self> {
+        let mut lock =
+            Lock::acquire_to_read(&path.join(LOCK), state).map_err(|error| match error {
+                TryLockError::Error(source) if source.kind() == Io::NotFound => {
+                    let context = format!("there is no state in {}", path.display());
+                    Error::new(ErrorKind::Config, context)
+                }
+                error => in_use(path, error),
+            })?;
+        let acknowledged = match lock.note().map_err(|source| unusable(path, source))? {
+            Note::Used(acknowledged) => acknowledged,
+            Note::New => None,
+        };
+        let moved = fs::read_to_string(path.join(MOVED)).ok();
+        Ok(Self { state: path.join(state), acknowledged, moved, _lock: lock })
+    }
+}
+
 impl Directory {
     /// Makes the directory if it is missing, and locks it. `state` is the name in it under which the
     /// state is kept.

@@ -2,6 +2,7 @@
 
 mod file;
 mod take;
+mod write;
 
 use std::{
     fs::File,
@@ -14,9 +15,13 @@ use serde::Serialize;
 use tsoracle_core::{BackupHeader, BackupReader, Contents};
 
 pub(crate) use self::file::NewFile;
+pub(crate) use self::write::write;
 use crate::{
     endpoints::Endpoints, failure::Failure, output::Output, progress::Progress, time::readable,
 };
+
+/// What has made a backup.
+pub(crate) const PRODUCT: &str = concat!("tsoracle ", env!("CARGO_PKG_VERSION"));
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:

@@ -1,10 +1,10 @@
-use std::{io::BufWriter, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 use tsoracle_core::{
-    Assembled, Assembly, BackupHeader, BackupWriter, BootTime, Clock as _, CopiedCommit, CopyPart,
-    Entry, Epoch, Error, ErrorKind, SystemClock, Version,
+    Assembled, Assembly, BackupHeader, BootTime, Clock as _, CopiedCommit, CopyPart, Entry, Epoch,
+    Error, ErrorKind, SystemClock, Version,
 };
 use tsoracle_proto::{
     metadata,
@@ -14,7 +14,7 @@ use tsoracle_proto::{
     },
 };
 
-use super::{NewFile, Summary, of};
+use super::{NewFile, PRODUCT, Summary, of, write};
 use crate::{
     endpoints::{Dialer, Endpoints},
     failure::Failure,
@@ -62,9 +62,18 @@ pub(super) async fn run(
     let mut last = Failure::failed("no server was asked");
     for _ in 0..ATTEMPTS {
         match attempt(&dialer, &names, path, patience).await {
-            Ok((assembled, source)) => {
+            Ok((mut assembled, source)) => {
                 let path = path.to_owned();
-                let writing = move || write(assembled, source, file, &path);
+                let header = BackupHeader {
+                    product: PRODUCT.into(),
+                    source,
+                    node: None,
+                    version: assembled.version,
+                    epoch: assembled.epoch,
+                    rules: assembled.rules,
+                    taken_ms: SystemClock.now().wall_ms,
+                };
+                let writing = move || write(&header, file, &path, || assembled.next_entry());
                 return tokio::task::spawn_blocking(writing).await.map_err(Failure::failed)?;
             }
             Err(Failed::ForGood(failure)) => return Err(failure),
@@ -146,7 +155,8 @@ async fn find_leader(
             }
         }
         if SystemClock.now().boot >= until {
-            return Err(Failed::ForGood(last));
+            let context = format!("{last}; no leader was found within the time: run it again");
+            return Err(Failed::ForGood(Failure::failed(context)));
         }
         SystemClock.sleep(PAUSE).await;
     }
@@ -193,41 +203,6 @@ fn refused(endpoint: &str, status: &Status) -> Failed {
         Code::DeadlineExceeded => Failed::Again(failure),
         _ => Failed::ForGood(failure),
     }
-}
-
-/// Writes the file, and gives it its name.
-fn write(
-    mut assembled: Assembled,
-    source: String,
-    file: NewFile,
-    path: &Path,
-) -> Result<Summary, Failure> {
-    let header = BackupHeader {
-        product: format!("tsoracle {}", env!("CARGO_PKG_VERSION")),
-        source,
-        node: None,
-        version: assembled.version,
-        epoch: assembled.epoch,
-        rules: assembled.rules,
-        taken_ms: SystemClock.now().wall_ms,
-    };
-    let progress = Progress::counting("entries written");
-    let mut written = 0;
-    let mut writing = || {
-        let mut writer = BackupWriter::new(BufWriter::new(file.file()), &header)?;
-        while let Some(entry) = assembled.next_entry()? {
-            writer.put(&entry)?;
-            written += 1;
-            progress.reach(written);
-        }
-        let (output, contents) = writer.finish()?;
-        drop(output);
-        Ok(contents)
-    };
-    let contents = writing().map_err(|error| of(path, error))?;
-    let bytes = file.file().metadata().map_err(Failure::failed)?.len();
-    file.finish()?;
-    Ok(Summary::new(path, bytes, &header, &contents))
 }
 
 /// A part as it came.

@@ -179,3 +179,110 @@ fn a_restore_that_was_killed_is_not_served() {
     }
     assert!(killed, "no restore was met between its beginning and its end");
 }
+
+/// What a directory holds, to the byte.
+fn held(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut held = vec![];
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => directories.push(path),
+                false => held.push((path.clone(), fs::read(path).unwrap())),
+            }
+        }
+    }
+    held.sort_unstable();
+    held
+}
+
+/// A driver of one node, killed as it is, so that what it holds lies in its log.
+fn inspected(driver: &str) {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let (name, path) = driver.split_once(':').unwrap();
+    let path = path.split('?').next().unwrap();
+    let node = Node::start(here, &[driver]);
+    for _ in 0..30 {
+        stdout(&node.ask(&["seq", "a"]));
+    }
+    stdout(&node.ask(&["lease-acquire", "writer", "--ttl", "1m"]));
+    let short = format!("{name}:{path}");
+    let line = error_line(&run(here, &["inspect", &short]), 1);
+    assert!(line.contains("in use by another process"), "{line}");
+    stdout(&backup(&node, here, &["copy"]));
+    node.signal(Signal::KILL);
+    node.ended();
+    let before = held(&here.join(path));
+    let found = json(&run(here, &["inspect", &short, "--json"]));
+    let fields = [
+        ("driver", json!(name)),
+        ("sequences", json!(1)),
+        ("leases", json!(1)),
+        ("stage", json!("open")),
+        ("sequences_closed", json!(false)),
+    ];
+    for (field, expected) in fields {
+        assert_eq!(found[field], expected, "{field}: {found}");
+    }
+    assert_eq!(stdout(&run(here, &["inspect", &short, "--keys"])), "a 30");
+    stdout(&run(here, &["inspect", &short, "--export", "exported"]));
+    assert_eq!(held(&here.join(path)), before, "nothing is changed");
+    let line = error_line(&run(here, &["inspect", &short, "--export", "exported"]), 1);
+    assert!(line.contains("--force"), "{line}");
+    let verified = json(&run(here, &["backup", "verify", "exported", "--json"]));
+    assert_eq!(verified["number"], found["number"]);
+    // It can be opened as before, and what was exported be restored.
+    let node = Node::start(here, &[driver]);
+    assert_eq!(stdout(&node.ask(&["seq", "a"])), "30");
+    stdout(&run(here, &["restore", "exported", "file:./new", "--floor", "a=40"]));
+    let node = Node::start(here, &["file:./new"]);
+    assert_eq!(stdout(&node.ask(&["seq", "a"])), "40");
+}
+
+#[test]
+fn a_stopped_state_is_looked_at_and_left_as_it_is() {
+    inspected("file:./data");
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn a_stopped_node_of_a_cluster_is_looked_at_with_its_log() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = listener.local_addr().unwrap();
+    drop(listener);
+    inspected(&format!("openraft:./raft?node=1&peers=1={peer}/127.0.0.1:1"));
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_said() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let line = error_line(&run(here, &["inspect", "memory"]), 1);
+    assert!(line.contains("tsoracle backup"), "{line}");
+    let line = error_line(&run(here, &["inspect", "file:./none"]), 1);
+    assert!(line.contains("there is no state in ./none"), "{line}");
+    assert!(!here.join("none").exists());
+    let node = Node::start(here, &["file:./data"]);
+    drop(node);
+    let line = error_line(&run(here, &["inspect", "openraft:./data"]), 1);
+    assert!(line.contains("is the file driver's"), "{line}");
+    // A commit that was acknowledged and is gone is told of.
+    let node = Node::start(here, &["file:./data"]);
+    stdout(&node.ask(&["seq", "a"]));
+    drop(node);
+    let (locked, before) = (fs::read(here.join("data/LOCK")).unwrap(), held(&here.join("data")));
+    let node = Node::start(here, &["file:./data"]);
+    stdout(&node.ask(&["seq", "a"]));
+    drop(node);
+    let newer = fs::read(here.join("data/LOCK")).unwrap();
+    assert_ne!(newer, locked);
+    fs::remove_dir_all(here.join("data/state.journal")).unwrap();
+    fs::create_dir(here.join("data/state.journal")).unwrap();
+    for (path, bytes) in before.iter().filter(|(path, _)| !path.ends_with("LOCK")) {
+        fs::write(path, bytes).unwrap();
+    }
+    let said = stdout(&run(here, &["inspect", "file:./data"]));
+    assert!(said.contains("note: it is at commit") && said.contains("older copy"), "{said}");
+}

@@ -275,6 +275,8 @@ fn every_wrong_word_is_a_wrong_argument_and_named() {
         (&["restore", "b", "file:./d", "--floor", "a=1", "--floor", "a=2"], "\"a\""),
         (&["restore", "b", "file:./d", "--floors", "/none"], "/none"),
         (&["restore", "b", "file:./d", "--margin", "soon"], "--margin"),
+        (&["inspect"], "DRIVER"),
+        (&["inspect", "fiel:./d"], "fiel"),
         (&["seq-open"], "--accept-sequence-loss"),
         (&["seq-open", "--floor", "=1"], "--floor"),
         (&["verify", "--seconds", "x"], "--seconds"),

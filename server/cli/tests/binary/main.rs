@@ -4,6 +4,9 @@
 mod backup;
 #[cfg(feature = "openraft")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod backup_load;
+#[cfg(feature = "openraft")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
 mod bench;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "serve",
     "ts",
     "seq",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 28] = [
     "init",
     "backup",
     "restore",
+    "inspect",
     "migrate",
     "raise",
     "verify",

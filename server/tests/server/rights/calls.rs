@@ -57,6 +57,12 @@ async fn each_call_takes_a_right() {
             vec![],
             [Unauthenticated, PermissionDenied, Unimplemented, Unimplemented],
         ),
+        (
+            "SequenceService/OpenSeqs",
+            v1::OpenSeqsRequest { floors: vec![], accept_sequence_loss: true }.encode_to_vec(),
+            [Unauthenticated, PermissionDenied, PermissionDenied, Ok],
+        ),
+        ("BackupService/Backup", vec![], [Unauthenticated, PermissionDenied, PermissionDenied, Ok]),
         ("ClusterService/Troubles", vec![], [Unauthenticated, PermissionDenied, Ok, Ok]),
         (
             "ClusterService/Reload",
