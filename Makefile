@@ -4,7 +4,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tsoracle/targe
 
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-PARTS := packages fmt lint deny docs features unit stranger instructions
+PARTS := packages fmt lint deny docs features unit stranger packages-debian packages-static packages-kubernetes instructions
 
 .PHONY: test audit $(PARTS) stranger-sqlite stranger-postgres stranger-piggyback bench bench-public \
 	bench-against failover chaos
@@ -18,7 +18,10 @@ test:
 # those of the example over PostgreSQL start that, and those of metrics Prometheus. What OPERATIONS.md does with jq is run.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		promtool:prometheus jq:jq ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql'
+		promtool:prometheus jq:jq \
+		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
+		systemd-analyze:systemd dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strace:strace pgrep:procps \
+		python3:python3 '/usr/lib/python3*/ensurepip:python3-venv' readelf:binutils
 
 fmt:
 	cargo fmt --all --check
@@ -78,6 +81,18 @@ stranger-piggyback:
 	cd conformance/examples/piggyback && cargo clippy --all-targets -- -D warnings
 	cd conformance/examples/piggyback && cargo test
 	cd conformance/examples/piggyback && cargo run --quiet --example embedded
+
+# What is in packaging/, as far as it can be run without what it is for: the Debian package is unpacked into an empty root and
+# its service run as systemd would, the static binary runs where nothing else is, and manifests are validated.
+packages-debian:
+	packaging/tests/debian.py "$$(.ci/debian)"
+
+packages-static:
+	packaging/tests/static.sh "$$(.ci/static)"
+
+packages-kubernetes:
+	.ci/kubernetes-validate --strict packaging/kubernetes/tsoracle.yaml
+	.ci/kubernetes-validate --strict --kubernetes-version 1.32.0 packaging/kubernetes/tsoracle.yaml
 
 # Counts instructions under valgrind, and compares them with those on record; without valgrind, or on another
 # processor or compiler, it says that it does not.

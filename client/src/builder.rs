@@ -82,7 +82,8 @@ impl Default for ClientBuilder {
 
 impl ClientBuilder {
     /// Adds nodes, as `host:port`; the port may be left out if it is 50551. Name some or all of
-    /// them: further ones are found through the nodes themselves.
+    /// them: further ones are found through the nodes themselves. `unix:path` is one of this machine that
+    /// listens at a socket, to which connections are not encrypted.
     #[must_use]
     pub fn endpoints<I>(mut self, endpoints: I) -> Self
     where
@@ -208,7 +209,7 @@ impl ClientBuilder {
         let dialer = Dialer::new(self.tls.clone(), token, self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
         for text in endpoints {
-            let address = Address::parse(text, dialer.scheme()).map_err(config)?;
+            let address = Address::of_user(text, dialer.scheme()).map_err(config)?;
             dialer.endpoint(&address).map_err(|error| {
                 config(format!("endpoint {text:?} cannot be used")).with_source(on_one_line(&error))
             })?;

@@ -33,6 +33,12 @@ impl CallerId {
         })
     }
 
+    /// All programs of a user of this machine.
+    pub fn of_user(user: u32) -> Self {
+        // No address has these bits: one of IPv6 has none below its network.
+        Self(1 << 32 | u128::from(user))
+    }
+
     /// All clients of an identity, wherever they are.
     pub fn of_identity(identity: &Identity) -> Self {
         Self(SipHasher13::new().hash(identity.as_str().as_bytes()).into())

@@ -86,6 +86,23 @@ impl Error {
         Self::new(kind, format!("cannot use {what}")).with_source(source)
     }
 
+    /// `Corrupt`: `what`, something that is stored, has a format that this release does not read. It says so if a newer
+    /// release has made it.
+    pub fn unknown_format(what: impl fmt::Display, found: u64, known: u64) -> Self {
+        let how = match found > known {
+            true => ": it was made by a newer release; run that one",
+            false => "",
+        };
+        let context = format!("{what} has format {found}, this release reads {known}{how}");
+        Self::new(ErrorKind::Corrupt, context)
+    }
+
+    /// The same error of another kind.
+    #[must_use]
+    pub fn of_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {

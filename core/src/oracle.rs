@@ -8,15 +8,17 @@ use tokio::{
 use crate::{
     BootTime, Caller, CallerId, ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject,
     Result, SeqBlock, TIMESTAMPS_PER_MS, TimestampRange, WallClock,
-    engine::{self, Denied, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
+    engine::{self, Denied, Liveness, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
     state::{Answer, Query, millis},
 };
 
+mod copying;
 mod leases;
 mod listing;
 mod members;
 mod sequences;
 
+pub use copying::{CopiedCommit, CopyPart, StateCopy};
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
 
 /// The target of spans, which are for whoever collects traces.
@@ -38,6 +40,7 @@ pub struct Oracle {
 #[derive(Debug)]
 struct Control {
     stop: watch::Sender<bool>,
+    liveness: Liveness,
     /// Until it has ended and the driver has stopped.
     task: Mutex<Option<JoinHandle<()>>>,
     /// One change of the members at a time.
@@ -101,9 +104,10 @@ impl Oracle {
         let hold = options.hold;
         let shared = Arc::new(Shared::new(driver, options));
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(engine::run(shared.clone(), stopped));
+        let (liveness, responder) = Liveness::new();
+        let task = tokio::spawn(engine::run(shared.clone(), stopped, responder));
         let task = Mutex::new(Some(task));
-        let control = Arc::new(Control { stop, task, changing: Arc::default() });
+        let control = Arc::new(Control { stop, liveness, task, changing: Arc::default() });
         Ok(Self { shared, control, hold, caller: None })
     }
 
@@ -193,6 +197,12 @@ impl Oracle {
         let is_serving = || matches!(*self.shared.phase.borrow(), Phase::Serving { .. });
         let holds = || self.reign()?.check(self.shared.clock.now().boot);
         is_serving() && self.wait(holds).await.is_ok()
+    }
+
+    /// Returns once the engine has had a turn, from now on: true, or false if it has ended. Later, or never, if a driver
+    /// blocks it: a process of which this does not return is to be started again.
+    pub async fn is_responsive(&self) -> bool {
+        self.control.liveness.had_turn().await
     }
 
     /// What this oracle is doing, to be watched. Values may repeat.

@@ -1,25 +1,21 @@
 use std::{
     future::{Future, pending},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-};
-use tsoracle_core::{CallerId, Error, ErrorKind, Oracle, Phase, Refusals, Result, Room, endless};
+use tokio::{sync::watch, task::JoinSet};
+use tsoracle_core::{Error, ErrorKind, Oracle, Phase, Refusals, Result, Room, endless};
 
-use crate::{Server, connection::Connection, health::Health};
+use crate::{
+    Listener, Place, Server, connection::Connection, health::Health, listener::Stream, peer::Peer,
+};
 
 /// A server whose socket is open; clients can connect, and are answered once it serves.
 #[derive(Debug)]
 pub struct BoundServer {
     server: Server,
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listener: Listener,
 }
 
 /// How long to leave the listener alone when it fails, as it does without file descriptors left.
@@ -29,16 +25,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FAILED_DRAIN: Duration = Duration::from_millis(500);
 
 impl BoundServer {
-    pub(crate) fn new(server: Server, listener: TcpListener) -> Result<Self> {
-        let local_addr = listener.local_addr().map_err(|source| {
-            Error::new(ErrorKind::Config, "the listener has no address").with_source(source)
-        })?;
-        Ok(Self { server, listener, local_addr })
+    pub(crate) fn new(server: Server, listener: Listener) -> Self {
+        Self { server, listener }
     }
 
-    /// The address really bound.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    /// Where it really listens.
+    pub fn place(&self) -> &Place {
+        self.listener.place()
     }
 
     /// The oracle that is served.
@@ -63,7 +56,7 @@ impl BoundServer {
     /// # Errors
     /// `Fatal`, with the reason, if the oracle failed; `Unavailable` if it could not stop in time.
     pub async fn serve_with_shutdown(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { server, listener, .. } = self;
+        let Self { server, listener } = self;
         let health = Health::new().await;
         let routes = server.all_routes(&health)?;
         let connection = Connection {
@@ -130,8 +123,8 @@ struct Connections {
 }
 
 impl Connections {
-    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let caller = self.oracle.caller(CallerId::of_address(peer.ip()));
+    fn add(&mut self, stream: Stream, peer: Peer) {
+        let caller = self.oracle.caller(peer.caller_id());
         let place = match self.room.enter(Some(&caller), 1) {
             Ok(place) => place,
             Err(reason) => {
@@ -161,7 +154,7 @@ impl Connections {
     }
 }
 
-async fn accept(listener: &TcpListener, server: &Server, connections: &mut Connections) {
+async fn accept(listener: &Listener, server: &Server, connections: &mut Connections) {
     loop {
         tokio::select! {
             Some(_) = connections.tasks.join_next() => {}

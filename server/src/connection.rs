@@ -2,7 +2,6 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -23,11 +22,11 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::watch,
     time::{Sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::either::Either as Connected;
 use tonic::{Code, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
@@ -39,7 +38,9 @@ use crate::{
     calls::Calls,
     edge::Allowed,
     gate::{Refused, not_grpc},
+    listener::Stream,
     meters::{CallMeters, Method},
+    peer::Peer,
     rights::{Access, Session},
 };
 
@@ -61,15 +62,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn session(&self, peer: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Session {
+    fn session(&self, peer: Peer, certificate: Option<&CertificateDer<'_>>) -> Session {
         Session::new(self.access.clone(), self.oracle.clone(), Some(peer), certificate)
     }
 
     /// Serves one connection until it is closed, or its calls have ended after `stopping`.
     pub(crate) async fn serve(
         self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Stream,
+        peer: Peer,
         stopping: watch::Receiver<bool>,
     ) {
         if let Err(error) = self.try_serve(stream, peer, stopping).await {
@@ -79,12 +80,14 @@ impl Connection {
 
     async fn try_serve(
         &self,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Stream,
+        peer: Peer,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // An answer is small, and must not wait for the acknowledgement of the one before.
-        stream.set_nodelay(true)?;
+        if let Connected::Left(stream) = &stream {
+            stream.set_nodelay(true)?;
+        }
         match &self.tls {
             None => self.http2(stream, self.session(peer, None), stopping).await,
             Some(tls) => {
@@ -101,9 +104,9 @@ impl Connection {
     }
 
     /// Logs why a client is not spoken to.
-    fn log_refused(&self, error: &io::Error, peer: SocketAddr) {
+    fn log_refused(&self, error: &io::Error, peer: Peer) {
         let Some(reason) = why_refused(error) else { return };
-        let reason = format!("{reason} ({})", peer.ip());
+        let reason = format!("{reason} ({})", peer.host());
         if let Some((reason, left_out)) = self.refusals.to_log(&reason, SystemClock.now().boot) {
             tracing::warn!(reason, left_out, "a client does not agree on TLS");
         }

@@ -12,6 +12,7 @@ use tsoracle_core::{Error, Oracle, Result};
 
 use crate::{
     edge::Allowed,
+    peer::Peer,
     rights::{Access, Client, Right, Session},
     status::{Asked, Statuses},
 };
@@ -75,7 +76,8 @@ impl Gate {
         };
         let certificates = tls.and_then(TlsConnectInfo::peer_certs);
         let certificate = certificates.as_ref().and_then(|certificates| certificates.first());
-        let session = Session::new(self.access.clone(), self.oracle.clone(), address, certificate);
+        let peer = address.map(Peer::Address);
+        let session = Session::new(self.access.clone(), self.oracle.clone(), peer, certificate);
         session.client(request.headers())
     }
 }

@@ -8,7 +8,10 @@ mod edge;
 mod gate;
 mod health;
 mod limits;
+mod listener;
 mod meters;
+mod peer;
+mod reload;
 mod rights;
 mod server;
 mod service;
@@ -18,10 +21,12 @@ mod tls;
 
 pub use bound::BoundServer;
 pub use limits::Limits;
+pub use listener::{Listener, Place, SOCKET_MODE, listen, listen_at};
+pub use reload::{ReloadRequest, Reloaded, Reloads};
 pub use rights::{
     ANONYMOUS, Access, Audit, IdentityConfig, IdentityLimits, Policy, PolicyConfig, Right, Rules,
     TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,
 };
-pub use server::{Builder, Server, listen};
+pub use server::{Builder, Server};
 pub use spans::SPAN_CODE;
 pub use tls::TlsOptions;

@@ -2,10 +2,7 @@ use std::{fmt, sync::Arc};
 
 use http::HeaderMap;
 use rustls::ServerConfig;
-use tokio::{
-    net::{TcpListener, ToSocketAddrs},
-    sync::watch,
-};
+use tokio::{net::ToSocketAddrs, sync::watch};
 use tonic::{service::Routes, transport::server::Router};
 use tracing::Span;
 use tsoracle_core::{
@@ -15,20 +12,21 @@ use tsoracle_core::{
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
     v1::{
-        cluster_service_server::ClusterServiceServer,
+        backup_service_server::BackupServiceServer, cluster_service_server::ClusterServiceServer,
         sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer,
     },
 };
 use tsoracle_tls::Watched;
 
 use crate::{
-    BoundServer, Limits, TlsOptions,
+    BoundServer, Limits, Listener, Reloads, TlsOptions,
     edge::{Edge, Observed},
     gate::Gate,
     health::Health,
+    listener::listen,
     meters::CallMeters,
     rights::Access,
-    service::{Cluster, Sequences, Tso},
+    service::{Backups, Cluster, Sequences, Tso},
     spans::Spans,
     status::Statuses,
 };
@@ -42,6 +40,7 @@ pub struct Server {
     pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
     statuses: Statuses,
@@ -63,6 +62,7 @@ pub struct Builder {
     reload: Reload,
     limits: Limits,
     access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
     spans: Spans,
 }
@@ -119,6 +119,11 @@ impl Builder {
         Self { spans: Spans::by(make), ..self }
     }
 
+    /// Whom administrators ask to have the settings read again.
+    pub fn reloads(self, reloads: Reloads) -> Self {
+        Self { reloads: Some(reloads), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -155,13 +160,14 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, for_administrators, spans, .. } = self;
+        let Self { limits, access, reloads, for_administrators, spans, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
             tls,
             limits,
             access,
+            reloads,
             for_administrators,
             clock,
             statuses,
@@ -188,15 +194,11 @@ impl Server {
     /// # Errors
     /// `Config`, naming the address, if it cannot be listened on.
     pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<BoundServer> {
-        let listener = listen(&address).await?;
-        self.listen_on(listener)
+        Ok(self.listen_on(listen(&address).await?))
     }
 
     /// Listens on a socket that is bound already.
-    ///
-    /// # Errors
-    /// `Config` if it is not.
-    pub fn listen_on(self, listener: TcpListener) -> Result<BoundServer> {
+    pub fn listen_on(self, listener: Listener) -> BoundServer {
         BoundServer::new(self, listener)
     }
 
@@ -219,19 +221,26 @@ impl Server {
             false => Room::unread_answers(self.limits.unread_answers),
         };
         let (unread, meters) = (Arc::new(unread), self.meters.clone());
+        let backups = Backups {
+            oracle: oracle.clone(),
+            statuses: statuses.clone(),
+            stopping: stopping.clone(),
+        };
+        let backups = BackupServiceServer::new(backups).max_decoding_message_size(most);
         let tso =
             Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping, meters };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster =
-            ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
+        let (tls, reloads) = (self.tls.clone(), self.reloads.clone());
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, tls, reloads });
         let cluster = cluster.max_decoding_message_size(most);
         let observed = Observed { meters: self.meters.clone(), spans: self.spans.clone() };
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), observed.clone(), time).marked())
             .add_service(Edge::new(sequences, gate.clone(), observed.clone(), time))
-            .add_service(Edge::new(cluster, gate, observed, time))
+            .add_service(Edge::new(cluster, gate.clone(), observed.clone(), time))
+            .add_service(Edge::new(backups, gate, observed, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
@@ -294,25 +303,4 @@ impl Server {
             .add_service(reflection)
             .prepare())
     }
-}
-
-/// Binds a listener, and says what to do if that fails.
-///
-/// # Errors
-/// `Config`, naming the address.
-pub async fn listen(address: &(impl ToSocketAddrs + fmt::Display)) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let hint = match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program listens there; stop it, or choose another address"
-            }
-            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            std::io::ErrorKind::PermissionDenied => {
-                "that port needs privileges; choose one above 1023"
-            }
-            _ => "the form is HOST:PORT",
-        };
-        let context = format!("cannot listen on {address}: {hint}");
-        Error::new(ErrorKind::Config, context).with_source(source)
-    })
 }

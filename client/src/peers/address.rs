@@ -20,13 +20,38 @@ impl Scheme {
     }
 }
 
-/// Where a server listens: `host:port`, in lower case and without a scheme.
+/// Where a server listens: `host:port`, in lower case and without a scheme, or `unix:path`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Address(Arc<str>);
 
+/// What an endpoint begins with that is a socket in the file system.
+const SOCKET: &str = "unix:";
+
 impl Address {
+    /// Reads what a user names: a socket of this machine, `unix:path`, for a client that does not encrypt; or else what
+    /// [`parse`](Self::parse) reads.
+    pub(crate) fn of_user(text: &str, scheme: Scheme) -> Result<Self, String> {
+        let Some(path) = text.trim().strip_prefix(SOCKET) else { return Self::parse(text, scheme) };
+        let path = path.strip_prefix("//").unwrap_or(path);
+        match (path, scheme) {
+            ("", _) => Err(format!("endpoint {text:?} names no socket: the form is unix:path")),
+            (_, Scheme::Tls) => Err(format!(
+                "endpoint {text:?} is a socket, where nothing is encrypted: leave out the TLS options"
+            )),
+            (path, Scheme::Plaintext) => Ok(Self(format!("{SOCKET}{path}").into())),
+        }
+    }
+
+    /// As tonic takes it.
+    pub(crate) fn uri(&self, scheme: Scheme) -> String {
+        match self.0.starts_with(SOCKET) {
+            true => self.to_string(),
+            false => format!("{}://{self}", scheme.as_str()),
+        }
+    }
+
     /// Reads `host`, `host:port` or either with `http://` or `https://` before it, for a client that
-    /// speaks `scheme`.
+    /// speaks `scheme`. No server's hint leads to a socket, which would be one of the client's machine.
     ///
     /// A scheme other than the client's is refused: leader hints come through here too, and must
     /// never lead a TLS client to plaintext.
@@ -58,7 +83,9 @@ impl Address {
         let has_bad_port = uri.port().is_none() && !rest.trim_end_matches('/').ends_with(host);
         let is_v6 = host.starts_with('[') && host.ends_with(']');
         let has_bad_host = !is_v6 && host.contains(['[', ']']);
-        if !is_bare || has_user || has_bad_host || has_bad_port {
+        // It could not be told from a socket.
+        let is_unix = host.eq_ignore_ascii_case("unix");
+        if !is_bare || has_user || has_bad_host || has_bad_port || is_unix {
             return Err(malformed());
         }
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
@@ -110,6 +137,25 @@ mod tests {
             "a[::1]b:1",
         ] {
             assert!(Address::parse(text, Scheme::Plaintext).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_named_by_users_alone() {
+        let socket =
+            |text| Address::of_user(text, Scheme::Plaintext).map(|named| named.to_string());
+        assert_eq!(socket("unix:/run/Oracle.sock").as_deref(), Ok("unix:/run/Oracle.sock"));
+        assert_eq!(socket("unix:///run/o").as_deref(), Ok("unix:/run/o"));
+        assert_eq!(socket("unix:o").as_deref(), Ok("unix:o"));
+        assert!(socket("unix:").is_err() && socket("unix://").is_err());
+        assert!(Address::of_user("unix:/run/o", Scheme::Tls).unwrap_err().contains("encrypted"));
+        for scheme in [Scheme::Plaintext, Scheme::Tls] {
+            assert!(Address::parse("unix:/run/o", scheme).is_err(), "a hint");
+            assert!(Address::parse("unix:///run/o", scheme).is_err(), "a hint");
+            assert!(
+                Address::parse("unix:50551", scheme).is_err()
+                    && Address::parse("Unix", scheme).is_err()
+            );
         }
     }
 

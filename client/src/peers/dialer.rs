@@ -40,7 +40,7 @@ impl Dialer {
 
     /// Checks everything that can be checked without dialling.
     pub(crate) fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("{}://{address}", self.scheme().as_str()))?
+        let endpoint = Endpoint::from_shared(address.uri(self.scheme()))?
             .user_agent(USER_AGENT)?
             .tcp_nodelay(true)
             .connect_timeout(self.timeout)

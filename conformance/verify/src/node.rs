@@ -84,6 +84,10 @@ fn bearer(options: &Options) -> io::Result<Option<Bearer>> {
 }
 
 fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {
+    if name.starts_with("unix:") {
+        let endpoint = Endpoint::from_shared(name.to_owned()).map_err(invalid)?;
+        return Ok(endpoint.connect_timeout(options.timeout).timeout(options.timeout));
+    }
     let authority = name.split_once("://").map_or(name, |(_, authority)| authority);
     let port = match authority.rsplit_once(':') {
         Some((_, port)) if !port.ends_with(']') => String::new(),

@@ -182,8 +182,13 @@ impl Effect {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let corrupt = |what| Error::new(ErrorKind::Corrupt, format!("an encoded effect {what}"));
         let unreadable = |source| corrupt("cannot be read").with_source(source);
-        let Some(body) = bytes.strip_prefix(&[FORMAT]) else {
-            return Err(corrupt("has an unknown format"));
+        let body = match bytes.split_first() {
+            Some((&FORMAT, body)) => body,
+            Some((&format, _)) => {
+                let (found, known) = (u64::from(format), u64::from(FORMAT));
+                return Err(Error::unknown_format("an encoded effect", found, known));
+            }
+            None => return Err(corrupt("is empty")),
         };
         let (count, mut rest): (u64, _) = postcard::take_from_bytes(body).map_err(unreadable)?;
         let mut effect = Self { bytes: Vec::with_capacity(rest.len()), writes: vec![] };

@@ -78,7 +78,17 @@ impl Version {
             let context = format!("the state's version is damaged or unknown: {bytes:02x?}");
             Error::new(ErrorKind::Corrupt, context)
         };
-        let body = bytes.strip_prefix(&[FORMAT]).ok_or_else(corrupt)?;
+        let (format, body) = bytes.split_first().ok_or_else(corrupt)?;
+        if *format > FORMAT {
+            return Err(Error::unknown_format(
+                "the state's version",
+                u64::from(*format),
+                u64::from(FORMAT),
+            ));
+        }
+        if *format != FORMAT {
+            return Err(corrupt());
+        }
         let body: &[u8; 32] = body.try_into().map_err(|_| corrupt())?;
         let (era, rest) = body.split_first_chunk().ok_or_else(corrupt)?;
         let (number, name) = rest.split_first_chunk().ok_or_else(corrupt)?;

@@ -6,6 +6,7 @@ mod group;
 mod guard;
 mod handover;
 mod lasting;
+mod liveness;
 mod meters;
 mod pending;
 mod read_ahead;
@@ -16,6 +17,7 @@ mod settle;
 mod shares;
 mod space;
 mod takeover;
+mod taps;
 mod turns;
 mod wall_clock;
 mod window;
@@ -45,8 +47,10 @@ use self::{
 };
 pub(crate) use self::{
     handover::Handover,
+    liveness::Liveness,
     pending::{Outcomes, Pending, lost},
     reign::{Denied, Reign},
+    taps::{Tap, Tapped},
 };
 pub use self::{wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
 use crate::{
@@ -256,7 +260,11 @@ const EPOCH_AGE: u32 = 2;
 /// Follows the leadership until it is stopped. Where no caller will stop the driver, since this failed
 /// or the oracle was dropped, it does so: a leader that serves no more must not keep others
 /// from leading.
-pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    responder: liveness::Responder,
+) {
     let followed = tokio::spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
         async move {
@@ -264,6 +272,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
                 biased;
                 ended = follow(&shared, stop) => ended,
                 never = space::watch(&shared) => match never {},
+                never = responder.answer() => match never {},
             }
         }
     });
@@ -438,8 +447,9 @@ async fn lead(
 ) -> Ended {
     let (requests, requested) = mpsc::unbounded_channel();
     let (handover_queue, handovers) = mpsc::unbounded_channel();
-    let queues = Queues { requests, handovers: handover_queue };
-    let arrivals = Arrivals { requests: requested, handovers };
+    let (tap_queue, taps) = mpsc::unbounded_channel();
+    let queues = Queues { requests, handovers: handover_queue, taps: tap_queue };
+    let arrivals = Arrivals { requests: requested, handovers, taps };
     let mut takeover = Takeover::new(shared, claim);
     let fenced = tokio::select! {
         biased;

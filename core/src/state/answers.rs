@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::{
     keys,
-    record::{FORMAT, corrupt},
+    record::{FORMAT, corrupt, unknown_format},
 };
 use crate::{MAX_BATCH, Result, varint};
 
@@ -63,7 +63,8 @@ impl AnswerPage {
     /// Reads what is stored under `key`.
     pub(super) fn decode(key: &[u8], bytes: Vec<u8>) -> Result<Self> {
         if !matches!(bytes.first(), Some(&(FORMAT | ANSWERS_FORMAT))) {
-            return Err(corrupt(key, "a stored value has an unknown format"));
+            let found = bytes.first().copied().unwrap_or_default();
+            return Err(unknown_format(key, found, ANSWERS_FORMAT));
         }
         let mut answered = 0;
         let mut rest = &bytes[1..];

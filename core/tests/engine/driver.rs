@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     future::pending,
     sync::{
-        Arc, Mutex,
+        Arc, Barrier, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -44,6 +44,8 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug)]
 pub(crate) enum BadRead {
     Hang,
+    /// It blocks the thread, from one wait of another thread until the next.
+    Block(Arc<Barrier>),
     Panic,
     Fail(ErrorKind),
     Lie(fn(Snapshot) -> Snapshot),
@@ -120,6 +122,10 @@ impl ConsensusDriver for Driver {
         let bad = self.bad_read.lock().unwrap().clone();
         match &bad {
             Some(BadRead::Hang) => pending().await,
+            Some(BadRead::Block(barrier)) => {
+                barrier.wait();
+                barrier.wait();
+            }
             Some(BadRead::Panic) => panic!("injected"),
             Some(BadRead::Fail(kind)) => return Err(injected(kind.clone())),
             _ => {}

@@ -1,7 +1,11 @@
 //! Drivers that panic, hang, or answer what the contract does not allow. Whatever they do, the node
 //! serves no more, and says what the driver did.
 
-use std::time::Duration;
+use std::{
+    pin::pin,
+    sync::{Arc, Barrier},
+    time::Duration,
+};
 
 use tsoracle_core::{
     Effect, Error, ErrorKind, LeaseHolder, LeaseId, ManualClock, Outcome, Phase, SeqKey, SeqList,
@@ -165,7 +169,7 @@ async fn records_that_cannot_be_read() {
     let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
     node.read_badly(BadRead::Lie(damaged));
     node.elect();
-    stops(&node, &["unknown format"]).await;
+    stops(&node, &["has format 9", "made by a newer release"]).await;
     let (_, node) = Cluster::serving().await;
     node.read_badly(BadRead::Lie(damaged));
     for which in 0..3 {
@@ -173,7 +177,7 @@ async fn records_that_cannot_be_read() {
         assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
     }
     node.seq("a", 1).await.unwrap_err();
-    stops(&node, &["unknown format"]).await;
+    stops(&node, &["has format 9", "made by a newer release"]).await;
 }
 
 #[tokio::test]
@@ -351,4 +355,23 @@ async fn a_lease_that_was_never_granted_is_unknown_whatever_is_asked() {
     let error = node.oracle.renew_lease(LeaseId(1)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Rejected(_)), "{error}");
     assert_eq!(cluster.log().len(), commits, "a refusal writes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_that_blocks_the_engine_shows_in_its_signs_of_life() {
+    let node = Cluster::default().node(1, &ManualClock::new(NOON_MS));
+    assert!(node.oracle.is_responsive().await);
+    let barrier = Arc::new(Barrier::new(2));
+    node.read_badly(BadRead::Block(barrier.clone()));
+    node.elect();
+    tokio::task::block_in_place(|| barrier.wait());
+    node.read_well();
+    let mut asked = pin!(node.oracle.is_responsive());
+    let waited = tokio::time::timeout(Duration::from_millis(200), asked.as_mut()).await;
+    assert!(waited.is_err(), "another task has answered");
+    tokio::task::block_in_place(|| barrier.wait());
+    assert!(asked.await);
+    node.serving().await;
+    node.oracle.shutdown().await.unwrap();
+    assert!(!node.oracle.is_responsive().await, "it has ended");
 }

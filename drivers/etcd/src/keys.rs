@@ -3,6 +3,7 @@ use tsoracle_core::{Error, ErrorKind, Result, VERSION};
 
 /// How everything is laid out below the prefix. Anything else is refused.
 const FORMAT: &str = "tsoracle-etcd/2";
+const KNOWN: u64 = 2;
 
 /// Where things are in etcd: all below one prefix.
 #[derive(Debug)]
@@ -64,6 +65,14 @@ impl Keys {
         let cluster = cluster.and_then(|cluster| u64::from_str_radix(cluster, 16).ok());
         cluster.ok_or_else(|| {
             let Self { prefix, format, .. } = self;
+            let number =
+                text.strip_prefix("tsoracle-etcd/").and_then(|rest| rest.split(' ').next());
+            if let Some(found) =
+                number.and_then(|number| number.parse().ok()).filter(|found| *found > KNOWN)
+            {
+                let what = format!("the state below {prefix}, by its key {format},");
+                return Error::unknown_format(what, found, KNOWN);
+            }
             let context = format!(
                 "the state below {prefix} has format {text:?}, by its key {format}, and this \
                  release knows {FORMAT:?} only: have the release that wrote it migrate it to a \
@@ -85,6 +94,8 @@ mod tests {
         for text in ["tsoracle-etcd/1 1 0 1 a", "tsoracle-etcd/22 1", "tsoracle-etcd/2 x", ""] {
             let error = keys.read_format(text.as_bytes()).unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Corrupt, "{text:?}: {error}");
+            let is_newer = error.to_string().contains("made by a newer release");
+            assert_eq!(is_newer, text.contains("/22"), "{error}");
         }
     }
 }

@@ -127,10 +127,8 @@ fn split(bytes: &[u8]) -> Result<(Version, Version, &[u8])> {
             Ok((base, next, effect))
         }
         Some((format, _)) => {
-            let context = format!(
-                "a log entry has format {format}, this release reads {FORMAT}; upgrade this node"
-            );
-            Err(Error::new(ErrorKind::Fatal, context))
+            let (found, known) = (u64::from(*format), u64::from(FORMAT));
+            Err(Error::unknown_format("a log entry", found, known).of_kind(ErrorKind::Fatal))
         }
         None => Err(damaged("is empty")),
     }
@@ -218,6 +216,28 @@ mod tests {
             |count: usize| received((0..count).map(|n| (n.to_be_bytes()[4..].to_vec(), vec![])));
         many(MAX_WRITES - 1).unwrap();
         refused(many(MAX_WRITES), "writes, 65536 is the most");
+    }
+
+    #[test]
+    fn a_version_that_leaves_no_room_for_later_ones_is_not_stored() {
+        let received = |base: Version, next: Version| {
+            let mut effect = Effect::default();
+            effect.set_version(next);
+            LogEntry::decode_received(&LogEntry::new(base, effect).unwrap().encode().unwrap())
+        };
+        let at = |era, number| Version { era, number, name: u128::from(era + number) };
+        received(at(1, 4), at(1, 4 + MAX_LEAP)).unwrap();
+        received(at(1, 4), at(2, 4 + 2 * MAX_LEAP)).unwrap();
+        received(at(1, MAX_NUMBER - 1), at(1, MAX_NUMBER)).unwrap();
+        for (base, next) in [
+            (at(1, 4), at(1, 5 + MAX_LEAP)),
+            (at(1, MAX_NUMBER), at(1, MAX_NUMBER + 1)),
+            (at(1, 4), at(MAX_NUMBER + 1, 5)),
+        ] {
+            let error = received(base, next).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid, "{next:?}");
+            assert!(error.to_string().contains("leads from version"), "{error}");
+        }
     }
 
     #[test]

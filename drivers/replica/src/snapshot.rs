@@ -14,6 +14,13 @@ use crate::{entry::MAX_KEY_BYTES, leaps::MAX_NUMBER};
 
 /// What a snapshot's first chunk begins with, the format last.
 pub(crate) const MAGIC: &[u8] = b"tsoracle snapshot 1\n";
+const FORMAT: u64 = 1;
+
+/// The format of a snapshot that begins so, whether this release reads it or not.
+fn format(magic: &[u8]) -> Option<u64> {
+    let number = str::from_utf8(magic).ok()?.strip_prefix("tsoracle snapshot ")?;
+    number.strip_suffix('\n')?.parse().ok()
+}
 
 /// Entries of one chunk, at most. They are read with one scan.
 const CHUNK_ENTRIES: usize = 1_000;
@@ -109,7 +116,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Chunk> {
 pub fn header(first: &[u8]) -> Result<Vec<u8>> {
     match decode(first)? {
         Chunk::Begin { magic, header } if magic == MAGIC => Ok(header),
-        Chunk::Begin { .. } => Err(damaged("it has another format")),
+        Chunk::Begin { magic, .. } => Err(match format(&magic) {
+            Some(found) if found != FORMAT => Error::unknown_format("a snapshot", found, FORMAT),
+            _ => damaged("it has another format"),
+        }),
         _ => Err(damaged("it does not begin with a header")),
     }
 }
@@ -327,6 +337,51 @@ mod tests {
         let mut chunks = load(&file, opened(&file)).unwrap();
         assert_eq!(chunks.next().unwrap().unwrap(), longest);
         assert_eq!(*chunks.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_file_that_breaks_off_within_a_chunk_has_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("snapshot");
+        let mut whole = vec![];
+        write_chunk(&mut whole, &[7; 100]).unwrap();
+        for length in 1..whole.len() {
+            std::fs::write(&file, &whole[..length]).unwrap();
+            let mut chunks = load(&file, opened(&file)).unwrap();
+            let error = chunks.next().unwrap().unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Corrupt, "{length}: {error}");
+            assert!(error.to_string().contains("breaks off"), "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_opened_is_not_installed() {
+        let state = |entries: Vec<Entry>| {
+            let end = Chunk::End { entries: entries.len() as u64 };
+            let begin = Chunk::Begin { magic: MAGIC.into(), header: vec![] };
+            verify([begin, Chunk::Entries(entries), end].map(|chunk| encode(&chunk)))
+        };
+        let version = |era, number| {
+            let version = Version { era, number, name: 7 };
+            (VERSION.to_vec(), version.encode().to_vec())
+        };
+        let key = |key: &[u8]| (key.to_vec(), vec![]);
+        assert!(VERSION < b"a".as_slice(), "it is the first key");
+        state(vec![]).unwrap();
+        state(vec![version(MAX_NUMBER, MAX_NUMBER), key(b"a"), key(b"b")]).unwrap();
+        state(vec![version(1, 1), key(&[b'k'; MAX_KEY_BYTES])]).unwrap();
+        for (entries, why) in [
+            (vec![key(b"a")], "no version"),
+            (vec![version(1, MAX_NUMBER + 1)], "no room"),
+            (vec![version(MAX_NUMBER + 1, 1)], "no room"),
+            (vec![version(1, 1), key(b"b"), key(b"a")], "not in their order"),
+            (vec![version(1, 1), key(b"a"), key(b"a")], "not in their order"),
+            (vec![version(1, 1), key(&[b'k'; MAX_KEY_BYTES + 1])], "keys that no state has"),
+        ] {
+            let error = state(entries).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains(why), "{why}: {error}");
+        }
     }
 
     #[test]

@@ -24,9 +24,7 @@ pub fn decode<T: DeserializeOwned>(format: u8, bytes: &[u8], what: &str) -> Resu
     match bytes.split_first() {
         Some((found, rest)) if *found == format => postcard::from_bytes(rest)
             .map_err(|source| unreadable("cannot be read".into()).with_source(source)),
-        Some((found, _)) => {
-            Err(unreadable(format!("has format {found}, this release reads {format}")))
-        }
+        Some((found, _)) => Err(Error::unknown_format(what, (*found).into(), format.into())),
         None => Err(unreadable("is empty".into())),
     }
 }
@@ -43,6 +41,10 @@ mod tests {
         for (format, bytes) in [(3, &bytes[..]), (2, &bytes[..3]), (2, &[])] {
             let error = decode::<(u32, String)>(format, bytes, "it").unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Corrupt);
+        }
+        for (read, is_newer) in [(1, true), (3, false)] {
+            let error = decode::<(u32, String)>(read, &bytes, "it").unwrap_err().to_string();
+            assert_eq!(error.contains("made by a newer release"), is_newer, "{error}");
         }
     }
 }

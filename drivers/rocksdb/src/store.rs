@@ -176,12 +176,10 @@ fn check_format(database: &DB, name: &str) -> Result<()> {
         return Err(damaged(name, "it is not a state of tsoracle's"));
     };
     if format != FORMAT.to_be_bytes() {
-        let found = match format.try_into() {
-            Ok(bytes) => u32::from_be_bytes(bytes).to_string(),
-            Err(_) => format.escape_ascii().to_string(),
-        };
-        let context = format!("{name} has format {found}, this release reads {FORMAT}");
-        return Err(Error::new(ErrorKind::Corrupt, context));
+        return Err(match format.try_into().map(u32::from_be_bytes) {
+            Ok(found) => Error::unknown_format(name, found.into(), FORMAT.into()),
+            Err(_) => damaged(name, "its format is no number"),
+        });
     }
     Ok(())
 }

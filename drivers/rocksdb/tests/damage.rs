@@ -276,7 +276,7 @@ fn foreign_and_newer_databases() {
     let newer = rocksdb::DB::open_default(case.state()).unwrap();
     newer.put(b"meta format", b"tsoracle state, format \0\0\0\x07").unwrap();
     drop(newer);
-    refused("has format 7, this release reads 1");
+    refused("has format 7, this release reads 1: it was made by a newer release");
 
     let fresh = directory();
     drop(open(fresh.path()).unwrap());

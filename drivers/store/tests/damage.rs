@@ -374,7 +374,10 @@ fn an_unknown_format_is_refused_by_its_number() {
         files.get_mut(&name).unwrap()[16] = 7;
         let error = case.with(&files).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("has format 7, this release reads 2"), "{text}");
+        assert!(
+            text.contains("has format 7, this release reads 2: it was made by a newer release"),
+            "{text}"
+        );
         assert!(text.contains(&name), "{text}");
         assert_eq!(*error.kind(), ErrorKind::Corrupt);
     }

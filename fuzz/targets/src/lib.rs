@@ -12,7 +12,7 @@ mod seeds;
 mod state;
 mod wire;
 
-pub use seeds::seeds;
+pub use seeds::{RELEASED, seeds};
 
 /// A decoder that is fuzzed.
 #[derive(Clone, Copy, Debug)]

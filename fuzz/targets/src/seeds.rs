@@ -1,14 +1,25 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use prost::Message as _;
 use tsoracle_core::{
-    ConsensusDriver as _, Effect, Entry, KeyRange, LeaseHolder, LocalDriver, MemoryStore, Oracle,
-    OracleOptions, Reads, RequestId, RequestName, Result, SeqKey, SeqRequest, Session, Version,
+    ConsensusDriver as _, Effect, Entry, KeyRange, LeaseHolder, LocalDriver, ManualClock,
+    MemoryStore, Oracle, OracleOptions, Random, Reads, RequestId, RequestName, Result, SeqKey,
+    SeqRequest, SeqStore as _, Session, Version, new_node,
 };
 use tsoracle_proto::v1;
 use tsoracle_replica::{LogEntry, message_parts};
 
-/// Real encodings for each target, by its name: all can be read.
+/// What files in the corpora are called that hold what this release encodes.
+pub const RELEASED: &str =
+    concat!("real-", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"), "-");
+
+/// Real encodings for each target, by its name: all can be read, and are the same each time.
 ///
 /// # Errors
 /// None, unless something is broken.
@@ -72,10 +83,24 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// All entries of a state in which everything was used.
+/// A time in 2027.
+const NOON_MS: u64 = 1_800_000_000_000;
+
+/// All entries of a state in which everything was used, the same ones each time.
 async fn state() -> Result<Vec<Entry>> {
-    let driver = LocalDriver::open(MemoryStore::default()).await?;
-    let oracle = Oracle::start(Arc::clone(&driver) as _, OracleOptions::default())?;
+    let mut store = MemoryStore::default();
+    let node = new_node()?.into_iter().map(|(key, _)| (key, Some(vec![7; 16])));
+    let mut first: Effect = node.collect();
+    first.set_version(Version::EMPTY.next(7)?);
+    store.commit(first)?;
+    let driver = LocalDriver::open(store).await?;
+    let drawn = AtomicU64::new(1);
+    let options = OracleOptions {
+        clock: Arc::new(ManualClock::new(NOON_MS)),
+        random: Random::new(move || u128::from(drawn.fetch_add(1, Ordering::Relaxed)) << 64 | 7),
+        ..OracleOptions::default()
+    };
+    let oracle = Oracle::start(Arc::clone(&driver) as _, options)?;
     oracle.get_ts(3).await?;
     let session = Session([7; 16]);
     for number in 1..4 {

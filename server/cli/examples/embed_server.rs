@@ -10,7 +10,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let driver = Registry::linked()?.open(config, OpenContext::default()).await?;
 
     let listening = Server::builder().driver(driver).build()?.bind("127.0.0.1:0").await?;
-    println!("serving on {}", listening.local_addr());
+    println!("serving on {}", listening.place());
     let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
     listening.serve_with_shutdown(ctrl_c).await?;
     Ok(())

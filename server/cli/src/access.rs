@@ -1,9 +1,12 @@
 //! Who may do what at this server, as its settings say, and say again when their files change.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use tsoracle_core::{Clock as _, Reload, SystemClock};
-use tsoracle_server::{Access, Audit, Policy, Rules, TokenRecord, Tokens, Trust};
+use tokio::sync::mpsc;
+use tsoracle_core::{Clock as _, Reloader, SystemClock};
+use tsoracle_server::{
+    Access, Audit, Place, Policy, ReloadRequest, Reloaded, Rules, TokenRecord, Tokens, Trust,
+};
 
 use crate::{
     failure::{Failure, usage_if_config},
@@ -59,34 +62,36 @@ fn tokens(path: &Path) -> Result<Tokens, Failure> {
 /// How far those are trusted who reach the address of clients.
 pub(crate) fn trust_of_clients(
     settings: &Settings,
-    address: SocketAddr,
+    place: &Place,
     encrypts: bool,
 ) -> Result<Trust, Failure> {
-    if is_local(address) {
+    if is_local(place) {
+        must_not_encrypt("--listen", place, encrypts)?;
         return Ok(match settings.admin_listen {
             None => Trust::Open,
             Some(_) => Trust::Everyday,
         });
     }
-    must_encrypt("--listen", "--tls-cert and --tls-key", settings, address, encrypts)?;
+    must_encrypt("--listen", "--tls-cert and --tls-key", settings, place, encrypts)?;
     Ok(Trust::Everyday)
 }
 
 /// The same for the address of administrators.
 pub(crate) fn trust_of_administrators(
     settings: &Settings,
-    address: SocketAddr,
+    place: &Place,
     encrypts: bool,
 ) -> Result<Trust, Failure> {
-    if is_local(address) || settings.proves_administrators() {
+    must_not_encrypt("--admin-listen", place, encrypts)?;
+    if is_local(place) || settings.proves_administrators() {
         return Ok(Trust::Administrators);
     }
     let options = "--admin-tls-cert and --admin-tls-key";
-    must_encrypt("--admin-listen", options, settings, address, encrypts)?;
+    must_encrypt("--admin-listen", options, settings, place, encrypts)?;
     match settings.policy {
         Some(_) => Ok(Trust::Everyday),
         None => Err(Failure::usage(format!(
-            "--admin-listen {address} is reached by other machines, and nothing proves who is an administrator: give \
+            "--admin-listen {place} is reached by other machines, and nothing proves who is an administrator: give \
              --admin-tls-client-ca, or a policy, or listen at 127.0.0.1"
         ))),
     }
@@ -96,20 +101,31 @@ fn must_encrypt(
     option: &str,
     options: &str,
     settings: &Settings,
-    address: SocketAddr,
+    place: &Place,
     encrypts: bool,
 ) -> Result<(), Failure> {
     match encrypts || settings.insecure_listen == Some(true) {
         true => Ok(()),
         false => Err(Failure::usage(format!(
-            "{option} {address} is reached by other machines, and in plain text whoever is in between reads and \
+            "{option} {place} is reached by other machines, and in plain text whoever is in between reads and \
              changes what goes over it: give {options}, or --insecure-listen if that network is trusted"
         ))),
     }
 }
 
-fn is_local(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+/// Clients encrypt no connection to a socket, and nobody is in between there.
+fn must_not_encrypt(option: &str, place: &Place, encrypts: bool) -> Result<(), Failure> {
+    match (place, encrypts) {
+        (Place::Socket(_), true) => Err(Failure::usage(format!(
+            "{option} {place} is reached by this machine alone, where nothing is encrypted: leave out the TLS options, or \
+             listen on an address"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn is_local(place: &Place) -> bool {
+    place.address().is_none_or(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// Where administrators are to be served: a port alone is one of this machine.
@@ -121,39 +137,49 @@ pub(crate) fn admin_place(text: &str) -> String {
     }
 }
 
-/// Has the access follow the files, until the program ends. `given` are the settings without those of the file.
+/// Has the access follow the files, and requests, until the program ends. `given` are the settings without those of
+/// the file. Certificates are looked at by those who use them, and again at once if asked.
 pub(crate) async fn follow(
     given: Settings,
     begun_with: Settings,
     access: Access,
-    mut reload: Reload,
+    reloader: Reloader,
+    mut requests: mpsc::Receiver<ReloadRequest>,
 ) {
     let mut seen = read(&begun_with).await;
     loop {
-        let asked = tokio::select! {
-            () = reload.requested() => true,
-            () = SystemClock.sleep(LOOK) => false,
+        let request = tokio::select! {
+            Some(request) = requests.recv() => Some(request),
+            () = SystemClock.sleep(LOOK) => None,
         };
         let now = read(&begun_with).await;
-        if !asked && now == seen {
+        if request.is_none() && now == seen {
             continue;
         }
         seen = now;
-        let (given, begun_with, access) = (given.clone(), begun_with.clone(), access.clone());
-        // A disk that hangs must not hold a thread of all the others.
-        let taking = {
-            let access = access.clone();
-            move || take_up(&given, &begun_with, &access)
-        };
-        match tokio::task::spawn_blocking(taking).await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                access.not_replaced(&failure.to_string());
-                tracing::error!(reason = %failure, "the new settings are not taken up; those of before still hold");
-            }
-            Err(error) => tracing::error!(%error, "the settings could not be read again"),
+        let reloaded = take_up_apart(&given, &begun_with, &access).await;
+        if let Some(request) = request {
+            reloader.request();
+            request.answer(reloaded);
         }
     }
+}
+
+/// Takes the settings up in a thread apart: a disk that hangs must not hold one of all the others'.
+async fn take_up_apart(given: &Settings, begun_with: &Settings, access: &Access) -> Reloaded {
+    let (given, begun_with, to_replace) = (given.clone(), begun_with.clone(), access.clone());
+    let taking = move || take_up(&given, &begun_with, &to_replace);
+    let failure = match tokio::task::spawn_blocking(taking).await {
+        Ok(Ok(next_start)) => return Ok(next_start),
+        Ok(Err(failure)) => failure.to_string(),
+        Err(error) => format!("the settings could not be read: {error}"),
+    };
+    access.not_replaced(&failure);
+    tracing::error!(
+        reason = %failure,
+        "the new settings are not taken up; those of before still hold"
+    );
+    Err(failure)
 }
 
 /// The files that are followed, as they are.
@@ -166,7 +192,12 @@ async fn read(settings: &Settings) -> Vec<Option<Vec<u8>>> {
     tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
-fn take_up(given: &Settings, begun_with: &Settings, access: &Access) -> Result<(), Failure> {
+/// Returns the names of settings that have changed, and hold from the next start on alone.
+fn take_up(
+    given: &Settings,
+    begun_with: &Settings,
+    access: &Access,
+) -> Result<Vec<String>, Failure> {
     let settings = given.clone().complete()?;
     if begun_with.policy.is_some() && settings.policy.is_none() {
         // A file that is just being written is empty for a moment, and would open everything.
@@ -186,7 +217,7 @@ fn take_up(given: &Settings, begun_with: &Settings, access: &Access) -> Result<(
             "policy, tokens and log filter are taken up; what else has changed holds from the next start on"
         ),
     }
-    Ok(())
+    Ok(later)
 }
 
 #[cfg(test)]
@@ -197,17 +228,28 @@ mod tests {
         toml::from_str(text).unwrap()
     }
 
+    fn place(text: &str) -> Place {
+        match text.parse() {
+            Ok(address) => Place::Address(address),
+            Err(_) => Place::Socket(text.into()),
+        }
+    }
+
+    const SOCKET: &str = "/run/tsoracle/socket";
     const NEAR: &str = "127.0.0.1:50551";
     const FAR: &str = "0.0.0.0:50551";
     const POLICY: &str = "[policy.identities]\nops = ['admin']";
 
     #[test]
     fn plain_text_stays_on_the_machine() {
-        let of = |text: &str, place: &str, encrypts| {
-            trust_of_clients(&settings(text), place.parse().unwrap(), encrypts).ok()
+        let of = |text: &str, at: &str, encrypts| {
+            trust_of_clients(&settings(text), &place(at), encrypts).ok()
         };
         assert_eq!(of("", NEAR, false), Some(Trust::Open));
         assert_eq!(of("", "[::1]:1", false), Some(Trust::Open));
+        assert_eq!(of("", SOCKET, false), Some(Trust::Open));
+        assert_eq!(of("", SOCKET, true), None);
+        assert_eq!(of("admin-listen = '50552'", SOCKET, false), Some(Trust::Everyday));
         assert_eq!(of("admin-listen = '50552'", NEAR, false), Some(Trust::Everyday));
         assert_eq!(of("", FAR, false), None);
         assert_eq!(of("", "[::]:1", false), None);
@@ -218,10 +260,12 @@ mod tests {
 
     #[test]
     fn whoever_reaches_the_admin_address_of_this_machine_is_trusted_and_others_prove_it() {
-        let of = |text: &str, place: &str, encrypts| {
-            trust_of_administrators(&settings(text), place.parse().unwrap(), encrypts).ok()
+        let of = |text: &str, at: &str, encrypts| {
+            trust_of_administrators(&settings(text), &place(at), encrypts).ok()
         };
         assert_eq!(of("", NEAR, false), Some(Trust::Administrators));
+        assert_eq!(of("", SOCKET, false), Some(Trust::Administrators));
+        assert_eq!(of("", SOCKET, true), None);
         assert_eq!(of(POLICY, NEAR, false), Some(Trust::Administrators));
         assert_eq!(of("", FAR, true), None);
         assert_eq!(of("insecure-listen = true", FAR, false), None);

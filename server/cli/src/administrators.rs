@@ -1,12 +1,11 @@
 //! The address of administrators, where the oracle is served to them besides that of its clients.
 
-use std::{future::pending, net::SocketAddr};
+use std::future::pending;
 
-use tokio::net::TcpListener;
 use tsoracle_core::{Oracle, Reload};
-use tsoracle_server::{Access, Limits, Server, TlsOptions, Trust, listen};
+use tsoracle_server::{Access, Limits, Listener, Reloads, Server, TlsOptions, Trust};
 
-use crate::{access, failure::Failure, settings::Settings};
+use crate::{access, failure::Failure, place, settings::Settings};
 
 /// The most connections of administrators.
 const CONNECTIONS: usize = 64;
@@ -17,8 +16,7 @@ pub(crate) struct Administrators(Option<Place>);
 
 #[derive(Debug)]
 struct Place {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     trust: Trust,
     tls: Option<TlsOptions>,
 }
@@ -34,11 +32,10 @@ impl Administrators {
                 }
             };
         };
-        super::serve::check_place("--admin-listen", &place)?;
-        let listener = listen(&place).await?;
-        let address = listener.local_addr().map_err(Failure::failed)?;
-        let trust = access::trust_of_administrators(settings, address, tls.is_some())?;
-        Ok(Self(Some(Place { listener, address, trust, tls })))
+        place::check_place("--admin-listen", &place)?;
+        let listener = place::open(&place, settings).await?;
+        let trust = access::trust_of_administrators(settings, listener.place(), tls.is_some())?;
+        Ok(Self(Some(Place { listener, trust, tls })))
     }
 
     /// Serves an oracle to administrators, for ever: when it fails, the server of its clients says so.
@@ -48,16 +45,17 @@ impl Administrators {
         access: &Access,
         limits: Limits,
         reload: Reload,
+        reloads: Reloads,
     ) -> Result<(), Failure> {
-        let Some(Place { listener, address, trust, tls }) = self.0 else { return pending().await };
+        let Some(Place { listener, trust, tls }) = self.0 else { return pending().await };
         let limits = Limits { connections: CONNECTIONS.min(limits.connections), ..limits };
         let mut server = Server::builder().oracle(oracle).limits(limits);
-        server = server.access(access.trusting(trust)).for_administrators();
+        server = server.access(access.trusting(trust)).reloads(reloads).for_administrators();
         if let Some(tls) = tls {
             server = server.tls(tls).reload(reload);
         }
-        let listening = server.build()?.listen_on(listener)?;
-        tracing::info!(%address, "administrators are served");
+        let listening = server.build()?.listen_on(listener);
+        tracing::info!(address = %listening.place(), "administrators are served");
         let _ = listening.serve().await;
         pending().await
     }

@@ -10,7 +10,7 @@ use tsoracle_core::on_one_line;
 use tsoracle_proto::{Authorized, Bearer, DEFAULT_PORT};
 use tsoracle_server::token_mistake;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, place};
 
 /// The variable with a token, for those who have no file for it. It is no option, since all users see those.
 const TOKEN: &str = "TSORACLE_TOKEN";
@@ -18,10 +18,11 @@ const TOKEN: &str = "TSORACLE_TOKEN";
 /// Which servers to ask, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Endpoints {
-    /// A server, as HOST:PORT; repeat it, or separate by commas, to name several of a cluster
+    /// A server, as HOST:PORT, or unix:PATH for one of this machine; repeat it, or separate by commas, to
+    /// name several of a cluster
     #[arg(
         long = "endpoint",
-        value_name = "HOST:PORT",
+        value_name = "PLACE",
         env = "TSORACLE_ENDPOINT",
         default_value = "127.0.0.1:50551"
     )]
@@ -83,8 +84,17 @@ impl Endpoints {
 
     /// To connect to them without the client.
     pub fn dialer(&self) -> Result<Dialer, Failure> {
-        if let Some(wrong) = self.names().find(|name| authority(name).is_none()) {
-            let context = format!("endpoint {wrong:?} is not of the form HOST:PORT");
+        let wrong = |name: &&str| place::socket(name).is_none() && authority(name).is_none();
+        if let Some(wrong) = self.names().find(wrong) {
+            let context = format!("endpoint {wrong:?} is not of the form HOST:PORT or unix:PATH");
+            return Err(Failure::usage(context));
+        }
+        if let Some(socket) = self.names().find(|name| place::socket(name).is_some())
+            && self.tls_ca.is_some()
+        {
+            let context = format!(
+                "endpoint {socket:?} is a socket, where nothing is encrypted: leave out the TLS options"
+            );
             return Err(Failure::usage(context));
         }
         let mut dialer = Dialer { tls: None, token: None, timeout: self.timeout };
@@ -183,13 +193,7 @@ pub struct Dialer {
 impl Dialer {
     /// Connects to `endpoint`, or says in one line why that cannot be.
     pub async fn dial(&self, endpoint: &str) -> Result<Channel, String> {
-        let authority = authority(endpoint).ok_or("it is not of the form HOST:PORT")?;
-        let port = match authority.rsplit_once(':') {
-            Some((_, port)) if !port.ends_with(']') => String::new(),
-            _ => format!(":{DEFAULT_PORT}"),
-        };
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let dialled = Endpoint::from_shared(format!("{scheme}://{authority}{port}"))
+        let dialled = Endpoint::from_shared(self.uri(endpoint)?)
             .and_then(|dialled| match &self.tls {
                 Some(tls) => dialled.tls_config(tls.clone()),
                 None => Ok(dialled),
@@ -198,6 +202,21 @@ impl Dialer {
         let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
         let connected = dialled.connect().await.map_err(|error| on_one_line(&error))?;
         Ok(Channel::new(connected, self.token.clone()))
+    }
+}
+
+impl Dialer {
+    fn uri(&self, endpoint: &str) -> Result<String, String> {
+        if place::socket(endpoint).is_some() {
+            return Ok(endpoint.into());
+        }
+        let authority = authority(endpoint).ok_or("it is not of the form HOST:PORT")?;
+        let port = match authority.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => String::new(),
+            _ => format!(":{DEFAULT_PORT}"),
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{authority}{port}"))
     }
 }
 

@@ -4,6 +4,7 @@ mod access;
 mod administrators;
 mod arguments;
 mod ask;
+mod backup;
 #[doc(hidden)]
 pub mod bench;
 mod cert;
@@ -20,6 +21,7 @@ pub mod endpoints;
 pub mod failure;
 mod help;
 mod init;
+mod leader;
 mod leases;
 mod log;
 mod man;
@@ -28,12 +30,18 @@ mod metrics;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
+mod place;
+mod progress;
 mod raise;
 mod recorder;
+mod reload;
+mod restore;
 mod sequences;
 mod serve;
+mod service_manager;
 mod settings;
 mod status;
+mod target;
 mod time;
 mod token;
 #[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
@@ -77,6 +85,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::SeqList(arguments) => sequences::list(arguments).await,
         Command::SeqSeed(arguments) => sequences::seed(arguments).await,
         Command::SeqDelete(arguments) => sequences::delete(arguments).await,
+        Command::SeqOpen(arguments) => sequences::open(arguments).await,
         Command::LeaseAcquire(arguments) => leases::acquire(arguments).await,
         Command::LeaseRenew(arguments) => leases::renew(arguments).await,
         Command::LeaseRelease(arguments) => leases::release(arguments).await,
@@ -85,10 +94,13 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Reload(arguments) => reload::run(arguments).await,
         Command::Cert(command) => cert::run(command),
         Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
+        Command::Backup(arguments) => backup::run(arguments).await,
+        Command::Restore(arguments) => restore::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Raise(arguments) => raise::run(arguments).await,
         Command::Verify(arguments) => verify::run(*arguments).await,

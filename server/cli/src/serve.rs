@@ -1,12 +1,15 @@
-use std::{fs, future::pending, net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
+use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
 };
-use tsoracle_server::{Server, TlsOptions, listen};
+use tsoracle_server::{Place, Reloads, Server, TlsOptions};
 
 use crate::{
     access,
@@ -15,7 +18,8 @@ use crate::{
     failure::Failure,
     log, meters, metrics,
     output::print_line,
-    recorder,
+    place, recorder,
+    service_manager::{ServiceManager, in_words},
     settings::{DriverChoice, Settings},
     traces,
 };
@@ -30,14 +34,17 @@ const TRACED: f64 = 0.01;
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long reading files again may take until the service manager is told that it is done.
+const RELOAD: Duration = Duration::from_secs(10);
+
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
     let format = settings.log_format.unwrap_or_default();
     let traced = start_traces(&settings)?;
     let is_traced = traced.is_some();
-    log::start(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
+    log::start_as(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
-    let advertise = settings.advertise.as_deref().map(endpoint).transpose()?;
+    let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
     let config = match &settings.driver {
         Some(DriverChoice(config)) => config.clone(),
         None => DriverConfig::parse(DRIVER)?,
@@ -54,18 +61,20 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         warn_of_one_authority(&config, tls);
     }
     let place = settings.listen.as_deref().unwrap_or(LISTEN);
-    check_place("--listen", place)?;
+    place::check_place("--listen", place)?;
     let mut signals = Signals::install()?;
     let reloader = Reloader::default();
-    reload_on_hangup(reloader.clone())?;
+    let (reloads, reload_requests) = Reloads::new();
+    let manager = ServiceManager::from_environment()?;
+    reload_on_hangup(reloads.clone(), manager.clone())?;
 
-    let listener = listen(&place).await?;
-    let address = listener.local_addr().map_err(Failure::failed)?;
-    let trust = access::trust_of_clients(&settings, address, tls.is_some())?;
+    let listener = place::open(place, &settings).await?;
+    let place = listener.place().clone();
+    let trust = access::trust_of_clients(&settings, &place, tls.is_some())?;
     let administrators = Administrators::listen(&settings).await?;
     let access = access::open(&settings)?;
-    let service_endpoint =
-        advertise.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+    let reached = place.address().filter(|address| !address.ip().is_unspecified());
+    let service_endpoint = advertise.or_else(|| reached.map(|address| address.to_string()));
     let context =
         OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
     let metrics = settings.metrics_listen.map(metrics::serve).transpose()?;
@@ -79,11 +88,12 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
         error = metrics.as_mut() => return Err(error.into()),
+        never = manager.opening(&name) => match never {},
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver.clone()).options(options);
-    server = server.limits(limits.clone()).access(access.trusting(trust));
+    server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -93,14 +103,17 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     if let Some(tls) = tls {
         server = server.tls(tls).reload(reloader.subscribe());
     }
-    let listening = server.build()?.listen_on(listener)?;
+    let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
     let counting = keep_up_meters(oracle.clone());
-    tokio::spawn(announce(oracle.clone(), address, name));
-    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
-    let following = access::follow(given, settings, access.clone(), reloader.subscribe());
-    let stopped = listening.serve_with_shutdown(async move {
+    tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
+    let followed = manager.follow(oracle.clone());
+    let reload = reloader.subscribe();
+    let administrators = administrators.serve(oracle, &access, limits, reload, reloads);
+    let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
+    let stopped = listening.serve_with_shutdown(async {
         signals.next().await;
+        manager.stopping();
         tracing::info!("stopping; a second signal exits at once");
         tokio::spawn(async move {
             signals.next().await;
@@ -116,6 +129,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         error = metrics => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
+        error = endless("the service manager", followed) => Err(error.into()),
         failed = administrators => failed,
     };
     if is_traced {
@@ -143,12 +157,12 @@ async fn keep_up_meters(oracle: Oracle) {
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
-fn reload_on_hangup(reloader: Reloader) -> Result<(), Failure> {
+fn reload_on_hangup(reloads: Reloads, manager: ServiceManager) -> Result<(), Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
-            reloader.request();
+            manager.reloading(timeout(RELOAD, reloads.ask())).await;
         }
     });
     Ok(())
@@ -177,7 +191,7 @@ fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
 }
 
 /// Says once where this node serves, when it does or when it will not for now.
-async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
+async fn announce(oracle: Oracle, place: Place, driver: String, manager: ServiceManager) {
     let mut phase = oracle.phase();
     let settled =
         phase.wait_for(|phase| !matches!(phase, Phase::Electing | Phase::TakingOver { .. }));
@@ -186,15 +200,12 @@ async fn announce(oracle: Oracle, address: SocketAddr, driver: String) {
         () = SystemClock.sleep(SETTLE) => {}
     }
     let state = match &*oracle.phase().borrow() {
-        Phase::Serving { epoch } => format!("leading, epoch {epoch}"),
-        Phase::Following(Some(leader)) => format!("following {}", leader.endpoint),
-        Phase::Following(None) => "following".into(),
-        Phase::Electing => "no leader yet".into(),
-        Phase::TakingOver { .. } => "taking over".into(),
         // It stops, or has failed.
-        _ => return,
+        Phase::Stopping | Phase::Failed(_) => return,
+        phase => in_words(phase),
     };
-    let line = format!("tsoracle serving on {address} (driver {driver}, {state})");
+    manager.ready();
+    let line = format!("tsoracle serving on {place} (driver {driver}, {state})");
     // Nobody may be reading, so that it takes for ever.
     let printed = tokio::task::spawn_blocking({
         let line = line.clone();
@@ -219,31 +230,6 @@ fn require_state(config: &DriverConfig) -> Result<(), Failure> {
             "there is no state in {}, and none is begun with --require-state; is the volume mounted?",
             directory.display()
         ))),
-    }
-}
-
-/// Checks that `text` is HOST:PORT.
-pub(crate) fn check_place(option: &str, text: &str) -> Result<(), Failure> {
-    let place = text.rsplit_once(':').filter(|(host, port)| {
-        !host.is_empty() && !host.contains(['/', ' ', ',']) && port.parse::<u16>().is_ok()
-    });
-    match place {
-        Some(_) => Ok(()),
-        None => Err(Failure::usage(format!("{option} takes HOST:PORT, not {text:?}"))),
-    }
-}
-
-/// Checks where clients reach this server.
-fn endpoint(text: &str) -> Result<String, Failure> {
-    check_place("--advertise", text)?;
-    if text.ends_with(":0") {
-        return Err(Failure::usage(format!("--advertise {text}: no client can connect to port 0")));
-    }
-    match text.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
-        true => Err(Failure::usage(format!(
-            "--advertise {text} is an address to listen on, where no client can connect to; name this machine"
-        ))),
-        false => Ok(text.into()),
     }
 }
 

@@ -1,4 +1,5 @@
 mod made;
+mod socket_mode;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use tsoracle_core::DriverConfig;
 use tsoracle_server::PolicyConfig;
 
+pub(crate) use self::socket_mode::SocketMode;
 use crate::{log::Format, time::Time};
 
 const PLACES: &str = "Place";
@@ -40,9 +42,14 @@ pub(crate) struct Settings {
           hide_possible_values = true)]
     pub(crate) require_state: Option<bool>,
 
-    /// Where to listen; port 0 finds a free one [default: 127.0.0.1:50551]
-    #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_LISTEN", help_heading = PLACES)]
+    /// Where to listen: HOST:PORT, where port 0 finds a free one, or unix:PATH, a socket for programs of this
+    /// machine [default: 127.0.0.1:50551]
+    #[arg(long, value_name = "PLACE", env = "TSORACLE_LISTEN", help_heading = PLACES)]
     pub(crate) listen: Option<String>,
+
+    /// Who may connect to sockets in the file system: their mode, in octal [default: 660]
+    #[arg(long, value_name = "MODE", env = "TSORACLE_SOCKET_MODE", help_heading = PLACES)]
+    pub(crate) socket_mode: Option<SocketMode>,
 
     /// Serve in plain text even where other machines can listen in, and send what they like
     #[arg(long, value_name = "BOOL", env = "TSORACLE_INSECURE_LISTEN", help_heading = PLACES,
@@ -50,9 +57,9 @@ pub(crate) struct Settings {
           hide_possible_values = true)]
     pub(crate) insecure_listen: Option<bool>,
 
-    /// Where to serve administrators: HOST:PORT, or a port of this machine alone. They are then served
-    /// nowhere else, but for identities to which a policy gives the right [default: nowhere]
-    #[arg(long, value_name = "HOST:PORT", env = "TSORACLE_ADMIN_LISTEN", help_heading = PLACES)]
+    /// Where to serve administrators: HOST:PORT, a port of this machine alone, or unix:PATH. They are then
+    /// served nowhere else, but for identities to which a policy gives the right [default: nowhere]
+    #[arg(long, value_name = "PLACE", env = "TSORACLE_ADMIN_LISTEN", help_heading = PLACES)]
     pub(crate) admin_listen: Option<String>,
 
     /// Where clients reach this server [default: the address it listens on]

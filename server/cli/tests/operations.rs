@@ -12,6 +12,25 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+#[cfg(feature = "openraft")]
+use {
+    rustix::process::kill_process,
+    std::{
+        path::Path,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread::{self, JoinHandle},
+        time::Duration,
+    },
+    tsoracle_client::Client,
+};
+
+/// How long a call may take: an election is among them.
+#[cfg(feature = "openraft")]
+const PATIENCE: Duration = Duration::from_secs(60);
+
 use tempfile::TempDir;
 
 const TEXT: &str = include_str!("../../../docs/OPERATIONS.md");
@@ -97,6 +116,15 @@ impl Reader {
         let stdout = String::from_utf8(stdout).unwrap();
         assert!(status.success(), "{title}: {status}, after\n{stdout}");
         stdout
+    }
+
+    /// Stops what was started with this in its line, and waits for its end.
+    #[cfg(feature = "openraft")]
+    fn stop(&mut self, what: &str) {
+        let at = self.running.iter().position(|program| program.line.contains(what)).expect(what);
+        let mut program = self.running.remove(at);
+        kill_process(Pid::from_child(&program.child), Signal::TERM).unwrap();
+        assert!(program.child.wait().unwrap().success(), "{what} stops without an error");
     }
 
     /// Kills what was started with this in its line.
@@ -187,6 +215,77 @@ fn a_log_for_machines() {
     reader.start("json, in a terminal");
     // The line on standard output comes with the first of the log, which a thread writes.
     while !reader.run("json, and then").lines().any(|line| line == "serving") {}
+}
+
+#[test]
+fn a_socket_of_this_machine() {
+    let mut reader = Reader::new();
+    reader.start("socket, in a terminal");
+    let said = reader.run("socket, as a client");
+    assert!(said.contains("0 to 63 (64 values)") && said.contains("health SERVING"), "{said}");
+}
+
+/// A client that makes calls until it is told to end, and whose first failure ends it.
+#[cfg(feature = "openraft")]
+fn calls_on(endpoint: String, ends: Arc<AtomicBool>) -> JoinHandle<u64> {
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let client = Client::builder().endpoints(endpoint.split(',')).timeout(PATIENCE);
+            let client = client.connect().await.unwrap();
+            let (mut made, mut last) = (0, None);
+            while !ends.load(Ordering::Relaxed) {
+                let timestamp = client.get_ts().await.expect("no call is lost");
+                assert!(last < Some(timestamp));
+                last = Some(timestamp);
+                let block = client.get_seq("calls", 1).await.expect("no call is lost");
+                assert_eq!(block.start, made);
+                made += 1;
+            }
+            made
+        })
+    })
+}
+
+/// The release before is what `TSORACLE_PREVIOUS` names. There is none yet: without it, it is another copy of this one.
+#[cfg(feature = "openraft")]
+#[test]
+fn a_cluster_goes_over_to_the_next_release_and_no_call_is_lost() {
+    let mut reader = Reader::new();
+    let (previous, next) = (reader.home.path().join("previous"), reader.home.path().join("next"));
+    let built = env!("CARGO_BIN_EXE_tsoracle");
+    fs::copy(std::env::var("TSORACLE_PREVIOUS").unwrap_or_else(|_| built.into()), &previous)
+        .unwrap();
+    fs::copy(built, &next).unwrap();
+    let install = |reader: &Reader, binary: &Path| {
+        // Another file of that name, so that what runs goes on.
+        let tool = reader.home.path().join("tsoracle");
+        let script = format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", binary.display());
+        fs::write(tool.with_extension("new"), script).unwrap();
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(tool.with_extension("new"), executable).unwrap();
+        fs::rename(tool.with_extension("new"), tool).unwrap();
+    };
+    install(&reader, &previous);
+    reader.start("upgrade, the release before, in three terminals");
+    let said = reader.run("upgrade, is all well?");
+    assert_eq!(said.matches("  votes ").count() + said.matches("  leads ").count(), 3, "{said}");
+    let ends = Arc::new(AtomicBool::new(false));
+    let block = reader.block("upgrade, is all well?");
+    let endpoint = block.lines().next().unwrap().split_once('=').unwrap().1.to_owned();
+    let calling = calls_on(endpoint, ends.clone());
+    install(&reader, &next);
+    for node in 1..=3 {
+        reader.stop(&format!("./upgrade-{node}?"));
+        reader.start(&format!("upgrade, node {node} again"));
+        reader.run(&format!("upgrade, until node {node} takes part"));
+    }
+    ends.store(true, Ordering::Relaxed);
+    assert!(calling.join().unwrap() > 0);
+    for program in &reader.running {
+        let runs = fs::read_link(format!("/proc/{}/exe", program.child.id())).unwrap();
+        assert_eq!(runs, next, "{}", program.line);
+    }
 }
 
 #[cfg(feature = "etcd")]

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     num::NonZeroU32,
     sync::{
         Arc,
@@ -17,6 +16,7 @@ use tonic::{Code, Status};
 use tsoracle_core::{Identity, Timestamp};
 
 use super::Right;
+use crate::peer::Peer;
 
 /// How many refusals a second are recorded. A client can cause any number.
 const REFUSALS: NonZeroU32 = NonZeroU32::new(100).unwrap();
@@ -24,7 +24,7 @@ const REFUSALS: NonZeroU32 = NonZeroU32::new(100).unwrap();
 /// Whoever can write the files of a server.
 const OPERATOR: &str = "operator";
 
-const NOBODY: Who<'static> = Who { identity: None, address: None };
+const NOBODY: Who<'static> = Who { identity: None, peer: None };
 
 /// Where lines of the audit log go. It must neither wait nor fail.
 type Sink = dyn Fn(&str) + Send + Sync;
@@ -43,7 +43,7 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who<'a> {
     pub(crate) identity: Option<&'a Identity>,
-    pub(crate) address: Option<SocketAddr>,
+    pub(crate) peer: Option<Peer>,
 }
 
 #[derive(Serialize)]
@@ -166,7 +166,7 @@ fn line<'a>(who: Who<'a>, event: &'a str, right: &'a str, object: &'a str) -> Li
         time: now(),
         event,
         identity: who.identity.map_or(super::ANONYMOUS, Identity::as_str),
-        address: who.address.map(|address| address.to_string()),
+        address: who.peer.map(|peer| peer.to_string()),
         right,
         object,
         outcome: String::new(),
@@ -215,7 +215,8 @@ mod tests {
     fn an_action_is_recorded_once_with_its_outcome() {
         let (audit, lines) = recording();
         let admin = Identity::new("admin").unwrap();
-        let who = Who { identity: Some(&admin), address: "127.0.0.1:7".parse().ok() };
+        let who =
+            Who { identity: Some(&admin), peer: "127.0.0.1:7".parse().ok().map(Peer::Address) };
         audit.begin(who, Right::Seed, "orders").end(Ok(())).unwrap();
         let refused: Result<(), _> = Err(Status::already_exists("it is in use"));
         let _ = audit.begin(who, Right::Seed, "orders").end(refused);

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderValue, header};
@@ -11,6 +11,7 @@ use super::{
     ANONYMOUS, Access, Audit, Right, Trust, audit::Who, certificate, granted::Granted,
     token_mistake,
 };
+use crate::peer::Peer;
 
 /// A connection, or what stands for one.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(crate) struct Session {
 struct Proof {
     access: Access,
     oracle: Oracle,
-    address: Option<SocketAddr>,
+    peer: Option<Peer>,
     /// From its certificate.
     names: Vec<Identity>,
 }
@@ -48,11 +49,11 @@ impl Session {
     pub(crate) fn new(
         access: Access,
         oracle: Oracle,
-        address: Option<SocketAddr>,
+        peer: Option<Peer>,
         certificate: Option<&CertificateDer<'_>>,
     ) -> Self {
         let names = certificate.map(certificate::names).unwrap_or_default();
-        let proof = Arc::new(Proof { access, oracle, address, names });
+        let proof = Arc::new(Proof { access, oracle, peer, names });
         Self { proof, seen: ArcSwapOption::empty() }
     }
 
@@ -109,12 +110,12 @@ impl Proof {
     }
 
     fn caller(&self, identity: Option<&Identity>, limits: CallerLimits) -> Option<Caller> {
-        let caller = match (identity, self.address) {
+        let caller = match (identity, self.peer) {
             (Some(identity), _) => {
                 let caller = self.oracle.caller(CallerId::of_identity(identity));
                 caller.with_identity(identity.clone())
             }
-            (None, Some(address)) => self.oracle.caller(CallerId::of_address(address.ip())),
+            (None, Some(peer)) => self.oracle.caller(peer.caller_id()),
             (None, None) => return None,
         };
         Some(match limits == CallerLimits::NONE {
@@ -133,7 +134,7 @@ impl Proof {
             }
         };
         let error = Error::new(ErrorKind::Unauthenticated, context);
-        let who = Who { identity: None, address: self.address };
+        let who = Who { identity: None, peer: self.peer };
         let status = Status::unauthenticated(error.to_string());
         self.access.audit().refused(who, "", "token", &status);
         error
@@ -179,7 +180,7 @@ impl Client {
     }
 
     pub(crate) fn who(&self) -> Who<'_> {
-        Who { identity: self.identity.as_ref(), address: self.proof.address }
+        Who { identity: self.identity.as_ref(), peer: self.proof.peer }
     }
 
     /// Whether it may do something with everything there is.

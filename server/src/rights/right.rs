@@ -22,7 +22,7 @@ pub enum Right {
     Seed,
     /// Delete sequences.
     Delete,
-    /// Change the members of the cluster, or which of them leads.
+    /// Change the members of the cluster, or which of them leads, and have a server read its settings again.
     Cluster,
     /// Take copies of the state.
     Backup,
@@ -84,8 +84,11 @@ impl Right {
             ("SequenceService", "ListSeqs") => &[List],
             ("SequenceService", "SeedSeq") => &[Seed],
             ("SequenceService", "DeleteSeq") => &[Delete],
+            // What was granted is granted once more, as after a deletion.
+            ("SequenceService", "OpenSeqs") => &[Delete],
+            ("BackupService", "Backup") => &[Backup],
             ("ClusterService", "Members" | "Troubles") => &[Status],
-            ("ClusterService", "Change") => &[Cluster],
+            ("ClusterService", "Change" | "Reload") => &[Cluster],
             _ => return None,
         })
     }

@@ -29,7 +29,8 @@ impl Running {
     pub(crate) async fn start(builder: Builder) -> Self {
         let server = builder.build().expect("the options are right");
         let listening = server.bind("127.0.0.1:0").await.expect("a port is free");
-        let (address, oracle) = (listening.local_addr(), listening.oracle().clone());
+        let (place, oracle) = (listening.place().clone(), listening.oracle().clone());
+        let address = place.address().expect("it is on the network");
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(listening.serve_with_shutdown(async {
             let _ = stopped.await;

@@ -34,6 +34,7 @@ pub fn frame(data: &[u8]) -> bool {
 /// Frames as nodes send them.
 pub fn frames() -> Result<Vec<Vec<u8>>> {
     let message = envelope(1).wrap(2, 7, Bytes::from_static(b"a message"))?;
+    let message = Frame { clock_ms: 1_800_000_000_000, ..message };
     let failure = Failure { reason: "it stops".into(), is_lasting: true };
     let known = vec![PeerId { node: 3, id: Bytes::from_static(&[7; 16]) }];
     let frames = [

@@ -1,5 +1,7 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod backup;
 #[cfg(feature = "openraft")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
@@ -15,6 +17,7 @@ mod commands;
 mod common;
 mod configuration;
 mod crashes;
+mod earlier;
 mod failures;
 mod limits;
 mod logging;
@@ -26,7 +29,12 @@ mod rights;
 #[cfg(any(feature = "openraft", feature = "omnipaxos"))]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod rolling;
+mod sockets;
 mod space;
 mod stopping;
+mod supervised;
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod tasks;
 mod tls;
 mod verify;

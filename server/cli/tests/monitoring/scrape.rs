@@ -9,6 +9,10 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tonic::transport::Channel;
+use tsoracle_proto::v1::{
+    GetSeqRequest, GetTsRequest, StreamSeqRequest, tso_service_client::TsoServiceClient,
+};
 
 use crate::{
     http,
@@ -228,4 +232,55 @@ fn whatever_is_documented_is_shown() {
         .filter(|name| !found.contains_key(name) && !traces(name))
         .collect();
     assert_eq!(missing, [""; 0], "these are documented and not shown");
+}
+
+/// A client of a node.
+async fn client(node: &Node) -> TsoServiceClient<Channel> {
+    let endpoint = Channel::from_shared(format!("http://{}", node.address)).unwrap();
+    TsoServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+/// Waits until these lines are in a scrape.
+async fn shows(metrics: String, lines: [&'static str; 2]) {
+    let are_there =
+        move |text: &str| lines.iter().all(|line| text.contains(&format!("\n{line}\n")));
+    tokio::task::spawn_blocking(move || scrape_until(&metrics, are_there)).await.unwrap();
+}
+
+#[cfg(feature = "file")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_streams_count_one_by_one() {
+    let directory = TempDir::new().unwrap();
+    let (node, metrics) = node(directory.path(), "file:state", &[]);
+    let request = |count| GetSeqRequest { key: "k".into(), count, request_id: None };
+    let message = StreamSeqRequest { requests: [1, 0, 2].map(request).into(), run: None };
+    let asking = client(&node).await.stream_seq(tokio_stream::iter([message])).await;
+    let answer = asking.unwrap().into_inner().message().await.unwrap().unwrap();
+    assert_eq!(answer.outcomes.len(), 3);
+    let lines = [
+        "tsoracle_requests_total{method=\"StreamSeq\",code=\"OK\"} 2",
+        "tsoracle_requests_total{method=\"StreamSeq\",code=\"INVALID_ARGUMENT\"} 1",
+    ];
+    shows(metrics, lines).await;
+}
+
+/// One node of three finds no leader, so that calls wait for one.
+#[cfg(feature = "openraft")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_given_up_count_as_cancelled() {
+    let directory = TempDir::new().unwrap();
+    let free = free_addresses(6);
+    let peers: Vec<_> =
+        (1..).zip(free.chunks(2)).map(|(id, at)| format!("{id}={}/{}", at[0], at[1])).collect();
+    let driver = format!("openraft:raft?node=1&peers={}", peers.join(","));
+    let (node, metrics) = node(directory.path(), &driver, &["--hold", "30s"]);
+    let asking = client(&node).await;
+    let asking = { asking }.get_ts(GetTsRequest { count: 1 });
+    let given_up = tokio::time::timeout(std::time::Duration::from_millis(200), asking).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let lines = [
+        "tsoracle_requests_total{method=\"GetTs\",code=\"CANCELLED\"} 1",
+        "tsoracle_phase{phase=\"electing\"} 1",
+    ];
+    shows(metrics, lines).await;
 }
