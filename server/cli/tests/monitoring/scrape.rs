@@ -274,8 +274,8 @@ async fn calls_that_are_given_up_count_as_cancelled() {
         (1..).zip(free.chunks(2)).map(|(id, at)| format!("{id}={}/{}", at[0], at[1])).collect();
     let driver = format!("openraft:raft?node=1&peers={}", peers.join(","));
     let (node, metrics) = node(directory.path(), &driver, &["--hold", "30s"]);
-    let asking = client(&node).await;
-    let asking = { asking }.get_ts(GetTsRequest { count: 1 });
+    let mut client = client(&node).await;
+    let asking = client.get_ts(GetTsRequest { count: 1 });
     let given_up = tokio::time::timeout(std::time::Duration::from_millis(200), asking).await;
     assert!(given_up.is_err(), "{given_up:?}");
     let lines = [
