@@ -18,8 +18,7 @@ test:
 # those of the example over PostgreSQL start that, and those of metrics Prometheus. What OPERATIONS.md does with jq is run.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		promtool:prometheus jq:jq \
-		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
+		promtool:prometheus jq:jq ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
 		systemd-analyze:systemd dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strace:strace pgrep:procps \
 		python3:python3 '/usr/lib/python3*/ensurepip:python3-venv' readelf:binutils
 

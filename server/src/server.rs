@@ -110,6 +110,11 @@ impl Builder {
         Self { access, ..self }
     }
 
+    /// Whom administrators ask to have the settings read again.
+    pub fn reloads(self, reloads: Reloads) -> Self {
+        Self { reloads: Some(reloads), ..self }
+    }
+
     /// Has `make` make a span of each call of the protocol, from its path and its headers. Calls are carried out within
     /// it, and record their status in its field [`SPAN_CODE`](crate::SPAN_CODE).
     pub fn spans(
@@ -117,11 +122,6 @@ impl Builder {
         make: impl Fn(&'static str, &HeaderMap) -> Span + Send + Sync + 'static,
     ) -> Self {
         Self { spans: Spans::by(make), ..self }
-    }
-
-    /// Whom administrators ask to have the settings read again.
-    pub fn reloads(self, reloads: Reloads) -> Self {
-        Self { reloads: Some(reloads), ..self }
     }
 
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of

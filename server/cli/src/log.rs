@@ -107,13 +107,8 @@ pub(crate) fn replace_filter(filter: EnvFilter) {
     }
 }
 
-/// Sends all that is logged to standard error, from now on.
-pub(crate) fn start(filter: EnvFilter) -> Result<(), Failure> {
-    start_as(filter, Format::Text, vec![])
-}
-
-/// As [`start`], in that format; and sends all events and spans to other layers as well.
-pub(crate) fn start_as(
+/// Sends all that is logged to standard error, from now on, and all events and spans to other layers.
+pub(crate) fn start(
     filter: EnvFilter,
     format: Format,
     others: Vec<BoxedLayer>,

@@ -42,7 +42,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let format = settings.log_format.unwrap_or_default();
     let traced = start_traces(&settings)?;
     let is_traced = traced.is_some();
-    log::start_as(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
+    log::start(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
     let config = match &settings.driver {
@@ -128,8 +128,8 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         },
         error = metrics => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
-        error = endless("counting", counting) => Err(error.into()),
         error = endless("the service manager", followed) => Err(error.into()),
+        error = endless("counting", counting) => Err(error.into()),
         failed = administrators => failed,
     };
     if is_traced {

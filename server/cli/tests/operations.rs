@@ -208,15 +208,6 @@ fn a_secure_cluster_that_goes_over_to_new_authorities() {
     }
 }
 
-#[cfg(feature = "file")]
-#[test]
-fn a_log_for_machines() {
-    let mut reader = Reader::new();
-    reader.start("json, in a terminal");
-    // The line on standard output comes with the first of the log, which a thread writes.
-    while !reader.run("json, and then").lines().any(|line| line == "serving") {}
-}
-
 #[test]
 fn a_socket_of_this_machine() {
     let mut reader = Reader::new();
@@ -286,6 +277,15 @@ fn a_cluster_goes_over_to_the_next_release_and_no_call_is_lost() {
         let runs = fs::read_link(format!("/proc/{}/exe", program.child.id())).unwrap();
         assert_eq!(runs, next, "{}", program.line);
     }
+}
+
+#[cfg(feature = "file")]
+#[test]
+fn a_log_for_machines() {
+    let mut reader = Reader::new();
+    reader.start("json, in a terminal");
+    // The line on standard output comes with the first of the log, which a thread writes.
+    while !reader.run("json, and then").lines().any(|line| line == "serving") {}
 }
 
 #[cfg(feature = "etcd")]
