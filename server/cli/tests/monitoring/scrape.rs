@@ -175,6 +175,30 @@ fn what_nodes_of_openraft_show() {
     check_cluster(directory.path(), "openraft");
 }
 
+/// A node that was removed is nobody's peer any more, and no alert is about it.
+#[cfg(feature = "openraft")]
+#[test]
+fn series_of_a_node_that_was_removed_go_away() {
+    let directory = TempDir::new().unwrap();
+    let mut nodes = cluster(directory.path(), "openraft", |_| {});
+    let (removed, _) = nodes.pop().unwrap();
+    for (_, metrics) in &nodes {
+        scrape_until(metrics, |text| text.contains("\ntsoracle_peer_connected{peer=\"3\"} 1\n"));
+    }
+    drop(removed);
+    let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
+    let remove = ["cluster", "remove", "3", "--endpoint", &all.join(",")];
+    while !run(directory.path(), &remove).status.success() {}
+    for (_, metrics) in &nodes {
+        let text = scrape_until(metrics, |text| {
+            !text.contains("tsoracle_peer_connected{peer=\"3\"}")
+                && !text.contains("tsoracle_peer_lag_entries{peer=\"3\"}")
+                && text.contains("\ntsoracle_members{votes=\"true\"} 2\n")
+        });
+        assert!(!text.contains("NaN"), "{text}");
+    }
+}
+
 #[cfg(feature = "omnipaxos")]
 #[test]
 fn what_nodes_of_omnipaxos_show() {
