@@ -15,7 +15,7 @@ use tsoracle_proto::v1::{
 };
 
 use crate::{
-    http,
+    http::{self, ATTEMPTS, pause},
     node::{Node, run, stdout},
     series::{Families, documented, scraped},
 };
@@ -32,11 +32,12 @@ pub(crate) fn scrape(address: &str) -> String {
 
 /// Scrapes until something is there, which is brought up to date each second.
 pub(crate) fn scrape_until(address: &str, is_there: impl Fn(&str) -> bool) -> String {
-    for _ in 0..2_000 {
+    for _ in 0..ATTEMPTS {
         let text = scrape(address);
         if is_there(&text) {
             return text;
         }
+        pause();
     }
     panic!("it never comes:\n{}", scrape(address));
 }
@@ -188,7 +189,8 @@ fn series_of_a_node_that_was_removed_go_away() {
     drop(removed);
     let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
     let remove = ["cluster", "remove", "3", "--endpoint", &all.join(",")];
-    while !run(directory.path(), &remove).status.success() {}
+    let removes = || run(directory.path(), &remove).status.success();
+    assert!((0..20).any(|_| removes()), "it cannot be removed");
     for (_, metrics) in &nodes {
         let text = scrape_until(metrics, |text| {
             !text.contains("tsoracle_peer_connected{peer=\"3\"}")
@@ -218,7 +220,7 @@ fn what_a_node_over_etcd_shows() {
     let _etcd = Ended(etcd.spawn().expect("etcd is installed"));
     let driver = format!("etcd://{}/tsoracle", urls[0].trim_start_matches("http://"));
     let (node, metrics) = node(directory.path(), &driver, &[]);
-    while !node.ask(&["seq", "a"]).status.success() {}
+    assert!((0..20).any(|_| node.ask(&["seq", "a"]).status.success()), "it does not serve");
     check(&scrape_until(&metrics, is_up_to_date));
 }
 
