@@ -10,7 +10,7 @@ use tonic::Code;
 use tsoracle_core::series;
 
 /// The calls of the protocol, and whether each is a stream, whose requests count one by one.
-const METHODS: [(&str, bool); 18] = [
+const METHODS: [(&str, bool); 21] = [
     ("/tsoracle.v1.TsoService/GetTs", false),
     ("/tsoracle.v1.TsoService/GetSeq", false),
     ("/tsoracle.v1.TsoService/GetSeqBatch", false),
@@ -25,9 +25,12 @@ const METHODS: [(&str, bool); 18] = [
     ("/tsoracle.v1.SequenceService/ListSeqs", false),
     ("/tsoracle.v1.SequenceService/SeedSeq", false),
     ("/tsoracle.v1.SequenceService/DeleteSeq", false),
+    ("/tsoracle.v1.SequenceService/OpenSeqs", false),
+    ("/tsoracle.v1.BackupService/Backup", false),
     ("/tsoracle.v1.ClusterService/Members", false),
     ("/tsoracle.v1.ClusterService/Troubles", false),
     ("/tsoracle.v1.ClusterService/Change", false),
+    ("/tsoracle.v1.ClusterService/Reload", false),
     ("", false),
 ];
 

@@ -8,14 +8,16 @@ use std::{
     },
 };
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 use tsoracle_core::{
     ErrorKind, LeaseHolder, ManualClock, RequestId, RequestName, SeqKey, SeqRequest,
 };
 
 use crate::rig::{Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
 
-/// Keeps counters as numbers and gauges as bits, by name.
+/// Keeps counters as numbers, gauges as bits and of histograms how many values they have, by name and labels.
 #[derive(Clone, Default)]
 struct Meters(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
 
@@ -26,6 +28,16 @@ impl Meters {
 
     fn count(&self, name: &str) -> u64 {
         self.of(name).load(Ordering::Acquire)
+    }
+
+    /// As one finds it in a scrape, without quotes: `name{label=value}`.
+    fn of_key(&self, key: &Key) -> Arc<AtomicU64> {
+        let labels: Vec<_> =
+            key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        match labels.is_empty() {
+            true => self.of(key.name()),
+            false => self.of(&format!("{}{{{}}}", key.name(), labels.join(","))),
+        }
     }
 
     fn gauge(&self, name: &str) -> f64 {
@@ -39,15 +51,24 @@ impl Recorder for Meters {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.of(key.name()))
+        Counter::from_arc(self.of_key(key))
     }
 
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.of(key.name()))
+        Gauge::from_arc(self.of_key(key))
     }
 
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Values(self.of_key(key))))
+    }
+}
+
+struct Values(Arc<AtomicU64>);
+
+impl HistogramFn for Values {
+    fn record(&self, value: f64) {
+        assert!(value.is_finite() && value >= 0.0, "{value}");
+        self.0.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -125,4 +146,74 @@ async fn what_is_capped_is_shown_beside_its_limit() {
     node.serving().await;
     node.busy_for(LEASE).await;
     assert_eq!(shown(), [1.0, 1.0, 1.0, 1.0]);
+}
+
+/// What a node is doing, as its gauges say.
+fn shown_phase(meters: &Meters) -> Vec<&'static str> {
+    ["electing", "following", "taking_over", "serving", "lapsed", "stopping", "failed"]
+        .into_iter()
+        .filter(|phase| meters.gauge(&format!("tsoracle_phase{{phase={phase}}}")) == 1.0)
+        .collect()
+}
+
+#[tokio::test]
+async fn phases_elections_and_take_overs_are_shown() {
+    let (meters, node) = counted().await;
+    assert_eq!(shown_phase(&meters), ["serving"]);
+    assert_eq!((meters.gauge("tsoracle_leader_known"), meters.gauge("tsoracle_epoch")), (1.0, 1.0));
+    let steps = || {
+        ["fence", "wait", "open"]
+            .map(|step| meters.count(&format!("tsoracle_takeover_duration_seconds{{step={step}}}")))
+    };
+    let counts =
+        || (meters.count("tsoracle_elections_total"), meters.count("tsoracle_reigns_total"));
+    assert_eq!((counts(), steps()), ((1, 1), [1; 3]));
+    node.follow();
+    settle().await;
+    assert_eq!(shown_phase(&meters), ["following"]);
+    node.elect();
+    node.serving().await;
+    assert_eq!((counts(), steps()), ((2, 2), [2; 3]));
+    assert_eq!(shown_phase(&meters), ["serving"]);
+    assert_eq!(meters.gauge("tsoracle_epoch"), 2.0);
+    (0..10_000).for_each(|_| node.fault(Step::Extend, Fault::Refuse(ErrorKind::Unavailable)));
+    node.busy_for(LEASE * 2).await;
+    assert_eq!(shown_phase(&meters), ["lapsed"]);
+}
+
+#[tokio::test]
+async fn commits_are_timed_and_those_that_fail_are_told_apart() {
+    let (meters, node) = counted().await;
+    let durations = "tsoracle_commit_duration_seconds";
+    let failures = "tsoracle_commit_failures_total";
+    node.seq("a", 1).await.unwrap();
+    let before = (meters.count(COMMITS), meters.count(durations));
+    assert_eq!(before.0, before.1);
+    assert_eq!(meters.count(failures), 0);
+    (0..10_000).for_each(|_| node.fault(Step::Extend, Fault::Refuse(ErrorKind::Unavailable)));
+    node.busy_for(LEASE).await;
+    assert!(meters.count(failures) > 0);
+    assert_eq!((meters.count(COMMITS), meters.count(durations)), before);
+    assert_eq!(meters.count("tsoracle_commit_conflicts_total"), 0);
+}
+
+#[tokio::test]
+async fn what_there_is_no_place_for_is_counted_by_what_and_why() {
+    let meters = Meters::default();
+    let (cluster, clock) = (Cluster::default(), ManualClock::new(NOON_MS));
+    let node = metrics::with_local_recorder(&meters, || {
+        cluster.node_with(1, &clock, |options| options.limits.keys = 2)
+    });
+    node.elect();
+    node.serving().await;
+    for key in ["a", "b"] {
+        node.seq(key, 1).await.unwrap();
+    }
+    let refused = "tsoracle_refusals_total{of=sequences,reason=limit}";
+    assert_eq!(meters.count(refused), 0);
+    node.seq("c", 1).await.unwrap_err();
+    assert_eq!(meters.count(refused), 1);
+    assert_eq!(meters.count("tsoracle_rejects_total"), 1);
+    node.seq("a", 1).await.unwrap();
+    assert_eq!(meters.count(refused), 1);
 }

@@ -355,7 +355,8 @@ fn a_log_for_machines() {
     let mut reader = Reader::new();
     reader.start("json, in a terminal");
     // The line on standard output comes with the first of the log, which a thread writes.
-    while !reader.run("json, and then").lines().any(|line| line == "serving") {}
+    let says = || reader.run("json, and then").lines().any(|line| line == "serving");
+    assert!((0..1_000).any(|_| says()), "it never says that it serves");
 }
 
 #[cfg(feature = "etcd")]

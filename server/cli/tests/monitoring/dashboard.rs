@@ -4,7 +4,6 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
-    thread,
 };
 
 use serde_json::Value;
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     documented::check_query,
-    http,
+    http::{self, ATTEMPTS, pause},
     node::{run, stdout},
     scrape::{Ended, cluster, free_addresses},
 };
@@ -96,7 +95,7 @@ impl Prometheus {
     /// Waits until a query has an answer that is not empty.
     fn wait_for(&self, query: &str) -> Vec<Value> {
         let mut last = Err(String::new());
-        for _ in 0..300 {
+        for _ in 0..ATTEMPTS {
             last = self.ask(query);
             if let Ok(found) = &last
                 && !found.is_empty()
@@ -107,11 +106,6 @@ impl Prometheus {
         }
         panic!("{query} has no answer: {last:?}");
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "another process is waited for, for a bounded time")]
-fn pause() {
-    thread::sleep(std::time::Duration::from_millis(100));
 }
 
 #[test]

@@ -1,8 +1,17 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    thread,
     time::Duration,
 };
+
+/// How often something of another process is looked for that comes by itself: for half a minute.
+pub(crate) const ATTEMPTS: usize = 1_200;
+
+#[expect(clippy::disallowed_methods, reason = "another process is waited for, for a bounded time")]
+pub(crate) fn pause() {
+    thread::sleep(Duration::from_millis(25));
+}
 
 /// The body of an answer over plain HTTP. The version is one in which it comes in one piece.
 pub(crate) fn get(address: &str, path: &str) -> Option<String> {

@@ -9,9 +9,13 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tonic::transport::Channel;
+use tsoracle_proto::v1::{
+    GetSeqRequest, GetTsRequest, StreamSeqRequest, tso_service_client::TsoServiceClient,
+};
 
 use crate::{
-    http,
+    http::{self, ATTEMPTS, pause},
     node::{Node, run, stdout},
     series::{Families, documented, scraped},
 };
@@ -28,11 +32,12 @@ pub(crate) fn scrape(address: &str) -> String {
 
 /// Scrapes until something is there, which is brought up to date each second.
 pub(crate) fn scrape_until(address: &str, is_there: impl Fn(&str) -> bool) -> String {
-    for _ in 0..2_000 {
+    for _ in 0..ATTEMPTS {
         let text = scrape(address);
         if is_there(&text) {
             return text;
         }
+        pause();
     }
     panic!("it never comes:\n{}", scrape(address));
 }
@@ -171,6 +176,31 @@ fn what_nodes_of_openraft_show() {
     check_cluster(directory.path(), "openraft");
 }
 
+/// A node that was removed is nobody's peer any more, and no alert is about it.
+#[cfg(feature = "openraft")]
+#[test]
+fn series_of_a_node_that_was_removed_go_away() {
+    let directory = TempDir::new().unwrap();
+    let mut nodes = cluster(directory.path(), "openraft", |_| {});
+    let (removed, _) = nodes.pop().unwrap();
+    for (_, metrics) in &nodes {
+        scrape_until(metrics, |text| text.contains("\ntsoracle_peer_connected{peer=\"3\"} 1\n"));
+    }
+    drop(removed);
+    let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
+    let remove = ["cluster", "remove", "3", "--endpoint", &all.join(",")];
+    let removes = || run(directory.path(), &remove).status.success();
+    assert!((0..20).any(|_| removes()), "it cannot be removed");
+    for (_, metrics) in &nodes {
+        let text = scrape_until(metrics, |text| {
+            !text.contains("tsoracle_peer_connected{peer=\"3\"}")
+                && !text.contains("tsoracle_peer_lag_entries{peer=\"3\"}")
+                && text.contains("\ntsoracle_members{votes=\"true\"} 2\n")
+        });
+        assert!(!text.contains("NaN"), "{text}");
+    }
+}
+
 #[cfg(feature = "omnipaxos")]
 #[test]
 fn what_nodes_of_omnipaxos_show() {
@@ -190,7 +220,7 @@ fn what_a_node_over_etcd_shows() {
     let _etcd = Ended(etcd.spawn().expect("etcd is installed"));
     let driver = format!("etcd://{}/tsoracle", urls[0].trim_start_matches("http://"));
     let (node, metrics) = node(directory.path(), &driver, &[]);
-    while !node.ask(&["seq", "a"]).status.success() {}
+    assert!((0..20).any(|_| node.ask(&["seq", "a"]).status.success()), "it does not serve");
     check(&scrape_until(&metrics, is_up_to_date));
 }
 
@@ -228,4 +258,55 @@ fn whatever_is_documented_is_shown() {
         .filter(|name| !found.contains_key(name) && !traces(name))
         .collect();
     assert_eq!(missing, [""; 0], "these are documented and not shown");
+}
+
+/// A client of a node.
+async fn client(node: &Node) -> TsoServiceClient<Channel> {
+    let endpoint = Channel::from_shared(format!("http://{}", node.address)).unwrap();
+    TsoServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+/// Waits until these lines are in a scrape.
+async fn shows(metrics: String, lines: [&'static str; 2]) {
+    let are_there =
+        move |text: &str| lines.iter().all(|line| text.contains(&format!("\n{line}\n")));
+    tokio::task::spawn_blocking(move || scrape_until(&metrics, are_there)).await.unwrap();
+}
+
+#[cfg(feature = "file")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_streams_count_one_by_one() {
+    let directory = TempDir::new().unwrap();
+    let (node, metrics) = node(directory.path(), "file:state", &[]);
+    let request = |count| GetSeqRequest { key: "k".into(), count, request_id: None };
+    let message = StreamSeqRequest { requests: [1, 0, 2].map(request).into(), run: None };
+    let asking = client(&node).await.stream_seq(tokio_stream::iter([message])).await;
+    let answer = asking.unwrap().into_inner().message().await.unwrap().unwrap();
+    assert_eq!(answer.outcomes.len(), 3);
+    let lines = [
+        "tsoracle_requests_total{method=\"StreamSeq\",code=\"OK\"} 2",
+        "tsoracle_requests_total{method=\"StreamSeq\",code=\"INVALID_ARGUMENT\"} 1",
+    ];
+    shows(metrics, lines).await;
+}
+
+/// One node of three finds no leader, so that calls wait for one.
+#[cfg(feature = "openraft")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_given_up_count_as_cancelled() {
+    let directory = TempDir::new().unwrap();
+    let free = free_addresses(6);
+    let peers: Vec<_> =
+        (1..).zip(free.chunks(2)).map(|(id, at)| format!("{id}={}/{}", at[0], at[1])).collect();
+    let driver = format!("openraft:raft?node=1&peers={}", peers.join(","));
+    let (node, metrics) = node(directory.path(), &driver, &["--hold", "30s"]);
+    let mut client = client(&node).await;
+    let asking = client.get_ts(GetTsRequest { count: 1 });
+    let given_up = tokio::time::timeout(std::time::Duration::from_millis(200), asking).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let lines = [
+        "tsoracle_requests_total{method=\"GetTs\",code=\"CANCELLED\"} 1",
+        "tsoracle_phase{phase=\"electing\"} 1",
+    ];
+    shows(metrics, lines).await;
 }
