@@ -192,6 +192,7 @@ fn the_descriptor_set_names_every_rpc() {
         "ClusterService/Members",
         "ClusterService/Change",
         "ClusterService/Troubles",
+        "ClusterService/Reload",
     ];
     assert_eq!(rpcs, expected);
     assert!(set.file.iter().all(|file| file.package() == "tsoracle.v1"));

@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod listener;
 mod peer;
+mod reload;
 mod rights;
 mod server;
 mod service;
@@ -19,6 +20,7 @@ mod tls;
 pub use bound::BoundServer;
 pub use limits::Limits;
 pub use listener::{Listener, Place, SOCKET_MODE, listen, listen_at};
+pub use reload::{ReloadRequest, Reloaded, Reloads};
 pub use rights::{
     ANONYMOUS, Access, Audit, IdentityConfig, IdentityLimits, Policy, PolicyConfig, Right, Rules,
     TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,

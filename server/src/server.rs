@@ -17,7 +17,7 @@ use tsoracle_proto::{
 use tsoracle_tls::Watched;
 
 use crate::{
-    BoundServer, Limits, Listener, TlsOptions,
+    BoundServer, Limits, Listener, Reloads, TlsOptions,
     edge::Edge,
     gate::Gate,
     health::Health,
@@ -36,6 +36,7 @@ pub struct Server {
     pub(crate) tls: Option<Watched<ServerConfig>>,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
     pub(crate) clock: Arc<dyn Clock>,
     statuses: Statuses,
@@ -55,6 +56,7 @@ pub struct Builder {
     reload: Reload,
     limits: Limits,
     access: Access,
+    reloads: Option<Reloads>,
     for_administrators: bool,
 }
 
@@ -101,6 +103,11 @@ impl Builder {
         Self { access, ..self }
     }
 
+    /// Whom administrators ask to have the settings read again.
+    pub fn reloads(self, reloads: Reloads) -> Self {
+        Self { reloads: Some(reloads), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -133,13 +140,14 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, for_administrators, .. } = self;
+        let Self { limits, access, reloads, for_administrators, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
             tls,
             limits,
             access,
+            reloads,
             for_administrators,
             clock,
             statuses,
@@ -195,8 +203,8 @@ impl Server {
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
-        let cluster =
-            ClusterServiceServer::new(Cluster { oracle, statuses, tls: self.tls.clone() });
+        let (tls, reloads) = (self.tls.clone(), self.reloads.clone());
+        let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, tls, reloads });
         let cluster = cluster.max_decoding_message_size(most);
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), time).marked())

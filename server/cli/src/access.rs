@@ -2,9 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use tokio::sync::Notify;
-use tsoracle_core::{Clock as _, Reload, SystemClock};
-use tsoracle_server::{Access, Audit, Place, Policy, Rules, TokenRecord, Tokens, Trust};
+use tokio::sync::mpsc;
+use tsoracle_core::{Clock as _, Reloader, SystemClock};
+use tsoracle_server::{
+    Access, Audit, Place, Policy, ReloadRequest, Reloaded, Rules, TokenRecord, Tokens, Trust,
+};
 
 use crate::{
     failure::{Failure, usage_if_config},
@@ -135,44 +137,49 @@ pub(crate) fn admin_place(text: &str) -> String {
     }
 }
 
-/// Has the access follow the files, until the program ends. `given` are the settings without those of the file. Tells when
-/// those were read that were asked for.
+/// Has the access follow the files, and requests, until the program ends. `given` are the settings without those of
+/// the file. Certificates are looked at by those who use them, and again at once if asked.
 pub(crate) async fn follow(
     given: Settings,
     begun_with: Settings,
     access: Access,
-    mut reload: Reload,
-    reloaded: &Notify,
+    reloader: Reloader,
+    mut requests: mpsc::Receiver<ReloadRequest>,
 ) {
     let mut seen = read(&begun_with).await;
     loop {
-        let asked = tokio::select! {
-            () = reload.requested() => true,
-            () = SystemClock.sleep(LOOK) => false,
+        let request = tokio::select! {
+            Some(request) = requests.recv() => Some(request),
+            () = SystemClock.sleep(LOOK) => None,
         };
         let now = read(&begun_with).await;
-        if !asked && now == seen {
+        if request.is_none() && now == seen {
             continue;
         }
         seen = now;
-        let (given, begun_with, access) = (given.clone(), begun_with.clone(), access.clone());
-        // A disk that hangs must not hold a thread of all the others.
-        let taking = {
-            let access = access.clone();
-            move || take_up(&given, &begun_with, &access)
-        };
-        match tokio::task::spawn_blocking(taking).await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                access.not_replaced(&failure.to_string());
-                tracing::error!(reason = %failure, "the new settings are not taken up; those of before still hold");
-            }
-            Err(error) => tracing::error!(%error, "the settings could not be read again"),
-        }
-        if asked {
-            reloaded.notify_one();
+        let reloaded = take_up_apart(&given, &begun_with, &access).await;
+        if let Some(request) = request {
+            reloader.request();
+            request.answer(reloaded);
         }
     }
+}
+
+/// Takes the settings up in a thread apart: a disk that hangs must not hold one of all the others'.
+async fn take_up_apart(given: &Settings, begun_with: &Settings, access: &Access) -> Reloaded {
+    let (given, begun_with, to_replace) = (given.clone(), begun_with.clone(), access.clone());
+    let taking = move || take_up(&given, &begun_with, &to_replace);
+    let failure = match tokio::task::spawn_blocking(taking).await {
+        Ok(Ok(next_start)) => return Ok(next_start),
+        Ok(Err(failure)) => failure.to_string(),
+        Err(error) => format!("the settings could not be read: {error}"),
+    };
+    access.not_replaced(&failure);
+    tracing::error!(
+        reason = %failure,
+        "the new settings are not taken up; those of before still hold"
+    );
+    Err(failure)
 }
 
 /// The files that are followed, as they are.
@@ -185,7 +192,12 @@ async fn read(settings: &Settings) -> Vec<Option<Vec<u8>>> {
     tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
-fn take_up(given: &Settings, begun_with: &Settings, access: &Access) -> Result<(), Failure> {
+/// Returns the names of settings that have changed, and hold from the next start on alone.
+fn take_up(
+    given: &Settings,
+    begun_with: &Settings,
+    access: &Access,
+) -> Result<Vec<String>, Failure> {
     let settings = given.clone().complete()?;
     if begun_with.policy.is_some() && settings.policy.is_none() {
         // A file that is just being written is empty for a moment, and would open everything.
@@ -205,7 +217,7 @@ fn take_up(given: &Settings, begun_with: &Settings, access: &Access) -> Result<(
             "policy, tokens and log filter are taken up; what else has changed holds from the next start on"
         ),
     }
-    Ok(())
+    Ok(later.into_iter().map(Into::into).collect())
 }
 
 #[cfg(test)]

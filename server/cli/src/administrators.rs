@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use tsoracle_core::{Oracle, Reload};
-use tsoracle_server::{Access, Limits, Listener, Server, TlsOptions, Trust};
+use tsoracle_server::{Access, Limits, Listener, Reloads, Server, TlsOptions, Trust};
 
 use crate::{access, failure::Failure, place, settings::Settings};
 
@@ -45,11 +45,12 @@ impl Administrators {
         access: &Access,
         limits: Limits,
         reload: Reload,
+        reloads: Reloads,
     ) -> Result<(), Failure> {
         let Some(Place { listener, trust, tls }) = self.0 else { return pending().await };
         let limits = Limits { connections: CONNECTIONS.min(limits.connections), ..limits };
         let mut server = Server::builder().oracle(oracle).limits(limits);
-        server = server.access(access.trusting(trust)).for_administrators();
+        server = server.access(access.trusting(trust)).reloads(reloads).for_administrators();
         if let Some(tls) = tls {
             server = server.tls(tls).reload(reload);
         }

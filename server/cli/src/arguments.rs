@@ -12,7 +12,7 @@ use clap::{
 
 use crate::{
     ask, bench, cert, cluster, completions, decode, drivers, encode, help, init, leases, man,
-    migrate, raise, sequences, settings::Settings, status, token, verify,
+    migrate, raise, reload, sequences, settings::Settings, status, token, verify,
 };
 
 const ABOUT: &str = "\
@@ -57,8 +57,8 @@ In the file, the driver is a config string as well, or a table:
 
 When it serves, one line on standard output says so, with the address really bound; logs go to
 standard error. SIGTERM and Ctrl-C let calls under way end, release the lease, and exit; a second
-signal exits at once. SIGHUP has certificates and keys read again, which a server does by itself
-within seconds of a change.
+signal exits at once. SIGHUP has certificates, keys, policy, tokens and the log filter read again,
+as `tsoracle reload` does, and as a server does by itself within seconds of a change.
 
 Exit codes: 0 stopped, 1 failed, 2 wrong arguments, environment or config file, 3 the cluster goes on
 without this node: it was removed or wiped, its directory was copied, or it runs twice. Do not start it
@@ -141,6 +141,11 @@ pub(crate) enum Command {
     /// Each prints the nodes as they are then. Drivers without changes at run time refuse.
     #[command(subcommand, after_help = cluster::EXAMPLES)]
     Cluster(cluster::Command),
+    /// Have servers read their policy, tokens, log filter and certificates again
+    ///
+    /// Prints a line per server. What the files of a server say only holds if all of it is right.
+    #[command(after_help = reload::EXAMPLES)]
+    Reload(reload::Arguments),
     /// Make certificates for nodes, clients and administrators
     ///
     /// For a cluster that has no authority of its own to ask: a secure cluster of three is six commands.

@@ -29,6 +29,7 @@ mod migrate;
 pub mod output;
 mod place;
 mod raise;
+mod reload;
 mod sequences;
 mod serve;
 mod service_manager;
@@ -83,6 +84,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Encode(arguments) => encode::run(&arguments),
         Command::Status(arguments) => status::run(arguments).await,
         Command::Cluster(command) => cluster::run(command).await,
+        Command::Reload(arguments) => reload::run(arguments).await,
         Command::Cert(command) => cert::run(command),
         Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),

@@ -1,15 +1,12 @@
-use std::{fs, future::pending, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
 };
-use tsoracle_server::{Place, Server, TlsOptions};
+use tsoracle_server::{Place, Reloads, Server, TlsOptions};
 
 use crate::{
     access,
@@ -58,8 +55,8 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let mut signals = Signals::install()?;
     let reloader = Reloader::default();
     let manager = ServiceManager::from_environment()?;
-    let reloaded = Arc::new(Notify::new());
-    reload_on_hangup(reloader.clone(), manager.clone(), reloaded.clone())?;
+    let (reloads, reload_requests) = Reloads::new();
+    reload_on_hangup(reloads.clone(), manager.clone())?;
 
     let listener = place::open(place, &settings).await?;
     let place = listener.place().clone();
@@ -85,7 +82,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
     let mut server = Server::builder().driver(driver.clone()).options(options);
-    server = server.limits(limits.clone()).access(access.trusting(trust));
+    server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
     if let Some(endpoint) = service_endpoint {
         server = server.advertise(endpoint);
     }
@@ -96,9 +93,9 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let oracle = listening.oracle().clone();
     tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
     let followed = manager.follow(oracle.clone());
-    let administrators = administrators.serve(oracle, &access, limits, reloader.subscribe());
     let reload = reloader.subscribe();
-    let following = access::follow(given, settings, access.clone(), reload, &reloaded);
+    let administrators = administrators.serve(oracle, &access, limits, reload, reloads);
+    let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
     let stopped = listening.serve_with_shutdown(async {
         signals.next().await;
         manager.stopping();
@@ -122,19 +119,15 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
-fn reload_on_hangup(
-    reloader: Reloader,
-    manager: ServiceManager,
-    reloaded: Arc<Notify>,
-) -> Result<(), Failure> {
+fn reload_on_hangup(reloads: Reloads, manager: ServiceManager) -> Result<(), Failure> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
             let reading = async {
-                reloader.request();
                 tokio::select! {
-                    () = reloaded.notified() => {}
+                    // What came of it is in the log.
+                    _ = reloads.ask() => {}
                     () = SystemClock.sleep(RELOAD) => {}
                 }
             };

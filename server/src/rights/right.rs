@@ -22,7 +22,7 @@ pub enum Right {
     Seed,
     /// Delete sequences.
     Delete,
-    /// Change the members of the cluster, or which of them leads.
+    /// Change the members of the cluster, or which of them leads, and have a server read its settings again.
     Cluster,
     /// Take copies of the state.
     Backup,
@@ -85,7 +85,7 @@ impl Right {
             ("SequenceService", "SeedSeq") => &[Seed],
             ("SequenceService", "DeleteSeq") => &[Delete],
             ("ClusterService", "Members" | "Troubles") => &[Status],
-            ("ClusterService", "Change") => &[Cluster],
+            ("ClusterService", "Change" | "Reload") => &[Cluster],
             _ => return None,
         })
     }

@@ -8,6 +8,7 @@ use tsoracle_tls::Watched;
 
 use super::client;
 use crate::{
+    Reloads,
     rights::Right,
     status::{Asked, Statuses},
 };
@@ -18,6 +19,7 @@ pub(crate) struct Cluster {
     pub(crate) oracle: Oracle,
     pub(crate) statuses: Statuses,
     pub(crate) tls: Option<Watched<ServerConfig>>,
+    pub(crate) reloads: Option<Reloads>,
 }
 
 impl Cluster {
@@ -63,6 +65,24 @@ impl ClusterService for Cluster {
             free_bytes: status.free_bytes,
             reserve_bytes: status.reserve_bytes,
         }))
+    }
+
+    async fn reload(
+        &self,
+        request: Request<v1::ReloadRequest>,
+    ) -> Result<Response<v1::ReloadResponse>, Status> {
+        let client = client(&request)?;
+        let Some(reloads) = &self.reloads else {
+            return Err(Status::unimplemented(
+                "this server has no settings that it could read again",
+            ));
+        };
+        let action = client.audit().begin(client.who(), Right::Cluster, "read the settings again");
+        let reloaded = reloads.ask().await.map_err(|reason| {
+            Status::failed_precondition(format!("what was before still holds: {reason}"))
+        });
+        let next_start = action.end(reloaded)?;
+        Ok(Response::new(v1::ReloadResponse { next_start }))
     }
 
     async fn change(

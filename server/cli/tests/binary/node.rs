@@ -4,10 +4,17 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
+
+/// How long a node may log nothing that is waited for.
+const MOST: Duration = Duration::from_secs(60);
 
 /// A `tsoracle serve` that has said its line.
 #[derive(Debug)]
@@ -136,6 +143,7 @@ impl Node {
         let mut line = String::new();
         while !missing.is_empty() {
             line.clear();
+            assert!(self.logs_within(MOST), "it logs nothing more, and never {missing:?}");
             assert_ne!(
                 self.log.read_line(&mut line).expect("text"),
                 0,
@@ -143,6 +151,16 @@ impl Node {
             );
             missing.retain(|text| !line.contains(text));
         }
+    }
+
+    /// Whether there is more of the log, or its end, within this time.
+    fn logs_within(&self, time: Duration) -> bool {
+        if !self.log.buffer().is_empty() {
+            return true;
+        }
+        let time = Timespec::try_from(time).expect("a few seconds");
+        let mut pipe = [PollFd::new(self.log.get_ref(), PollFlags::IN)];
+        poll(&mut pipe, Some(&time)).is_ok_and(|ready| ready > 0)
     }
 
     /// Has nobody read its log from now on.

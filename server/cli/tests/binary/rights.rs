@@ -195,6 +195,48 @@ fn a_policy_is_taken_up_while_the_server_runs_and_a_bad_one_is_not() {
 }
 
 #[test]
+fn an_administrator_asks_for_what_the_files_say_and_hears_what_came_of_it() {
+    let place = Place::new(POLICY);
+    for name in ["billing", "ops"] {
+        place.token(name);
+    }
+    let port = free_port();
+    let arguments = ["--tokens", "tokens", "--audit-log", "audit.jsonl", "--admin-listen", &port];
+    let node = place.serve(&arguments);
+    let admin = format!("127.0.0.1:{port}");
+    let at_admin: &[&str] = &["reload", "--endpoint", &admin];
+    let may_read = || place.ask(&node, Some("billing"), &["frontier"]).status.success();
+
+    let refused = |name, expected: &str| {
+        let output = place.ask(&node, Some(name), &["reload"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(answer.contains(expected), "{answer}");
+    };
+
+    refused("billing", "lacks the right \"cluster\"");
+    assert_eq!(stdout(&run(place.path(), at_admin)), format!("{admin}  taken up"));
+    let wider = POLICY.replace("'ts']", "'ts', 'reader']");
+    place.write("config.toml", &format!("lease = '2s'\n{wider}"));
+    let answer = json(&run(place.path(), &[at_admin, &["--json"]].concat()));
+    assert_eq!(answer["next_start"], serde_json::json!(["lease"]), "{answer}");
+    assert!(may_read(), "it holds as soon as it is answered");
+
+    place.write("config.toml", &POLICY.replace("'ts']", "'ts', 'writer']"));
+    refused("ops", "no right \"writer\"");
+    assert!(may_read());
+    until("it is on record", || {
+        let reloads = |outcome| {
+            let of = |line: &&Value| line["right"] == "cluster" && line["outcome"] == outcome;
+            place.audited().iter().filter(of).count()
+        };
+        reloads("OK") == 2
+            && reloads("PERMISSION_DENIED") == 1
+            && reloads("FAILED_PRECONDITION") == 1
+    });
+}
+
+#[test]
 fn what_would_leave_the_door_open_is_refused_at_the_start() {
     let table: &[(&str, &[&str], &str)] = &[
         ("", &["--listen", "0.0.0.0:0"], "--insecure-listen"),

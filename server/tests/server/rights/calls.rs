@@ -58,6 +58,11 @@ async fn each_call_takes_a_right() {
             [Unauthenticated, PermissionDenied, Unimplemented, Unimplemented],
         ),
         ("ClusterService/Troubles", vec![], [Unauthenticated, PermissionDenied, Ok, Ok]),
+        (
+            "ClusterService/Reload",
+            vec![],
+            [Unauthenticated, PermissionDenied, PermissionDenied, Unimplemented],
+        ),
     ];
     for (method, message, expected) in rows {
         for (name, expected) in
