@@ -7,7 +7,8 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["tso", "sequence", "cluster"].map(|name| format!("tsoracle/v1/{name}.proto"));
+    let files =
+        ["tso", "sequence", "cluster", "backup"].map(|name| format!("tsoracle/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out_dir.join("tsoracle_descriptor.bin"), descriptors.encode_to_vec())?;

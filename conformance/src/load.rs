@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tokio::task::JoinSet;
 use tsoracle_core::{
-    Clock, Epoch, Error, ErrorKind, RequestId, SeqKey, SeqRequest, Session, SystemClock,
+    Clock, Epoch, Error, ErrorKind, RequestId, RequestName, SeqKey, SeqRequest, Session,
+    SystemClock,
 };
 
 use crate::{
@@ -75,7 +76,7 @@ impl Load {
         load
     }
 
-    /// Starts two callers; of those of even `number`, requests for sequences have ids.
+    /// Starts three callers; of those of even `number`, requests for sequences have ids.
     fn spawn(&mut self, name: &str, nodes: &[Arc<dyn Service>], number: usize, patience: Patience) {
         let caller = |what: &str| Caller {
             name: format!("{name}, {what}").into(),
@@ -88,6 +89,7 @@ impl Load {
         let sequences = caller("sequences");
         let session = number.is_multiple_of(2).then(|| Session::from_text(&sequences.name));
         self.callers.spawn(sequences.ask_sequences(session));
+        self.callers.spawn(caller("names").ask_by_name());
     }
 
     /// How many calls were answered as asked so far.
@@ -198,6 +200,28 @@ impl Caller {
             }
             if self.is_over() {
                 return;
+            }
+        }
+    }
+
+    /// Requests under names that all callers share, each repeated until it is answered: always with the same blocks.
+    /// Another request under that name is refused, or it breaks exactly-once.
+    async fn ask_by_name(mut self) {
+        for round in 1.. {
+            let (name, key) = (format!("load order {round}"), KEYS[round % KEYS.len()]);
+            let request = |count| {
+                let (name, key) = (RequestName::new(&name)?, SeqKey::new(key)?);
+                SeqRequest::named(vec![(key, count)], name)
+            };
+            let count = 1 + round as u32 % 5;
+            let (Ok(request), Ok(other)) = (request(count), request(count + 1)) else { return };
+            let label: Arc<str> = name.as_str().into();
+            while !self.is_over() && !self.ask_sequence(&request, Some(label.clone())).await {}
+            if self.is_over() {
+                return;
+            }
+            if round.is_multiple_of(10) && self.patience == Patience::Little {
+                self.ask_sequence(&other, Some(label)).await;
             }
         }
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
+mod backup;
 mod caller;
 mod driver;
 mod engine;
@@ -9,6 +10,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod identity;
+mod import;
 mod migrate;
 mod options;
 mod oracle;
@@ -27,6 +29,10 @@ mod varint;
 pub use inventory;
 
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
+pub use backup::{
+    Assembled, Assembly, BackupHeader, BackupReader, BackupWriter, Contents, RestoreTerms,
+    Restored, restore,
+};
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 #[doc(hidden)]
 pub use driver::Linked;
@@ -39,9 +45,13 @@ pub use driver::{
 pub use engine::{MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
-pub use migrate::{Migrated, Migration};
+pub use import::Migrated;
+pub use migrate::Migration;
 pub use options::{OracleOptions, Space};
-pub use oracle::{Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, Status};
+pub use oracle::{
+    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, StateCopy,
+    Status,
+};
 pub use random::Random;
 pub use refusals::{Refusals, shortened};
 pub use reload::{Reload, Reloader};

@@ -1,25 +1,12 @@
 //! Copying a whole state from one driver to another, while no server runs over either.
 
-use std::{sync::Arc, time::Duration};
-
-use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 use crate::{
-    Clock, CommitLimits, ConsensusDriver, Effect, Entry, Error, ErrorKind, MAX_BATCH, Reads,
-    Reject, Result, Snapshot, Version,
-    admin::execute,
-    state::{Command, Import, REIGN, Record, ReignRecord, Reply, Stage, copied},
+    Clock, ConsensusDriver, Error, ErrorKind, Reads, Result, Version,
+    import::{self, Importer, Migrated, export, read},
+    state::{REIGN, Record, ReignRecord, Stage},
 };
-
-/// Pause before a read is made again.
-const PAUSE: Duration = Duration::from_millis(200);
-
-/// How often that is done.
-const ATTEMPTS: u32 = 50;
-
-/// What a page of an import writes besides its entries.
-const PAGE_WRITES: usize = 2;
-const PAGE_BYTES: usize = 1_024;
 
 /// Copies a whole state from one driver to another, while no server runs over either: timestamps go on
 /// above the old ones, sequences, sessions and stamping leases are the same to the byte.
@@ -33,23 +20,6 @@ pub struct Migration {
     version: Version,
     record: ReignRecord,
     clock: Arc<dyn Clock>,
-}
-
-/// What was copied.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Migrated {
-    /// Entries of the state, which the others below are made up of.
-    pub entries: u64,
-    /// Sequences.
-    pub sequences: u64,
-    /// Sessions kept for exactly-once requests.
-    pub sessions: u64,
-    /// Named requests.
-    pub named_requests: u64,
-    /// Stamping leases.
-    pub leases: u64,
-    /// Every timestamp of the copy will be later than this.
-    pub high_water_ms: u64,
 }
 
 impl Migration {
@@ -77,7 +47,7 @@ impl Migration {
     /// # Errors
     /// `Config` if the target was used before; those of the driver.
     pub async fn begin(&self, target: &Arc<dyn ConsensusDriver>) -> Result<()> {
-        self.step(target, Import::Begin, |base| base.era).await.map(drop)
+        import::begin(target, &*self.clock).await
     }
 
     /// Copies everything into `target`, in which the copy has begun. Reports how many entries are there,
@@ -91,118 +61,27 @@ impl Migration {
         target: &Arc<dyn ConsensusDriver>,
         mut progress: impl FnMut(u64),
     ) -> Result<Migrated> {
-        let mut migrated =
-            Migrated { high_water_ms: self.record.high_water_ms, ..Migrated::default() };
-        let (mut after, mut digest) = (vec![], Sha256::new());
-        let limits = target.limits();
-        let most = CommitLimits {
-            writes: limits.writes.saturating_sub(PAGE_WRITES),
-            bytes: limits.bytes.saturating_sub(PAGE_BYTES),
-        };
+        let mut importer = Importer::new(target, &*self.clock);
+        let mut after = vec![];
         loop {
-            let (version, page) = self.export(&*self.source, &after).await?;
+            let (version, page) = export(&*self.source, &*self.clock, &after).await?;
             if version != self.version {
                 return Err(used_meanwhile());
             }
             let Some((last, _)) = page.last() else { break };
             after = last.clone();
-            page.iter().for_each(|entry| add(&mut digest, entry));
-            for part in split(page, most) {
-                migrated.count(&part);
-                let before = migrated.entries - part.len() as u64;
-                let page = Import::Page { before, entries: part };
-                self.step(target, page, |base| base.era).await?;
-            }
-            progress(migrated.entries);
+            progress(importer.bring(page).await?);
         }
         self.check_source().await?;
-        self.check_copy(&**target, digest).await?;
-        let (entries, record) = (migrated.entries, Box::new(self.record.clone()));
+        importer.check().await?;
         // Epochs of the copy begin above all of the source.
-        let era = |base: Version| base.era.max(self.version.era).saturating_add(1);
-        self.step(target, Import::Finish { entries, record }, era).await?;
-        Ok(migrated)
-    }
-
-    /// Makes a step of the import, again if it is not known whether it was made.
-    async fn step(
-        &self,
-        target: &Arc<dyn ConsensusDriver>,
-        step: Import,
-        era: impl Fn(Version) -> u64,
-    ) -> Result<u64> {
-        let command = Command::Import(step);
-        match execute(target, &*self.clock, &command, era).await {
-            Ok(Reply::Imported { entries }) => Ok(entries),
-            Err(error) if *error.kind() == ErrorKind::Rejected(Reject::NotEmpty) => {
-                Err(Error::new(
-                    ErrorKind::Config,
-                    "the target holds state already, which was left as it is; migrate into a new one",
-                ))
-            }
-            Ok(other) => {
-                Err(Error::new(ErrorKind::Fatal, format!("an import was answered {other:?}")))
-            }
-            Err(error) => Err(error),
-        }
+        importer.finish(self.record.clone(), self.version.era).await
     }
 
     /// That no server has changed the source since it was looked at.
     async fn check_source(&self) -> Result<()> {
         let (version, _) = reign(&*self.source, &*self.clock).await?;
         if version == self.version { Ok(()) } else { Err(used_meanwhile()) }
-    }
-
-    /// That what is in the target is what was in the source.
-    async fn check_copy(&self, target: &dyn ConsensusDriver, expected: Sha256) -> Result<()> {
-        let (mut after, mut digest) = (vec![], Sha256::new());
-        loop {
-            let (_, page) = self.export(target, &after).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = last.clone();
-            page.iter().for_each(|entry| add(&mut digest, entry));
-        }
-        if digest.finalize() == expected.finalize() {
-            return Ok(());
-        }
-        let context =
-            "what the target holds is not what was copied; its driver or its disk is broken";
-        Err(Error::new(ErrorKind::Corrupt, context))
-    }
-
-    /// A page of the entries behind `after`; none at the end.
-    async fn export(
-        &self,
-        driver: &dyn ConsensusDriver,
-        after: &[u8],
-    ) -> Result<(Version, Vec<Entry>)> {
-        let wanted = Reads { keys: vec![], ranges: copied(after, MAX_BATCH) };
-        let snapshot = read(driver, &*self.clock, &wanted).await?;
-        let mut page = Vec::new();
-        for entries in snapshot.ranges {
-            // What follows a range that is not read to its end comes with the next page.
-            let is_whole = entries.len() < MAX_BATCH;
-            page.extend(entries);
-            if !is_whole {
-                break;
-            }
-        }
-        Ok((snapshot.version, page))
-    }
-}
-
-impl Migrated {
-    fn count(&mut self, entries: &[Entry]) {
-        self.entries += entries.len() as u64;
-        for (key, _) in entries {
-            match key.first() {
-                Some(b's') => self.sequences += 1,
-                Some(b'u') => self.sessions += 1,
-                Some(b'q') => self.named_requests += 1,
-                Some(b'l') => self.leases += 1,
-                _ => {}
-            }
-        }
     }
 }
 
@@ -223,47 +102,8 @@ async fn reign(
     ))
 }
 
-/// Reads, again while the driver cannot answer.
-async fn read(driver: &dyn ConsensusDriver, clock: &dyn Clock, wanted: &Reads) -> Result<Snapshot> {
-    for _ in 1..ATTEMPTS {
-        match driver.read(wanted).await {
-            Err(error) if error.is_retryable() => clock.sleep(PAUSE).await,
-            read => return read,
-        }
-    }
-    driver.read(wanted).await
-}
-
 fn used_meanwhile() -> Error {
     let context = "the source was used while it was copied; stop all of its nodes, and migrate \
                    again into a new target";
     Error::new(ErrorKind::Unavailable, context)
-}
-
-/// In parts that each go into one commit.
-fn split(page: Vec<Entry>, most: CommitLimits) -> Vec<Vec<Entry>> {
-    let mut parts: Vec<Vec<Entry>> = vec![];
-    let mut bytes = 0;
-    for entry in page {
-        let size = Effect::size_of(&entry.0, Some(&entry.1));
-        match parts.last_mut() {
-            Some(part) if bytes + size <= most.bytes && part.len() < most.writes => {
-                bytes += size;
-                part.push(entry);
-            }
-            _ => {
-                bytes = size;
-                parts.push(vec![entry]);
-            }
-        }
-    }
-    parts
-}
-
-/// Lengths go along, so that no two different lists of entries add up to the same.
-fn add(digest: &mut Sha256, (key, value): &Entry) {
-    for part in [key, value] {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
 }

@@ -12,11 +12,13 @@ use crate::{
     state::{Answer, Query, millis},
 };
 
+mod copying;
 mod leases;
 mod listing;
 mod members;
 mod sequences;
 
+pub use copying::{CopiedCommit, CopyPart, StateCopy};
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
 
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.

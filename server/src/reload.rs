@@ -23,7 +23,7 @@ impl Reloads {
     /// Asks, and waits for what came of it.
     ///
     /// # Errors
-    /// Why no setting was taken up.
+    /// Why nothing is taken up.
     pub async fn ask(&self) -> Reloaded {
         let (sender, answer) = oneshot::channel();
         let stopped = || "the server is stopping".to_owned();
@@ -35,6 +35,7 @@ impl Reloads {
 impl ReloadRequest {
     /// Tells whoever asked.
     pub fn answer(self, reloaded: Reloaded) {
+        // They may have gone.
         let _ = self.0.send(reloaded);
     }
 }

@@ -10,7 +10,7 @@ use tsoracle_core::{
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
     v1::{
-        cluster_service_server::ClusterServiceServer,
+        backup_service_server::BackupServiceServer, cluster_service_server::ClusterServiceServer,
         sequence_service_server::SequenceServiceServer, tso_service_server::TsoServiceServer,
     },
 };
@@ -23,7 +23,7 @@ use crate::{
     health::Health,
     listener::listen,
     rights::Access,
-    service::{Cluster, Sequences, Tso},
+    service::{Backups, Cluster, Sequences, Tso},
     status::Statuses,
 };
 
@@ -199,6 +199,12 @@ impl Server {
             false => Room::unread_answers(self.limits.unread_answers),
         };
         let unread = Arc::new(unread);
+        let backups = Backups {
+            oracle: oracle.clone(),
+            statuses: statuses.clone(),
+            stopping: stopping.clone(),
+        };
+        let backups = BackupServiceServer::new(backups).max_decoding_message_size(most);
         let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
@@ -209,7 +215,8 @@ impl Server {
         let (gate, time) = (self.gate(), self.limits.request_time);
         Routes::new(Edge::new(tso, gate.clone(), time).marked())
             .add_service(Edge::new(sequences, gate.clone(), time))
-            .add_service(Edge::new(cluster, gate, time))
+            .add_service(Edge::new(cluster, gate.clone(), time))
+            .add_service(Edge::new(backups, gate, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,

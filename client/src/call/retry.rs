@@ -54,10 +54,7 @@ impl Cluster {
         loop {
             let Some(address) = route.next() else {
                 let resume = Instant::now() + backoff.next_pause();
-                if resume >= limit.deadline {
-                    return Err(history.deadline_passed());
-                }
-                sleep_until(resume).await;
+                sleep_until(resume.min(limit.deadline)).await;
                 route.start_round();
                 continue;
             };

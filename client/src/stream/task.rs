@@ -151,3 +151,30 @@ impl<B: Batches> Timer<'_, B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether it is certain that nothing was carried out on a stream which was refused so.
+    fn is_certain(status: Status) -> bool {
+        let peer = PeerState::alone();
+        let lost = not_opened(status, &peer);
+        assert!(peer.may_have_streams(), "{lost:?}");
+        matches!(lost, Lost::Broken { is_certain: true, .. })
+    }
+
+    #[test]
+    fn what_a_server_refuses_by_the_callers_rights_was_not_carried_out() {
+        assert!(is_certain(Status::permission_denied("not you")));
+        assert!(is_certain(Status::unauthenticated("who are you")));
+        assert!(!is_certain(Status::unavailable("some proxy")));
+        // What only looks like a server's answer.
+        let broken = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::Unimplemented] {
+            let mut status = Status::new(code, "made up here");
+            status.set_source(Arc::new(broken()));
+            assert!(!is_certain(status), "{code}");
+        }
+    }
+}

@@ -500,6 +500,10 @@ impl SequenceService for Served {
         .await
     }
 
+    async fn open_seqs(&self, _: Request<OpenSeqsRequest>) -> Reply<OpenSeqsResponse> {
+        Err(Status::unimplemented("no client asks for this"))
+    }
+
     async fn seed_seq(&self, asked: Request<SeedSeqRequest>) -> Reply<SeedSeqResponse> {
         let SeedSeqRequest { key, start: next } = asked.into_inner();
         self.act(|shared, _| {

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::Status;
+use tokio::sync::Semaphore;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 use tsoracle_client::ErrorKind;
+use tsoracle_proto::metadata::{self, SESSION_UNKNOWN};
 use tsoracle_proto::v1::RequestId;
 use tsoracle_types::ManualClock;
 
@@ -66,6 +69,41 @@ async fn a_server_without_sessions_is_not_asked_twice() {
     assert_eq!(node.seen().sequences.len(), 5);
     // One question per connection: the second one was made after the hang.
     assert!(node.seen().probes <= 2);
+}
+
+#[tokio::test]
+async fn a_server_without_sessions_is_waited_for_though_another_one_leads() {
+    let first = Node::builder().ignoring_request_ids().start().await;
+    let second = Node::builder().beside(&first).epoch(2).start().await;
+    let client = builder([first.address(), second.address()])
+        .timeout(Duration::from_secs(600))
+        .attempt_timeout(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    first.script([Step::Await(gate.clone())]);
+    let call = tokio::spawn(async move { client.get_seq("orders", 4).await });
+    // Its answers tell its epoch: by the third one it is known to lead.
+    second.wait_until(|seen| seen.probes >= 3).await;
+    gate.add_permits(1);
+    assert_eq!(call.await.unwrap().unwrap().range(), 0..4);
+    assert_eq!((first.executed(), second.seen().sequences.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_for_its_session_at_once_was_not_carried_out() {
+    let node = Node::builder().without_streams().start().await;
+    let client = client([node.address()]);
+    client.get_seq("orders", 4).await.unwrap();
+    let mut trailers = MetadataMap::new();
+    metadata::insert_flag(&mut trailers, SESSION_UNKNOWN);
+    let unknown = Status::with_metadata(Code::FailedPrecondition, "session unknown", trailers);
+    node.script([Step::Fail(unknown)]);
+    let error = client.get_seq("orders", 4).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert_eq!(client.get_seq("orders", 4).await.unwrap().range(), 4..8);
+    let seen = node.seen().sequences;
+    assert_ne!(seen[2].session, seen[1].session, "the session was replaced");
 }
 
 #[tokio::test]

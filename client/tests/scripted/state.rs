@@ -6,9 +6,9 @@ use tonic::{Code, Status};
 use tsoracle_client::{ErrorKind, LeaseId};
 use tsoracle_types::{Clock, SystemClock};
 
-use crate::client;
 use crate::node::Node;
 use crate::step::{Step, not_leader, not_leader_nor_who_is};
+use crate::{builder, client};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -96,4 +96,18 @@ async fn pages_follow_each_other() {
     node.script([Step::ServeWrongly]);
     let error = client.list_seqs("", "").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+}
+
+#[tokio::test]
+async fn a_page_of_nothing_but_keys_out_of_use_is_left_out() {
+    let (main, routed) = (Node::serving().await, Node::serving().await);
+    let before = client([main.address()]);
+    for key in ["a1", "a2", "a3", "b"] {
+        before.seed_seq(key, 1).await.unwrap();
+    }
+    // From now on those that begin with "a" are another oracle's.
+    let client = builder([main.address()]).route("a", [routed.address()]).build().unwrap();
+    let page = client.list_seqs("", "").await.unwrap();
+    let keys: Vec<_> = page.entries.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!((keys, page.more), (vec!["b"], false));
 }

@@ -22,10 +22,10 @@
 //! * `refused`, with a status code: certainly not carried out;
 //! * `uncertain`, with a status code: carried out, or not, or still about to be.
 //!
-//! A key starts at 0, unless a read that had ended before anybody asked for its values found it
-//! elsewhere. After a deletion (`delete_seq`, written as `read_seq` is) it starts again. A request that is sent again keeps the
+//! A key starts at 0, unless it was seeded (`seed_seq`, written as `read_seq` is), or a read that had ended before anybody
+//! asked for its values found it elsewhere. After a deletion (`delete_seq`, likewise) it starts again. A request that is sent again keeps the
 //! blocks of before. Calls that overlap a deletion of their key may belong to either of its lives: from such a deletion on, and
-//! from one of uncertain outcome, the key is not judged.
+//! from a deletion or a seed of uncertain outcome, the key is not judged.
 
 mod check;
 mod epochs;
@@ -90,6 +90,14 @@ pub enum Call {
     },
     /// The value that a key's next block starts with; 0 for a key that was never used.
     ReadSeq {
+        /// The key.
+        key: Arc<str>,
+        /// What came of it.
+        #[serde(flatten)]
+        outcome: Outcome<Next>,
+    },
+    /// A key that does not exist begins elsewhere than at 0. Answers the value that its first block starts with.
+    SeedSeq {
         /// The key.
         key: Arc<str>,
         /// What came of it.
@@ -185,6 +193,7 @@ impl Operation {
             Call::GetTs { outcome: Outcome::Answered(answer), .. } => answer.epoch,
             Call::GetSeq { outcome: Outcome::Answered(answer), .. } => answer.epoch,
             Call::ReadSeq { outcome: Outcome::Answered(answer), .. }
+            | Call::SeedSeq { outcome: Outcome::Answered(answer), .. }
             | Call::DeleteSeq { outcome: Outcome::Answered(answer), .. } => answer.epoch,
             _ => None,
         }

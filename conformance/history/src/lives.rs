@@ -29,7 +29,7 @@ pub(super) fn separated(operations: &[Operation]) -> Cow<'_, [Operation]> {
     Cow::Owned(operations.iter().filter_map(separate).collect())
 }
 
-/// What is known of a key that was deleted.
+/// What is known of a key that was deleted, or whose seed is in doubt.
 #[derive(Default)]
 struct Deleted {
     /// When each of its lives but the last ended, in order.
@@ -74,12 +74,15 @@ fn first_starts(operations: &[Operation]) -> HashMap<RequestName<'_>, u64> {
 fn deleted(operations: &[Operation]) -> BTreeMap<&str, Deleted> {
     let mut keys: BTreeMap<&str, Deleted> = BTreeMap::new();
     for operation in operations {
-        let Call::DeleteSeq { key, outcome } = &operation.call else { continue };
-        let key = keys.entry(key).or_default();
-        match outcome {
-            Outcome::Answered(_) => key.ends.push(Span::of(operation)),
-            Outcome::Uncertain(_) => key.doubt_from(operation.start_ns),
-            Outcome::Refused(_) => {}
+        match &operation.call {
+            Call::DeleteSeq { key, outcome: Outcome::Answered(_) } => {
+                keys.entry(key).or_default().ends.push(Span::of(operation));
+            }
+            Call::DeleteSeq { key, outcome: Outcome::Uncertain(_) }
+            | Call::SeedSeq { key, outcome: Outcome::Uncertain(_) } => {
+                keys.entry(key).or_default().doubt_from(operation.start_ns);
+            }
+            _ => {}
         }
     }
     for key in keys.values_mut() {
@@ -97,11 +100,29 @@ fn deleted(operations: &[Operation]) -> BTreeMap<&str, Deleted> {
             key.doubt_from(start_ns);
         }
     }
+    doubt_seeds(operations, &mut keys);
     for key in keys.values_mut() {
         let until_ns = key.judged_until_ns.unwrap_or(u64::MAX);
         key.ends.retain(|end| end.start_ns < until_ns);
     }
     keys
+}
+
+/// What follows on a seed that is not judged is not either: it would have begun elsewhere.
+fn doubt_seeds<'a>(operations: &'a [Operation], keys: &mut BTreeMap<&'a str, Deleted>) {
+    let seeds = operations.iter().filter_map(|operation| match &operation.call {
+        Call::SeedSeq { key, outcome: Outcome::Answered(_) } => Some((&**key, Span::of(operation))),
+        _ => None,
+    });
+    let mut seeds: Vec<_> = seeds.collect();
+    seeds.sort_by_key(|(_, seed)| std::cmp::Reverse(seed.start_ns));
+    for (key, seed) in seeds {
+        if let Some(key) = keys.get_mut(key)
+            && !key.is_judged(seed.end_ns)
+        {
+            key.doubt_from(seed.start_ns);
+        }
+    }
 }
 
 impl Deleted {
@@ -110,7 +131,7 @@ impl Deleted {
     }
 }
 
-/// When each call took effect on each of its keys, deletions apart. What is uncertain may do so at any time.
+/// When each call took effect on each of its keys, deletions and seeds in doubt apart. What is uncertain may do so at any time.
 fn effects(operations: &[Operation]) -> impl Iterator<Item = (&str, Span)> {
     let mut requests: HashMap<RequestName<'_>, Span> = HashMap::new();
     let mut effects = Vec::new();
@@ -131,7 +152,8 @@ fn effects(operations: &[Operation]) -> impl Iterator<Item = (&str, Span)> {
                     None => effects.extend(ask.iter().map(|ask| (&*ask.key, span))),
                 }
             }
-            Call::ReadSeq { key, outcome: Outcome::Answered(_) } => {
+            Call::ReadSeq { key, outcome: Outcome::Answered(_) }
+            | Call::SeedSeq { key, outcome: Outcome::Answered(_) } => {
                 effects.push((&**key, Span { start_ns, end_ns }));
             }
             _ => {}
@@ -159,7 +181,7 @@ fn separate(
     let Operation { start_ns: sent_ns, end_ns, .. } = *operation;
     match &mut separated.call {
         Call::GetTs { .. } => {}
-        Call::ReadSeq { key, .. } | Call::DeleteSeq { key, .. } => {
+        Call::ReadSeq { key, .. } | Call::SeedSeq { key, .. } | Call::DeleteSeq { key, .. } => {
             if !is_judged(key, end_ns) {
                 return None;
             }

@@ -34,6 +34,30 @@ fn a_deleted_key_begins_where_it_was_seeded() {
     assert_eq!(broken(&history), NOTHING);
 }
 
+fn seeded(start_ns: u64, end_ns: u64, start: u64) -> Operation {
+    let outcome = Outcome::Answered(Next { next: start, epoch: Some(Epoch(1)) });
+    operation(start_ns, end_ns, Call::SeedSeq { key: "k".into(), outcome })
+}
+
+#[test]
+fn a_seeded_key_begins_there() {
+    let before = [seq(1, 2, 0, 3), deleted(3, 4, 3), read(5, 6, "k", 0), seeded(7, 8, 70)];
+    let after = |operation| broken(&[&before[..], &[operation]].concat());
+    assert_eq!(after(seq(9, 10, 70, 1)), NOTHING);
+    assert_eq!(after(seq(9, 10, 71, 1)), ["G3 gapless"]);
+    assert_eq!(after(seq(9, 10, 0, 1)), ["G3 disjoint", "G3 order"]);
+    assert_eq!(after(read(9, 10, "k", 3)), ["G3 disjoint", "G3 order"]);
+    assert_eq!(after(seeded(9, 10, 70)), ["G3 disjoint", "G3 order"], "it was seeded already");
+    // What came before it was asked of a key that began at 0.
+    assert_eq!(broken(&[seq(1, 2, 0, 1), seeded(3, 4, 70)]), ["G3 disjoint", "G3 order"]);
+    let refused = asked(1, 2, &[("k", 8)], Outcome::Refused("RESOURCE_EXHAUSTED".into()));
+    assert_eq!(broken(&[refused, seeded(3, 4, 70), read(5, 6, "k", 70)]), NOTHING);
+    let doubt = Call::SeedSeq { key: "k".into(), outcome: Outcome::Uncertain("CANCELLED".into()) };
+    let doubt = operation(3, 4, doubt);
+    assert_eq!(broken(&[read(1, 2, "k", 0), doubt, seq(5, 6, 70, 1)]), NOTHING);
+    assert!(before[3].to_string().contains("SeedSeq(k) = 70, epoch 1"), "{}", before[3]);
+}
+
 #[test]
 fn blocks_are_granted_again_after_a_deletion_only() {
     let history = [seq(1, 2, 0, 3), seq(5, 6, 0, 3)];
@@ -126,7 +150,7 @@ struct Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let extent = || prop_oneof![3 => Just(3_u64), 1 => 3..40_u64];
-    let step = (0..12_u8, extent(), extent(), prop::bool::weighted(0.1));
+    let step = (0..13_u8, extent(), extent(), prop::bool::weighted(0.1));
     let step = step.prop_map(|(what, before, after, lost)| Step { what, before, after, lost });
     prop::collection::vec(step, 0..40)
 }
@@ -154,13 +178,19 @@ fn carried_out(steps: &[Step]) -> Vec<Operation> {
                 seq(start_ns, end_ns, start, 1).with_id(["a", "b", "c"][name])
             }
             9 => read(start_ns, end_ns, "k", next[0]),
+            10 if next[0] == 0 => {
+                next[0] = 7;
+                seeded(start_ns, end_ns, 7)
+            }
             _ => deleted(start_ns, end_ns, std::mem::take(&mut next[0])),
         };
         if step.lost {
             let why = "Unavailable".into();
             match &mut done.call {
                 Call::GetSeq { outcome, .. } => *outcome = Outcome::Uncertain(why),
-                Call::DeleteSeq { outcome, .. } => *outcome = Outcome::Uncertain(why),
+                Call::SeedSeq { outcome, .. } | Call::DeleteSeq { outcome, .. } => {
+                    *outcome = Outcome::Uncertain(why);
+                }
                 _ => {}
             }
         }

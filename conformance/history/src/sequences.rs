@@ -37,6 +37,11 @@ fn keys<'a>(operations: &'a [Operation], requests: &[Request<'a>]) -> Keys<'a> {
                 let piece = Piece { from: read.next, to: read.next, span, operation };
                 keys.entry(key).or_default().pieces.push(piece);
             }
+            // The values below a seed are taken by it.
+            Call::SeedSeq { key, outcome: Outcome::Answered(seed) } => {
+                let piece = Piece { from: 0, to: seed.next, span, operation };
+                keys.entry(key).or_default().pieces.push(piece);
+            }
             Call::GetSeq { ask, outcome: Outcome::Refused(_), .. } => {
                 for Ask { key, count } in ask {
                     let key = keys.entry(key).or_default();

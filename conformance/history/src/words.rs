@@ -38,6 +38,10 @@ impl fmt::Display for Operation {
                 write!(f, "ReadSeq({key})")?;
                 outcome.fmt_with(f, |f, answer| write!(f, "{}", answer.next))
             }
+            Call::SeedSeq { key, outcome } => {
+                write!(f, "SeedSeq({key})")?;
+                outcome.fmt_with(f, |f, answer| write!(f, "{}", answer.next))
+            }
             Call::DeleteSeq { key, outcome } => {
                 write!(f, "DeleteSeq({key})")?;
                 outcome.fmt_with(f, |f, answer| write!(f, "{}", answer.next))

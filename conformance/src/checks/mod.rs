@@ -27,6 +27,7 @@ mod leadership;
 mod limits;
 mod model;
 mod oracle;
+mod programs;
 mod read;
 mod resign;
 mod shutdown;
@@ -50,6 +51,7 @@ pub(crate) fn of_drivers() -> Vec<Check<Fixture>> {
         shutdown::CHECKS,
         model::CHECKS,
         oracle::CHECKS,
+        programs::CHECKS,
     ]
     .concat()
 }

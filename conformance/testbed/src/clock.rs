@@ -16,6 +16,7 @@ const SHIFTED: &str = include_str!("shifted_clock.c");
 pub struct WallClock {
     library: PathBuf,
     control: PathBuf,
+    failing: PathBuf,
 }
 
 impl WallClock {
@@ -25,14 +26,19 @@ impl WallClock {
     /// If it cannot be built.
     pub fn new(directory: &Path) -> Result<Self> {
         let library = compile(directory, "shifted-clock.so", SHIFTED, &["-shared", "-fPIC"])?;
-        let clock = Self { library, control: directory.join("shift") };
+        let [control, failing] = ["shift", "failing"].map(|name| directory.join(name));
+        let clock = Self { library, control, failing };
         clock.shift(0)?;
         Ok(clock)
     }
 
     /// What the environment of a process has to have that goes by this clock.
-    pub fn environment(&self) -> [(&'static str, &Path); 2] {
-        [("LD_PRELOAD", &self.library), ("SHIFTED_CLOCK", &self.control)]
+    pub fn environment(&self) -> [(&'static str, &Path); 3] {
+        [
+            ("LD_PRELOAD", &self.library),
+            ("SHIFTED_CLOCK", &self.control),
+            ("FAILING_CLOCK", &self.failing),
+        ]
     }
 
     /// Sets how many seconds the clock is ahead from now on; a negative number puts it behind.
@@ -40,9 +46,22 @@ impl WallClock {
     /// # Errors
     /// If that cannot be written.
     pub fn shift(&self, seconds: i64) -> Result<()> {
-        // In one step, so that no half of it is read.
-        let next = self.control.with_extension("next");
-        fs::write(&next, seconds.to_string())?;
-        Ok(fs::rename(next, &self.control)?)
+        tell(&self.control, &seconds.to_string())
     }
+
+    /// Has the clock be missing once, for the thread of this name that reads it next: the standard library panics
+    /// where that happens.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn fail_once_in(&self, thread: &str) -> Result<()> {
+        tell(&self.failing, thread)
+    }
+}
+
+/// In one step, so that no half of it is read.
+fn tell(control: &Path, text: &str) -> Result<()> {
+    let next = control.with_extension("next");
+    fs::write(&next, text)?;
+    Ok(fs::rename(next, control)?)
 }

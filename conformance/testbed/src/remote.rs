@@ -9,8 +9,8 @@ use tonic::{
 };
 use tsoracle_client::{Client, ErrorKind as ClientErrorKind};
 use tsoracle_core::{
-    Epoch, Error, ErrorKind, Grant, LeaderHint, Reject, RequestId, Result, SeqBlock, SeqGrant,
-    SeqKey, SeqRequest, Timestamp, TimestampRange,
+    Epoch, Error, ErrorKind, Grant, LeaderHint, Reject, RequestId, RequestName, Result, SeqBlock,
+    SeqGrant, SeqKey, SeqRequest, Timestamp, TimestampRange,
 };
 use tsoracle_proto::{
     metadata,
@@ -80,7 +80,7 @@ impl Service for Remote {
     }
 
     async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant> {
-        let request_id = request.id().map(request_id);
+        let request_id = request.id().map(request_id).or(request.name().map(named));
         let entry = |(key, count): &(SeqKey, u32)| v1::SeqRequestEntry {
             key: key.as_str().into(),
             count: *count,
@@ -114,6 +114,11 @@ fn request_id(id: &RequestId) -> v1::RequestId {
         close: id.close,
         name: String::new(),
     }
+}
+
+/// A request that only has its name's hash is sent under a name that is made of that.
+fn named(name: &RequestName) -> v1::RequestId {
+    v1::RequestId { name: format!("{name:?}"), ..v1::RequestId::default() }
 }
 
 fn block(grant: v1::SeqGrantEntry) -> Result<SeqBlock> {
@@ -164,8 +169,12 @@ impl Service for Riding {
     async fn get_seq(&self, request: SeqRequest) -> Result<SeqGrant> {
         let entries: Vec<_> =
             request.entries().iter().map(|(key, count)| (key.as_str(), *count)).collect();
-        let blocks = match entries[..] {
-            [(key, count)] => self.0.get_seq(key, count).await.map(|block| vec![block]),
+        let blocks = match (entries.as_slice(), request.name()) {
+            ([(key, count)], Some(name)) => {
+                let name = format!("{name:?}");
+                self.0.get_seq_as(&name, key, *count).await.map(|block| vec![block])
+            }
+            ([(key, count)], None) => self.0.get_seq(key, *count).await.map(|block| vec![block]),
             _ => self.0.get_seq_batch(&entries).await,
         };
         Ok(SeqGrant { blocks: blocks.map_err(error_of_client)?, epoch: Epoch::default() })

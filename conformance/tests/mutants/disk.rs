@@ -181,6 +181,7 @@ impl Disk {
             Some(Flaw::TakesAnEmptyValueForDeleted) => {
                 kept(&disk.written, |_, value| !value.is_empty())?
             }
+            Some(Flaw::ForgetsTheNamesOfRequests) => without(&disk.written, b"q")?,
             Some(Flaw::ForgetsLongKeysAtRestart) => kept(&disk.written, |key, _| key.len() <= 300)?,
             _ => disk.written.clone(),
         };
@@ -374,6 +375,10 @@ impl Store {
         };
         let mut saved = Effect::default();
         for (key, value) in effect.into_iter().filter(|(key, _)| !is_lost || key == VERSION) {
+            let is_a_deleted_sequence = value.is_none() && key.starts_with(b"s");
+            if self.flaw == Some(Flaw::BringsBackDeletedSequences) && is_a_deleted_sequence {
+                continue;
+            }
             if self.flaw == Some(Flaw::ReplaysTheOlderValue) && key != VERSION {
                 let first = self.first.entry(key.clone()).or_insert(value).clone();
                 put(&mut saved, key, first);

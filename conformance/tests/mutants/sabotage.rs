@@ -68,6 +68,12 @@ sabotages! {
         caught by commit the_last_of_several_values_is_there_after_a_reopen
         foreseen "(vi)"
         "takes the older of two values of one session when it replays its journal"
+    Disks ForgetsTheNamesOfRequests
+        caught by oracle names_and_deleted_sequences_are_as_a_model_says_over_restarts
+        "forgets the names of requests when it is opened again"
+    Disks BringsBackDeletedSequences
+        caught by oracle names_and_deleted_sequences_are_as_a_model_says_over_restarts
+        "never tells the disk which sequences were deleted"
     Contenders SeesWhatConflicted
         caught by seen a_commit_that_conflicted_is_never_seen
         foreseen "(vii)"

@@ -10,6 +10,7 @@ use tsoracle_core::{Clock, Error, ErrorKind, Grant, Oracle, Result, SeqKey, SeqL
 
 use crate::{
     clock::pass,
+    naming::Named,
     node::Within,
     reached::Reached,
     refusals::Asked,
@@ -140,9 +141,20 @@ impl Caller {
         self.conclude(answer, told, |outcome| Call::GetTs { count, outcome }).await
     }
 
-    /// Returns the answer as well: what was refused may tell why.
-    pub(crate) async fn get_seq(&mut self, request: &Request) -> Result<()> {
+    /// Has it wait for each answer until its node or the connection is gone: no call of its own is under way
+    /// when the next one begins.
+    pub(crate) fn without_hurry(mut self) -> Self {
+        self.patience = Some(FOR_GOOD);
+        self
+    }
+
+    /// Returns where the blocks begin, or why there are none: what was refused may tell.
+    pub(crate) async fn get_seq(&mut self, request: &Request) -> Result<Vec<u64>> {
         let (asked, id, seq_request) = (request.ask(), request.id.clone(), request.to_core());
+        let name = request.name.clone();
+        if let Some(name) = &name {
+            self.world.refusals.named(name, &request.entries);
+        }
         // A copy that is under way counts as one of its session.
         let copy = id.clone();
         let ask = |oracle: Oracle| async move {
@@ -151,13 +163,15 @@ impl Caller {
         };
         let (answer, start_ns) = self.answered(ask).await;
         let keys = || request.entries.iter().map(|(key, _)| *key).collect();
-        self.judge(&answer, start_ns, Asked { keys: keys(), id: id.as_ref(), lease: None });
+        let asked_for =
+            || Asked { keys: keys(), id: id.as_ref(), name: name.as_ref(), lease: None };
+        self.judge(&answer, start_ns, asked_for());
         let concluded = match &answer {
-            Ok(_) => Ok(()),
+            Ok(grant) => Ok(grant.blocks.iter().map(|block| block.start).collect()),
             Err(error) => Err(error.clone()),
         };
         if concluded.is_ok() {
-            self.world.refusals.answered(self.world.stamp_ns(), &keys(), id.as_ref());
+            self.world.refusals.answered(self.world.stamp_ns(), &asked_for());
         }
         let told = |grant: tsoracle_core::SeqGrant| {
             let block = |block: tsoracle_core::SeqBlock| Block {
@@ -168,7 +182,8 @@ impl Caller {
             let blocks = grant.blocks.into_iter().map(block).collect();
             Blocks { blocks, epoch: Some(grant.epoch) }
         };
-        let request_id = id.map(|id| id.label());
+        let label = |name: Named| name.label(&self.world, concluded.as_ref().ok());
+        let request_id = id.map(|id| id.label()).or(name.map(label));
         let call = |outcome| Call::GetSeq { ask: asked, request_id, outcome };
         if request.entries.is_empty() {
             // It has closed its session, and no more.
@@ -281,7 +296,7 @@ impl Caller {
     }
 
     /// Notes what came of a call, and goes to another node if nothing did.
-    async fn conclude<T, U>(
+    pub(crate) async fn conclude<T, U>(
         &mut self,
         (answer, start_ns): (Result<T>, u64),
         told: impl FnOnce(T) -> U,
@@ -351,11 +366,16 @@ fn hold(
 pub(crate) struct Request {
     pub(crate) entries: Vec<(&'static str, u32)>,
     pub(crate) id: Option<Id>,
+    pub(crate) name: Option<Named>,
 }
 
 impl Request {
-    fn plain(entries: Vec<(&'static str, u32)>) -> Self {
-        Self { entries, id: None }
+    pub(crate) fn plain(entries: Vec<(&'static str, u32)>) -> Self {
+        Self { entries, id: None, name: None }
+    }
+
+    pub(crate) fn named(name: Named, entries: Vec<(&'static str, u32)>) -> Self {
+        Self { entries, id: None, name: Some(name) }
     }
 
     fn ask(&self) -> Vec<Ask> {
@@ -365,9 +385,15 @@ impl Request {
     fn to_core(&self) -> SeqRequest {
         let entries =
             self.entries.iter().map(|&(key, count)| (SeqKey::new(key).unwrap(), count)).collect();
-        SeqRequest::new(entries, self.id.as_ref().map(Id::to_core)).unwrap()
+        match &self.name {
+            Some(name) => SeqRequest::named(entries, name.to_core()).unwrap(),
+            None => SeqRequest::new(entries, self.id.as_ref().map(Id::to_core)).unwrap(),
+        }
     }
 }
+
+/// Longer than any call is under way, though all machines sleep meanwhile.
+const FOR_GOOD: Duration = Duration::from_secs(2_000);
 
 /// Patience of the caller that checks whether the service has come back.
 pub(crate) const PROBE: Duration = Duration::from_millis(20);

@@ -42,6 +42,10 @@ pub(crate) enum Flaw {
     NeverResigns,
     /// A caller is told that its commit is stored once something is at the index at which it was put into the log.
     AnswersByIndex,
+    /// Names under which another process has stored an answer are not known.
+    ForgetsNames,
+    /// The deletion of a sequence is not stored.
+    ForgetsDeletions,
     /// What is synced is lost in a crash all the same.
     SyncsLie,
     /// Something within the omnipaxos driver.

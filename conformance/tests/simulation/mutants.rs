@@ -49,6 +49,26 @@ fn a_commit_without_a_majority_is_lost() {
 }
 
 #[test]
+fn a_name_that_is_forgotten_at_a_take_over_is_carried_out_twice() {
+    is_caught(Log, Flaw::ForgetsNames, "G3 exactly once");
+}
+
+#[test]
+fn a_deleted_sequence_that_comes_back_is_not_where_it_should_be() {
+    is_caught(Log, Flaw::ForgetsDeletions, "G3 deletion");
+}
+
+#[test]
+fn a_name_that_is_forgotten_by_a_store_is_carried_out_twice() {
+    is_caught(KeyValue, Flaw::ForgetsNames, "G3 exactly once");
+}
+
+#[test]
+fn a_deleted_sequence_that_comes_back_from_a_store_is_not_where_it_should_be() {
+    is_caught(KeyValue, Flaw::ForgetsDeletions, "G3 deletion");
+}
+
+#[test]
 fn a_clock_that_stands_still_during_a_pause_breaks_the_order() {
     is_caught(Log, Flaw::ClockStandsStill, "G1 order");
 }

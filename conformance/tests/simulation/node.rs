@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Phase, Random,
-    Result,
+    BootTime, Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Phase, RETENTION,
+    Random, Result,
 };
 
 use crate::{
     clock::{NodeClock, pass},
     disk::Disk,
     flaw::Flaw,
+    forgetful,
     gate::Gate,
     keyvalue, omnipaxos, openraft,
     raft::{self, Event},
@@ -23,6 +24,9 @@ use crate::{
     store_disk,
     world::{System, World},
 };
+
+/// How long names are kept, unless they are to expire.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// A machine.
 pub(crate) struct Node {
@@ -256,11 +260,13 @@ impl World {
             max_waiting: self.draw(|rng| *rng.pick(&[4, 1 << 10, 1 << 10])),
             lease_ttl: (Duration::from_millis(100), Duration::from_secs(60)),
             limits: self.caps,
+            name_retention: if self.names_expire() { RETENTION } else { MONTH },
             shutdown_timeout: Duration::from_secs(2),
             clock: Arc::new(clock.clone()),
             random: self.random(),
             ..OracleOptions::default()
         };
+        let driver = forgetful::over(driver, self.flaw());
         let oracle = Oracle::start(driver, options).expect("the options are valid");
         let (mut phase, world, watching) = (oracle.phase(), self.clone(), gate.clone());
         tasks.spawn(async move {

@@ -40,6 +40,17 @@ pub(crate) enum Reached {
     Frontier,
     /// Sequences were listed.
     Listed,
+    /// A request was answered under a name that was known.
+    NameKnown,
+    /// A name that was in use for another request was refused.
+    NameReused,
+    /// A name had expired, and its request was carried out again.
+    NameExpired,
+    /// A sequence was deleted, and one was seeded.
+    Deleted,
+    Seeded,
+    /// The owner of a sequence found out what an uncertain call had done.
+    Settled,
     /// A node has sent its state in the place of entries that it had dropped from its log.
     StateSent,
 }
@@ -66,6 +77,12 @@ impl Reached {
                 LeaseOver,
                 Frontier,
                 Listed,
+                NameKnown,
+                NameReused,
+                NameExpired,
+                Deleted,
+                Seeded,
+                Settled,
             ],
             System::Omnipaxos | System::Openraft => &[
                 Conflict,
@@ -84,6 +101,12 @@ impl Reached {
                 LeaseOver,
                 Frontier,
                 Listed,
+                NameKnown,
+                NameReused,
+                NameExpired,
+                Deleted,
+                Seeded,
+                Settled,
             ],
             System::KeyValue => &[
                 Conflict,
@@ -103,6 +126,12 @@ impl Reached {
                 LeaseOver,
                 Frontier,
                 Listed,
+                NameKnown,
+                NameReused,
+                NameExpired,
+                Deleted,
+                Seeded,
+                Settled,
             ],
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use tsoracle_core::{LeaseId, Reject};
 
-use crate::{reached::Reached, sessions::Id, world::World};
+use crate::{naming::Named, reached::Reached, sessions::Id, world::World};
 
 /// What callers know for certain, and since when.
 #[derive(Default)]
@@ -22,29 +22,50 @@ struct Known {
     closed: BTreeSet<String>,
     keys: BTreeMap<&'static str, u64>,
     leases: BTreeMap<LeaseId, u64>,
-    /// Sessions may have expired.
+    /// Per name, the requests that were sent under it.
+    names: BTreeMap<String, BTreeSet<Entries>>,
+    /// Names under which something was answered.
+    named: BTreeMap<String, u64>,
+    /// Sessions may have expired, and names if they are kept no longer.
     slept: bool,
 }
+
+type Entries = Vec<(&'static str, u32)>;
 
 /// What was asked for.
 pub(crate) struct Asked<'a> {
     pub(crate) keys: Vec<&'static str>,
     pub(crate) id: Option<&'a Id>,
+    pub(crate) name: Option<&'a Named>,
     pub(crate) lease: Option<LeaseId>,
 }
 
 impl Refusals {
-    /// Notes a request that was answered.
-    pub(crate) fn answered(&self, end_ns: u64, keys: &[&'static str], id: Option<&Id>) {
+    /// Notes a request that is about to be sent under a name.
+    pub(crate) fn named(&self, name: &Named, entries: &[(&'static str, u32)]) {
         let mut known = self.0.lock().unwrap();
-        for key in keys {
+        known.names.entry(name.text().into()).or_default().insert(entries.to_vec());
+    }
+
+    /// Notes a request that was answered.
+    pub(crate) fn answered(&self, end_ns: u64, asked: &Asked<'_>) {
+        let mut known = self.0.lock().unwrap();
+        for key in &asked.keys {
             known.keys.entry(key).or_insert(end_ns);
         }
-        if let Some(id) = id
+        if let Some(name) = asked.name {
+            known.named.entry(name.text().into()).or_insert(end_ns);
+        }
+        if let Some(id) = asked.id
             && !id.close
         {
             known.sessions.entry(id.session.name().into()).or_insert(end_ns);
         }
+    }
+
+    /// Whether something was answered under this name.
+    pub(crate) fn is_known(&self, name: &Named) -> bool {
+        self.0.lock().unwrap().named.contains_key(name.text())
     }
 
     pub(crate) fn granted(&self, end_ns: u64, lease: LeaseId) {
@@ -65,6 +86,11 @@ impl Refusals {
     /// Sessions may expire from now on.
     pub(crate) fn slept(&self) {
         self.0.lock().unwrap().slept = true;
+    }
+
+    /// Whether they may.
+    pub(crate) fn have_slept(&self) -> bool {
+        self.0.lock().unwrap().slept
     }
 
     /// Why a call that began at `start_ns` must not be refused so, if it must not.
@@ -98,6 +124,17 @@ impl Refusals {
             // Of the requests that are waited for, none is ever forgotten while the session lives.
             Reject::Forgotten { .. } => {
                 session.is_none_or(|session| !known.closed.contains(session) && !known.slept)
+            }
+            // Only what another request was sent under is in use for another one.
+            Reject::NameReused => {
+                world.reached(Reached::NameReused);
+                let sent = asked.name.and_then(|name| known.names.get(name.text()));
+                sent.is_none_or(|requests| requests.len() < 2)
+            }
+            Reject::TooManyNamed { .. } => {
+                world.reached(Reached::Capped);
+                let expires = known.slept && world.names_expire();
+                !expires && was_known(asked.name.and_then(|name| known.named.get(name.text())))
             }
             Reject::LeaseUnknown { .. } => {
                 asked.lease.is_none_or(|lease| was_known(known.leases.get(&lease)))

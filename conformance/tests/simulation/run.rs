@@ -17,6 +17,7 @@ use crate::{
     flaw::Flaw,
     nemesis,
     node::Node,
+    owning::OWNED,
     reached::Reached,
     stamping::HOLDERS,
     world::{System, World},
@@ -108,6 +109,17 @@ fn start_callers(world: &Arc<World>) -> JoinSet<()> {
     }
     for number in 0..HOLDERS {
         callers.spawn(Caller::new(world, &format!("leases {number}")).hold_leases(number));
+    }
+    for key in OWNED {
+        callers.spawn(Caller::new(world, &format!("owner of {key}")).own(key));
+    }
+    if world.names_expire() {
+        let caller = Caller::new(world, "under a name that expires");
+        callers.spawn(caller.ask_under_a_name_that_expires());
+    } else {
+        for number in 0..2 {
+            callers.spawn(Caller::new(world, &format!("by name {number}")).ask_by_name());
+        }
     }
     callers.spawn(Caller::new(world, "frontier").read_frontiers());
     callers.spawn(Caller::new(world, "late").ask_after_a_while());

@@ -201,7 +201,7 @@ impl Caller {
         }
         let mut entry = |key| (key, self.rng().between(1..=9) as u32);
         let entries = keys.into_iter().map(&mut entry).collect();
-        Request { entries, id: Some(session.id(number, false)) }
+        Request { id: Some(session.id(number, false)), ..Request::plain(entries) }
     }
 
     /// Closes a session of which no copy of a request is under way: one that came later could be carried out
@@ -213,7 +213,7 @@ impl Caller {
         let number = session.begin();
         let id = Id { close: true, ..session.id(number, false) };
         self.world().refusals.closed(session.name());
-        let request = Request { entries: vec![], id: Some(id) };
+        let request = Request { id: Some(id), ..Request::plain(vec![]) };
         if self.get_seq(&request).await.is_ok() {
             self.world().reached(Reached::SessionClosed);
         }

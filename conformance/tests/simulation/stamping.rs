@@ -136,7 +136,11 @@ impl Caller {
             self.world().stamping.lets_go(id, now_ns);
             let release = move |oracle: Oracle| async move { oracle.release_lease(id).await };
             let (answer, start_ns) = self.answered(release).await;
-            self.judge(&answer, start_ns, Asked { keys: vec![], id: None, lease: Some(id) });
+            self.judge(
+                &answer,
+                start_ns,
+                Asked { keys: vec![], id: None, name: None, lease: Some(id) },
+            );
             self.turn(&answer);
         }
     }
@@ -150,7 +154,7 @@ impl Caller {
         F: Future<Output = Result<StampingLease>> + Send + 'static,
     {
         let (answer, start_ns) = self.answered(ask).await;
-        self.judge(&answer, start_ns, Asked { keys: vec![], id: None, lease });
+        self.judge(&answer, start_ns, Asked { keys: vec![], id: None, name: None, lease });
         self.turn(&answer);
         if let Some(id) = lease
             && is_known(&answer)

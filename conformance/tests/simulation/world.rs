@@ -88,6 +88,8 @@ pub(crate) struct Temper {
     pub(crate) memory: usize,
     /// All machines sleep in the middle of the run.
     pub(crate) sleeps: bool,
+    /// Names are kept no longer than sessions.
+    pub(crate) forgets_names: bool,
     /// How often nodes show that they are there, and how long without a leader before an election.
     pub(crate) beats: (Duration, Duration),
     /// How much longer than what is kept of it a log gets before it is shortened, and how much is kept.
@@ -154,10 +156,11 @@ impl World {
             keeps_claims: rng.chance(200) || flaw == Some(Flaw::EvidenceOfUndecided),
             memory: if is_sabotaged || rng.chance(500) { 1 << 16 } else { 4 },
             sleeps: rng.chance(200),
+            forgets_names: rng.chance(500),
             beats: (Duration::default(), Duration::default()),
             keeps: (0, 0),
         };
-        let caps = Limits { keys: 5, sessions: 12, open_requests: 4, leases: 4, named: 4 };
+        let caps = Limits { keys: 8, sessions: 12, open_requests: 4, leases: 4, named: 12 };
         let count = *rng.pick(&[3, 3, 3, 4, MOST_NODES]);
         let count = if flaw == Some(Flaw::EvidenceOfUndecided) { MOST_NODES } else { count };
         let temper = match system {
@@ -207,6 +210,16 @@ impl World {
     /// Whether something happens that does so in `permille` of 1,000 cases.
     pub(crate) fn chance(&self, permille: u64) -> bool {
         self.draw(|rng| rng.chance(permille))
+    }
+
+    /// Whether names expire while all machines sleep.
+    pub(crate) fn names_expire(&self) -> bool {
+        self.temper.sleeps && self.temper.forgets_names
+    }
+
+    /// What is done wrong, if anything is.
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
+        self.flaw
     }
 
     pub(crate) fn evidence(&self) -> Arc<Mutex<Evidence>> {

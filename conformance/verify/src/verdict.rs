@@ -67,6 +67,7 @@ fn kind(operation: &Operation) -> (&'static str, Option<&str>) {
         Call::GetTs { outcome, .. } => ("GetTs", why(outcome)),
         Call::GetSeq { outcome, .. } => ("GetSeq", why(outcome)),
         Call::ReadSeq { outcome, .. } => ("ReadSeq", why(outcome)),
+        Call::SeedSeq { outcome, .. } => ("SeedSeq", why(outcome)),
         Call::DeleteSeq { outcome, .. } => ("DeleteSeq", why(outcome)),
     }
 }

@@ -17,6 +17,7 @@ mod settle;
 mod shares;
 mod space;
 mod takeover;
+mod taps;
 mod turns;
 mod wall_clock;
 mod window;
@@ -49,6 +50,7 @@ pub(crate) use self::{
     liveness::Liveness,
     pending::{Outcomes, Pending, lost},
     reign::{Denied, Reign},
+    taps::{Tap, Tapped},
 };
 pub use self::{wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
 use crate::{
@@ -422,8 +424,9 @@ async fn lead(
 ) -> Ended {
     let (requests, requested) = mpsc::unbounded_channel();
     let (handover_queue, handovers) = mpsc::unbounded_channel();
-    let queues = Queues { requests, handovers: handover_queue };
-    let arrivals = Arrivals { requests: requested, handovers };
+    let (tap_queue, taps) = mpsc::unbounded_channel();
+    let queues = Queues { requests, handovers: handover_queue, taps: tap_queue };
+    let arrivals = Arrivals { requests: requested, handovers, taps };
     let mut takeover = Takeover::new(shared, claim);
     let fenced = tokio::select! {
         biased;

@@ -9,7 +9,8 @@ use crate::{
     BootTime, Epoch, Now, OracleOptions, TimestampRange,
     engine::window::{MAX_HIGH_WATER_MS, Refused, Window},
     engine::{
-        clock_guard::ClockGuard, handover::Handover, pending::Pending, wall_clock::WallClock,
+        clock_guard::ClockGuard, handover::Handover, pending::Pending, taps::TapRequest,
+        wall_clock::WallClock,
     },
     state::{AHEAD_STEP_MS, millis},
 };
@@ -50,6 +51,7 @@ pub(crate) struct Queues {
     pub(crate) requests: mpsc::UnboundedSender<Pending>,
     /// One at a time.
     pub(crate) handovers: mpsc::UnboundedSender<Handover>,
+    pub(crate) taps: mpsc::UnboundedSender<TapRequest>,
 }
 
 /// Why a reign granted nothing.

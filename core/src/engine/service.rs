@@ -17,6 +17,7 @@ use super::{
     settle::{self, Verdict},
     shares::Shares,
     takeover::BACKOFF,
+    taps::{TapRequest, Taps},
     wall_clock::WallClock,
 };
 use crate::{
@@ -48,6 +49,7 @@ pub(crate) struct Service<'a> {
     struggle: Struggle,
     /// What the wall clock was thought of, the last time.
     clock: WallClock,
+    taps: Taps,
 }
 
 /// What comes in while a reign is open.
@@ -55,6 +57,7 @@ pub(crate) struct Service<'a> {
 pub(crate) struct Arrivals {
     pub(crate) requests: mpsc::UnboundedReceiver<Pending>,
     pub(crate) handovers: mpsc::UnboundedReceiver<Handover>,
+    pub(crate) taps: mpsc::UnboundedReceiver<TapRequest>,
 }
 
 impl<'a> Service<'a> {
@@ -89,6 +92,7 @@ impl<'a> Service<'a> {
             pause: BACKOFF.0,
             struggle,
             clock: WallClock::Followed,
+            taps: Taps::default(),
         }
     }
 
@@ -135,6 +139,7 @@ impl<'a> Service<'a> {
             }
             () = self.reign.wanted() => self.renew_now = true,
             Some(arrived) = self.arrivals.requests.recv() => self.backlog.push(arrived),
+            Some(request) = self.arrivals.taps.recv() => self.taps.attach(request),
             () = self.shared.clock.sleep_until(timer) => {
                 if !lively {
                     let now = self.shared.clock.now();
@@ -153,6 +158,10 @@ impl<'a> Service<'a> {
     fn take_arrived(&mut self) {
         while let Ok(arrived) = self.arrivals.requests.try_recv() {
             self.backlog.push(arrived);
+        }
+        // No commit is in flight here, so that a tap misses none.
+        while let Ok(request) = self.arrivals.taps.try_recv() {
+            self.taps.attach(request);
         }
     }
 
@@ -227,6 +236,7 @@ impl<'a> Service<'a> {
         let is_empty = group.is_empty();
         let commands = group.commands() as u64;
         let (effect, writes, answers) = group.submit(&mut dealt, next);
+        let tapped = self.taps.copy(&effect);
         self.backlog.put_back(dealt);
         if is_empty {
             self.shared.meters.commands.increment(commands);
@@ -252,6 +262,11 @@ impl<'a> Service<'a> {
         let (requests, backlog) = (&mut self.arrivals.requests, &mut self.backlog);
         let storing = self.planner.committed((next, writes), requests, backlog, storing);
         let verdict = self.struggle.watch(self.shared, Some(self.reign), storing).await;
+        match (&verdict, &tapped) {
+            (Verdict::Stored, Some(effect)) => self.taps.stored(base, effect),
+            (Verdict::Stored, None) => {}
+            _ => self.taps.lose(),
+        }
         if matches!(verdict, Verdict::Stored) {
             self.shared.meters.commits.increment(1);
             self.shared.meters.commands.increment(commands);

@@ -70,6 +70,8 @@ pub enum Command {
         /// The sequence.
         key: SeqKey,
     },
+    /// Opens sequences of a state that was restored from a backup.
+    OpenSequences(OpenSequences),
     /// Grants, renews or ends stamping leases. Each of these also ends a bounded number of leases
     /// that have expired.
     Lease {
@@ -101,6 +103,15 @@ pub struct Seed {
     pub start: u64,
     /// The caps to apply.
     pub limits: Limits,
+}
+
+/// Opens sequences that may have gone back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenSequences {
+    /// Those to open, each with a value that its next one is not to be below.
+    pub floors: Vec<(SeqKey, u64)>,
+    /// Opens all, wherever they stand then.
+    pub all: bool,
 }
 
 /// A request about stamping leases.
@@ -266,6 +277,13 @@ pub enum Reply {
     Seeded(u64),
     /// The sequence is gone; its next block would have started here.
     Deleted(u64),
+    /// The sequences are open, and begin here, in the order asked for.
+    SequencesOpened {
+        /// Their next values.
+        nexts: Vec<u64>,
+        /// Whether all others are still closed.
+        closed: bool,
+    },
     /// The lease, granted or renewed.
     Leased(LeaseGrant),
     /// The lease is over.
@@ -360,6 +378,10 @@ impl Command {
             }
             Self::Seed(seed) => read(Read::Key(keys::sequence(&seed.key))),
             Self::Delete { key } => read(Read::Key(keys::sequence(key))),
+            Self::OpenSequences(open) => {
+                read(Read::Key(Key::from_slice(keys::RESTORED)));
+                open.floors.iter().for_each(|(key, _)| read(Read::Key(keys::sequence(key))));
+            }
             Self::Lease { ask, .. } => {
                 read(Read::Key(Key::from_slice(keys::LEASES)));
                 match ask {

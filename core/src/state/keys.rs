@@ -16,17 +16,23 @@ pub const REIGN: &[u8] = b"r";
 pub(crate) const META: &[u8] = b"m";
 
 /// The count of stamping leases, and the last id given to one.
-pub(super) const LEASES: &[u8] = b"k";
+pub(crate) const LEASES: &[u8] = b"k";
 
 /// The count of named requests.
-pub(super) const NAMED: &[u8] = b"p";
+pub(crate) const NAMED: &[u8] = b"p";
 
 /// How far an import has come; nothing once it is finished.
 pub(super) const IMPORT: &[u8] = b"i";
 
+/// What is known of the backup that the state was restored from, while sequences are closed for that.
+pub(crate) const RESTORED: &[u8] = b"w";
+
 /// What a copy of the state holds: all there is but the reign record, the traces of an import, and what
 /// belongs to a driver. Each byte begins the keys of one kind, in their order.
-pub(super) const COPIED: &[u8] = b"abehklmpqsuxy";
+pub(super) const COPIED: &[u8] = b"abehklmpqsuwxy";
+
+/// What a backup holds: what is copied, and the reign record, in the order of their keys.
+pub(crate) const BACKED_UP: &[u8] = b"abehklmpqrsuwxy";
 
 /// The last epoch claimed over this store: [`LocalDriver`](crate::LocalDriver)'s, not the rules'.
 pub(crate) const CLAIM: &[u8] = b"c";
@@ -55,9 +61,14 @@ pub(super) fn sequences(prefix: &str, after: &str) -> (Key, Key) {
 }
 
 /// The name of a sequence's key.
-pub(super) fn name_of(sequence: &[u8]) -> Option<SeqKey> {
+pub(crate) fn name_of(sequence: &[u8]) -> Option<SeqKey> {
     let name = std::str::from_utf8(sequence.get(1..)?).ok()?;
     SeqKey::new(name).ok()
+}
+
+/// The mark of a sequence that is open though the state was restored.
+pub(super) fn opened(key: &SeqKey) -> Key {
+    join(b'w', &[key.as_str().as_bytes()])
 }
 
 /// The record of a session.

@@ -19,6 +19,7 @@ mod query;
 mod record;
 mod reign;
 mod reject;
+mod restored;
 mod sequence;
 mod session;
 mod view;
@@ -29,17 +30,20 @@ pub use crate::RETENTION;
 pub use capped::Capped;
 pub(crate) use capped::{CAPS, Change};
 pub use command::{
-    Advance, Command, LeaseAsk, Limits, Moment, NameRetention, Reply, Requester, Seed,
+    Advance, Command, LeaseAsk, Limits, Moment, NameRetention, OpenSequences, Reply, Requester,
+    Seed,
 };
 pub(crate) use command::{LeaseGrant, millis};
 pub(crate) use import::{Import, copied};
-pub(crate) use keys::{CLAIM, META};
+pub(crate) use keys::{BACKED_UP, CLAIM, LEASES, META, NAMED, RESTORED, name_of};
 pub use keys::{NODE, REIGN};
 pub use plan::{Plan, plan};
 pub use query::{Answer, Query, answer};
+pub(crate) use record::RULES;
 pub use record::{Record, ReignRecord, Stage};
-pub(crate) use reign::AHEAD_STEP_MS;
+pub(crate) use reign::{AHEAD_STEP_MS, ELSEWHERE, MAX_FLOOR_MS};
 pub use reject::Reject;
+pub(crate) use restored::Closing;
 pub(crate) use view::{View, Writes};
 pub use working_set::WorkingSet;
 

@@ -1,7 +1,7 @@
 use super::{
     Command, Reject, Reply, View, WorkingSet, Writes,
     capped::{self, Change},
-    import, lease, named, reign, sequence, session,
+    import, lease, named, reign, restored, sequence, session,
     view::Overlay,
     written::Written,
 };
@@ -33,6 +33,7 @@ pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned>
         Command::ExpireNames { ref names } => named::expire(view, epoch, names),
         Command::Seed(ref seed) => sequence::seed(view, epoch, seed),
         Command::Delete { ref key } => sequence::delete(view, epoch, key),
+        Command::OpenSequences(ref open) => restored::open(view, epoch, open),
         Command::Lease { ref ask, at } => lease::lease(view, epoch, ask, at),
         Command::Import(ref step) => import::import(view, step),
         Command::Init { high_water_ms, now_ms } => reign::init(view, high_water_ms, now_ms),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    Answer, Command, Limits, Plan, Query, RETENTION, Record, Reject, Reply, WorkingSet, keys,
+    Answer, Command, Limits, Plan, Query, RETENTION, Record, Reject, Reply, Seed, WorkingSet, keys,
     record::Meta,
     testing::{State, commit, content, id, key, plan_all, whole, with},
 };
@@ -23,6 +23,8 @@ enum Step {
     Batch(Vec<Ask>),
     /// An administrator deletes a key.
     Delete(usize),
+    /// An administrator has a key begin elsewhere.
+    Seed(usize, u64),
     /// The leader before this one is heard of late.
     Late(Ask),
     /// A new leader, whose wall clock may show anything.
@@ -67,6 +69,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => prop::collection::vec(asks(), 1..6).prop_map(Step::Batch),
         1 => (0..3usize).prop_map(Step::Delete),
+        1 => (0..3usize, 0..50u64).prop_map(|(index, start)| Step::Seed(index, start)),
         1 => asks().prop_map(Step::Late),
         1 => now_ms.prop_map(|now_ms| Step::TakeOver { now_ms }),
         1 => millis.prop_map(|millis| Step::Pass { millis }),
@@ -80,6 +83,10 @@ struct Model {
     next: BTreeMap<SeqKey, u64>,
     executed: BTreeMap<(Session, u64), Vec<SeqBlock>>,
     named: BTreeMap<RequestName, Vec<SeqBlock>>,
+    /// When each of those was carried out.
+    named_at_ms: BTreeMap<RequestName, u64>,
+    /// How long leaders have served.
+    served_ms: u64,
 }
 
 impl Model {
@@ -112,6 +119,7 @@ impl Model {
         }
         if let Some(name) = name {
             self.named.insert(name, blocks);
+            self.named_at_ms.insert(name, self.served_ms);
         } else if let Some(id) = advance.id.filter(|id| !id.close) {
             self.executed.insert((id.session, id.number.get()), blocks);
         }
@@ -123,7 +131,10 @@ impl Model {
         let known = |id: RequestId| self.executed.contains_key(&(id.session, id.number.get()));
         match reject {
             Reject::NameReused => {
-                assert!(advance.name.is_some_and(|named| self.named.contains_key(&named.name)));
+                let before = advance.name.and_then(|named| self.named.get(&named.name));
+                let before = before.expect("the name is known");
+                let before = before.iter().map(|block| (block.key.clone(), block.count));
+                assert!(!before.eq(advance.entries.iter().cloned()), "it is the same request");
             }
             Reject::IdReused { .. } => assert!(advance.id.is_some_and(known)),
             Reject::SessionUnknown => assert!(advance.id.is_some_and(|id| !self.knows(id.session))),
@@ -140,6 +151,13 @@ impl Model {
         if let Some(id) = id.filter(|id| id.close) {
             self.forget(id.session);
         }
+    }
+
+    /// Time passes, and what has expired is cleared away.
+    fn pass(&mut self, millis: u64) {
+        self.served_ms += millis;
+        let (served_ms, at_ms) = (self.served_ms, &self.named_at_ms);
+        self.named.retain(|name, _| at_ms[name] + RETENTION_MS >= served_ms);
     }
 
     fn forget(&mut self, session: Session) {
@@ -187,6 +205,19 @@ proptest! {
                     };
                     prop_assert_eq!(result, expected);
                 }
+                Step::Seed(index, start) => {
+                    let key = key(KEYS[index]);
+                    let seed = Seed { key: key.clone(), start, limits: Limits::default() };
+                    let result = state.apply(&[Command::Seed(seed)]).remove(0);
+                    let expected = match model.next.get(&key) {
+                        Some(&next) => Err(Reject::SequenceExists { key, next }),
+                        None => Ok(Reply::Seeded(start)),
+                    };
+                    prop_assert_eq!(&result, &expected);
+                    if result.is_ok() {
+                        model.next.insert(self::key(KEYS[index]), start);
+                    }
+                }
                 Step::Late(ask) => {
                     let before = state.store.clone();
                     let late = command(&state, &ask);
@@ -198,7 +229,11 @@ proptest! {
                 Step::Pass { millis } => {
                     state.pass(millis);
                     state.expire();
-                    model.named.retain(|name, _| state.knows_name(*name));
+                    model.pass(millis);
+                    for name in (0..3).map(|name| RequestName::new(&name.to_string()).unwrap()) {
+                        let is_kept = model.named.contains_key(&name);
+                        prop_assert_eq!(state.knows_name(name), is_kept, "{:?}", name);
+                    }
                     for session in (0..3).map(|n| Session([n; 16])) {
                         if !state.knows(session) {
                             model.forget(session);

@@ -28,8 +28,12 @@ pub(super) const NAMED_RULES: u32 = 4;
 /// anybody take them away.
 pub(super) const OWNER_RULES: u32 = 5;
 
+/// The version from which on sequences may be closed, since the state was restored from a backup. A release that
+/// does not know that would grant values once more, and must not lead.
+pub(super) const RESTORED_RULES: u32 = 6;
+
 /// The highest version of the rules that this release knows.
-pub(super) const RULES: u32 = OWNER_RULES;
+pub(crate) const RULES: u32 = RESTORED_RULES;
 
 /// The first byte of every stored value: how the rest is encoded.
 pub(super) const FORMAT: u8 = 1;
@@ -131,6 +135,8 @@ pub enum Record {
     Leases(Leases),
     /// A stamping lease.
     Lease(Box<LeaseRecord>),
+    /// From when the backup is that the state was restored from.
+    Restored(RestoredRecord),
     /// An entry of an index, whose key says everything.
     Mark,
     /// What is copied without a look into it, or belongs to a driver.
@@ -140,9 +146,9 @@ pub enum Record {
 /// Counts, so that caps need no scan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Meta {
-    pub(super) rules: u32,
-    pub(super) keys: u64,
-    pub(super) sessions: u64,
+    pub(crate) rules: u32,
+    pub(crate) keys: u64,
+    pub(crate) sessions: u64,
 }
 
 impl Default for Meta {
@@ -176,10 +182,17 @@ pub struct NamedRecord {
     pub(super) expires_ms: u64,
 }
 
+/// Sequences are closed, since the state was restored from a backup.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RestoredRecord {
+    /// When the backup was taken, by the clock of who took it.
+    pub(super) taken_ms: u64,
+}
+
 /// Stamping leases, counted.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Leases {
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// The last id that was given to one.
     pub(super) last_id: u64,
 }
@@ -226,8 +239,9 @@ impl Record {
             Some(b'k') => Self::Leases(decode(key, &bytes, FORMAT)?),
             Some(b'l' | b'h' | b'e') => Self::Lease(Box::new(LeaseRecord::decode(key, &bytes)?)),
             Some(b'a') => Self::Answers(AnswerPage::decode(key, bytes)?),
-            Some(b'x' | b'b' | b'y') if bytes.is_empty() => Self::Mark,
-            Some(b'x' | b'b' | b'y') => {
+            Some(b'w') if key.len() == 1 => Self::Restored(decode(key, &bytes, FORMAT)?),
+            Some(b'x' | b'b' | b'y' | b'w') if bytes.is_empty() => Self::Mark,
+            Some(b'x' | b'b' | b'y' | b'w') => {
                 return Err(corrupt(key, "an entry of an index has a value"));
             }
             _ => Self::Raw(bytes),
@@ -247,6 +261,7 @@ impl Record {
             Self::Session(session) => return encode(bytes, session, FORMAT),
             Self::Named(named) => return encode(bytes, named, FORMAT),
             Self::Leases(leases) => return encode(bytes, leases, FORMAT),
+            Self::Restored(restored) => return encode(bytes, restored, FORMAT),
             Self::Lease(lease) => return lease.encode_to(bytes),
             Self::Answers(page) => bytes.extend_from_slice(page.as_bytes()),
             Self::Mark => {}
@@ -255,8 +270,8 @@ impl Record {
         bytes
     }
 
-    #[cfg(test)]
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The value as it is stored.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         self.encode_to(vec![])
     }
 
@@ -264,7 +279,7 @@ impl Record {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Reign(_) => 200,
-            Self::Meta(_) | Self::Leases(_) | Self::Session(_) => 32,
+            Self::Meta(_) | Self::Leases(_) | Self::Session(_) | Self::Restored(_) => 32,
             Self::Next(_) => 11,
             Self::Progress(progress) => 16 + progress.last.len(),
             Self::Named(named) => 16 + named.answer.encoded_len(),
@@ -332,6 +347,7 @@ stored!(
     Answers(page): AnswerPage = page, page;
     Named(named): NamedRecord = named, named;
     Leases(leases): Leases = leases, leases;
+    Restored(restored): RestoredRecord = restored, restored;
     Lease(lease): LeaseRecord = lease.as_ref(), Box::new(lease)
 );
 

@@ -197,7 +197,7 @@ pub(super) fn adopt(
 
 /// A node that exists nowhere, as the one that served last: a lease which was not released is waited for by
 /// every node.
-pub(super) const ELSEWHERE: NodeId = NodeId(u128::MAX);
+pub(crate) const ELSEWHERE: NodeId = NodeId(u128::MAX);
 
 fn fenced(record: Option<&ReignRecord>) -> Reject {
     Reject::Fenced { current: record.map_or(Epoch::default(), |record| record.epoch) }

@@ -164,6 +164,15 @@ pub enum Reject {
         /// Where it would begin.
         start: u64,
     },
+    /// The state was restored from a backup, and the sequence may have gone back with it.
+    SequenceClosed {
+        /// The sequence.
+        key: SeqKey,
+        /// When the backup was taken.
+        taken_ms: u64,
+    },
+    /// Sequences have no floors to be opened with, since none is closed.
+    NotRestored,
 }
 
 /// A time as people read it.
@@ -258,6 +267,16 @@ impl fmt::Display for Reject {
             Self::LeaseOfAnother { id } => write!(
                 f,
                 "lease {id} was acquired by another identity, and only that may renew, release or supersede it"
+            ),
+            Self::SequenceClosed { key, taken_ms } => write!(
+                f,
+                "sequence {key:?} is closed: the state was restored from a backup of {}, and what was granted \
+                 since would be granted once more; an administrator opens it with a floor above that, or all \
+                 with their loss accepted: see `tsoracle seq-open --help`",
+                time(*taken_ms)
+            ),
+            Self::NotRestored => f.write_str(
+                "no sequence is closed here, so there is none to open; a floor raises none that is open",
             ),
             Self::NotEmpty => f.write_str("the state is in use already"),
             Self::Importing => f.write_str(

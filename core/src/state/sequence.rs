@@ -4,7 +4,7 @@ use super::{
     Advance, Reject, Reply, Seed, View, Writes, keys, named,
     plan::Planned,
     record::{ANSWER_RULES, Meta, load},
-    reign,
+    reign, restored,
     session::{self, Admission, Known},
 };
 use crate::{Epoch, Result, SeqBlock, SeqKey};
@@ -73,6 +73,9 @@ pub(super) fn seed(view: &dyn View, epoch: Epoch, seed: &Seed) -> Result<Planned
         return Ok(Err(Reject::NothingLeft { key: seed.key.clone(), start: seed.start }));
     }
     let mut meta = Meta::load(view)?;
+    if let Err(reject) = restored::check(view, &meta, &seed.key)? {
+        return Ok(Err(reject));
+    }
     if meta.keys >= seed.limits.keys {
         return Ok(Err(Reject::TooManyKeys { limit: seed.limits.keys }));
     }
@@ -110,6 +113,9 @@ fn take(
     let mut writes = Writes::with_capacity(advance.entries.len() + 2);
     let mut blocks = Vec::with_capacity(advance.entries.len());
     for (key, count) in &advance.entries {
+        if let Err(reject) = restored::check(view, meta, key)? {
+            return Ok(Err(reject));
+        }
         let stored = keys::sequence(key);
         let start = match load::<u64>(view, &stored)? {
             Some(next) => *next,

@@ -5,6 +5,7 @@
 mod admin;
 mod clocks;
 mod contention;
+mod copying;
 mod driver;
 mod handover;
 mod leases;

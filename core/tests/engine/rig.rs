@@ -33,6 +33,8 @@ struct Inner {
     processes: u128,
     /// Every commit that took effect.
     log: Vec<Vec<Step>>,
+    /// The state of each version, if that is kept.
+    history: Option<HashMap<Version, MemoryStore>>,
 }
 
 /// What a commit is about.
@@ -139,6 +141,19 @@ impl Cluster {
         self.log().iter().flatten().filter(|&&logged| logged == step).count()
     }
 
+    /// Keeps the state of each version from now on.
+    pub(crate) fn keep_history(&self) {
+        let now = (self.version(), self.store());
+        self.lock().history = Some(HashMap::from([now]));
+    }
+
+    /// The state of a version.
+    pub(crate) fn at(&self, version: Version) -> MemoryStore {
+        let inner = self.lock();
+        let history = inner.history.as_ref().expect("it is kept");
+        history.get(&version).expect("there was such a version").clone()
+    }
+
     /// A copy of the state as it is now.
     pub(crate) fn store(&self) -> MemoryStore {
         self.lock().store.clone()
@@ -186,6 +201,10 @@ impl Cluster {
             let mut inner = self.lock();
             inner.store.commit(effect)?;
             inner.log.push(steps);
+            let store = inner.store.clone();
+            if let Some(history) = &mut inner.history {
+                history.insert(next, store);
+            }
         }
         Ok(outcome)
     }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use common::{
     Etcd,
@@ -12,7 +12,11 @@ use common::{
 };
 use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::time::timeout;
 use tsoracle_core::{Error, ErrorKind};
+
+/// How long new files may take to be found.
+const MOST: Duration = Duration::from_secs(30);
 
 /// Writes the files of an authority, a server and a client.
 fn certificates(directory: &Path) {
@@ -82,10 +86,16 @@ async fn files_that_change_are_taken_up() {
     let error = version(&driver).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
     fs::copy(file("ca.pem"), file("trusted.pem")).unwrap();
-    while version(&driver).await.is_err() {}
+    let reached = async { while version(&driver).await.is_err() {} };
+    timeout(MOST, reached).await.expect("the new authority is trusted");
     // What is of no use changes nothing.
     fs::write(file("trusted.pem"), "nothing").unwrap();
-    while driver.troubles().is_empty() {}
+    let said = async {
+        while driver.troubles().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(MOST, said).await.expect("what is wrong is said");
     version(&driver).await.unwrap();
 }
 

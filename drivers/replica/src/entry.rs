@@ -219,6 +219,28 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_leaves_no_room_for_later_ones_is_not_stored() {
+        let received = |base: Version, next: Version| {
+            let mut effect = Effect::default();
+            effect.set_version(next);
+            LogEntry::decode_received(&LogEntry::new(base, effect).unwrap().encode().unwrap())
+        };
+        let at = |era, number| Version { era, number, name: u128::from(era + number) };
+        received(at(1, 4), at(1, 4 + MAX_LEAP)).unwrap();
+        received(at(1, 4), at(2, 4 + 2 * MAX_LEAP)).unwrap();
+        received(at(1, MAX_NUMBER - 1), at(1, MAX_NUMBER)).unwrap();
+        for (base, next) in [
+            (at(1, 4), at(1, 5 + MAX_LEAP)),
+            (at(1, MAX_NUMBER), at(1, MAX_NUMBER + 1)),
+            (at(1, 4), at(MAX_NUMBER + 1, 5)),
+        ] {
+            let error = received(base, next).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Invalid, "{next:?}");
+            assert!(error.to_string().contains("leads from version"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_commit_makes_a_later_version() {
         let entry = entry();
         let error = LogEntry::new(entry.next(), entry.into_effect()).unwrap_err();

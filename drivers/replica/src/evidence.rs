@@ -215,4 +215,14 @@ mod tests {
         assert_eq!(evidence.history(&version(1, 9, 9)), History::Unknown);
         assert_eq!(evidence.history(&version(1, 12, 12)), History::Stored);
     }
+
+    #[test]
+    fn a_version_that_is_reached_again_is_remembered_once_and_from_the_first_time() {
+        let evidence = Evidence::default();
+        for time in 0..2 * REMEMBERED as u64 {
+            evidence.jumped(version(0, 5, 5), at(time + 1));
+        }
+        assert_eq!(evidence.observed().applied.len(), 1);
+        assert_eq!(evidence.seen(&version(0, 5, 5)), Some(at(1)));
+    }
 }

@@ -250,6 +250,17 @@ mod tests {
         assert!(!admits(&others, index(MAX_NUMBER + 1), 0).await);
     }
 
+    #[tokio::test]
+    async fn about_what_can_never_be_taken_no_node_is_asked() {
+        let (leaps, far) = (Leaps::default(), term(1 << 40));
+        let (voters, others) = ([(1..=3).collect()], Others([(2, far), (3, far)].into()));
+        for never in [term(MAX_NUMBER + 1), index(MAX_NUMBER + 1)] {
+            leaps.admit((1, OWN), never, &voters, (&others, at(1))).await.unwrap_err();
+        }
+        // It would have to wait if they had been asked.
+        leaps.admit((1, OWN), far, &voters, (&others, at(1))).await.unwrap();
+    }
+
     #[test]
     fn a_term_does_not_rise_in_many_steps_either() {
         let leaps = Leaps::default();

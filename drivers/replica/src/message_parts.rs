@@ -165,6 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_too_large_is_refused_and_not_kept() {
+        let mut joiner = Joiner::default();
+        let mut part = split(&vec![7; PART_BYTES + 1], session(7, 1), 0).unwrap().remove(0);
+        let mut take = |index: u32| {
+            part[PLACE_BYTES - 4..PLACE_BYTES].copy_from_slice(&index.to_be_bytes());
+            joiner.take(&part)
+        };
+        let most = (MAX_MESSAGE_BYTES / PART_BYTES) as u32;
+        assert!((0..most).all(|index| take(index).unwrap().is_none()));
+        assert_eq!(*take(most).unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(joiner.begun.is_none());
+        split(&vec![7; MAX_MESSAGE_BYTES + 1], session(7, 1), 0).unwrap_err();
+    }
+
+    #[test]
     fn parts_of_an_earlier_session_are_left_out_and_garbage_is_refused() {
         let part = |start| split(b"small", session(start, 1), 0).unwrap().remove(0);
         let mut joiner = Joiner::default();

@@ -340,6 +340,51 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_breaks_off_within_a_chunk_has_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("snapshot");
+        let mut whole = vec![];
+        write_chunk(&mut whole, &[7; 100]).unwrap();
+        for length in 1..whole.len() {
+            std::fs::write(&file, &whole[..length]).unwrap();
+            let mut chunks = load(&file, opened(&file)).unwrap();
+            let error = chunks.next().unwrap().unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Corrupt, "{length}: {error}");
+            assert!(error.to_string().contains("breaks off"), "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_opened_is_not_installed() {
+        let state = |entries: Vec<Entry>| {
+            let end = Chunk::End { entries: entries.len() as u64 };
+            let begin = Chunk::Begin { magic: MAGIC.into(), header: vec![] };
+            verify([begin, Chunk::Entries(entries), end].map(|chunk| encode(&chunk)))
+        };
+        let version = |era, number| {
+            let version = Version { era, number, name: 7 };
+            (VERSION.to_vec(), version.encode().to_vec())
+        };
+        let key = |key: &[u8]| (key.to_vec(), vec![]);
+        assert!(VERSION < b"a".as_slice(), "it is the first key");
+        state(vec![]).unwrap();
+        state(vec![version(MAX_NUMBER, MAX_NUMBER), key(b"a"), key(b"b")]).unwrap();
+        state(vec![version(1, 1), key(&[b'k'; MAX_KEY_BYTES])]).unwrap();
+        for (entries, why) in [
+            (vec![key(b"a")], "no version"),
+            (vec![version(1, MAX_NUMBER + 1)], "no room"),
+            (vec![version(MAX_NUMBER + 1, 1)], "no room"),
+            (vec![version(1, 1), key(b"b"), key(b"a")], "not in their order"),
+            (vec![version(1, 1), key(b"a"), key(b"a")], "not in their order"),
+            (vec![version(1, 1), key(&[b'k'; MAX_KEY_BYTES + 1])], "keys that no state has"),
+        ] {
+            let error = state(entries).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains(why), "{why}: {error}");
+        }
+    }
+
+    #[test]
     fn a_snapshot_that_is_not_whole_changes_nothing() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut source = filled(from.path(), 2_500, b"12");

@@ -90,3 +90,40 @@ fn part<const N: usize>(bytes: &[u8; Header::SIZE], at: usize) -> [u8; N] {
     part.copy_from_slice(&bytes[at..at + N]);
     part
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::DirectoryFiles;
+
+    #[test]
+    fn a_header_is_read_as_written_and_no_other_is() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let files = || DirectoryFiles::lock(directory.path()).expect("it is unlocked");
+        let read = |bytes: [u8; Header::SIZE], kind| {
+            std::fs::write(directory.path().join("one"), bytes).expect("there is room");
+            let place = Place::new(files(), "here");
+            let file = place.files.open("one").expect("it was written");
+            Header::read(&place, "one", &*file, kind)
+        };
+        let header = |sequence| Header { store: 7, sequence, salt: 9 };
+        for kind in [Kind::Snapshot, Kind::Segment] {
+            let last = header(MAX_SEQUENCE);
+            assert_eq!(read(last.encode(kind), kind).unwrap(), last);
+            let error = read(header(MAX_SEQUENCE + 1).encode(kind), kind).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains("it is of commit"), "{error}");
+        }
+        let error = read(header(1).encode(Kind::Snapshot), Kind::Segment).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("no such file"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_directory_is_not_locked_as_one() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let error = DirectoryFiles::lock(file.path()).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.to_string().to_lowercase().contains("not a directory"), "{error:#}");
+    }
+}

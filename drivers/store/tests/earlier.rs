@@ -88,6 +88,16 @@ fn make(path: &Path, keys: u32) {
     transaction.commit().unwrap();
 }
 
+fn set_meta(path: &Path, key: &[u8], value: &[u8]) {
+    let database = Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let sealed = [&(key.len() as u64).to_le_bytes(), key, value].concat();
+    let record = [&crc32c::crc32c(&sealed).to_le_bytes(), value].concat();
+    let table = TableDefinition::<&[u8], &[u8]>::new("meta");
+    transaction.open_table(table).unwrap().insert(key, &*record).unwrap();
+    transaction.commit().unwrap();
+}
+
 /// As drivers that keep a log have it.
 #[test]
 fn all_tables_are_carried_over() {
@@ -111,6 +121,17 @@ fn an_empty_one_is_refused_and_stays_empty() {
     let error = open(&directory).unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+}
+
+#[test]
+fn one_of_another_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    make(&path, 1);
+    set_meta(&path, b"format", b"tsoracle state, format \0\0\0\x02");
+    let error = open(&directory).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("not a state of format 1"), "{error}");
 }
 
 #[test]

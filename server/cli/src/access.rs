@@ -217,7 +217,7 @@ fn take_up(
             "policy, tokens and log filter are taken up; what else has changed holds from the next start on"
         ),
     }
-    Ok(later.into_iter().map(Into::into).collect())
+    Ok(later)
 }
 
 #[cfg(test)]

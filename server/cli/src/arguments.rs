@@ -11,8 +11,8 @@ use clap::{
 };
 
 use crate::{
-    ask, bench, cert, cluster, completions, decode, drivers, encode, help, init, leases, man,
-    migrate, raise, reload, sequences, settings::Settings, status, token, verify,
+    ask, backup, bench, cert, cluster, completions, decode, drivers, encode, help, init, leases,
+    man, migrate, raise, reload, restore, sequences, settings::Settings, status, token, verify,
 };
 
 const ABOUT: &str = "\
@@ -109,6 +109,12 @@ pub(crate) enum Command {
     /// Prints the value that its next block would have started with. With --json: {"key": "…", "next": N}
     #[command(after_help = sequences::DELETE_EXAMPLES)]
     SeqDelete(ask::KeyArguments),
+    /// Open sequences that are closed since the state was restored from a backup
+    ///
+    /// Prints a line for each with a floor: its key, and its next value. With --json:
+    /// {"entries": [{"key": "…", "next": N}], "closed": …}
+    #[command(after_help = sequences::OPEN_EXAMPLES)]
+    SeqOpen(sequences::OpenArguments),
     /// Acquire a stamping lease: the right to stamp events by oneself, up to a bound, for a while
     ///
     /// With --json: {"lease_id": N, "ts_upper_bound": MS, "expires_at_ms": MS, "remaining_ms": MS}
@@ -162,6 +168,18 @@ pub(crate) enum Command {
     /// Refuses where there is state already. No server may be running over the driver.
     #[command(after_help = init::EXAMPLES)]
     Init(init::Arguments),
+    /// Take a backup of everything, while it is served
+    ///
+    /// Prints what is in it. With --json: {"file": "…", "bytes": N, "taken": "…", "era": N, "number": N, "sequences":
+    /// N, …}
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Arguments),
+    /// Restore a backup into a new driver
+    ///
+    /// Timestamps go on above everything. Sequences are closed until it is said from where they go on, or that
+    /// values may be granted twice. No server may be running over the driver.
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Arguments),
     /// Copy everything from one driver into another, new one, to go on there
     ///
     /// Timestamps go on above the old ones; sequences, sessions and stamping leases arrive exactly. No

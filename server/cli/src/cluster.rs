@@ -12,8 +12,8 @@ use tsoracle_proto::{
 use crate::{
     endpoints::{Dialer, Endpoints},
     failure::Failure,
+    leader::Leader,
     output::Output,
-    place,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -28,9 +28,6 @@ A node that lost its disk never comes back under its old id: remove that, empty 
 add the node under an id that was never used. OPERATIONS.md walks through it.
 
 Exit codes: 0 done, 1 not done or not certain, 2 wrong arguments.";
-
-/// The first servers to be asked lead to the leader within this number of steps, or not at all.
-const MAX_STEPS: usize = 8;
 
 /// What to do with a cluster's nodes.
 #[derive(Subcommand, Debug)]
@@ -143,52 +140,25 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     };
     let dialer = endpoints.dialer()?;
     let endpoint = match change {
-        Some(change) => ask_leader(&dialer, &endpoints, change).await?,
+        Some(change) => {
+            let mut leader = Leader::new(&endpoints)?;
+            let asked = leader.ask(async |channel, timeout| {
+                let mut request = Request::new(ChangeRequest { change: Some(change.clone()) });
+                request.set_timeout(timeout);
+                ClusterServiceClient::new(channel).change(request).await
+            });
+            asked.await.map_err(|error| match error.status() {
+                Some((endpoint, status)) => refused(endpoint, status),
+                None => error.into(),
+            })?;
+            leader.endpoint().into()
+        }
         None => String::new(),
     };
     // The node that made the change knows of it.
     let known = Some(endpoint).filter(|endpoint| !endpoint.is_empty());
     let asked: Vec<_> = known.into_iter().chain(endpoints.names().map(Into::into)).collect();
     show(&members(&dialer, &asked).await?, output)
-}
-
-/// Makes a change, wherever the leader is. Returns where that was.
-async fn ask_leader(
-    dialer: &Dialer,
-    endpoints: &Endpoints,
-    change: Change,
-) -> Result<String, Failure> {
-    let mut to_ask: Vec<String> = endpoints.names().map(Into::into).collect();
-    to_ask.reverse();
-    let mut failure = Failure::failed("no server was asked");
-    for _ in 0..MAX_STEPS {
-        let Some(endpoint) = to_ask.pop() else { break };
-        let channel = match dialer.dial(&endpoint).await {
-            Ok(channel) => channel,
-            Err(error) => {
-                failure = Failure::failed(format!("{endpoint} cannot be reached: {error:#}"));
-                continue;
-            }
-        };
-        let mut request = Request::new(ChangeRequest { change: Some(change.clone()) });
-        request.set_timeout(dialer.timeout);
-        let Err(status) = ClusterServiceClient::new(channel).change(request).await else {
-            return Ok(endpoint);
-        };
-        let Some(hint) = elsewhere(&status) else { return Err(refused(&endpoint, &status)) };
-        failure = Failure::failed(format!(
-            "{endpoint} does not lead, and names no leader; give the addresses of all nodes"
-        ));
-        // A socket would be one of this machine, whatever the other one means.
-        to_ask.extend(hint.filter(|hint| *hint != endpoint && place::socket(hint).is_none()));
-    }
-    Err(failure)
-}
-
-/// Where the leader is, if the node that was asked does not lead.
-fn elsewhere(status: &Status) -> Option<Option<String>> {
-    let hint = metadata::leader_hint(status.metadata());
-    (status.code() == Code::FailedPrecondition).then(|| hint.and_then(|hint| hint.leader_endpoint))
 }
 
 fn refused(endpoint: &str, status: &Status) -> Failure {

@@ -4,6 +4,7 @@ mod access;
 mod administrators;
 mod arguments;
 mod ask;
+mod backup;
 #[doc(hidden)]
 pub mod bench;
 mod cert;
@@ -20,6 +21,7 @@ pub mod endpoints;
 pub mod failure;
 mod help;
 mod init;
+mod leader;
 mod leases;
 mod log;
 mod man;
@@ -28,13 +30,16 @@ mod migrate;
 #[doc(hidden)]
 pub mod output;
 mod place;
+mod progress;
 mod raise;
 mod reload;
+mod restore;
 mod sequences;
 mod serve;
 mod service_manager;
 mod settings;
 mod status;
+mod target;
 mod time;
 mod token;
 mod verify;
@@ -76,6 +81,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::SeqList(arguments) => sequences::list(arguments).await,
         Command::SeqSeed(arguments) => sequences::seed(arguments).await,
         Command::SeqDelete(arguments) => sequences::delete(arguments).await,
+        Command::SeqOpen(arguments) => sequences::open(arguments).await,
         Command::LeaseAcquire(arguments) => leases::acquire(arguments).await,
         Command::LeaseRenew(arguments) => leases::renew(arguments).await,
         Command::LeaseRelease(arguments) => leases::release(arguments).await,
@@ -89,6 +95,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Token(command) => token::run(command),
         Command::Drivers(arguments) => drivers::run(&arguments),
         Command::Init(arguments) => init::run(arguments).await,
+        Command::Backup(arguments) => backup::run(arguments).await,
+        Command::Restore(arguments) => restore::run(arguments).await,
         Command::Migrate(arguments) => migrate::run(arguments).await,
         Command::Raise(arguments) => raise::run(arguments).await,
         Command::Verify(arguments) => verify::run(*arguments).await,

@@ -1,11 +1,10 @@
-use std::{fs, io::IsTerminal, sync::Arc, time::Duration};
+use std::{fs, sync::Arc};
 
 use clap::Args;
-use futures::future::{join_all, select_ok};
 use serde::Serialize;
 use tsoracle_core::{
-    BootTime, Clock, ConsensusDriver, DriverConfig, Error, LOCK_FILE, Migrated, Migration,
-    OpenContext, SystemClock, Timestamp, mark_moved, wait_until_leader,
+    ConsensusDriver, DriverConfig, LOCK_FILE, Migrated, Migration, OpenContext, SystemClock,
+    Timestamp, mark_moved, wait_until_leader,
 };
 
 use crate::{
@@ -13,10 +12,9 @@ use crate::{
     failure::{Failure, usage_if_config},
     log,
     output::Output,
+    progress::Progress,
+    target::Target,
 };
-
-/// How often the progress of the copy is printed.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -104,9 +102,13 @@ async fn migrate(
     let target = Target::open(to).await?;
     let copied = match migration.begin(target.leader()).await {
         Err(error) => Err(error.into()),
-        Ok(()) => migration.copy(target.leader(), teller()).await.map_err(|error| {
-            Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
-        }),
+        Ok(()) => {
+            let progress = Progress::counting("entries copied");
+            let copied = migration.copy(target.leader(), |entries| progress.reach(entries)).await;
+            copied.map_err(|error| {
+                Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
+            })
+        }
     };
     let stopped = target.shutdown().await;
     let migrated = copied?;
@@ -131,69 +133,6 @@ fn is_same(source: &DriverConfig, target: &DriverConfig) -> Result<bool, Failure
         (Some(Ok(source)), Some(Ok(target))) => source == target,
         _ => source == target,
     })
-}
-
-/// The nodes of the target, one of which leads.
-struct Target {
-    nodes: Vec<Arc<dyn ConsensusDriver>>,
-    leader: usize,
-}
-
-impl Target {
-    async fn open(to: &[DriverConfig]) -> Result<Self, Failure> {
-        let mut target = Self { nodes: Vec::new(), leader: 0 };
-        match target.lead(to).await {
-            Ok(()) => Ok(target),
-            Err(failure) => {
-                // It did not even lead; that it does not stop either would tell nothing more.
-                let _ = target.shutdown().await;
-                Err(failure)
-            }
-        }
-    }
-
-    /// Opens all nodes, and waits until one leads.
-    async fn lead(&mut self, to: &[DriverConfig]) -> Result<(), Failure> {
-        for config in to {
-            let opened = drivers::open(config.clone(), OpenContext::default()).await;
-            self.nodes.push(opened.map_err(of("target"))?);
-        }
-        let standing = self.nodes.iter().enumerate().map(|(index, node)| {
-            Box::pin(async move {
-                wait_until_leader(&**node, &SystemClock, ELECTION).await.map(|_| index)
-            })
-        });
-        let (leader, _) = select_ok(standing).await.map_err(|error| {
-            Failure::failed(format!(
-                "{error:#}; a target of several nodes needs all of them to be named, or for openraft \
-                 migrate into one of a single node, and let it grow by `tsoracle cluster add`"
-            ))
-        })?;
-        self.leader = leader;
-        Ok(())
-    }
-
-    fn leader(&self) -> &Arc<dyn ConsensusDriver> {
-        &self.nodes[self.leader]
-    }
-
-    async fn shutdown(&self) -> Result<(), Error> {
-        let stopped = join_all(self.nodes.iter().map(|node| node.shutdown())).await;
-        stopped.into_iter().collect()
-    }
-}
-
-/// Prints the progress of the copy now and then, if standard error is a terminal.
-fn teller() -> impl FnMut(u64) {
-    let watched = std::io::stderr().is_terminal();
-    let mut next = BootTime::default();
-    move |entries| {
-        let now = SystemClock.now().boot;
-        if watched && now >= next {
-            next = now + PROGRESS;
-            log::line(&format!("{entries} entries copied"));
-        }
-    }
 }
 
 /// Says which of the two it was.

@@ -2,12 +2,18 @@
 
 use clap::Args;
 use serde::Serialize;
+use tsoracle_core::MAX_BATCH;
+use tsoracle_proto::v1::{
+    OpenSeqsRequest, OpenSeqsResponse, SeqEntry, sequence_service_client::SequenceServiceClient,
+};
 
 use crate::{
     ask::KeyArguments,
     endpoints::{Endpoints, Routes},
     failure::Failure,
+    leader::Leader,
     output::Output,
+    restore::Floors,
 };
 
 pub(crate) const LIST_EXAMPLES: &str = "\
@@ -43,6 +49,33 @@ id of before still gets its block of before. A command that fails without a defi
 so; seq-read then tells whether the sequence is gone.
 
 Exit codes: 0 done, 1 never used, not done or not certain, 2 wrong arguments.";
+
+pub(crate) const OPEN_EXAMPLES: &str = "\
+Examples:
+  tsoracle seq-open --floor orders=70000 --floor invoices=20100
+                                                above all that was ever granted of them
+  tsoracle seq-open --floors known-values.txt   a line KEY=N for each
+  tsoracle seq-open --accept-sequence-loss      all others too, where the backup has them
+
+For a state that was restored from a backup: what was granted after it was taken would be granted
+once more, so that requests for sequences are refused until they are opened. A floor is a value
+that was never granted, nor any above it. Sequences of which nothing is left to know are opened by
+accepting that values may be granted twice. It can be run again after any answer.
+
+Exit codes: 0 done, 1 not done or not certain, 2 wrong arguments.";
+
+/// Options of `tsoracle seq-open`.
+#[derive(Args, Debug)]
+pub(crate) struct OpenArguments {
+    #[command(flatten)]
+    floors: Floors,
+
+    #[command(flatten)]
+    endpoints: Endpoints,
+
+    #[command(flatten)]
+    output: Output,
+}
 
 /// Options of `tsoracle seq-list`.
 #[derive(Args, Debug)]
@@ -127,4 +160,54 @@ pub(crate) async fn delete(arguments: KeyArguments) -> Result<(), Failure> {
     let KeyArguments { key, endpoints, routes, output } = arguments;
     let next = endpoints.connect_with(routes).await?.delete_seq(&key).await?;
     output.print(&Next { key: &key, next }, || next.to_string())
+}
+
+#[derive(Serialize)]
+struct Opened<'a> {
+    entries: Vec<Next<'a>>,
+    closed: bool,
+}
+
+pub(crate) async fn open(arguments: OpenArguments) -> Result<(), Failure> {
+    let OpenArguments { floors, endpoints, output } = arguments;
+    let all = floors.accept_sequence_loss;
+    let floors: Vec<_> = floors.all()?.into_iter().collect();
+    if floors.is_empty() && !all {
+        return Err(Failure::usage("give --floor, --floors or --accept-sequence-loss"));
+    }
+    let mut leader = Leader::new(&endpoints)?;
+    let mut entries = vec![];
+    let mut closed = true;
+    let mut parts: Vec<_> = floors.chunks(MAX_BATCH).collect();
+    if parts.is_empty() {
+        parts.push(&[]);
+    }
+    let last = parts.len() - 1;
+    for (index, part) in parts.into_iter().enumerate() {
+        let floors = part.iter();
+        let request = OpenSeqsRequest {
+            floors: floors
+                .map(|(key, next)| SeqEntry { key: key.as_str().into(), next: *next })
+                .collect(),
+            accept_sequence_loss: all && index == last,
+        };
+        let asked = leader.ask(async |channel, timeout| {
+            let mut request = tonic::Request::new(request.clone());
+            request.set_timeout(timeout);
+            SequenceServiceClient::new(channel).open_seqs(request).await
+        });
+        let OpenSeqsResponse { entries: opened, closed: others, .. } = asked.await?;
+        entries.extend(opened);
+        closed = others;
+    }
+    let entries: Vec<_> =
+        entries.iter().map(|entry| Next { key: &entry.key, next: entry.next }).collect();
+    let opened = Opened { entries, closed };
+    output.print(&opened, || {
+        let mut text = String::new();
+        for Next { key, next } in &opened.entries {
+            text.push_str(&format!("{key} {next}\n"));
+        }
+        text + if opened.closed { "all others are closed" } else { "all are open" }
+    })
 }

@@ -1,7 +1,10 @@
 use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
@@ -54,8 +57,8 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     place::check_place("--listen", place)?;
     let mut signals = Signals::install()?;
     let reloader = Reloader::default();
-    let manager = ServiceManager::from_environment()?;
     let (reloads, reload_requests) = Reloads::new();
+    let manager = ServiceManager::from_environment()?;
     reload_on_hangup(reloads.clone(), manager.clone())?;
 
     let listener = place::open(place, &settings).await?;
@@ -124,14 +127,7 @@ fn reload_on_hangup(reloads: Reloads, manager: ServiceManager) -> Result<(), Fai
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: certificates, keys, policy and tokens are read again");
-            let reading = async {
-                tokio::select! {
-                    // What came of it is in the log.
-                    _ = reloads.ask() => {}
-                    () = SystemClock.sleep(RELOAD) => {}
-                }
-            };
-            manager.reloading(reading).await;
+            manager.reloading(timeout(RELOAD, reloads.ask())).await;
         }
     });
     Ok(())

@@ -85,12 +85,12 @@ impl ServiceManager {
     }
 
     /// Files are read again, for as long as `reading` takes. Before the server is ready, nobody waits for that.
-    pub(crate) async fn reloading(&self, reading: impl Future<Output = ()>) {
+    pub(crate) async fn reloading(&self, reading: impl Future) {
         let is_ready = self.is_ready.load(Ordering::Relaxed);
         if is_ready {
             self.tell(Notice::Reloading);
         }
-        reading.await;
+        let _ = reading.await;
         if is_ready {
             self.tell(Notice::Ready);
         }

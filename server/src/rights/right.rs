@@ -84,6 +84,9 @@ impl Right {
             ("SequenceService", "ListSeqs") => &[List],
             ("SequenceService", "SeedSeq") => &[Seed],
             ("SequenceService", "DeleteSeq") => &[Delete],
+            // What was granted is granted once more, as after a deletion.
+            ("SequenceService", "OpenSeqs") => &[Delete],
+            ("BackupService", "Backup") => &[Backup],
             ("ClusterService", "Members" | "Troubles") => &[Status],
             ("ClusterService", "Change" | "Reload") => &[Cluster],
             _ => return None,

@@ -1,5 +1,6 @@
 //! The calls of the protocol, each as one call of the engine.
 
+mod backup;
 mod cluster;
 mod convert;
 mod sequence;
@@ -17,6 +18,7 @@ use crate::{
     status::{Asked, Statuses},
 };
 
+pub(crate) use backup::Backups;
 pub(crate) use cluster::Cluster;
 pub(crate) use sequence::Sequences;
 pub(crate) use tso::Tso;

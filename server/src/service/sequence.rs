@@ -101,4 +101,38 @@ impl SequenceService for Sequences {
         let epoch = Some(convert::epoch(epoch));
         Ok(Response::new(v1::DeleteSeqResponse { key: key.into(), next, epoch }))
     }
+
+    async fn open_seqs(
+        &self,
+        request: Request<v1::OpenSeqsRequest>,
+    ) -> Result<Response<v1::OpenSeqsResponse>, Status> {
+        let refused = |error: Error| self.statuses.of(&error, Asked::Sequences);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
+        let v1::OpenSeqsRequest { floors, accept_sequence_loss } = request.into_inner();
+        let floor = |entry: v1::SeqEntry| Ok((SeqKey::new(entry.key)?, entry.next));
+        let floors = floors.into_iter().map(floor).collect::<tsoracle_core::Result<Vec<_>>>();
+        let floors = floors.map_err(refused)?;
+        for (key, _) in &floors {
+            check_key(&client, Right::Delete, key.as_str())?;
+        }
+        if accept_sequence_loss {
+            check_key(&client, Right::Delete, "")?;
+        }
+        let opened: Vec<String> =
+            floors.iter().map(|(key, floor)| format!("{} from {floor}", key.as_str())).collect();
+        let object = match accept_sequence_loss {
+            true => "open all sequences, with their loss accepted".into(),
+            false => format!("open {}", opened.join(", ")),
+        };
+        let action = client.audit().begin(client.who(), Right::Delete, &object);
+        let keys: Vec<_> = floors.iter().map(|(key, _)| key.clone()).collect();
+        let answered = oracle.open_seqs(floors, accept_sequence_loss).await;
+        let (nexts, closed) = action.end(answered.map_err(refused))?;
+        let entry = |(key, next): (SeqKey, u64)| v1::SeqEntry { key: key.into(), next };
+        Ok(Response::new(v1::OpenSeqsResponse {
+            entries: keys.into_iter().zip(nexts).map(entry).collect(),
+            closed,
+            epoch: Some(convert::epoch(self.epoch())),
+        }))
+    }
 }

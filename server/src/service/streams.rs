@@ -46,7 +46,11 @@ impl Ending {
     }
 
     /// The status to end with, once there is a reason to.
-    fn poll(&mut self, context: &mut Context<'_>, say: (&Statuses, Asked)) -> Poll<Status> {
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        say: (&Statuses, Asked),
+    ) -> Poll<Status> {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(context).is_ready()
         {

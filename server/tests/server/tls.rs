@@ -1,10 +1,10 @@
 //! TLS and mutual TLS.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use tonic::{
     Code,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
@@ -14,6 +14,9 @@ use tsoracle_proto::v1::{self, tso_service_client::TsoServiceClient};
 use tsoracle_server::{Access, Audit, Limits, Policy, PolicyConfig, Rules, Server, TlsOptions};
 
 use crate::common::{Running, memory};
+
+/// How long new files may take to be found.
+const MOST: Duration = Duration::from_secs(30);
 
 /// An authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -152,6 +155,12 @@ impl Files {
     }
 }
 
+/// Asks until it is answered by a server whose certificate is of this authority.
+async fn is_reached(server: &Running, authority: &Authority) {
+    let asking = async { while ask(server, trusting(authority)).await.is_err() {} };
+    timeout(MOST, asking).await.expect("the new certificate is shown");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn new_certificates_count_for_connections_from_then_on_and_no_other_is_dropped() {
     let (old, new) = (Authority::new(), Authority::new());
@@ -166,7 +175,7 @@ async fn new_certificates_count_for_connections_from_then_on_and_no_other_is_dro
 
     files.write(&new.issue("localhost"));
     reloader.request();
-    while ask(&server, trusting(&new)).await.is_err() {}
+    is_reached(&server, &new).await;
     ask(&server, trusting(&old)).await.unwrap_err();
     // A new connection would not trust what the server shows now.
     connected.get_ts(v1::GetTsRequest { count: 1 }).await.unwrap();
@@ -180,7 +189,7 @@ async fn new_certificates_are_found_without_a_request() {
     let server = files.serve(Reload::default()).await;
     ask(&server, trusting(&old)).await.unwrap();
     files.write(&new.issue("localhost"));
-    while ask(&server, trusting(&new)).await.is_err() {}
+    is_reached(&server, &new).await;
 }
 
 #[test]

@@ -307,6 +307,13 @@ impl SequenceService for Liar {
         self.answer(v1::DeleteSeqResponse { key, next, epoch: Some(EPOCH) })
     }
 
+    async fn open_seqs(
+        &self,
+        _: Request<v1::OpenSeqsRequest>,
+    ) -> Result<Response<v1::OpenSeqsResponse>, Status> {
+        Err(Status::unimplemented("no state is restored here"))
+    }
+
     async fn seed_seq(
         &self,
         request: Request<v1::SeedSeqRequest>,

@@ -92,9 +92,6 @@ async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), 
         }
         _ => {}
     }
-    if *magic != PREFACE[..magic.len()] {
-        return Err("a caller does not speak as a node does".into());
-    }
     stream.read_exact(rest).await.map_err(ended)?;
     if preface != *PREFACE {
         return Err("a caller does not speak as a node does".into());
@@ -213,5 +210,41 @@ impl AsyncWrite for Begun {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+    use crate::Config;
+
+    /// Why a node without a secret refuses a caller that says so much.
+    async fn refusal(says: &[u8]) -> Option<String> {
+        let peers = "1=127.0.0.1:1/a:1,2=127.0.0.1:2/b:1".into();
+        let cluster = Config { node: 1, peers, ..Config::default() }.check().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        caller.write_all(says).await.unwrap();
+        let taken = take(&cluster, listener.accept().await.unwrap().0).await;
+        taken.map(drop).err()
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_does_not_speak_as_a_node_does_is_refused() {
+        assert_eq!(refusal(PREFACE).await, None);
+        for at in [0, secret::MAGIC.len() - 1, secret::MAGIC.len(), PREFACE.len() - 1] {
+            let mut other = *PREFACE;
+            other[at] ^= 1;
+            let why = refusal(&other).await.unwrap();
+            assert!(why.contains("does not speak as a node does"), "{at}: {why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_with_a_secret_is_told_that_there_is_none_here() {
+        let why = refusal(&secret::MAGIC).await.unwrap();
+        assert!(why.contains("this node has none"), "{why}");
     }
 }

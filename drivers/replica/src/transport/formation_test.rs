@@ -394,6 +394,33 @@ async fn directories_without_a_cluster_id_agree_on_one() {
     assert_eq!(one.cluster().await, smallest);
 }
 
+/// Its cluster was formed before there were ids, by a majority that this one was not among.
+#[tokio::test]
+async fn a_node_of_the_list_that_missed_a_founding_before_there_were_ids_is_taken_in() {
+    let places = Places::new(3);
+    let config = Config { node: 1, peers: places.list(ALL), ..Config::default() };
+    let formed = Formed::draw(true, BTreeMap::new()).unwrap();
+    let one = Node::start(config, 11, Some(formed), &[(1, 11), (2, 22)]).await;
+    let (formation, now) = (&one.transport.0.formation, SystemClock.now().boot);
+    let meet = |node, id| {
+        let sender = Sender { node, id: NodeId(id) };
+        let met: Result<Meeting, Refused> =
+            formation.meet(sender, &Introduction::default(), (false, false), &[], now);
+        met.map_err(|refused| refused.reason)
+    };
+    assert_eq!(meet(4, 44).unwrap_err(), Reason::NotAMember, "it is not in the list");
+    assert_eq!(meet(2, 23).unwrap_err(), Reason::NotAMember, "another directory");
+    assert!(meet(3, 33).unwrap() == Meeting::Forms);
+    let noting = async {
+        while one.ids.get(3).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, noting).await.unwrap();
+    assert_eq!(one.ids.get(3), Some(NodeId(33)));
+    assert_eq!(meet(3, 34).unwrap_err(), Reason::NotAMember, "another directory since then");
+}
+
 #[tokio::test]
 async fn what_strangers_say_is_not_stored() {
     let places = Places::new(1);

@@ -1,5 +1,7 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod backup;
 #[cfg(feature = "openraft")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod balancer;
@@ -31,5 +33,8 @@ mod sockets;
 mod space;
 mod stopping;
 mod supervised;
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod tasks;
 mod tls;
 mod verify;

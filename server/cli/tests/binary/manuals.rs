@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "serve",
     "ts",
     "seq",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 25] = [
     "seq-list",
     "seq-seed",
     "seq-delete",
+    "seq-open",
     "lease-acquire",
     "lease-renew",
     "lease-release",
@@ -26,6 +27,8 @@ const COMMANDS: [&str; 25] = [
     "token",
     "drivers",
     "init",
+    "backup",
+    "restore",
     "migrate",
     "raise",
     "verify",
