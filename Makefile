@@ -19,7 +19,7 @@ test:
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
 		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
-		systemd-analyze:systemd dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strace:strace pgrep:procps \
+		systemd-analyze:systemd dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strace:strace pgrep:procps curl:curl \
 		python3:python3 '/usr/lib/python3*/ensurepip:python3-venv' readelf:binutils
 
 fmt:

@@ -55,6 +55,12 @@ fn states_of_openraft_go_on_where_they_were() {
     go_on_where_they_were("openraft", 2);
 }
 
+#[cfg(feature = "etcd")]
+#[test]
+fn states_in_etcd_go_on_where_they_were() {
+    go_on_where_they_were("etcd", 1);
+}
+
 #[cfg(feature = "omnipaxos")]
 #[test]
 fn states_of_omnipaxos_go_on_where_they_were() {

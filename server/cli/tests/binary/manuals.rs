@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "serve",
     "ts",
     "seq",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 28] = [
     "cluster",
     "cert",
     "token",
+    "reload",
     "drivers",
     "init",
     "backup",
