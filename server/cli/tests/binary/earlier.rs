@@ -43,6 +43,11 @@ fn states_of_file_go_on_where_they_were() {
     go_on_where_they_were("file", 1);
 }
 
+#[test]
+fn what_was_backed_up_goes_on_where_it_was() {
+    go_on_where_they_were("backup", 1);
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn states_of_rocksdb_go_on_where_they_were() {
