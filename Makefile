@@ -15,10 +15,10 @@ test:
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
 # with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd;
-# those of the example over PostgreSQL start that.
+# those of the example over PostgreSQL start that, and those of metrics Prometheus. What OPERATIONS.md does with jq is run.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
+		promtool:prometheus jq:jq ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
 		systemd-analyze:systemd dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strace:strace pgrep:procps curl:curl \
 		python3:python3 '/usr/lib/python3*/ensurepip:python3-venv' readelf:binutils
 
@@ -50,6 +50,7 @@ features:
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features etcd
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features otlp
 
 unit:
 ifeq ($(NEXTEST),yes)

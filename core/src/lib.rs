@@ -17,6 +17,7 @@ mod oracle;
 mod random;
 mod refusals;
 mod reload;
+pub mod series;
 // For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
 // public interface.
 #[doc(hidden)]
@@ -49,8 +50,8 @@ pub use import::Migrated;
 pub use migrate::Migration;
 pub use options::{OracleOptions, Space};
 pub use oracle::{
-    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, SeqGrant, SeqList, SeqListing, StateCopy,
-    Status,
+    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, SPANS, SeqGrant, SeqList, SeqListing,
+    StateCopy, Status,
 };
 pub use random::Random;
 pub use refusals::{Refusals, shortened};

@@ -67,6 +67,7 @@ impl BoundServer {
             oracle: server.oracle.clone(),
             refusals: Refusals::default(),
             room: Arc::new(server.room_for_calls()),
+            meters: server.meters.clone(),
         };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either as Connected;
-use tonic::service::Routes;
+use tonic::{Code, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
@@ -39,6 +39,7 @@ use crate::{
     edge::Allowed,
     gate::{Refused, not_grpc},
     listener::Stream,
+    meters::{CallMeters, Method},
     peer::Peer,
     rights::{Access, Session},
 };
@@ -57,6 +58,7 @@ pub(crate) struct Connection {
     pub(crate) refusals: Refusals,
     /// For calls under way.
     pub(crate) room: Arc<Room>,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 impl Connection {
@@ -132,8 +134,8 @@ impl Connection {
             .keep_alive_timeout(limits.keepalive_timeout);
         let over_share = Arc::new(AtomicBool::new(false));
         let greeted = Greeted::new(stream, limits.handshake_time, over_share.clone());
-        let (routes, room) = (self.routes.clone(), self.room.clone());
-        let known = Known { session, routes, room, over_share };
+        let (routes, room, meters) = (self.routes.clone(), self.room.clone(), self.meters.clone());
+        let known = Known { session, routes, room, meters, over_share };
         let service = service_fn(move |request| known.answer(request));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(greeted), service));
         tokio::select! {
@@ -150,7 +152,7 @@ impl Connection {
 const SMALL_HEADERS: usize = 1 << 10;
 
 /// What of larger ones is kept: whatever is read once a call has begun, each up to that size.
-const READ_LATER: [HeaderName; 7] = [
+const READ_LATER: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::TE,
@@ -158,6 +160,8 @@ const READ_LATER: [HeaderName; 7] = [
     HeaderName::from_static("grpc-accept-encoding"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
 ];
 
 /// The routes, which get nothing but gRPC, are told who makes each call, and get no more of its headers than they read: these stay in
@@ -166,6 +170,7 @@ struct Known {
     session: Session,
     routes: Routes,
     room: Arc<Room>,
+    meters: Arc<CallMeters>,
     /// Set when a call is refused for want of a place.
     over_share: Arc<AtomicBool>,
 }
@@ -183,6 +188,8 @@ impl Known {
             Ok(place) => place,
             Err(error) => {
                 self.over_share.store(true, Ordering::Relaxed);
+                let method = Method::of(request.uri().path());
+                self.meters.count(method, Code::ResourceExhausted, 1);
                 return Either::Left(future::ready(Ok(
                     refused(&error).map(|body| Answer::new(body, None))
                 )));

@@ -9,11 +9,13 @@ mod gate;
 mod health;
 mod limits;
 mod listener;
+mod meters;
 mod peer;
 mod reload;
 mod rights;
 mod server;
 mod service;
+mod spans;
 mod status;
 mod tls;
 
@@ -26,4 +28,5 @@ pub use rights::{
     TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,
 };
 pub use server::{Builder, Server};
+pub use spans::SPAN_CODE;
 pub use tls::TlsOptions;

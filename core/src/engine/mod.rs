@@ -37,7 +37,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub(crate) use self::wall_clock::EARLIEST_MS;
 use self::{
     guard::DriverGuard,
-    meters::Meters,
+    meters::{Meters, RefusalMeters},
     reign::Queues,
     resign::Resignations,
     service::{Arrivals, Service},
@@ -112,6 +112,7 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<Turns>,
     pub(crate) space: Arc<SpaceLeft>,
     pub(crate) meters: Meters,
+    pub(crate) refusals: Arc<RefusalMeters>,
     resignations: Resignations,
     /// What the wall clock is thought of, while this node leads.
     wall_clock: Mutex<WallClock>,
@@ -137,6 +138,7 @@ impl Shared {
             turns: Arc::default(),
             space: Arc::new(SpaceLeft::new(options.space.clone())),
             meters,
+            refusals: Arc::new(RefusalMeters::new()),
             resignations: Resignations::new(options.lease),
             wall_clock: Mutex::default(),
             reserved_ms: AtomicU64::new(0),
@@ -145,6 +147,7 @@ impl Shared {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        self.meters.show(&phase);
         self.phase.send_replace(phase);
         self.look_again();
     }
@@ -299,12 +302,21 @@ pub(crate) async fn run(
 async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase {
     let mut leadership = shared.guard.driver().leadership();
     let mut rests = Rests::default();
+    let (mut last_leader, mut last_claim) = (None, None);
     let reason = loop {
         let current = leadership.borrow_and_update().clone();
+        if let Some(leader) = leader_of(&current)
+            && last_leader.replace(leader.clone()).is_some_and(|last| last != leader)
+        {
+            shared.meters.leader_changes.increment(1);
+        }
         let (mut leads, mut follows) = (false, None);
         match current {
             Leadership::Leader { claim } => {
                 leads = true;
+                if last_claim.replace(claim) != Some(claim) {
+                    shared.meters.elections.increment(1);
+                }
                 shared.enter(Phase::TakingOver { epoch: None, trouble: None });
                 let ended = tokio::select! {
                     biased;
@@ -360,6 +372,17 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
         }
     };
     Phase::Failed(reason.into())
+}
+
+/// Who leads, if that is known: this node, or the one at an address.
+fn leader_of(leadership: &Leadership) -> Option<Option<String>> {
+    match leadership {
+        Leadership::Leader { .. } => Some(None),
+        Leadership::Follower { leader } => {
+            leader.as_ref().map(|leader| Some(leader.endpoint.clone()))
+        }
+        Leadership::Unknown => None,
+    }
 }
 
 /// Adds to the hint that this node gives the epoch of the last fence that it knows of, now and then. Never

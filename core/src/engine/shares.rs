@@ -7,7 +7,7 @@ use foldhash::{HashMap, fast::RandomState};
 use indexmap::IndexMap;
 use metrics::Gauge;
 
-use super::space::SpaceLeft;
+use super::{meters::RefusalMeters, space::SpaceLeft};
 
 use crate::{
     CallerId, CallerLimits, Reject,
@@ -27,6 +27,7 @@ pub(super) struct Shares {
     limits: Limits,
     space: Arc<SpaceLeft>,
     gauges: [Gauge; CAPS],
+    refusals: Arc<RefusalMeters>,
     /// How much there is of each, as of the last commit that has changed it.
     used: [u64; CAPS],
     held: IndexMap<CallerId, [u64; CAPS], RandomState>,
@@ -36,11 +37,17 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn new(limits: Limits, space: Arc<SpaceLeft>, gauges: [Gauge; CAPS]) -> Self {
+    pub(super) fn new(
+        limits: Limits,
+        space: Arc<SpaceLeft>,
+        gauges: [Gauge; CAPS],
+        refusals: Arc<RefusalMeters>,
+    ) -> Self {
         Self {
             limits,
             space,
             gauges,
+            refusals,
             used: [0; CAPS],
             held: IndexMap::default(),
             owners: HashMap::default(),
@@ -50,7 +57,8 @@ impl Shares {
 
     /// Forgets everything: what was noted may not have been stored.
     pub(super) fn forget(&mut self) {
-        *self = Self::new(self.limits, self.space.clone(), self.gauges.clone());
+        let (space, gauges) = (self.space.clone(), self.gauges.clone());
+        *self = Self::new(self.limits, space, gauges, self.refusals.clone());
     }
 
     /// Notes how much there is of each.
@@ -99,12 +107,18 @@ impl Shares {
         }
     }
 
-    /// What to tell a caller that was refused because of these limits.
+    /// What to tell a caller that was refused because of these limits, which counts.
     pub(super) fn explain(
         &self,
         caller: Option<(CallerId, CallerLimits)>,
         reject: Reject,
     ) -> Reject {
+        let reject = self.reason(caller, reject);
+        self.refusals.note(&reject);
+        reject
+    }
+
+    fn reason(&self, caller: Option<(CallerId, CallerLimits)>, reject: Reject) -> Reject {
         let (what, refused_at) = match reject {
             Reject::TooManyKeys { limit } => (Capped::Sequences, limit),
             Reject::TooManySessions { limit } => (Capped::Sessions, limit),
@@ -214,7 +228,9 @@ mod tests {
         fn new(sessions: u64) -> Self {
             let limits = Limits { sessions, ..Limits::default() };
             let gauges = std::array::from_fn(|_| Gauge::noop());
-            let shares = Shares::new(limits, Arc::new(SpaceLeft::new(None)), gauges);
+            let (space, refusals) =
+                (Arc::new(SpaceLeft::new(None)), Arc::new(RefusalMeters::new()));
+            let shares = Shares::new(limits, space, gauges, refusals);
             Self { shares, used: 0, next: 0 }
         }
 

@@ -25,6 +25,7 @@ mod leader;
 mod leases;
 mod log;
 mod man;
+mod meters;
 mod metrics;
 mod migrate;
 #[doc(hidden)]
@@ -32,6 +33,7 @@ pub mod output;
 mod place;
 mod progress;
 mod raise;
+mod recorder;
 mod reload;
 mod restore;
 mod sequences;
@@ -42,6 +44,8 @@ mod status;
 mod target;
 mod time;
 mod token;
+#[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
+mod traces;
 mod verify;
 
 use std::process::ExitCode;

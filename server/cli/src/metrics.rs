@@ -8,7 +8,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -17,7 +16,10 @@ use tokio::{
 };
 use tsoracle_core::{Clock as _, SystemClock};
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    recorder::{self, Scrape},
+};
 
 /// The most connections at once; one beyond it is closed. They are of what is kept free of clients.
 const MOST: usize = 32;
@@ -48,14 +50,12 @@ pub(crate) fn serve(address: SocketAddr) -> Result<impl Future<Output = ()>, Fai
     let listener = std::net::TcpListener::bind(address).map_err(|error| cannot(&error))?;
     listener.set_nonblocking(true).map_err(|error| cannot(&error))?;
     let listener = TcpListener::from_std(listener).map_err(|error| cannot(&error))?;
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|error| cannot(&error))?;
+    let handle = recorder::install()?;
     tracing::info!("serving metrics on http://{address}/metrics");
     Ok(answer(listener, handle))
 }
 
-async fn answer(listener: TcpListener, handle: PrometheusHandle) {
+async fn answer(listener: TcpListener, handle: Scrape) {
     let rendered = handle.clone();
     let routes = Router::new().route("/metrics", get(async move || rendered.render()));
     let mut connections = JoinSet::new();
@@ -90,7 +90,7 @@ async fn answer(listener: TcpListener, handle: PrometheusHandle) {
     }
 }
 
-async fn serve_one(stream: TcpStream, routes: Router, handle: PrometheusHandle) {
+async fn serve_one(stream: TcpStream, routes: Router, handle: Scrape) {
     // Before 1970 hyper panics: it looks at the date even where none is to be written.
     let served = match SystemClock.now().wall_ms {
         0 => answer_plainly(stream, &handle.render()).await,
