@@ -83,7 +83,8 @@ stranger-piggyback:
 	cd conformance/examples/piggyback && cargo run --quiet --example embedded
 
 # What is in packaging/, as far as it can be run without what it is for: the Debian package is unpacked into an empty root and
-# its service run as systemd would, the static binary runs where nothing else is, and manifests are validated.
+# its service run as systemd would, the static binary runs where nothing else is, and manifests are validated and their
+# pods run as processes.
 packages-debian:
 	packaging/tests/debian.py "$$(.ci/debian)"
 
@@ -91,8 +92,9 @@ packages-static:
 	packaging/tests/static.sh "$$(.ci/static)"
 
 packages-kubernetes:
-	.ci/kubernetes-validate --strict packaging/kubernetes/tsoracle.yaml
-	.ci/kubernetes-validate --strict --kubernetes-version 1.32.0 packaging/kubernetes/tsoracle.yaml
+	.ci/kubernetes kubernetes-validate --strict packaging/kubernetes/tsoracle.yaml
+	.ci/kubernetes kubernetes-validate --strict --kubernetes-version 1.32.0 packaging/kubernetes/tsoracle.yaml
+	.ci/kubernetes python packaging/tests/kubernetes.py "$$(.ci/static)" packaging/kubernetes/tsoracle.yaml
 
 # Counts instructions under valgrind, and compares them with those on record; without valgrind, or on another
 # processor or compiler, it says that it does not.

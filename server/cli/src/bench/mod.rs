@@ -89,7 +89,7 @@ struct Load {
     connections: u32,
 
     /// Let callers run on R runtimes of one thread each, apart from the connections, as in a program that
-    /// has several [default: all on one, with a thread for each core]
+    /// has several [default: all on one, one thread a core]
     #[arg(long, value_name = "R", default_value_t = 0, hide_default_value = true,
           value_parser = clap::value_parser!(u32).range(0..=256))]
     runtimes: u32,

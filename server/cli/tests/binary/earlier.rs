@@ -43,6 +43,11 @@ fn states_of_file_go_on_where_they_were() {
     go_on_where_they_were("file", 1);
 }
 
+#[test]
+fn what_was_backed_up_goes_on_where_it_was() {
+    go_on_where_they_were("backup", 1);
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn states_of_rocksdb_go_on_where_they_were() {
@@ -53,6 +58,12 @@ fn states_of_rocksdb_go_on_where_they_were() {
 #[test]
 fn states_of_openraft_go_on_where_they_were() {
     go_on_where_they_were("openraft", 2);
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn states_in_etcd_go_on_where_they_were() {
+    go_on_where_they_were("etcd", 1);
 }
 
 #[cfg(feature = "omnipaxos")]

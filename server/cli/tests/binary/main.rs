@@ -20,6 +20,7 @@ mod commands;
 mod common;
 mod configuration;
 mod crashes;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod earlier;
 mod failures;
 mod limits;
@@ -41,6 +42,7 @@ mod rolling;
 mod sockets;
 mod space;
 mod stopping;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod supervised;
 #[cfg(target_os = "linux")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]

@@ -25,6 +25,7 @@ const COMMANDS: [&str; 29] = [
     "cluster",
     "cert",
     "token",
+    "reload",
     "drivers",
     "init",
     "backup",
