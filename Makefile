@@ -15,11 +15,11 @@ test:
 
 # System packages that the tests need, and the default build does not: RocksDB's bindings are made
 # with libclang, and its code is C++. The etcd driver's client is made with protoc, and its tests start etcd;
-# those of the example over PostgreSQL start that.
+# those of the example over PostgreSQL start that, and those of metrics Prometheus. What OPERATIONS.md does with jq is run.
 # The status page is looked at by Chromium, and probes are asked by curl.
 packages:
 	.ci/packages protoc:protobuf-compiler libclang.so:libclang-dev c++:g++ etcd:etcd-server \
-		ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
+		promtool:prometheus jq:jq ip:iproute2 unshare:util-linux '/usr/lib/postgresql/*/bin/initdb:postgresql' \
 		systemd-analyze:systemd dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev strace:strace pgrep:procps \
 		python3:python3 '/usr/lib/python3*/ensurepip:python3-venv' readelf:binutils chromium:chromium curl:curl
 
@@ -51,6 +51,7 @@ features:
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features etcd
+	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features otlp
 
 unit:
 ifeq ($(NEXTEST),yes)

@@ -9,12 +9,13 @@ use std::{
     },
 };
 
-use metrics::{Gauge, gauge};
+use metrics::{Counter, Gauge};
 
 use siphasher::sip128::SipHasher13;
 
 use crate::{
-    Error, ErrorKind, Identity, Result,
+    Error, ErrorKind, Identity, Result, series,
+    series::Series,
     state::{Capped, Requester},
 };
 
@@ -183,6 +184,10 @@ impl Callers {
 /// How many rooms there are, each for places of its own.
 const ROOMS: usize = 6;
 
+/// What they are for, as the label of their refusals says it.
+const ROOM_NAMES: [&str; ROOMS] =
+    ["waiting", "waiting", "connections", "unread_answers", "administrators", "calls"];
+
 /// A bounded number of places, of which a caller has no more than its share once they are scarce.
 #[derive(Debug)]
 pub struct Room {
@@ -194,6 +199,22 @@ pub struct Room {
     limit: usize,
     used: AtomicUsize,
     gauge: Option<Gauge>,
+    refused: Refused,
+}
+
+/// Counts what was refused.
+#[derive(Debug)]
+struct Refused {
+    limit: Counter,
+    share: Counter,
+    own_limit: Counter,
+}
+
+impl Refused {
+    fn new(of: &str) -> Self {
+        let counter = |reason| series::REFUSALS.counter_of(&[of, reason]);
+        Self { limit: counter("limit"), share: counter("share"), own_limit: counter("own_limit") }
+    }
 }
 
 /// Places in a room, given back when dropped.
@@ -207,7 +228,7 @@ pub struct Places {
 impl Room {
     /// For requests that wait for anything.
     pub(crate) fn waiting(limit: usize) -> Self {
-        Self::new(0, "waiting requests", limit, Some("tsoracle_waiting"))
+        Self::new(0, "waiting requests", limit, Some((series::WAITING, series::WAITING_LIMIT)))
     }
 
     /// For requests that are queued for a commit. What its callers have given up stays there until the commit
@@ -218,17 +239,18 @@ impl Room {
 
     /// For connections, of which a server makes one room. A `metrics` recorder must be installed before.
     pub fn connections(limit: usize) -> Self {
-        Self::new(2, "connections", limit, Some("tsoracle_connections"))
+        Self::new(2, "connections", limit, Some((series::CONNECTIONS, series::CONNECTIONS_LIMIT)))
     }
 
     /// For requests of streams whose answers were not taken yet, of which a server makes one room.
     pub fn unread_answers(limit: usize) -> Self {
-        Self::new(3, "unread answers", limit, Some("tsoracle_unread_answers"))
+        let shown = (series::UNREAD_ANSWERS, series::UNREAD_ANSWERS_LIMIT);
+        Self::new(3, "unread answers", limit, Some(shown))
     }
 
     /// For calls under way, of which a server makes one room.
     pub fn calls(limit: usize) -> Self {
-        Self::new(5, "calls under way", limit, Some("tsoracle_calls"))
+        Self::new(5, "calls under way", limit, Some((series::CALLS, series::CALLS_LIMIT)))
     }
 
     /// For something at the address of administrators, which counts apart and has no gauge.
@@ -236,14 +258,20 @@ impl Room {
         Self::new(4, what, limit, None)
     }
 
-    fn new(number: usize, what: &'static str, limit: usize, metric: Option<&'static str>) -> Self {
-        let gauge = metric.map(|name| {
-            gauge!(format!("{name}_limit")).set(limit as f64);
-            gauge!(name)
+    fn new(
+        number: usize,
+        what: &'static str,
+        limit: usize,
+        shown: Option<(Series, Series)>,
+    ) -> Self {
+        let gauge = shown.map(|(used, most)| {
+            most.gauge().set(limit as f64);
+            used.gauge()
         });
+        let refused = Refused::new(ROOM_NAMES[number]);
         // Places to wait and to be queued are the same to a caller.
         let own_limits = number < 2;
-        Self { what, number, own_limits, limit, used: AtomicUsize::new(0), gauge }
+        Self { what, number, own_limits, limit, used: AtomicUsize::new(0), gauge, refused }
     }
 
     /// How many places are taken.
@@ -312,6 +340,7 @@ impl Room {
     }
 
     fn over_own_limit(&self, held: usize, limit: usize) -> Error {
+        self.refused.own_limit.increment(1);
         let what = self.what;
         let context = format!(
             "this identity has {held} {what} and may have {limit} by the policy; try again later"
@@ -320,12 +349,14 @@ impl Room {
     }
 
     fn overloaded(&self, used: usize) -> Error {
+        self.refused.limit.increment(1);
         let Self { what, limit, .. } = self;
         let context = format!("{used} of {limit} {what} are there already; try again later");
         Error::new(ErrorKind::Overloaded, context)
     }
 
     fn over_share(&self, held: usize, used: usize) -> Error {
+        self.refused.share.increment(1);
         let Self { what, limit, .. } = self;
         let left = limit.saturating_sub(used);
         let context = format!(

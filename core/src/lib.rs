@@ -18,6 +18,7 @@ mod oracle;
 mod random;
 mod refusals;
 mod reload;
+pub mod series;
 // For the models and benchmarks of this crate, and for tests that look into what is stored. It is no part of the
 // public interface.
 #[doc(hidden)]
@@ -51,8 +52,8 @@ pub use latency::{Latency, LatencySummary, Timing};
 pub use migrate::Migration;
 pub use options::{OracleOptions, Space};
 pub use oracle::{
-    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, Overview, SeqGrant, SeqList, SeqListing,
-    StateCopy, Status, Usage,
+    CopiedCommit, CopyPart, Grant, MAX_SEQ_PAGE, Oracle, Overview, SPANS, SeqGrant, SeqList,
+    SeqListing, StateCopy, Status, Usage,
 };
 pub use random::Random;
 pub use refusals::{Refusals, shortened};

@@ -23,6 +23,9 @@ pub use copying::{CopiedCommit, CopyPart, StateCopy};
 pub use listing::{MAX_SEQ_PAGE, SeqList, SeqListing};
 pub use overview::{Overview, Usage};
 
+/// The target of spans, which are for whoever collects traces.
+pub const SPANS: &str = "tsoracle::spans";
+
 /// The oracle: timestamps and gapless sequences over any driver, usable in-process.
 ///
 /// Cloning it is cheap. Once the last clone is dropped it stops as [`shutdown`](Self::shutdown)
@@ -177,6 +180,17 @@ impl Oracle {
             free_bytes: space.map(|(free, _)| free),
             reserve_bytes: space.map(|(_, reserve)| reserve),
         }
+    }
+
+    /// Has gauges of what changes by time alone show what is now. Meant to be called each second.
+    pub fn show_meters(&self) {
+        let status = self.status();
+        let (now, meters) = (self.shared.clock.now(), &self.shared.meters);
+        meters.show_commit(now.boot);
+        meters.lease_left.set(status.lease_left.as_secs_f64());
+        meters.ahead_of_clock.set(status.ahead_of_clock.as_secs_f64());
+        let ahead_ms = status.high_water_ms.saturating_sub(now.wall_ms);
+        meters.window_ahead.set(Duration::from_millis(ahead_ms).as_secs_f64());
     }
 
     /// Whether this node serves. The lease of one that no caller has asked for anything lately is renewed for

@@ -68,6 +68,7 @@ impl BoundServer {
             refusals: Refusals::default(),
             room: Arc::new(server.room_for_calls()),
             pages: server.pages.clone(),
+            meters: server.meters.clone(),
         };
         let stopping = server.stopping.subscribe();
         let mut connections = Connections {

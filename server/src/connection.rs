@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either as Connected;
-use tonic::{body::Body, service::Routes};
+use tonic::{Code, body::Body, service::Routes};
 use tower::ServiceExt as _;
 use tsoracle_core::{Clock as _, Oracle, Places, Refusals, Room, SystemClock};
 use tsoracle_tls::{Watched, why_refused};
@@ -36,6 +36,7 @@ use crate::{
     edge::Allowed,
     gate::{Refused, not_grpc},
     listener::Stream,
+    meters::{CallMeters, Method},
     pages::{self, Answering, Pages, ready},
     peer::Peer,
     rights::{Access, Session},
@@ -57,6 +58,7 @@ pub(crate) struct Connection {
     pub(crate) room: Arc<Room>,
     /// For whatever is not gRPC.
     pub(crate) pages: Option<Pages>,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 impl Connection {
@@ -151,8 +153,8 @@ impl Connection {
     }
 
     fn known(&self, session: Session, over_share: Arc<AtomicBool>) -> Known {
-        let (routes, room) = (self.routes.clone(), self.room.clone());
-        Known { session, routes, room, over_share, pages: self.pages.clone() }
+        let (routes, room, meters) = (self.routes.clone(), self.room.clone(), self.meters.clone());
+        Known { session, routes, room, meters, over_share, pages: self.pages.clone() }
     }
 
     async fn http2<S>(
@@ -194,7 +196,7 @@ impl Connection {
 const SMALL_HEADERS: usize = 1 << 10;
 
 /// What of larger ones is kept: whatever is read once a call has begun, each up to that size.
-const READ_LATER: [HeaderName; 7] = [
+const READ_LATER: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::TE,
@@ -202,6 +204,8 @@ const READ_LATER: [HeaderName; 7] = [
     HeaderName::from_static("grpc-accept-encoding"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
 ];
 
 /// The routes, which get nothing but gRPC, are told who makes each call, and get no more of its headers than they read: these stay in
@@ -210,6 +214,7 @@ struct Known {
     session: Session,
     routes: Routes,
     room: Arc<Room>,
+    meters: Arc<CallMeters>,
     /// Set when a call is refused for want of a place.
     over_share: Arc<AtomicBool>,
     pages: Option<Pages>,
@@ -232,6 +237,8 @@ impl Known {
             Ok(place) => place,
             Err(error) => {
                 self.over_share.store(true, Ordering::Relaxed);
+                let method = Method::of(request.uri().path());
+                self.meters.count(method, Code::ResourceExhausted, 1);
                 return Either::Left(ready(refused(&error)).map(placeless));
             }
         };

@@ -6,18 +6,21 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::time::Sleep;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
+use tracing::Span;
 use tsoracle_proto::metadata;
 
 use crate::{
     gate::{self, Gate},
+    meters::{self, CallMeters, Method},
     rights::Client,
+    spans::{self, Spans},
     status,
 };
 
@@ -54,14 +57,22 @@ impl Allowed {
 pub(crate) struct Edge<S> {
     inner: S,
     gate: Gate,
+    observed: Observed,
     request_time: Duration,
     marked: bool,
 }
 
+/// What is noted of calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) meters: Arc<CallMeters>,
+    pub(crate) spans: Spans,
+}
+
 impl<S> Edge<S> {
     /// Calls pass the gate, and none takes longer than `request_time`.
-    pub(crate) fn new(inner: S, gate: Gate, request_time: Duration) -> Self {
-        Self { inner, gate, request_time, marked: false }
+    pub(crate) fn new(inner: S, gate: Gate, observed: Observed, request_time: Duration) -> Self {
+        Self { inner, gate, observed, request_time, marked: false }
     }
 
     /// Says in every answer, failures included, that request ids are honoured.
@@ -92,18 +103,22 @@ where
             sessions: self.marked,
             definite: gate::takes_denial_for_uncertain(request.uri().path(), request.headers()),
         };
-        let refused = |status| Call { stage: Stage::Refused(Some(status)), marks };
+        let method = Method::of(request.uri().path());
+        let Observed { meters, spans } = &self.observed;
+        let span = spans.of(method.path(), request.headers());
+        let counted = Counted { meters: meters.clone(), method, began: meters::now(), span };
+        let call = |stage| Call { stage, marks, counted: Some(counted) };
         let client = match self.gate.admit(&mut request) {
             Ok(client) => client,
-            Err(status) => return refused(status),
+            Err(status) => return call(Stage::Refused(Some(status))),
         };
         let Ok(asked) = timeout(request.headers()) else {
-            return refused(status::bad_timeout());
+            return call(Stage::Refused(Some(status::bad_timeout())));
         };
         let asked = asked.map(ahead_of);
         let limit = asked.unwrap_or(self.request_time).min(self.request_time);
         if limit.is_zero() {
-            return refused(status::too_late());
+            return call(Stage::Refused(Some(status::too_late())));
         }
         let hold = ahead_of(limit);
         let extensions = request.extensions_mut();
@@ -111,8 +126,8 @@ where
             Some(allowed) => (allowed.hold, allowed.asked) = (hold, asked),
             None => drop(extensions.insert(Allowed { client, hold, asked })),
         }
-        let (call, timer) = (self.inner.call(request), None);
-        Call { stage: Stage::UnderWay { call, limit, timer }, marks }
+        let under_way = self.inner.call(request);
+        call(Stage::UnderWay { call: under_way, limit, timer: None })
     }
 }
 
@@ -121,6 +136,46 @@ where
 pub(crate) struct Call<F> {
     stage: Stage<F>,
     marks: Marks,
+    /// Until it is answered.
+    counted: Option<Counted>,
+}
+
+/// Counts a call once it is answered, or given up.
+#[derive(Debug)]
+struct Counted {
+    meters: Arc<CallMeters>,
+    method: Method,
+    began: Instant,
+    span: Option<Box<Span>>,
+}
+
+impl Counted {
+    fn answered(&self, response: &Response<Body>) {
+        let code = response.headers().get(Status::GRPC_STATUS);
+        let code = code.map(|code| Code::from_bytes(code.as_bytes()));
+        if let Some(span) = &self.span {
+            spans::ended(span, code.unwrap_or(Code::Ok));
+        }
+        let code = match code {
+            Some(code) => code,
+            // The requests of a stream count as they are answered.
+            None if self.method.streams() => return,
+            None => Code::Ok,
+        };
+        self.meters.answered(self.method, code, self.began.elapsed());
+    }
+}
+
+/// A caller that is gone has cancelled its call.
+impl<F> Drop for Call<F> {
+    fn drop(&mut self) {
+        if let Some(counted) = self.counted.take() {
+            counted.meters.count(counted.method, Code::Cancelled, 1);
+            if let Some(span) = &counted.span {
+                spans::ended(span, Code::Cancelled);
+            }
+        }
+    }
 }
 
 /// What is particular about an answer.
@@ -149,8 +204,24 @@ where
 {
     type Output = Result<Response<Body>, Infallible>;
 
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let span = self.counted.as_ref().and_then(|counted| counted.span.clone());
+        match span {
+            None => self.poll_answer(context),
+            Some(span) => span.in_scope(|| self.poll_answer(context)),
+        }
+    }
+}
+
+impl<F> Call<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
     #[expect(clippy::disallowed_methods, reason = "the time a client allows is no lease")]
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll_answer(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, Infallible>> {
         let marks = self.marks;
         let mut response = match &mut self.stage {
             Stage::Refused(status) => match status.take() {
@@ -172,6 +243,9 @@ where
         };
         if marks.sessions {
             response.headers_mut().insert(SESSIONS, HeaderValue::from_static("1"));
+        }
+        if let Some(counted) = self.counted.take() {
+            counted.answered(&response);
         }
         Poll::Ready(Ok(response))
     }

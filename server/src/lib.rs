@@ -9,12 +9,14 @@ mod gate;
 mod health;
 mod limits;
 mod listener;
+mod meters;
 mod pages;
 mod peer;
 mod reload;
 mod rights;
 mod server;
 mod service;
+mod spans;
 mod status;
 mod tls;
 
@@ -28,4 +30,5 @@ pub use rights::{
     TOKEN_CHARS, TokenRecord, Tokens, Trust, token_mistake,
 };
 pub use server::{Builder, Server};
+pub use spans::SPAN_CODE;
 pub use tls::TlsOptions;

@@ -1,8 +1,10 @@
 use std::{fmt, sync::Arc};
 
+use http::HeaderMap;
 use rustls::ServerConfig;
 use tokio::{net::ToSocketAddrs, sync::watch};
 use tonic::{service::Routes, transport::server::Router};
+use tracing::Span;
 use tsoracle_core::{
     Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
     supervised,
@@ -18,13 +20,15 @@ use tsoracle_tls::Watched;
 
 use crate::{
     BoundServer, Limits, Listener, Reloads, TlsOptions,
-    edge::Edge,
+    edge::{Edge, Observed},
     gate::Gate,
     health::Health,
     listener::listen,
+    meters::CallMeters,
     pages::Pages,
     rights::Access,
     service::{Backups, Cluster, Sequences, Tso},
+    spans::Spans,
     status::Statuses,
 };
 
@@ -44,6 +48,8 @@ pub struct Server {
     statuses: Statuses,
     /// Ends streams, which last until then.
     pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) meters: Arc<CallMeters>,
+    spans: Spans,
 }
 
 /// What makes a server, to be set before it is built.
@@ -61,6 +67,7 @@ pub struct Builder {
     pages: Option<Pages>,
     reloads: Option<Reloads>,
     for_administrators: bool,
+    spans: Spans,
 }
 
 impl Builder {
@@ -116,6 +123,15 @@ impl Builder {
         Self { reloads: Some(reloads), ..self }
     }
 
+    /// Has `make` make a span of each call of the protocol, from its path and its headers. Calls are carried out within
+    /// it, and record their status in its field [`SPAN_CODE`](crate::SPAN_CODE).
+    pub fn spans(
+        self,
+        make: impl Fn(&'static str, &HeaderMap) -> Span + Send + Sync + 'static,
+    ) -> Self {
+        Self { spans: Spans::by(make), ..self }
+    }
+
     /// Serves administrators, besides the server of the clients: it names no other node's address, since those are of
     /// clients, and counts apart.
     pub fn for_administrators(self) -> Self {
@@ -130,7 +146,11 @@ impl Builder {
     /// `Config` if there is no oracle, or an option is wrong.
     pub fn build(self) -> Result<Server> {
         self.limits.validate()?;
-        let tls = self.tls.as_ref().map(TlsOptions::open).transpose()?;
+        let name = match self.for_administrators {
+            true => "TLS of administrators",
+            false => "TLS of clients",
+        };
+        let tls = self.tls.as_ref().map(|tls| tls.open(name)).transpose()?;
         let clock = self.options.clock.clone();
         let (oracle, owns_oracle) = match (&self.oracle, &self.driver) {
             (Some(oracle), None) => (oracle.clone(), false),
@@ -150,7 +170,7 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, reloads, pages, for_administrators, .. } = self;
+        let Self { limits, access, reloads, pages, for_administrators, spans, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
@@ -163,6 +183,8 @@ impl Builder {
             pages,
             statuses,
             stopping,
+            meters: Arc::new(CallMeters::new()),
+            spans,
         })
     }
 }
@@ -209,25 +231,27 @@ impl Server {
             true => Room::administrators(self.limits.unread_answers, "unread answers"),
             false => Room::unread_answers(self.limits.unread_answers),
         };
-        let unread = Arc::new(unread);
+        let (unread, meters) = (Arc::new(unread), self.meters.clone());
         let backups = Backups {
             oracle: oracle.clone(),
             statuses: statuses.clone(),
             stopping: stopping.clone(),
         };
         let backups = BackupServiceServer::new(backups).max_decoding_message_size(most);
-        let tso = Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping };
+        let tso =
+            Tso { oracle: oracle.clone(), statuses: statuses.clone(), unread, stopping, meters };
         let tso = TsoServiceServer::new(tso).max_decoding_message_size(most);
         let sequences = Sequences { oracle: oracle.clone(), statuses: statuses.clone() };
         let sequences = SequenceServiceServer::new(sequences).max_decoding_message_size(most);
         let reloads = self.reloads.clone();
         let cluster = ClusterServiceServer::new(Cluster { oracle, statuses, reloads });
         let cluster = cluster.max_decoding_message_size(most);
+        let observed = Observed { meters: self.meters.clone(), spans: self.spans.clone() };
         let (gate, time) = (self.gate(), self.limits.request_time);
-        Routes::new(Edge::new(tso, gate.clone(), time).marked())
-            .add_service(Edge::new(sequences, gate.clone(), time))
-            .add_service(Edge::new(cluster, gate.clone(), time))
-            .add_service(Edge::new(backups, gate, time))
+        Routes::new(Edge::new(tso, gate.clone(), observed.clone(), time).marked())
+            .add_service(Edge::new(sequences, gate.clone(), observed.clone(), time))
+            .add_service(Edge::new(cluster, gate.clone(), observed.clone(), time))
+            .add_service(Edge::new(backups, gate, observed, time))
     }
 
     /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,

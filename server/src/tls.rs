@@ -84,9 +84,10 @@ impl TlsOptions {
         credentials.check(SystemClock.now().wall_ms)
     }
 
-    pub(crate) fn open(&self) -> Result<Watched<ServerConfig>> {
+    /// `name` says in a log what for.
+    pub(crate) fn open(&self, name: &'static str) -> Result<Watched<ServerConfig>> {
         let callers = self.callers;
-        Watched::open("TLS of clients", self.sources.clone(), move |credentials| {
+        Watched::open(name, self.sources.clone(), move |credentials| {
             credentials.server_config_for(callers)
         })
     }

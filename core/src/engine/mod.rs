@@ -40,7 +40,7 @@ pub(crate) use self::wall_clock::EARLIEST_MS;
 use self::{
     guard::DriverGuard,
     history::History,
-    meters::Meters,
+    meters::{Meters, RefusalMeters},
     problems::Problems,
     reign::Queues,
     resign::Resignations,
@@ -120,6 +120,7 @@ pub(crate) struct Shared {
     pub(crate) used: Arc<Used>,
     pub(crate) history: History,
     pub(crate) problems: Problems,
+    pub(crate) refusals: Arc<RefusalMeters>,
     resignations: Resignations,
     /// What the wall clock is thought of, while this node leads.
     wall_clock: Mutex<WallClock>,
@@ -148,6 +149,7 @@ impl Shared {
             used: Arc::default(),
             history: History::default(),
             problems: Problems::default(),
+            refusals: Arc::new(RefusalMeters::new()),
             resignations: Resignations::new(options.lease),
             wall_clock: Mutex::default(),
             reserved_ms: AtomicU64::new(0),
@@ -157,6 +159,7 @@ impl Shared {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.history.enter(self.clock.now(), &phase);
+        self.meters.show(&phase);
         self.phase.send_replace(phase);
         self.look_again();
     }
@@ -315,12 +318,21 @@ pub(crate) async fn run(
 async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase {
     let mut leadership = shared.guard.driver().leadership();
     let mut rests = Rests::default();
+    let (mut last_leader, mut last_claim) = (None, None);
     let reason = loop {
         let current = leadership.borrow_and_update().clone();
+        if let Some(leader) = leader_of(&current)
+            && last_leader.replace(leader.clone()).is_some_and(|last| last != leader)
+        {
+            shared.meters.leader_changes.increment(1);
+        }
         let (mut leads, mut follows) = (false, None);
         match current {
             Leadership::Leader { claim } => {
                 leads = true;
+                if last_claim.replace(claim) != Some(claim) {
+                    shared.meters.elections.increment(1);
+                }
                 shared.enter(Phase::TakingOver { epoch: None, trouble: None });
                 let ended = tokio::select! {
                     biased;
@@ -378,6 +390,17 @@ async fn follow(shared: &Arc<Shared>, mut stop: watch::Receiver<bool>) -> Phase 
         }
     };
     Phase::Failed(reason.into())
+}
+
+/// Who leads, if that is known: this node, or the one at an address.
+fn leader_of(leadership: &Leadership) -> Option<Option<String>> {
+    match leadership {
+        Leadership::Leader { .. } => Some(None),
+        Leadership::Follower { leader } => {
+            leader.as_ref().map(|leader| Some(leader.endpoint.clone()))
+        }
+        Leadership::Unknown => None,
+    }
 }
 
 /// Adds to the hint that this node gives the epoch of the last fence that it knows of, now and then. Never

@@ -80,6 +80,7 @@ impl<'a> Service<'a> {
                     shared.space.clone(),
                     shared.meters.used.clone(),
                     shared.used.clone(),
+                    shared.refusals.clone(),
                 ),
                 reads_ahead: false,
             },
@@ -250,8 +251,11 @@ impl<'a> Service<'a> {
         let storing = Lasting::new(async move {
             let limit = shared.options.lease;
             let is_open = || !reign.is_closed();
-            let committing = settle::commit(&shared, base, effect, limit, is_open);
-            match caught(committing).await {
+            shared.meters.commit_begins(shared.clock.now().boot);
+            let committing = caught(settle::commit(&shared, base, effect, limit, is_open)).await;
+            let is_stored = matches!(committing, Ok(Verdict::Stored));
+            shared.meters.commit_ended(shared.clock.now().boot, is_stored);
+            match committing {
                 Ok(verdict) => {
                     answer(answers, &verdict, &reign);
                     verdict
@@ -268,9 +272,16 @@ impl<'a> Service<'a> {
             (Verdict::Stored, None) => {}
             _ => self.taps.lose(),
         }
-        if matches!(verdict, Verdict::Stored) {
-            self.shared.meters.commits.increment(1);
-            self.shared.meters.commands.increment(commands);
+        let meters = &self.shared.meters;
+        match verdict {
+            Verdict::Stored => {
+                meters.commits.increment(1);
+                meters.commands.increment(commands);
+            }
+            Verdict::Conflict(_) => meters.conflicts.increment(1),
+            Verdict::NotStored(_) | Verdict::Unknown(_) | Verdict::Failed(_) => {
+                meters.failures.increment(1);
+            }
         }
         if commands > 1 {
             // Its callers are about to ask again, together.

@@ -10,7 +10,7 @@ use foldhash::{HashMap, fast::RandomState};
 use indexmap::IndexMap;
 use metrics::Gauge;
 
-use super::space::SpaceLeft;
+use super::{meters::RefusalMeters, space::SpaceLeft};
 
 use crate::{
     CallerId, CallerLimits, Reject,
@@ -49,6 +49,7 @@ pub(super) struct Shares {
     space: Arc<SpaceLeft>,
     gauges: [Gauge; CAPS],
     shown: Arc<Used>,
+    refusals: Arc<RefusalMeters>,
     /// How much there is of each, as of the last commit that has changed it.
     used: [u64; CAPS],
     held: IndexMap<CallerId, [u64; CAPS], RandomState>,
@@ -63,12 +64,14 @@ impl Shares {
         space: Arc<SpaceLeft>,
         gauges: [Gauge; CAPS],
         shown: Arc<Used>,
+        refusals: Arc<RefusalMeters>,
     ) -> Self {
         Self {
             limits,
             space,
             gauges,
             shown,
+            refusals,
             used: [0; CAPS],
             held: IndexMap::default(),
             owners: HashMap::default(),
@@ -79,7 +82,8 @@ impl Shares {
     /// Forgets everything: what was noted may not have been stored.
     pub(super) fn forget(&mut self) {
         let (space, gauges) = (self.space.clone(), self.gauges.clone());
-        *self = Self::new(self.limits, space, gauges, self.shown.clone());
+        let (shown, refusals) = (self.shown.clone(), self.refusals.clone());
+        *self = Self::new(self.limits, space, gauges, shown, refusals);
     }
 
     /// Notes how much there is of each.
@@ -133,12 +137,18 @@ impl Shares {
         }
     }
 
-    /// What to tell a caller that was refused because of these limits.
+    /// What to tell a caller that was refused because of these limits, which counts.
     pub(super) fn explain(
         &self,
         caller: Option<(CallerId, CallerLimits)>,
         reject: Reject,
     ) -> Reject {
+        let reject = self.reason(caller, reject);
+        self.refusals.note(&reject);
+        reject
+    }
+
+    fn reason(&self, caller: Option<(CallerId, CallerLimits)>, reject: Reject) -> Reject {
         let (what, refused_at) = match reject {
             Reject::TooManyKeys { limit } => (Capped::Sequences, limit),
             Reject::TooManySessions { limit } => (Capped::Sessions, limit),
@@ -248,8 +258,9 @@ mod tests {
         fn new(sessions: u64) -> Self {
             let limits = Limits { sessions, ..Limits::default() };
             let gauges = std::array::from_fn(|_| Gauge::noop());
-            let space = Arc::new(SpaceLeft::new(None));
-            let shares = Shares::new(limits, space, gauges, Arc::default());
+            let (space, refusals) =
+                (Arc::new(SpaceLeft::new(None)), Arc::new(RefusalMeters::new()));
+            let shares = Shares::new(limits, space, gauges, Arc::default(), refusals);
             Self { shares, used: 0, next: 0 }
         }
 

@@ -90,6 +90,8 @@ pub(crate) async fn watch(shared: &Shared) -> Infallible {
             Ok(Ok((free, all))) => {
                 shared.space.note(watched, free, all);
                 shared.meters.free_bytes.set(free as f64);
+                shared.meters.disk_size.set(all as f64);
+                shared.meters.reserve.set(shared.space.bytes().1 as f64);
             }
             Ok(Err(error)) => tracing::debug!(%error, "cannot look at the free space"),
             Err(error) => tracing::debug!(%error, "cannot look at the free space"),

@@ -80,8 +80,10 @@ impl<'a> Takeover<'a> {
                 lease_ms: options.lease_ms(),
             }])
         };
+        let started = shared.clock.now().boot;
         let step = self.step(Epoch::default(), None, fence).await?;
         let stored = shared.clock.now().boot;
+        shared.meters.fence_duration.record(stored.since(started).as_secs_f64());
         let Step { replies, began, known } = step;
         let [Reply::Fenced { epoch, floor_ms, high_water_ms, replaced }] = &replies[..] else {
             return Err(unplanned("a fence", &replies));
@@ -109,6 +111,8 @@ impl<'a> Takeover<'a> {
             tracing::info!(%epoch, ?wait, "waiting until the lease of the reign before has run out");
             shared.clock.sleep_until(until).await;
         }
+        let waited = shared.clock.now().boot.since(stored);
+        shared.meters.wait_duration.record(waited.as_secs_f64());
         let judged = judge(shared, replaced, began).map_err(Ended::Failed)?;
         let clock_guard = ClockGuard::new(Bounds::from(options), judged, began, floor_ms);
         let cause = cause(replaced, driver.node());
@@ -136,7 +140,10 @@ impl<'a> Takeover<'a> {
                 Command::Extend { high_water_ms: ceiling_ms(now), elapsed_ms: 0 },
             ])
         };
+        let started = shared.clock.now().boot;
         let Step { replies, began, known } = self.step(epoch, Some(known), open).await?;
+        let opened = shared.clock.now().boot;
+        shared.meters.open_duration.record(opened.since(started).as_secs_f64());
         let [Reply::Opened, Reply::Extended { high_water_ms: stored_ms }] = replies[..] else {
             return Err(unplanned("an open", &replies));
         };

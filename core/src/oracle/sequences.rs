@@ -1,9 +1,22 @@
-use super::{Oracle, SeqGrant, unplanned};
+use tracing::{Level, Span};
+
+use super::{Oracle, SPANS, SeqGrant, unplanned};
 use crate::{
     Epoch, Error, ErrorKind, Result, SeqKey, SeqRequest,
     engine::{Outcomes, Pending, lost},
     state::{Advance, Answer, Command, NameRetention, Query, Reply, millis},
 };
+
+/// Within the span of a request: from when its commands are queued until the commit that takes them is stored, or they are
+/// refused.
+fn commit_span(commands: usize) -> Option<Box<Span>> {
+    if !tracing::enabled!(target: SPANS, Level::INFO) || Span::current().is_none() {
+        return None;
+    }
+    // Collectors take signed numbers alone for what they are.
+    let (commands, epoch) = (commands as i64, tracing::field::Empty);
+    Some(Box::new(tracing::info_span!(target: SPANS, "commit", commands, epoch)))
+}
 
 impl Oracle {
     /// Hands out the blocks that are asked for, all or none, durably.
@@ -72,12 +85,18 @@ impl Oracle {
         };
         reign.touch();
         let places = self.shared.queued.enter(self.caller.as_ref(), asked)?;
+        let span = commit_span(asked);
         let (pending, answer) = Pending::new(commands, places);
         // A reign that has ended meanwhile drops the commands, which answers them.
         let _ = reign.queues.requests.send(pending);
         drop(reign);
         // The commands are answered even when they are dropped; should that ever fail, nothing is known.
-        let answered = answer.await.map_err(|_| lost());
+        let answered: Result<Outcomes> = answer.await.map_err(|_| lost());
+        if let Some(span) = span
+            && let Some(Ok((_, epoch))) = answered.as_ref().ok().and_then(|all| all.first())
+        {
+            span.record("epoch", tracing::field::display(epoch));
+        }
         drop(waiting);
         answered
     }

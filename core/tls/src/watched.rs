@@ -6,7 +6,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
-use tsoracle_core::{BootTime, Certificate, Clock, Finding, Reload, Report, Result, SystemClock};
+use tsoracle_core::{
+    BootTime, Certificate, Clock, Finding, Reload, Report, Result, SystemClock, series,
+};
 
 use crate::{Credentials, Sources, date, validity::Validity};
 
@@ -75,6 +77,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let made = make(&in_use)?;
         in_use.check(clock.now().wall_ms)?;
         let validities = in_use.validities()?;
+        show_end(name, &validities);
         let state = State { in_use, validities, rejected: None, warned: None };
         let current = ArcSwap::from_pointee(made);
         Ok(Self(Arc::new(Inner { name, sources, make, current, state: state.into(), clock })))
@@ -168,6 +171,7 @@ impl<T> Inner<T> {
         match found.and_then(|found| self.made_of(found)) {
             Ok((made, in_use, validities)) => {
                 self.current.store(Arc::new(made));
+                show_end(self.name, &validities);
                 let first = validities.iter().min_by_key(|one| one.not_after);
                 let expires = first.map(|first| date(first.not_after));
                 *state = State { in_use, validities, rejected: None, warned: None };
@@ -220,6 +224,14 @@ impl<T> Inner<T> {
             tracing::warn!(of = self.name, "{end}; replace it");
         }
         state.warned = Some(now.boot);
+    }
+}
+
+/// Shows when the first of them expires. What they are for is all of the name but `TLS of`.
+fn show_end(name: &str, validities: &[Validity]) {
+    if let Some(first) = validities.iter().map(|one| one.not_after).min() {
+        let of = name.trim_start_matches("TLS of ");
+        series::CERTIFICATE_EXPIRY.gauge_of(&[of]).set(first as f64);
     }
 }
 

@@ -17,6 +17,7 @@ mod log;
 #[cfg(test)]
 mod log_test;
 mod message;
+mod meters;
 mod node;
 #[cfg(test)]
 mod node_test;

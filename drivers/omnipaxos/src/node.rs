@@ -30,6 +30,7 @@ use crate::{
     leadership::Role,
     log::Log,
     message::{self, PeerMessage},
+    meters::Meters,
     paxos::{FIRST_BALLOT, paxos},
     peers::{Outgoing, Peers},
     stop::Leaving,
@@ -86,6 +87,7 @@ pub(crate) struct Node {
     pub(crate) progress: BTreeMap<u32, (usize, BootTime)>,
     /// How far this node has come.
     pub(crate) own_progress: Arc<Progress>,
+    pub(crate) meters: Meters,
     latch: Latch,
 }
 
@@ -148,6 +150,7 @@ impl Node {
             decisions: vec![],
             progress: BTreeMap::new(),
             own_progress: Arc::default(),
+            meters: Meters::new(cluster),
             latch: Latch::default(),
         };
         node.note_progress();

@@ -6,7 +6,7 @@ use omnipaxos::messages::{
     Message,
     sequence_paxos::{PaxosMessage, PaxosMsg},
 };
-use tsoracle_core::{BootTime, ErrorKind, Result};
+use tsoracle_core::{BootTime, ErrorKind, Result, series::Counter};
 use tsoracle_replica::{
     Cluster, Replica,
     message_parts::{self, Session},
@@ -16,6 +16,7 @@ use tsoracle_replica::{
 use crate::{
     entry::Entry,
     message::{self, PeerMessage},
+    meters,
 };
 
 /// How many messages wait for a state that goes ahead of them: a minute of them, under load. Beyond, the
@@ -46,7 +47,6 @@ pub(crate) struct Peers {
 }
 
 /// One peer.
-#[derive(Default)]
 struct Link {
     session: Session,
     /// Messages of the session.
@@ -55,6 +55,20 @@ struct Link {
     transfer: Option<Transfer>,
     /// When it last received a state.
     transferred: Option<BootTime>,
+    snapshots: Counter,
+}
+
+impl Link {
+    fn to(node: u32) -> Self {
+        Self {
+            session: Session::default(),
+            sent: 0,
+            heard: None,
+            transfer: None,
+            transferred: None,
+            snapshots: meters::snapshots(node),
+        }
+    }
 }
 
 /// A state on its way to a peer, and what is to follow it.
@@ -69,7 +83,7 @@ impl Peers {
         let others = cluster.members.keys().filter(|node| **node != cluster.node);
         Self {
             outgoing: vec![],
-            links: others.map(|node| (*node, Link::default())).collect(),
+            links: others.map(|node| (*node, Link::to(*node))).collect(),
             session: Session { start: starts, number: 0 },
             transfers: 0,
         }
@@ -173,6 +187,7 @@ impl Peers {
         match outcome {
             Ok(()) => {
                 link.transferred = Some(now);
+                link.snapshots.increment(1);
                 transfer.held.into_iter().try_for_each(|message| self.send(message, replica))
             }
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Fatal) => {

@@ -50,6 +50,7 @@ impl Node {
             self.missed = if is_majority { 0 } else { self.missed.saturating_add(1) };
         }
         self.waiters.expire(now - PATIENCE, "no majority has answered in time");
+        self.show(&states.cluster_state.accepted_indexes);
         self.help_stuck(&states.cluster_state.accepted_indexes, now)
     }
 

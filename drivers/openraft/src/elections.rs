@@ -20,6 +20,7 @@ use tsoracle_replica::Cluster;
 
 use crate::{
     commit,
+    meters::Meters,
     shared::Shared,
     types::{Id, Metrics, Raft, Vote, peer_id},
     wire::{PRE_VOTE, pack, unpack},
@@ -93,6 +94,7 @@ async fn campaign_when_due(shared: &Shared) {
     // The others have to have waited, too.
     let mut max_wait = first_wait();
     let mut since = clock.now().boot;
+    let mut meters = Meters::new();
     loop {
         clock.sleep(election / LOOKS).await;
         let metrics = shared.metrics();
@@ -101,6 +103,7 @@ async fn campaign_when_due(shared: &Shared) {
         }
         commit::give_up_the_hopeless(shared, &metrics);
         let now = clock.now().boot;
+        meters.show(&metrics, now);
         if metrics.state == ServerState::Leader {
             (since, max_wait) = (now, first_wait());
             continue;

@@ -11,6 +11,7 @@ mod leadership;
 mod log;
 mod machine;
 mod members;
+mod meters;
 mod network;
 mod numbers;
 mod removal;

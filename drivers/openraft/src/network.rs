@@ -16,7 +16,10 @@ use openraft::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tsoracle_core::{BootTime, Clock, Error, ErrorKind, Result};
+use tsoracle_core::{
+    BootTime, Clock, Error, ErrorKind, Result,
+    series::{self, Counter},
+};
 use tsoracle_replica::{Addresses, Tasks, transfer, transport::Connections};
 
 use crate::{
@@ -55,6 +58,8 @@ pub(crate) struct Peer {
     node: u32,
     /// Up to where its log is known to be ours, and when it confirmed that.
     matched: Option<(Option<Id>, BootTime)>,
+    /// States that were sent to it.
+    snapshots: Counter,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -65,7 +70,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         if let Err(error) = self.transport.set_peer(target, &node.peer) {
             tracing::error!(peer = target, error = %format_args!("{error:#}"), "a peer cannot be connected to");
         }
-        Peer { network: self.clone(), node: target, matched: None }
+        let snapshots = series::PEER_SNAPSHOTS.counter_of(&[&target.to_string()]);
+        Peer { network: self.clone(), node: target, matched: None, snapshots }
     }
 }
 
@@ -89,6 +95,7 @@ impl Peer {
         let transfer = transfers.fetch_add(1, Ordering::Relaxed);
         let Snapshot { meta, snapshot } = snapshot;
         transfer::send(&**transport, tasks, self.node, transfer, snapshot.0).await?;
+        self.snapshots.increment(1);
         let answer: SnapshotResponse<u64> =
             self.ask(INSTALL, &Install { vote, meta, transfer }, INSTALLED).await?;
         self.network.numbers.admit(&answer.vote, None).await?;

@@ -4,7 +4,11 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ErrorKind as RocksKind,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, new_node};
+use tsoracle_core::{
+    Clock as _, Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, SystemClock,
+    new_node,
+    series::{self, Histogram},
+};
 
 use crate::{Config, log};
 
@@ -28,6 +32,8 @@ pub struct Store {
     name: String,
     seal: Seal,
     directory: Directory,
+    /// How long writes take, which end with a sync.
+    sync: Histogram,
 }
 
 impl Store {
@@ -50,7 +56,8 @@ impl Store {
         check_format(&database, &name)?;
         let seal = verify(&database, &name)?;
         directory.verify(seal.commits())?;
-        let mut store = Self { database, name, seal, directory };
+        let sync = series::STORE_SYNC_DURATION.histogram();
+        let mut store = Self { database, name, seal, directory, sync };
         if store.directory.is_copy() {
             store.commit(new_node()?)?;
             store.directory.settle_here()?;
@@ -95,7 +102,10 @@ impl SeqStore for Store {
             }
         }
         batch.put(SEAL_KEY, seal.encode());
-        write(&self.database, batch).map_err(|error| self.failed(error))?;
+        let began = SystemClock.now().boot;
+        let written = write(&self.database, batch);
+        self.sync.record(SystemClock.now().boot.since(began).as_secs_f64());
+        written.map_err(|error| self.failed(error))?;
         self.seal = seal;
         self.directory.acknowledge(seal.commits())
     }

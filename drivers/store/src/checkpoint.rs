@@ -8,9 +8,9 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tsoracle_core::{Error, ErrorKind, Result};
+use tsoracle_core::{Error, ErrorKind, Result, series::Histogram};
 
-use crate::{files::Place, segment::Segment, snapshot, tables::Tables};
+use crate::{files::Place, meters, segment::Segment, snapshot, tables::Tables};
 
 /// The first error of a store. It is final: nothing is tried again, and nothing read any more.
 #[derive(Clone, Default, Debug)]
@@ -50,6 +50,8 @@ pub(crate) struct Task {
     /// The segments up to that commit.
     pub(crate) segments: Vec<Segment>,
     pub(crate) floor: u64,
+    /// How long it takes is recorded here.
+    pub(crate) duration: Histogram,
 }
 
 /// What became of it.
@@ -66,10 +68,12 @@ impl Task {
     /// # Errors
     /// Those of the files.
     pub(crate) fn run(self, goes_on: impl Fn() -> bool) -> Result<Option<Done>> {
-        let Self { place, store, sequence, tables, segments, floor } = self;
+        let Self { place, store, sequence, tables, segments, floor, duration } = self;
+        let began = meters::now();
         let Some(size) = snapshot::write(&place, store, sequence, &tables, &goes_on)? else {
             return Ok(None);
         };
+        duration.record(meters::now().since(began).as_secs_f64());
         let spare = retire(&place, segments, floor, size)?;
         Ok(Some(Done { size, spare }))
     }

@@ -15,6 +15,7 @@ use tsoracle_core::{Effect, Error, ErrorKind, Result};
 use crate::{
     checkpoint::{Checkpoint, Done, Failure, Task, bound, retire, step},
     files::Place,
+    meters::Meters,
     record,
     segment::Segment,
     snapshot,
@@ -41,6 +42,7 @@ pub(crate) struct Journal {
     pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) failure: Failure,
     pub(crate) buffer: Vec<u8>,
+    pub(crate) meters: Meters,
 }
 
 impl Journal {
@@ -66,8 +68,9 @@ impl Journal {
     /// `Fatal` if the disk fails.
     pub(crate) fn sync(&mut self) -> Result<()> {
         if self.synced < self.sequence {
-            self.segment.sync(&self.place)?;
+            self.meters.sync(|| self.segment.sync(&self.place))?;
             self.synced = self.sequence;
+            self.show();
         }
         Ok(())
     }
@@ -98,6 +101,7 @@ impl Journal {
             tables: tables(),
             segments: mem::take(&mut self.older),
             floor: self.floor,
+            duration: self.meters.snapshots.clone(),
         };
         self.checkpoint = Some(Checkpoint::start(task, self.failure.clone())?);
         Ok(())

@@ -9,6 +9,7 @@ mod files;
 pub mod fuzz;
 mod header;
 mod journal;
+mod meters;
 mod record;
 mod recovery;
 mod segment;

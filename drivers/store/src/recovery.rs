@@ -6,6 +6,7 @@ use crate::{
     checkpoint::{Failure, step},
     files::Place,
     journal::Journal,
+    meters::Meters,
     segment::{self, Found, Segment},
     snapshot::{self, Snapshot},
     tables::Tables,
@@ -104,7 +105,9 @@ impl Recovered {
             checkpoint: None,
             failure,
             buffer: vec![],
+            meters: Meters::new(),
         };
+        journal.show();
         Ok((journal, tables))
     }
 }

@@ -45,7 +45,7 @@ struct Initialized<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::start(log::filter(Some("warn"))?)?;
+    log::start(log::filter(Some("warn"))?, log::Format::Text, vec![])?;
     let Arguments { driver: text, seed_physical_ms: Time(seed_physical_ms), force, output } =
         arguments;
     let floor = if force { Floor::forced(seed_physical_ms) } else { seed_physical_ms.into() };

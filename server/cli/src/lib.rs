@@ -25,6 +25,7 @@ mod leader;
 mod leases;
 mod log;
 mod man;
+mod meters;
 mod migrate;
 #[doc(hidden)]
 pub mod output;
@@ -42,6 +43,8 @@ mod status;
 mod target;
 mod time;
 mod token;
+#[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
+mod traces;
 mod verify;
 mod web;
 

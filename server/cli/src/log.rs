@@ -20,17 +20,23 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter,
+    EnvFilter, Layer, Registry,
     fmt::{
-        MakeWriter,
+        self, MakeWriter,
         format::Writer,
         time::{FormatTime as _, SystemTime},
     },
+    layer::SubscriberExt as _,
+    reload,
+    util::SubscriberInitExt as _,
 };
 
-use tsoracle_core::{BootTime, Finding, Oracle, Report};
+use tsoracle_core::{BootTime, Finding, Oracle, Report, SPANS};
 
 use crate::failure::Failure;
 
@@ -59,6 +65,23 @@ type Replace = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
 static FILTER: OnceLock<Replace> = OnceLock::new();
 
+/// How the lines of the log are written.
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// That of the log, once it is started.
+static FORMAT: OnceLock<Format> = OnceLock::new();
+
+/// Something besides the log that events and spans go to.
+pub(crate) type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// What is logged where nobody says.
 const INFO: &str = "info";
 
@@ -74,7 +97,8 @@ pub(crate) fn filter(text: Option<&str>) -> Result<EnvFilter, Failure> {
             "{word:?} is no log level; they are error, warn, info, debug and trace, or MODULE=LEVEL"
         )));
     }
-    EnvFilter::try_new(format!("openraft=off,{filter}")).map_err(|error| {
+    // Spans of requests are for whoever collects traces.
+    EnvFilter::try_new(format!("openraft=off,{SPANS}=off,{filter}")).map_err(|error| {
         Failure::usage(format!("{filter:?} is no log filter ({error:#}); try info or debug"))
     })
 }
@@ -86,26 +110,38 @@ pub(crate) fn replace_filter(filter: EnvFilter) {
     }
 }
 
-/// Sends all that is logged to standard error, from now on.
-pub(crate) fn start(filter: EnvFilter) -> Result<(), Failure> {
+/// Sends all that is logged to standard error, from now on, and all events and spans to other layers.
+pub(crate) fn start(
+    filter: EnvFilter,
+    format: Format,
+    others: Vec<BoxedLayer>,
+) -> Result<(), Failure> {
     // Not through the handle that others lock: a write may take for ever.
     let output = io::stderr().as_fd().try_clone_to_owned();
     let output = output
         .map_err(|error| Failure::failed(format!("cannot write to standard error: {error:#}")))?;
     let log = LOG.get_or_init(Arc::default).clone();
+    let _ = FORMAT.set(format);
     log.clone().write_aside(File::from(output), |lost| {
-        format!("{lost} lines of the log were lost: nobody read them in time\n")
+        let message = format!("{lost} lines of the log were lost: nobody read them in time");
+        match is_json() {
+            true => object("WARN", &message, &[("lines", lost.into())]),
+            false => format!("{message}\n"),
+        }
     })?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(Lines(log))
-        .with_ansi(io::stderr().is_terminal())
-        .log_internal_errors(false)
-        .with_env_filter(filter)
-        .with_filter_reloading();
-    let handle = subscriber.reload_handle();
+    let lines = fmt::layer().with_writer(Lines(log)).log_internal_errors(false);
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines: BoxedLayer = match format {
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).with_filter(filter).boxed(),
+        Format::Json => {
+            let lines = lines.json().flatten_event(true);
+            lines.with_current_span(false).with_span_list(false).with_filter(filter).boxed()
+        }
+    };
     // It fails only once there is no log any more.
     let _ = FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
-    subscriber.try_init().map_err(Failure::failed)?;
+    let layers: Vec<_> = others.into_iter().chain([lines]).collect();
+    tracing_subscriber::registry().with(layers).try_init().map_err(Failure::failed)?;
     panic::set_hook(Box::new(log_panic));
     Ok(())
 }
@@ -121,13 +157,40 @@ pub(crate) fn to_file(path: &Path) -> Result<impl Fn(&str) + Send + Sync + use<>
     Ok(move |line: &str| log.push(format!("{line}\n").as_bytes()))
 }
 
+fn is_json() -> bool {
+    FORMAT.get() == Some(&Format::Json)
+}
+
+/// A line of the log as an object, for what does not come by way of an event.
+fn object(level: &str, message: &str, fields: &[(&str, Value)]) -> String {
+    let mut time = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let mut line = json!({ "timestamp": time, "level": level, "message": message });
+    for (name, value) in fields {
+        line[*name] = value.clone();
+    }
+    format!("{line}\n")
+}
+
 /// Writes a line to standard error.
 pub(crate) fn line(line: &str) {
     match LOG.get() {
+        Some(log) if is_json() => {
+            let (level, message) = match line.strip_prefix("error: ") {
+                Some(message) => ("ERROR", message),
+                None => ("INFO", line),
+            };
+            log.push(object(level, message, &[]).as_bytes());
+        }
         Some(log) => log.push(format!("{line}\n").as_bytes()),
         // There is nobody who could be told of a failure.
         None => drop(writeln!(io::stderr(), "{line}")),
     }
+}
+
+/// How many lines were lost.
+pub(crate) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// Waits until all is written, for a moment at most.
@@ -161,16 +224,26 @@ pub(crate) fn report(oracle: &Oracle) {
 
 /// Logs where a thread panicked. The standard library's hook would wait for standard error.
 fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
-    let mut line = String::new();
-    let _ = SystemTime.format_time(&mut Writer::new(&mut line));
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
-    let _ = write!(line, " ERROR thread {name} {panicked}");
     let backtrace = Backtrace::capture();
-    if backtrace.status() == BacktraceStatus::Captured {
-        let _ = write!(line, "\n{backtrace}");
-    }
-    line.push('\n');
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let message = format!("thread {name} {panicked}");
+    let line = match (is_json(), backtrace) {
+        (true, Some(backtrace)) => object("ERROR", &message, &[("backtrace", backtrace.into())]),
+        (true, None) => object("ERROR", &message, &[]),
+        (false, backtrace) => {
+            let mut line = String::new();
+            let _ = SystemTime.format_time(&mut Writer::new(&mut line));
+            let _ = write!(line, " ERROR {message}");
+            if let Some(backtrace) = backtrace {
+                let _ = write!(line, "\n{backtrace}");
+            }
+            line.push('\n');
+            line
+        }
+    };
     if let Some(log) = LOG.get() {
         log.push(line.as_bytes());
     }
@@ -203,7 +276,6 @@ impl Log {
             false => {
                 waiting.lost += 1;
                 LOST.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("tsoracle_log_lines_lost_total").increment(1);
             }
         }
         drop(waiting);
@@ -262,7 +334,6 @@ fn write(output: &mut File, mut lines: &[u8]) -> u64 {
             Ok(0) | Err(_) => {
                 let lost = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
                 LOST.fetch_add(lost, Ordering::Relaxed);
-                metrics::counter!("tsoracle_log_lines_lost_total").increment(lost);
                 return lost;
             }
         }

@@ -64,7 +64,7 @@ struct Report {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::start(log::filter(Some("warn"))?)?;
+    log::start(log::filter(Some("warn"))?, log::Format::Text, vec![])?;
     let Arguments { from, to, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();

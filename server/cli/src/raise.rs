@@ -48,7 +48,7 @@ struct Raised<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::start(log::filter(Some("warn"))?)?;
+    log::start(log::filter(Some("warn"))?, log::Format::Text, vec![])?;
     let Arguments { driver: text, physical_ms: Time(physical_ms), force, output } = arguments;
     let floor = if force { Floor::forced(physical_ms) } else { physical_ms.into() };
     let config = DriverConfig::parse(&text).map_err(usage_if_config)?;

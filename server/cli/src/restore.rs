@@ -138,7 +138,7 @@ struct Report {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::start(log::filter(Some("warn"))?)?;
+    log::start(log::filter(Some("warn"))?, log::Format::default(), Vec::new())?;
     let Arguments { file, to, floors, margin, physical_ms, output } = arguments;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
     let to = to.map_err(usage_if_config)?;

@@ -16,16 +16,20 @@ use crate::{
     administrators::Administrators,
     drivers,
     failure::Failure,
-    log,
+    log, meters,
     output::print_line,
     place, recorder,
     service_manager::{ServiceManager, in_words},
     settings::{DriverChoice, Settings},
+    traces,
     web::{Hosts, Web},
 };
 
 const DRIVER: &str = "file";
 const LISTEN: &str = "127.0.0.1:50551";
+
+/// The share of requests that are traced if nobody says.
+const TRACED: f64 = 0.01;
 
 /// How long the line that says where this node serves waits for it to lead, or to know who does.
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
@@ -36,7 +40,10 @@ const RELOAD: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
-    log::start(log::filter(settings.log.as_deref())?)?;
+    let format = settings.log_format.unwrap_or_default();
+    let traced = start_traces(&settings)?;
+    let is_traced = traced.is_some();
+    log::start(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
     let config = match &settings.driver {
@@ -76,6 +83,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         (Some(web), Some(address)) => Some(web.serve_probes(address)?),
         _ => None,
     };
+    meters::show_build(&name);
     let mut probes = pin!(endless("probes and metrics", async move {
         match probes {
             Some(serving) => serving.await,
@@ -94,12 +102,16 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     if let Some(endpoint) = service_endpoint.clone() {
         server = server.advertise(endpoint);
     }
+    if is_traced {
+        server = server.spans(traces::span_of);
+    }
     if let Some(tls) = tls {
         server = server.tls(tls).reload(reloader.subscribe());
     }
     let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
     log::report(&oracle);
+    let counting = keep_up_meters(oracle.clone());
     tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
     let followed = manager.follow(oracle.clone());
     if let Some(web) = &web {
@@ -120,7 +132,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
             std::process::exit(1);
         });
     });
-    tokio::select! {
+    let ended = tokio::select! {
         stopped = stopped => match stopped {
             Ok(()) => Ok(()),
             Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
@@ -128,7 +140,30 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         error = probes => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         error = endless("the service manager", followed) => Err(error.into()),
+        error = endless("counting", counting) => Err(error.into()),
         failed = administrators => failed,
+    };
+    if is_traced {
+        traces::flush().await;
+    }
+    ended
+}
+
+/// Traces requests, if they are to be.
+fn start_traces(settings: &Settings) -> Result<Option<log::BoxedLayer>, Failure> {
+    let ratio = settings.trace_ratio.unwrap_or(TRACED);
+    if !(0.0..=1.0).contains(&ratio) {
+        return Err(Failure::usage(format!("--trace-ratio is from 0 to 1, not {ratio}")));
+    }
+    let endpoint = settings.otlp_endpoint.as_deref();
+    endpoint.map(|endpoint| traces::start(endpoint, ratio)).transpose()
+}
+
+/// Keeps up what is counted, if anybody can see it.
+async fn keep_up_meters(oracle: Oracle) {
+    match recorder::is_installed() {
+        true => match meters::keep_up(oracle).await {},
+        false => pending().await,
     }
 }
 

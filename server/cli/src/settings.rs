@@ -10,7 +10,7 @@ use tsoracle_core::DriverConfig;
 use tsoracle_server::PolicyConfig;
 
 pub(crate) use self::socket_mode::SocketMode;
-use crate::time::Time;
+use crate::{log::Format, time::Time};
 
 const PLACES: &str = "Place";
 const TIME: &str = "Time and leases";
@@ -79,6 +79,20 @@ pub(crate) struct Settings {
     /// tsoracle_core=debug,warn [default: info]
     #[arg(long, value_name = "FILTER", env = "TSORACLE_LOG", help_heading = PLACES)]
     pub(crate) log: Option<String>,
+
+    /// How to write the log: text, for people, or json, an object a line [default: text]
+    #[arg(long, value_name = "FORMAT", env = "TSORACLE_LOG_FORMAT", help_heading = PLACES,
+          hide_possible_values = true)]
+    pub(crate) log_format: Option<Format>,
+
+    /// Where a collector takes traces of requests, over gRPC, as http://127.0.0.1:4317; in builds with the feature
+    /// `otlp` [default: nowhere]
+    #[arg(long, value_name = "URL", env = "TSORACLE_OTLP_ENDPOINT", help_heading = PLACES)]
+    pub(crate) otlp_endpoint: Option<String>,
+
+    /// The share of requests to trace whose callers do not say whether to, from 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "SHARE", env = "TSORACLE_TRACE_RATIO", help_heading = PLACES)]
+    pub(crate) trace_ratio: Option<f64>,
 
     /// How long a leader serves after its last renewal; a successor may wait a tenth longer
     /// [default: 1s]

@@ -288,6 +288,15 @@ fn a_cluster_goes_over_to_the_next_release_and_no_call_is_lost() {
     }
 }
 
+#[cfg(feature = "file")]
+#[test]
+fn a_log_for_machines() {
+    let mut reader = Reader::new();
+    reader.start("json, in a terminal");
+    // The line on standard output comes with the first of the log, which a thread writes.
+    while !reader.run("json, and then").lines().any(|line| line == "serving") {}
+}
+
 #[cfg(feature = "etcd")]
 #[test]
 fn three_nodes_over_etcd() {

@@ -16,6 +16,7 @@ use super::{
     within_deadline,
 };
 use crate::{
+    meters::CallMeters,
     rights::{Client, Right},
     status::{Asked, Statuses},
 };
@@ -29,6 +30,7 @@ pub(crate) struct Tso {
     pub(crate) unread: Arc<Room>,
     /// Turns true when streams are to end.
     pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) meters: Arc<CallMeters>,
 }
 
 impl Tso {
@@ -218,7 +220,8 @@ impl TsoService for Tso {
         let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
         let client = client(&request)?;
         let (statuses, requests) = (self.statuses.clone(), request.into_inner());
-        let answers = TsAnswers::new(oracle, statuses, requests, ending, client);
+        let answers =
+            TsAnswers::new(oracle, statuses, requests, ending, client, self.meters.clone());
         Ok(Response::new(answers))
     }
 
@@ -229,7 +232,8 @@ impl TsoService for Tso {
         let (oracle, ending) = (within_deadline(&self.oracle, &request), self.ending(&request));
         let places = (self.unread.clone(), client(&request)?);
         let (statuses, requests) = (self.statuses.clone(), request.into_inner());
-        let answers = SeqAnswers::new(oracle, statuses, requests, ending, places);
+        let meters = self.meters.clone();
+        let answers = SeqAnswers::new(oracle, statuses, requests, ending, places, meters);
         let mut response = Response::new(answers);
         metadata::insert_flag(response.metadata_mut(), metadata::SEQ_RUNS);
         Ok(response)

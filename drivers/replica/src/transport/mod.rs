@@ -307,7 +307,9 @@ impl Transport {
 
     /// Ends the connection to a node that is spoken to no more.
     pub fn drop_peer(&self, node: u32) {
-        lock(&self.0.peers).remove(&node);
+        if let Some(peer) = lock(&self.0.peers).remove(&node) {
+            peer.dropped();
+        }
         self.0.clocks.forget(node);
     }
 

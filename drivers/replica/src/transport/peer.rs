@@ -21,7 +21,9 @@ use tonic::{
 };
 use tower::service_fn;
 use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock, Unreached, shortened,
+    BootTime, Clock as _, Error, ErrorKind, Result, SystemClock, Unreached,
+    series::{self, Gauge},
+    shortened,
 };
 
 use super::{
@@ -72,6 +74,8 @@ pub(super) struct Peer {
     overflow: Notify,
     /// The reason why it cannot be reached, if it cannot: logged once.
     trouble: Mutex<Option<String>>,
+    /// Whether a session stands. Not a number once it is spoken to no more.
+    connected: Gauge,
 }
 
 /// Queued frames, and the callers that wait for answers. When it ends, they are notified.
@@ -126,6 +130,7 @@ impl Peer {
             is_kept: AtomicBool::new(false),
             overflow: Notify::new(),
             trouble: Mutex::default(),
+            connected: series::PEER_CONNECTED.gauge_of(&[&node.to_string()]),
         })
     }
 
@@ -200,6 +205,17 @@ impl Peer {
         }
     }
 
+    fn show_connected(self: &Arc<Self>, transport: &Inner, is_connected: bool) {
+        if is_current(self, transport) {
+            self.connected.set(f64::from(is_connected));
+        }
+    }
+
+    /// It is a peer no more.
+    pub(super) fn dropped(&self) {
+        self.connected.set(f64::NAN);
+    }
+
     /// Shows the peer that this process is there.
     fn show(&self, transport: &Inner) {
         if let Ok(frame) = transport.envelope.wrap(self.node, PRESENT, bytes::Bytes::new()) {
@@ -218,6 +234,7 @@ impl Peer {
 
     pub(super) fn keep_session(self: &Arc<Self>, transport: &Arc<Inner>) {
         if !self.is_kept.swap(true, Ordering::Relaxed) {
+            self.show_connected(transport, false);
             transport
                 .spawn("the session with a peer", keep_session(self.clone(), transport.clone()));
         }
@@ -295,6 +312,7 @@ async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
         };
         *lock(&peer.session) = None;
         lock(&peer.broken_since).get_or_insert_with(|| SystemClock.now().boot);
+        peer.show_connected(&transport, false);
         pause = match &stood {
             Ok(Meeting::Stands) => BACKOFF.0,
             Ok(Meeting::Forms) | Err(_) => (pause * 2).min(BACKOFF.1),
@@ -348,6 +366,7 @@ async fn session(peer: Arc<Peer>, transport: Arc<Inner>) -> Result<Meeting, Stat
     let present = Present::enter(&peer, &transport, incarnation)?;
     // With its first frame the peer is told whom this node knows.
     peer.reached(Session { queue, waiting: HashMap::new(), sent_ids: 0 });
+    peer.show_connected(&transport, true);
     handler.connected(peer.node);
     let answered = async {
         loop {

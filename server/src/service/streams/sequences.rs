@@ -8,17 +8,19 @@ use std::{
 
 use futures::{Stream, stream::FuturesOrdered};
 use tonic::{Code, Status, Streaming};
-use tsoracle_core::{Oracle, Places, Result, Room, SeqGrant, SeqRequest};
+use tracing::{Instrument as _, Span, info_span};
+use tsoracle_core::{Oracle, Places, Result, Room, SPANS, SeqGrant, SeqRequest};
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES, MAX_STREAM_SEQ_REQUESTS,
     v1::{
-        GetSeqRequest, GetSeqResponse, SeqOutcome, SeqRunFailure, SeqRunOutcome, StreamSeqRequest,
-        StreamSeqResponse, seq_outcome::Outcome,
+        GetSeqRequest, GetSeqResponse, SeqFailure, SeqOutcome, SeqRunFailure, SeqRunOutcome,
+        StreamSeqRequest, StreamSeqResponse, seq_outcome::Outcome,
     },
 };
 
 use super::{Ending, run::Run};
 use crate::{
+    meters::{CallMeters, Method},
     rights::{Client, Right},
     service::{convert, denied},
     status::{self, Asked, Failures, Statuses},
@@ -60,6 +62,9 @@ pub(crate) struct SeqAnswers {
     ending: Ending,
     room: Arc<Room>,
     client: Arc<Client>,
+    meters: Arc<CallMeters>,
+    /// That of the call, if it has one. Each message gets one below it.
+    span: Option<Span>,
     /// Other tasks have to have their turn first.
     yields: bool,
 }
@@ -71,6 +76,7 @@ impl SeqAnswers {
         requests: Streaming<StreamSeqRequest>,
         ending: Ending,
         (room, client): (Arc<Room>, Arc<Client>),
+        meters: Arc<CallMeters>,
     ) -> Self {
         Self {
             oracle,
@@ -81,6 +87,8 @@ impl SeqAnswers {
             ending,
             room,
             client,
+            meters,
+            span: Some(Span::current()).filter(|span| !span.is_disabled()),
             yields: false,
         }
     }
@@ -98,7 +106,10 @@ impl SeqAnswers {
             };
             match message.and_then(checked).and_then(|message| self.submitted(message)) {
                 Ok(outcomes) => self.under_way.push_back(outcomes),
-                Err(status) => self.end_with(status),
+                Err(status) => {
+                    self.meters.count(Method::STREAM_SEQ, status.code(), 1);
+                    self.end_with(status);
+                }
             }
         }
     }
@@ -123,10 +134,18 @@ impl SeqAnswers {
             may_advance(&client, &request)?;
             Ok(request)
         });
-        Ok(Box::pin(async move {
+        let answered = async move {
             let outcomes = oracle.get_seqs(requests).await;
             Answered { singles, outcomes, places }
-        }))
+        };
+        Ok(match &self.span {
+            None => Box::pin(answered),
+            Some(call) => {
+                let span =
+                    info_span!(target: SPANS, parent: call, "message", requests = count as i64);
+                Box::pin(answered.instrument(span))
+            }
+        })
     }
 
     /// Streams last: what the client may do can change meanwhile.
@@ -148,13 +167,15 @@ impl SeqAnswers {
 
     fn answer(&mut self, answered: Answered) -> StreamSeqResponse {
         let Answered { singles, outcomes, places } = answered;
+        let granted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        self.meters.count(Method::STREAM_SEQ, Code::Ok, granted as u64);
         self.yields = outcomes.len() > LARGE;
         let mut failures = Failures::new(&self.statuses);
         let outcome = |outcome: Result<SeqGrant>| SeqOutcome {
             outcome: Some(match outcome.map(response) {
                 Ok(Some(granted)) => Outcome::Granted(granted),
                 Ok(None) => Outcome::Failed(self.statuses.no_block()),
-                Err(error) => Outcome::Failed(failures.of(&error)),
+                Err(error) => Outcome::Failed(self.counted(failures.of(&error))),
             }),
         };
         let mut outcomes = outcomes.into_iter();
@@ -162,6 +183,12 @@ impl SeqAnswers {
         let run = (outcomes.len() > 0).then(|| self.run_outcome(outcomes));
         drop(places);
         StreamSeqResponse { outcomes: singles, run }
+    }
+
+    fn counted(&self, failure: SeqFailure) -> SeqFailure {
+        let code = Code::from_i32(i32::try_from(failure.code).unwrap_or_default());
+        self.meters.count(Method::STREAM_SEQ, code, 1);
+        failure
     }
 
     fn run_outcome(
@@ -181,7 +208,7 @@ impl SeqAnswers {
                     }
                     None => self.statuses.no_block(),
                 },
-                Err(error) => refused.of(error),
+                Err(error) => self.counted(refused.of(error)),
             };
             run.starts.push(0);
             run.failures.push(SeqRunFailure { index, failure: Some(failure) });

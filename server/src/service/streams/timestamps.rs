@@ -6,12 +6,13 @@ use std::{
 };
 
 use futures::Stream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tsoracle_core::{Grant, Oracle, Result};
 use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
 
 use super::Ending;
 use crate::{
+    meters::{CallMeters, Method},
     rights::{Client, Right},
     service::convert,
     status::{self, Asked, Statuses},
@@ -29,6 +30,7 @@ pub(crate) struct TsAnswers {
     held: Option<Pin<Box<dyn Future<Output = Result<Grant>> + Send>>>,
     ending: Ending,
     client: Arc<Client>,
+    meters: Arc<CallMeters>,
 }
 
 impl TsAnswers {
@@ -38,14 +40,18 @@ impl TsAnswers {
         requests: Streaming<GetTsRequest>,
         ending: Ending,
         client: Arc<Client>,
+        meters: Arc<CallMeters>,
     ) -> Self {
-        Self { oracle, statuses, requests, held: None, ending, client }
+        Self { oracle, statuses, requests, held: None, ending, client, meters }
     }
 
     fn answer(&self, granted: Result<Grant>) -> Result<GetTsResponse, Status> {
-        granted
+        let answer = granted
             .map(convert::timestamps)
-            .map_err(|error| self.statuses.of(&error, Asked::Timestamps))
+            .map_err(|error| self.statuses.of(&error, Asked::Timestamps));
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.meters.count(Method::STREAM_TS, code, 1);
+        answer
     }
 
     /// Streams last: what the client may do can change meanwhile.

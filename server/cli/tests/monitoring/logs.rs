@@ -1,0 +1,94 @@
+//! Logs for machines: `--log-format json`.
+
+use std::{fs, net::TcpStream, path::Path, process::Output};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::node::{Node, run, stdout, tsoracle};
+
+/// The lines of a log, each of which is an object with what every line has.
+fn objects(log: &str) -> Vec<Value> {
+    let objects = log.lines().map(|line| {
+        let object: Value =
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        for name in ["timestamp", "level"] {
+            assert!(object[name].is_string(), "without {name}: {line}");
+        }
+        assert!(object["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+        object
+    });
+    objects.collect()
+}
+
+fn ended(node: Node) -> Vec<Value> {
+    node.signal(Signal::TERM);
+    let (status, log) = node.ended();
+    assert_eq!(status.code(), Some(0), "{log}");
+    objects(&log)
+}
+
+#[test]
+fn each_line_is_an_object() {
+    let directory = TempDir::new().unwrap();
+    let node = Node::start(directory.path(), &["file", "--log-format", "json", "--log", "debug"]);
+    stdout(&node.ask(&["seq", "k\n\u{1b}[31m\"\\"]));
+    let lines = ended(node);
+    let said = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
+    let serving = said("serving");
+    assert_eq!((&serving["level"], &serving["epoch"]), (&"INFO".into(), &"1".into()));
+    assert_eq!(serving["target"], "tsoracle_core::engine");
+    assert!(said("the reign has ended")["claim"].is_u64());
+}
+
+#[test]
+fn lines_that_were_lost_are_said_to_be_in_an_object() {
+    let directory = TempDir::new().unwrap();
+    let arguments = ["file", "--log-format", "json", "--log", "trace"];
+    let node = Node::start(directory.path(), &arguments);
+    (0..4_000).for_each(|_| drop(TcpStream::connect(&node.address).unwrap()));
+    let lines = ended(node);
+    let lost = lines.iter().find(|line| line["lines"].is_u64()).expect("lines were lost");
+    assert_eq!(lost["level"], "WARN");
+    assert!(lost["message"].as_str().unwrap().contains("lines of the log were lost"), "{lost}");
+}
+
+#[test]
+fn why_a_server_has_failed_is_said_in_an_object() {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("taken"), "no directory").unwrap();
+    let failed = |output: Output| {
+        let lines = objects(&String::from_utf8(output.stderr).unwrap());
+        let last = lines.last().unwrap();
+        assert_eq!(last["level"], "ERROR", "{last}");
+        assert!(last["message"].as_str().unwrap().contains("taken"), "{last}");
+    };
+    failed(run(directory.path(), &["serve", "file:taken", "--log-format", "json"]));
+    let mut by_variable = tsoracle(directory.path(), &["serve", "file:taken"]);
+    failed(by_variable.env("TSORACLE_LOG_FORMAT", "json").output().unwrap());
+    let config = "driver = \"file:taken\"\nlog-format = \"json\"\n";
+    fs::write(directory.path().join("tsoracle.toml"), config).unwrap();
+    failed(run(directory.path(), &["serve", "--config", "tsoracle.toml"]));
+}
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_build_without_traces_says_so() {
+    let refused =
+        run(Path::new("."), &["serve", "memory", "--otlp-endpoint", "http://127.0.0.1:1"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--features otlp"));
+}
+
+#[test]
+fn an_unknown_format_is_refused_by_name() {
+    let directory = TempDir::new().unwrap();
+    let refused = run(Path::new("."), &["serve", "--log-format", "xml"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    fs::write(directory.path().join("tsoracle.toml"), "log-format = \"xml\"\n").unwrap();
+    let refused = run(directory.path(), &["serve", "--config", "tsoracle.toml"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("xml") && said.contains("json"), "{said}");
+}

@@ -1,0 +1,231 @@
+//! Scrapes of real nodes, one test a driver: what is in them is documented, and Prometheus' own tool finds nothing wrong.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpListener,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    http,
+    node::{Node, run, stdout},
+    series::{Families, documented, scraped},
+};
+
+/// Ports that are free, all different.
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|held| held.local_addr().unwrap().to_string()).collect()
+}
+
+pub(crate) fn scrape(address: &str) -> String {
+    http::get(address, "/metrics").unwrap()
+}
+
+/// Scrapes until something is there, which is brought up to date each second.
+pub(crate) fn scrape_until(address: &str, is_there: impl Fn(&str) -> bool) -> String {
+    for _ in 0..2_000 {
+        let text = scrape(address);
+        if is_there(&text) {
+            return text;
+        }
+    }
+    panic!("it never comes:\n{}", scrape(address));
+}
+
+/// A node with metrics, that was asked for some things, and where its metrics are.
+fn node(directory: &Path, driver: &str, more: &[&str]) -> (Node, String) {
+    let metrics = free_addresses(1).remove(0);
+    let node = Node::start(directory, &[&[driver, "--metrics-listen", &metrics], more].concat());
+    (node, metrics)
+}
+
+/// Finds every series of a scrape documented as it is, and has `promtool` check the whole.
+fn check(text: &str) -> Families {
+    let (found, documented) = (scraped(text), documented());
+    for (name, family) in &found {
+        let row = documented.get(name);
+        assert_eq!(row, Some(family), "{name} is documented otherwise");
+    }
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut promtool = promtool.stderr(Stdio::piped()).spawn().expect("promtool is installed");
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr) + String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+    found
+}
+
+/// Whatever is brought up to date each second has been.
+fn is_up_to_date(text: &str) -> bool {
+    text.contains("\nprocess_open_fds ") && !text.contains("\ntsoracle_window_ahead_seconds 0\n")
+}
+
+#[cfg(feature = "file")]
+#[test]
+fn what_the_file_driver_shows() {
+    let directory = TempDir::new().unwrap();
+    let (node, metrics) = node(directory.path(), "file:state", &[]);
+    stdout(&node.ask(&["ts", "--count", "3"]));
+    stdout(&node.ask(&["seq", "a", "--count", "5"]));
+    assert!(!node.ask(&["seq-read", "never"]).status.success());
+    let text = scrape_until(&metrics, is_up_to_date);
+    check(&text);
+    for line in [
+        "tsoracle_grants_total 1",
+        "tsoracle_timestamps_total 3",
+        "tsoracle_sequences 1",
+        "tsoracle_phase{phase=\"serving\"} 1",
+        "tsoracle_phase{phase=\"following\"} 0",
+        "tsoracle_epoch 1",
+        "tsoracle_requests_total{method=\"StreamTs\",code=\"OK\"} 1",
+        "tsoracle_requests_total{method=\"ReadSeq\",code=\"NOT_FOUND\"} 1",
+        "tsoracle_request_duration_seconds_count{method=\"ReadSeq\"} 1",
+        "tsoracle_takeover_duration_seconds_count{step=\"open\"} 1",
+        "tsoracle_store_segments 1",
+        concat!(
+            "tsoracle_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\",driver=\"file\"} 1"
+        ),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("NaN"), "{text}");
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn what_the_rocksdb_driver_shows() {
+    let directory = TempDir::new().unwrap();
+    let (node, metrics) = node(directory.path(), "rocksdb:state", &[]);
+    stdout(&node.ask(&["seq", "a"]));
+    let text = scrape_until(&metrics, is_up_to_date);
+    check(&text);
+    assert!(!text.contains("tsoracle_store_sync_duration_seconds_count 0"), "{text}");
+}
+
+/// Three nodes of a driver with peers, each with its metrics.
+#[cfg(any(feature = "openraft", feature = "omnipaxos"))]
+pub(crate) fn cluster(
+    directory: &Path,
+    driver: &str,
+    prepare: impl Fn(&mut Command),
+) -> Vec<(Node, String)> {
+    use crate::node::tsoracle;
+    let free = free_addresses(9);
+    let places: Vec<_> = free.chunks(3).collect();
+    let peers: Vec<_> =
+        (1..).zip(&places).map(|(id, at)| format!("{id}={}/{}", at[0], at[1])).collect();
+    let starting = (1..).zip(&places).map(|(id, at)| {
+        let driver = format!("{driver}:./{driver}-{id}?node={id}&peers={}", peers.join(","));
+        let serve =
+            ["serve", &driver, "--listen", &at[1], "--metrics-listen", &at[2], "--log", "warn"];
+        let mut command = tsoracle(directory, &serve);
+        prepare(&mut command);
+        let metrics = at[2].clone();
+        std::thread::spawn(move || (Node::spawn(command), metrics))
+    });
+    let starting: Vec<_> = starting.collect();
+    starting.into_iter().map(|node| node.join().unwrap()).collect()
+}
+
+/// Checks what each node of a cluster shows. Returns what that of the leader does.
+#[cfg(any(feature = "openraft", feature = "omnipaxos"))]
+fn check_cluster(directory: &Path, driver: &str) -> String {
+    let nodes = cluster(directory, driver, |_| {});
+    let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
+    stdout(&run(directory, &["seq", "a", "--endpoint", &all.join(",")]));
+    let leads = |text: &str| text.contains("tsoracle_phase{phase=\"serving\"} 1");
+    let members = "\ntsoracle_members{votes=\"true\"} 3\n";
+    let mut of_leader = vec![];
+    for (_, metrics) in &nodes {
+        let text = scrape_until(metrics, |text| {
+            let peers = text.lines().filter(|line| line.starts_with("tsoracle_peer_connected"));
+            peers.filter(|line| line.ends_with(" 1")).count() == 2
+                && text.contains(members)
+                && text.contains("\nprocess_open_fds ")
+                && (!leads(text) || text.contains("\ntsoracle_peer_lag_entries"))
+        });
+        check(&text);
+        let lags =
+            text.lines().filter(|line| line.starts_with("tsoracle_peer_lag_entries")).count();
+        assert_eq!(lags, if leads(&text) { 2 } else { 0 }, "the leader alone knows: {text}");
+        if leads(&text) {
+            of_leader.push(text);
+        }
+    }
+    assert_eq!(of_leader.len(), 1, "one node leads");
+    of_leader.remove(0)
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn what_nodes_of_openraft_show() {
+    let directory = TempDir::new().unwrap();
+    check_cluster(directory.path(), "openraft");
+}
+
+#[cfg(feature = "omnipaxos")]
+#[test]
+fn what_nodes_of_omnipaxos_show() {
+    let directory = TempDir::new().unwrap();
+    check_cluster(directory.path(), "omnipaxos");
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn what_a_node_over_etcd_shows() {
+    let directory = TempDir::new().unwrap();
+    let urls: Vec<_> = free_addresses(2).iter().map(|at| format!("http://{at}")).collect();
+    let mut etcd = Command::new("etcd");
+    etcd.args(["--data-dir", "etcd", "--listen-client-urls", &urls[0]]);
+    etcd.args(["--advertise-client-urls", &urls[0], "--listen-peer-urls", &urls[1]]);
+    let etcd = etcd.current_dir(directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _etcd = Ended(etcd.spawn().expect("etcd is installed"));
+    let driver = format!("etcd://{}/tsoracle", urls[0].trim_start_matches("http://"));
+    let (node, metrics) = node(directory.path(), &driver, &[]);
+    while !node.ask(&["seq", "a"]).status.success() {}
+    check(&scrape_until(&metrics, is_up_to_date));
+}
+
+/// A program that ends with the test.
+pub(crate) struct Ended(pub(crate) std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Every series that is documented is there: on a node with certificates, or in a cluster.
+#[cfg(all(feature = "openraft", feature = "file"))]
+#[test]
+fn whatever_is_documented_is_shown() {
+    let directory = TempDir::new().unwrap();
+    for made in [&["ca"][..], &["node", "1", "--address", "127.0.0.1"]] {
+        stdout(&run(directory.path(), &[&["cert"], made].concat()));
+    }
+    let certificates = directory.path().join("tsoracle-certs");
+    assert!(fs::exists(certificates.join("node-1.pem")).unwrap());
+    let tls = ["--tls-cert", "tsoracle-certs/node-1.pem", "--tls-key", "tsoracle-certs/node-1.key"];
+    let traced: &[&str] = match cfg!(feature = "otlp") {
+        true => &["--otlp-endpoint", "http://127.0.0.1:1"],
+        false => &[],
+    };
+    let (_node, metrics) = node(directory.path(), "file:state", &[&tls[..], traced].concat());
+    let mut found = check(&scrape_until(&metrics, is_up_to_date));
+    found.extend(scraped(&check_cluster(directory.path(), "openraft")));
+    let traces = |name: &str| name.starts_with("tsoracle_trace_") && !cfg!(feature = "otlp");
+    let missing: Vec<_> = documented()
+        .into_keys()
+        .filter(|name| !found.contains_key(name) && !traces(name))
+        .collect();
+    assert_eq!(missing, [""; 0], "these are documented and not shown");
+}
