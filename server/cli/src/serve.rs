@@ -85,6 +85,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         (Some(web), Some(address)) => Some(web.serve_probes(address)?),
         _ => None,
     };
+    meters::show_build(&name);
     let mut probes = pin!(endless("probes and metrics", async move {
         match probes {
             Some(serving) => serving.await,
