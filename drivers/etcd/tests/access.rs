@@ -13,7 +13,7 @@ use common::{
 use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::time::timeout;
-use tsoracle_core::{Clock as _, ConsensusDriver as _, Error, ErrorKind, SystemClock};
+use tsoracle_core::{Clock as _, Error, ErrorKind, SystemClock};
 
 /// How long new files may take to be found.
 const MOST: Duration = Duration::from_secs(30);

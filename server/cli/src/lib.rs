@@ -40,6 +40,7 @@ mod sequences;
 mod serve;
 mod service_manager;
 mod settings;
+mod signals;
 mod status;
 mod target;
 mod time;

@@ -1,10 +1,7 @@
 use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::{signal::unix::SignalKind, time::timeout};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
@@ -21,6 +18,7 @@ use crate::{
     place, recorder,
     service_manager::{ServiceManager, in_words},
     settings::{DriverChoice, Settings},
+    signals::{Signals, listen_for},
     traces,
     web::{Hosts, Web},
 };
@@ -40,21 +38,11 @@ const RELOAD: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
-    let format = settings.log_format.unwrap_or_default();
-    let traced = start_traces(&settings)?;
-    let is_traced = traced.is_some();
-    log::start(log::filter(settings.log.as_deref())?, format, traced.into_iter().collect())?;
+    let is_traced = start_log(&settings)?;
     let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
     let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
-    let config = match &settings.driver {
-        Some(DriverChoice(config)) => config.clone(),
-        None => DriverConfig::parse(DRIVER)?,
-    };
+    let config = driver(&settings)?;
     let name = config.name().to_owned();
-    drivers::check(&name)?;
-    if settings.require_state == Some(true) {
-        require_state(&config)?;
-    }
     let space = drivers::directory(&config)?
         .map(|directory| Space { directory, reserve: settings.reserve_bytes });
     let options = OracleOptions { space, ..options };
@@ -81,17 +69,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         OpenContext { service_endpoint: service_endpoint.clone(), reload: reloader.subscribe() };
     let web = web(&settings, &name)?;
     meters::show_build(&name);
-    let probes = match (&web, settings.probe_listen()?) {
-        (Some(web), Some(address)) => Some(web.serve_probes(address)?),
-        _ => None,
-    };
-    meters::show_build(&name);
-    let mut probes = pin!(endless("probes and metrics", async move {
-        match probes {
-            Some(serving) => serving.await,
-            None => pending().await,
-        }
-    }));
+    let mut probes = pin!(endless("probes and metrics", probes(web.as_ref(), &settings)?));
     let driver = tokio::select! {
         opened = drivers::open(config, context) => opened?,
         error = probes.as_mut() => return Err(error.into()),
@@ -125,16 +103,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let reload = reloader.subscribe();
     let administrators = administrators.serve(oracle, (&access, pages), limits, reload, reloads);
     let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
-    let stopped = listening.serve_with_shutdown(async {
-        signals.next().await;
-        manager.stopping();
-        tracing::info!("stopping; a second signal exits at once");
-        tokio::spawn(async move {
-            signals.next().await;
-            log::flush();
-            std::process::exit(1);
-        });
-    });
+    let stopped = listening.serve_with_shutdown(stopping(signals, &manager));
     let ended = tokio::select! {
         stopped = stopped => match stopped {
             Ok(()) => Ok(()),
@@ -151,6 +120,41 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         traces::flush().await;
     }
     ended
+}
+
+/// The driver that is chosen, if this build has it.
+fn driver(settings: &Settings) -> Result<DriverConfig, Failure> {
+    let config = match &settings.driver {
+        Some(DriverChoice(config)) => config.clone(),
+        None => DriverConfig::parse(DRIVER)?,
+    };
+    drivers::check(config.name())?;
+    if settings.require_state == Some(true) {
+        require_state(&config)?;
+    }
+    Ok(config)
+}
+
+/// Waits until this process is asked to stop.
+async fn stopping(mut signals: Signals, manager: &ServiceManager) {
+    signals.next().await;
+    manager.stopping();
+    tracing::info!("stopping; a second signal exits at once");
+    tokio::spawn(async move {
+        signals.next().await;
+        log::flush();
+        std::process::exit(1);
+    });
+}
+
+/// Logs from now on, and says whether requests are traced.
+fn start_log(settings: &Settings) -> Result<bool, Failure> {
+    let traced = start_traces(settings)?;
+    let is_traced = traced.is_some();
+    let (filter, format) =
+        (log::filter(settings.log.as_deref())?, settings.log_format.unwrap_or_default());
+    log::start(filter, format, traced.into_iter().collect())?;
+    Ok(is_traced)
 }
 
 /// Traces requests, if they are to be.
@@ -177,6 +181,23 @@ fn web(settings: &Settings, driver: &str) -> Result<Option<Web>, Failure> {
         return Ok(None);
     }
     Ok(Some(Web::new(driver, recorder::install()?)))
+}
+
+/// Answers probes, and whoever scrapes, if there is an address for that.
+fn probes(
+    web: Option<&Web>,
+    settings: &Settings,
+) -> Result<impl Future<Output = ()> + use<>, Failure> {
+    let serving = match (web, settings.probe_listen()?) {
+        (Some(web), Some(address)) => Some(web.serve_probes(address)?),
+        _ => None,
+    };
+    Ok(async move {
+        match serving {
+            Some(serving) => serving.await,
+            None => pending().await,
+        }
+    })
 }
 
 /// Has whatever was read from files read again on each SIGHUP.
@@ -255,38 +276,5 @@ fn require_state(config: &DriverConfig) -> Result<(), Failure> {
             "there is no state in {}, and none is begun with --require-state; is the volume mounted?",
             directory.display()
         ))),
-    }
-}
-
-fn listen_for(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error:#}")))
-}
-
-/// What asks this process to stop.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// Those that would end the process if nobody waited for them.
-    _ignored: [Signal; 3],
-}
-
-impl Signals {
-    pub(crate) fn install() -> Result<Self, Failure> {
-        Ok(Self {
-            terminate: listen_for(SignalKind::terminate())?,
-            interrupt: listen_for(SignalKind::interrupt())?,
-            _ignored: [
-                listen_for(SignalKind::hangup())?,
-                listen_for(SignalKind::user_defined1())?,
-                listen_for(SignalKind::user_defined2())?,
-            ],
-        })
-    }
-
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

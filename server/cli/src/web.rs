@@ -183,9 +183,9 @@ fn line(text: &str) -> String {
     format!("{}\n", output::printable(text).replace('\n', " "))
 }
 
-/// Whether one more is answered.
-fn admit(rate: &DefaultDirectRateLimiter) -> Result<(), Response> {
-    rate.check().map_err(|_| {
+/// Refuses what is one too many.
+fn refuse(rate: &DefaultDirectRateLimiter) -> Option<Response> {
+    rate.check().err().map(|_| {
         let text = line(&format!(
             "more than {A_SECOND} of these a second are not answered; ask again later"
         ));
@@ -193,19 +193,23 @@ fn admit(rate: &DefaultDirectRateLimiter) -> Result<(), Response> {
     })
 }
 
-async fn metrics(State(Costly { web, rate }): State<Costly>) -> Result<Response, Response> {
-    admit(&rate)?;
+async fn metrics(State(Costly { web, rate }): State<Costly>) -> Response {
+    if let Some(refused) = refuse(&rate) {
+        return refused;
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((kind, web.0.scrape.render()).into_response())
+    (kind, web.0.scrape.render()).into_response()
 }
 
-async fn status(State(Costly { web, rate }): State<Costly>) -> Result<Response, Response> {
-    admit(&rate)?;
+async fn status(State(Costly { web, rate }): State<Costly>) -> Response {
+    if let Some(refused) = refuse(&rate) {
+        return refused;
+    }
     let json = [(header::CONTENT_TYPE, "application/json")];
     match output::json(&status::Status::of(&web.0)) {
-        Ok(text) => Ok((json, text).into_response()),
+        Ok(text) => (json, text).into_response(),
         Err(failure) => {
-            Err((StatusCode::INTERNAL_SERVER_ERROR, line(&failure.to_string())).into_response())
+            (StatusCode::INTERNAL_SERVER_ERROR, line(&failure.to_string())).into_response()
         }
     }
 }

@@ -92,9 +92,9 @@ async fn all_keys_of_a_run_begin_with_its_own_prefix() {
     for operation in &operations {
         let asked = match &operation.call {
             history::Call::GetSeq { ask, .. } => ask.iter().map(|ask| ask.key.clone()).collect(),
-            history::Call::ReadSeq { key, .. } | history::Call::DeleteSeq { key, .. } => {
-                vec![key.clone()]
-            }
+            history::Call::ReadSeq { key, .. }
+            | history::Call::SeedSeq { key, .. }
+            | history::Call::DeleteSeq { key, .. } => vec![key.clone()],
             history::Call::GetTs { .. } => vec![],
         };
         assert!(asked.iter().all(|key| key.starts_with(&verdict.prefix)), "{operation}");

@@ -21,7 +21,7 @@ use self::{
     runtimes::Runtimes,
     targets::{Question, Target},
 };
-use crate::{endpoints::Endpoints, failure::Failure, output::Output, serve::Signals};
+use crate::{endpoints::Endpoints, failure::Failure, output::Output, signals::Signals};
 
 pub const EXAMPLES: &str = "\
 Callers run in a closed loop: each has one call under way, and makes the next one when it is

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::node::{run, stdout, tsoracle};
 
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
     "serve",
     "ts",
     "seq",
