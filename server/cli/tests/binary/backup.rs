@@ -1,19 +1,12 @@
 //! Backups of a server that serves, and what is restored from them.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::Output,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, run, stdout, tsoracle};
+use crate::node::{Node, error_line, json, later, run, stdout, tsoracle, until};
 
 fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
@@ -144,12 +137,9 @@ fn a_restore_that_was_killed_is_not_served() {
         let target = format!("file:./new-{attempt}");
         let mut child = tsoracle(here, &["restore", "copy", &target]).spawn().unwrap();
         let journal = here.join(format!("new-{attempt}/state.journal"));
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !journal.exists() && Instant::now() < deadline {
-            thread::yield_now();
-        }
-        // A little later each time, to meet it between its beginning and its end.
-        thread::sleep(Duration::from_millis(attempt));
+        until("it begins", || journal.exists());
+        // To meet it between its beginning and its end.
+        later(Duration::from_millis(attempt));
         child.kill().unwrap();
         if child.wait().unwrap().success() {
             break;
@@ -161,15 +151,12 @@ fn a_restore_that_was_killed_is_not_served() {
             .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let said = loop {
-            let said = fs::read_to_string(&log).unwrap();
-            let is_told = said.contains("is not whole") || said.contains("serving");
-            if is_told || Instant::now() > deadline {
-                break said;
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
+        let said = || fs::read_to_string(&log).unwrap();
+        until("it says how it is", || {
+            let said = said();
+            said.contains("is not whole") || said.contains("leading")
+        });
+        let said = said();
         node.kill().unwrap();
         node.wait().unwrap();
         if said.contains("is not whole") {

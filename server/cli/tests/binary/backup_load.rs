@@ -8,17 +8,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, task::JoinSet};
 use tsoracle_client::{Client, ErrorKind};
+use tsoracle_core::{BootTime, Clock as _, SystemClock};
 use tsoracle_history::{Ask, Block, Blocks, Call, Next, Operation, Outcome, Timestamps, check};
 
-use crate::node::{Node, openraft_nodes, run, stdout, tsoracle};
+use crate::node::{Node, later, openraft_nodes, run, stdout, tsoracle, until};
 
 const CLIENTS: usize = 64;
 const KEYS: usize = 8;
@@ -29,20 +29,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Everything that was called, on one clock.
 struct Load {
     client: Client,
-    began: Instant,
+    began: BootTime,
     ends: AtomicBool,
     calls: Mutex<Vec<Operation>>,
 }
 
 impl Load {
-    fn new(endpoints: impl IntoIterator<Item = String>, began: Instant) -> Arc<Self> {
+    fn new(endpoints: impl IntoIterator<Item = String>, began: BootTime) -> Arc<Self> {
         let builder = Client::builder().endpoints(endpoints).timeout(PATIENCE);
         let client = builder.build().unwrap();
         Arc::new(Self { client, began, ends: AtomicBool::new(false), calls: Mutex::default() })
     }
 
     fn now(&self) -> u64 {
-        self.began.elapsed().as_nanos() as u64
+        SystemClock.now().boot.since(self.began).as_nanos() as u64
     }
 
     fn note(&self, caller: usize, start_ns: u64, call: Call) {
@@ -144,14 +144,6 @@ fn end(load: &Load, clients: JoinSet<()>, runtime: &Runtime) {
     runtime.block_on(clients.join_all());
 }
 
-fn wait(what: &str, is: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::yield_now();
-    }
-}
-
 /// Many sequences with long names, so that a copy takes a while.
 fn fill(load: &Load, runtime: &Runtime) {
     runtime.block_on(async {
@@ -165,19 +157,18 @@ fn fill(load: &Load, runtime: &Runtime) {
 
 /// Which node leads.
 fn leader(nodes: &[Option<Node>]) -> usize {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        let leads = nodes.iter().position(|node| {
-            node.as_ref().is_some_and(|node| {
-                let said = node.ask(&["status", "--timeout", "2s"]);
-                String::from_utf8_lossy(&said.stdout).contains("leading")
-            })
-        });
-        if let Some(leader) = leads {
-            return leader;
-        }
-    }
-    panic!("no node leads")
+    let leads = |node: &Option<Node>| {
+        node.as_ref().is_some_and(|node| {
+            let said = node.ask(&["status", "--timeout", "2s"]);
+            String::from_utf8_lossy(&said.stdout).contains("leading")
+        })
+    };
+    let mut found = None;
+    until("a node leads", || {
+        found = nodes.iter().position(leads);
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 #[test]
@@ -193,7 +184,7 @@ fn a_backup_under_load_survives_the_leader() {
     let nodes = openraft_nodes(here, str::to_owned, note);
     let endpoints: Vec<_> = nodes.iter().map(|node| node.address.clone()).collect();
     let mut nodes: Vec<_> = nodes.into_iter().map(Some).collect();
-    let began = Instant::now();
+    let began = SystemClock.now().boot;
     let load = Load::new(endpoints.clone(), began);
     fill(&load, &runtime);
     let clients = start(&load, &runtime);
@@ -205,9 +196,9 @@ fn a_backup_under_load_survives_the_leader() {
         let mut backup = tsoracle(here, &["backup", &name, "--endpoint", &all]);
         let backup = backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let part = here.join(format!("{name}.part"));
-        wait("a backup that begins", || part.exists() || here.join(&name).exists());
+        until("a backup begins", || part.exists() || here.join(&name).exists());
         // Early, in the midst, and late.
-        thread::sleep(Duration::from_millis(round * 40));
+        later(Duration::from_millis(round * 40));
         // A kill waits for nothing.
         nodes[victim].as_ref().unwrap().signal(Signal::KILL);
         nodes[victim] = None;
@@ -241,7 +232,7 @@ fn a_backup_under_load_survives_the_leader() {
     let after = Load::new([node.address.clone()], began);
     runtime.block_on(after.look());
     let clients = start(&after, &runtime);
-    wait("a load", || after.calls.lock().unwrap().len() > 2_000);
+    until("there is a load", || after.calls.lock().unwrap().len() > 2_000);
     end(&after, clients, &runtime);
     after.check();
     let calls = after.calls.lock().unwrap();

@@ -14,11 +14,26 @@ use rustix::{
 use serde_json::Value;
 use tsoracle_core::{Clock as _, SystemClock};
 
-/// How long a node may take to say something. It is there for what it never says.
-const PATIENCE: Duration = Duration::from_secs(45);
-
-/// How long a node may log nothing that is waited for.
+/// How long something may take that is waited for.
 const MOST: Duration = Duration::from_secs(60);
+
+/// Tries something until it holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = SystemClock.now().boot;
+    while !holds() {
+        assert!(SystemClock.now().boot.since(begin) < MOST, "{what}");
+        thread::yield_now();
+    }
+}
+
+/// Waits for a moment between others that only time tells apart.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing else tells when what another process does is half done"
+)]
+pub(crate) fn later(by: Duration) {
+    thread::sleep(by);
+}
 
 /// A `tsoracle serve` that has said its line.
 #[derive(Debug)]
@@ -139,7 +154,7 @@ pub(crate) fn status(admin: &str) -> Value {
 
 /// Waits until a node says that something of this kind is wrong.
 pub(crate) fn problem(admin: &str, kind: &str) -> Value {
-    let until = SystemClock.now().boot + PATIENCE;
+    let until = SystemClock.now().boot + MOST;
     loop {
         let status = status(admin);
         let problems = status["problems"].as_array().expect("a list");
@@ -152,7 +167,7 @@ pub(crate) fn problem(admin: &str, kind: &str) -> Value {
 
 /// Waits until a node says that nothing is wrong.
 pub(crate) fn wait_until_sound(admin: &str) {
-    let until = SystemClock.now().boot + PATIENCE;
+    let until = SystemClock.now().boot + MOST;
     while status(admin)["problems"] != Value::Array(vec![]) {
         assert!(SystemClock.now().boot < until, "it is never sound: {:#}", status(admin));
     }

@@ -1,16 +1,12 @@
 //! Who may do what, as an operator sets it up: tokens, a policy, an admin address, an audit log.
 
-use std::{
-    fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Output,
-    time::Duration,
-};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use tsoracle_core::{Clock as _, SystemClock};
 
-use crate::node::{Node, error_line, json, run, stdout, tsoracle};
+use crate::node::{Node, error_line, json, run, stdout, tsoracle, until};
 
 const POLICY: &str = "
 [policy.roles]
@@ -62,15 +58,6 @@ impl Place {
     fn audited(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path().join("audit.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-/// Tries something until it holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = SystemClock.now().boot;
-    while !holds() {
-        assert!(SystemClock.now().boot.since(begin) < Duration::from_secs(30), "{what}");
-        std::thread::yield_now();
     }
 }
 
