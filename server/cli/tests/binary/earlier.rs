@@ -51,7 +51,7 @@ fn what_was_backed_up_goes_on_where_it_was() {
 #[cfg(feature = "rocksdb")]
 #[test]
 fn states_of_rocksdb_go_on_where_they_were() {
-    go_on_where_they_were("rocksdb", 0);
+    go_on_where_they_were("rocksdb", 1);
 }
 
 #[cfg(feature = "openraft")]
