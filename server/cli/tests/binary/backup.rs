@@ -154,7 +154,7 @@ fn a_restore_that_was_killed_is_not_served() {
         let said = || fs::read_to_string(&log).unwrap();
         until("it says how it is", || {
             let said = said();
-            said.contains("is not whole") || said.contains("leading")
+            said.contains("is not whole") || said.contains("serving epoch")
         });
         let said = said();
         node.kill().unwrap();
