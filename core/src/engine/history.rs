@@ -39,6 +39,8 @@ struct State {
     serving: Option<Epoch>,
     /// Where the leader was that this node followed last.
     followed: Option<String>,
+    /// The last epoch that became known.
+    seen: Option<Epoch>,
 }
 
 impl History {
@@ -98,22 +100,30 @@ impl History {
         state.phase = Some(phase.clone());
         match phase {
             Phase::Following(Some(leader)) => {
-                let epoch = leader.epoch;
+                // Until the leader has fenced, what is known is the epoch of the one before.
+                let epoch =
+                    leader.epoch.filter(|epoch| state.seen.is_none_or(|seen| *epoch > seen));
+                state.seen = epoch.or(state.seen);
                 let is_known = state.followed.as_ref() == Some(&leader.endpoint);
-                if !is_known {
-                    let before = state.followed.replace(leader.endpoint.clone());
-                    let cause = match before {
+                let last = state.changes.back_mut().filter(|_| is_known);
+                let cause = match (last, epoch) {
+                    (Some(_), None) => return,
+                    (Some(last), Some(_)) if last.epoch.is_none() => {
+                        last.epoch = epoch;
+                        return;
+                    }
+                    (Some(_), Some(_)) => "it has taken over again".into(),
+                    (None, _) => match state.followed.replace(leader.endpoint.clone()) {
                         Some(before) => format!("{before} leads no more"),
                         None => "it was found to lead".into(),
-                    };
-                    drop(state);
-                    self.add(now, epoch, format!("{} leads", leader.endpoint), cause);
-                } else if let Some(last) = state.changes.back_mut() {
-                    // It becomes known a little later.
-                    last.epoch = last.epoch.or(epoch);
-                }
+                    },
+                };
+                drop(state);
+                self.add(now, epoch, format!("{} leads", leader.endpoint), cause);
             }
-            Phase::Serving { epoch } => (state.followed, state.serving) = (None, Some(*epoch)),
+            Phase::Serving { epoch } => {
+                (state.followed, state.serving, state.seen) = (None, Some(*epoch), Some(*epoch));
+            }
             _ => {}
         }
     }
@@ -148,6 +158,27 @@ mod tests {
         assert_eq!(told, [("b:1 leads", Some(Epoch(5))), ("a:1 leads", Some(Epoch(4)))]);
         assert_eq!(changes[0].cause, "a:1 leads no more");
         assert_eq!(changes[0].at_ms, 1_000_006);
+    }
+
+    #[test]
+    fn a_leader_has_no_epoch_of_the_one_before() {
+        let history = History::default();
+        for (ms, endpoint, epoch) in
+            [(1, "a:1", 1), (2, "b:1", 1), (3, "b:1", 2), (4, "b:1", 2), (5, "b:1", 3)]
+        {
+            history.enter(at(ms), &following(endpoint, Some(epoch)));
+        }
+        let changes = history.changes();
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| (&*change.what, change.epoch.unwrap().0, &*change.cause))
+            .collect();
+        let expected = [
+            ("b:1 leads", 3, "it has taken over again"),
+            ("b:1 leads", 2, "a:1 leads no more"),
+            ("a:1 leads", 1, "it was found to lead"),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
