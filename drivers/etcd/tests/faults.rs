@@ -237,7 +237,7 @@ async fn a_state_that_cannot_be_read_is_refused() {
     let corrupt = |error: &Error| *error.kind() == ErrorKind::Corrupt;
     for (prefix, key, value, says) in [
         ("a", "version", "tsoracle-etcd/1 1 0 1 x", "tsoracle migrate"),
-        ("b", "version", "tsoracle-etcd/9 1", "tsoracle-etcd/9"),
+        ("b", "version", "tsoracle-etcd/9 1", "made by a newer release"),
         ("c", "version", "garbage", "garbage"),
         ("d", "version", "tsoracle-etcd/2 1", "d/state:v"),
         ("e", "state:v", "garbage", "the state's version"),
