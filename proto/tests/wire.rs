@@ -189,10 +189,12 @@ fn the_descriptor_set_names_every_rpc() {
         "SequenceService/ListSeqs",
         "SequenceService/SeedSeq",
         "SequenceService/DeleteSeq",
+        "SequenceService/OpenSeqs",
         "ClusterService/Members",
         "ClusterService/Change",
         "ClusterService/Troubles",
         "ClusterService/Reload",
+        "BackupService/Backup",
     ];
     assert_eq!(rpcs, expected);
     assert!(set.file.iter().all(|file| file.package() == "tsoracle.v1"));
