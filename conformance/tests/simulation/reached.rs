@@ -84,6 +84,7 @@ impl Reached {
                 Seeded,
                 Settled,
             ],
+            // That a name expires is rare, and a matter of the engine's, which the other systems show.
             System::Omnipaxos | System::Openraft => &[
                 Conflict,
                 StoredBefore,
@@ -103,7 +104,6 @@ impl Reached {
                 Listed,
                 NameKnown,
                 NameReused,
-                NameExpired,
                 Deleted,
                 Seeded,
                 Settled,

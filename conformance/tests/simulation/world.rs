@@ -156,7 +156,7 @@ impl World {
             keeps_claims: rng.chance(200) || flaw == Some(Flaw::EvidenceOfUndecided),
             memory: if is_sabotaged || rng.chance(500) { 1 << 16 } else { 4 },
             sleeps: rng.chance(200),
-            forgets_names: rng.chance(700),
+            forgets_names: rng.chance(500),
             beats: (Duration::default(), Duration::default()),
             keeps: (0, 0),
         };
