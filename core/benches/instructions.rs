@@ -97,9 +97,11 @@ impl Clock for Still {
 fn grants(times: u32) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let boot = BootTime::default() + Duration::from_secs(3_600);
+    // Not even the driver reads the system's clock: valgrind ends whoever does by way of the kernel's page for that.
     let clock = Arc::new(Still(Now { wall_ms: 1_800_000_000_000, boot }));
     let oracle = runtime.block_on(async {
-        let driver = LocalDriver::open(MemoryStore::default()).await.expect("memory opens");
+        let driver = LocalDriver::open_by(clock.clone(), || Ok(MemoryStore::default()));
+        let driver = driver.await.expect("memory opens");
         let options = OracleOptions { clock, ..OracleOptions::default() };
         let oracle = Oracle::start(driver, options).expect("the options are valid");
         oracle.get_ts(1).await.expect("it serves");

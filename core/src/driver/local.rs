@@ -12,8 +12,7 @@ use super::{
     Version,
 };
 use crate::{
-    BootTime, Clock as _, Error, ErrorKind, Latency, Membership, NodeId, Result, SeqStore,
-    SystemClock,
+    BootTime, Clock, Error, ErrorKind, Latency, Membership, NodeId, Result, SeqStore, SystemClock,
     state::{CLAIM, NODE, REIGN},
 };
 
@@ -65,14 +64,25 @@ impl LocalDriver {
     pub async fn open_with<S: SeqStore>(
         open: impl FnOnce() -> Result<S> + Send + 'static,
     ) -> Result<Arc<Self>> {
+        Self::open_by(Arc::new(SystemClock), open).await
+    }
+
+    /// As [`open_with`](Self::open_with), and by this clock it is told how long the store takes for a commit.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_by<S: SeqStore>(
+        clock: Arc<dyn Clock>,
+        open: impl FnOnce() -> Result<S> + Send + 'static,
+    ) -> Result<Arc<Self>> {
         let (opened, started) = oneshot::channel();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (lead, leadership) = watch::channel(Leadership::Unknown);
         let writes = Arc::<Latency>::default();
-        let own = writes.clone();
+        let timed = Timed { writes: writes.clone(), clock };
         let thread = thread::Builder::new()
             .name("tsoracle-store".into())
-            .spawn(move || match open().and_then(|store| Owner::new(store, own)) {
+            .spawn(move || match open().and_then(|store| Owner::new(store, timed)) {
                 Ok((mut owner, node)) => {
                     lead.send_replace(Leadership::Leader { claim: CLAIM_OF_PROCESS });
                     owner.lead = Some(lead);
@@ -147,6 +157,12 @@ impl ConsensusDriver for LocalDriver {
     }
 }
 
+/// How long the store takes to make a commit durable, and by which clock.
+struct Timed {
+    writes: Arc<Latency>,
+    clock: Arc<dyn Clock>,
+}
+
 /// The thread's side: the store, the version of its state, and the first error it gave.
 struct Owner<S> {
     store: S,
@@ -154,13 +170,12 @@ struct Owner<S> {
     /// Dropped at the first error, which closes the channel.
     lead: Option<watch::Sender<Leadership>>,
     latched: Option<Error>,
-    /// How long the store takes to make a commit durable.
-    writes: Arc<Latency>,
+    timed: Timed,
 }
 
 impl<S: SeqStore> Owner<S> {
     /// Finds or draws the node's id. A state without a version is empty, or one of before there were any.
-    fn new(mut store: S, writes: Arc<Latency>) -> Result<(Self, NodeId)> {
+    fn new(mut store: S, timed: Timed) -> Result<(Self, NodeId)> {
         let mut version = Version::decode(SeqStore::get(&store, VERSION)?.as_deref())?;
         let node = SeqStore::get(&store, NODE)?.map(|bytes| node_id(&bytes)).transpose()?;
         if version == Version::EMPTY && node.is_none() && SeqStore::get(&store, REIGN)?.is_some() {
@@ -179,7 +194,7 @@ impl<S: SeqStore> Owner<S> {
             effect.set_version(version);
             store.commit(effect)?;
         }
-        Ok((Self { store, version, lead: None, latched: None, writes }, node))
+        Ok((Self { store, version, lead: None, latched: None, timed }, node))
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -209,13 +224,13 @@ impl<S: SeqStore> Owner<S> {
             Some(outcome) => return Ok(outcome),
             None => return Err(ahead(base, self.version)),
         }
-        let writes = self.writes.clone();
-        let timing = writes.begin(SystemClock.now().boot);
+        let (writes, began) = (self.timed.writes.clone(), self.timed.clock.now().boot);
+        let timing = writes.begin(began);
         self.guard(|store| store.commit(effect)).map_err(|error| {
             let context = "the commit failed, and may or may not be stored";
             Error::new(ErrorKind::Uncertain, context).with_source(error)
         })?;
-        timing.end(SystemClock.now().boot);
+        timing.end(self.timed.clock.now().boot);
         self.version = next;
         Ok(Outcome::Stored)
     }
