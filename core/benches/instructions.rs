@@ -97,7 +97,7 @@ impl Clock for Still {
 fn grants(times: u32) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let boot = BootTime::default() + Duration::from_secs(3_600);
-    // Not even the driver reads the system's clock: valgrind ends whoever does by way of the kernel's page for that.
+    // The driver gets this clock as well: under valgrind a program that reads the system's clock crashes.
     let clock = Arc::new(Still(Now { wall_ms: 1_800_000_000_000, boot }));
     let oracle = runtime.block_on(async {
         let driver = LocalDriver::open_by(clock.clone(), || Ok(MemoryStore::default()));

@@ -36,7 +36,7 @@ const ENTRY_BYTES: usize = 96;
 /// What was written to a key: a value, or nothing if it was deleted.
 type Change = (Vec<u8>, Option<Vec<u8>>);
 
-/// Makes files that nobody else sees and that are gone with the process.
+/// Makes temporary files without a name, which are deleted when the process ends.
 type NewFile = Box<dyn FnMut() -> io::Result<File> + Send>;
 
 /// Puts the parts of a copy together, on disk where they are large.

@@ -8,8 +8,8 @@
 //! end    = number of entries (8), SHA-256 of everything before this part (32)
 //! ```
 //!
-//! The checksums tell damage from a whole file, and where it is. They are no signature: whoever can write the file
-//! can make one that is as whole.
+//! The checksums show whether the file is damaged, and where. They are no signature: anybody who can write the file
+//! can make another one that passes.
 
 use std::io::{self, Read, Write};
 

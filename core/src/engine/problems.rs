@@ -1,5 +1,5 @@
 //! What is wrong, in words: the one place that makes them, for the status page, for `tsoracle status` and for
-//! whoever embeds the oracle.
+//! programs that embed the oracle.
 
 use std::{
     fmt,
@@ -69,7 +69,7 @@ impl fmt::Debug for Problems {
 }
 
 impl Shared {
-    /// What the driver says of this node and its peers, and whoever else was registered.
+    /// The reports of the driver, about this node and its peers, and of other registered sources.
     pub(crate) fn report(&self, now: BootTime) -> Report {
         let mut report = self.guard.driver().report(now);
         self.problems.add_reports(&mut report, now);

@@ -536,6 +536,7 @@ async fn a_node_of_which_a_task_has_panicked_ends_and_names_it() {
     let error = node.driver.read(&Reads::default()).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Fatal, "{error}");
     // Both wait by that clock.
-    let named = ["elections", "leadership"].iter().any(|task| error.to_string().contains(task));
-    assert!(named, "{error}");
+    let words = |task| format!("the task for {task} has panicked");
+    let named = ["elections", "leadership"].map(words);
+    assert!(named.iter().any(|words| error.to_string().contains(words)), "{error}");
 }
