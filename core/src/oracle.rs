@@ -45,8 +45,8 @@ struct Control {
     liveness: Liveness,
     /// Until it has ended and the driver has stopped.
     task: Mutex<Option<JoinHandle<()>>>,
-    /// One change of the members at a time.
-    changing: Arc<Mutex<()>>,
+    /// One transfer of leadership at a time.
+    transferring: Arc<Mutex<()>>,
 }
 
 /// Timestamps, and the epoch they were granted under.
@@ -109,7 +109,7 @@ impl Oracle {
         let (liveness, responder) = Liveness::new();
         let task = tokio::spawn(engine::run(shared.clone(), stopped, responder));
         let task = Mutex::new(Some(task));
-        let control = Arc::new(Control { stop, liveness, task, changing: Arc::default() });
+        let control = Arc::new(Control { stop, liveness, task, transferring: Arc::default() });
         Ok(Self { shared, control, hold, caller: None })
     }
 

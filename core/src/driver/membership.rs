@@ -8,8 +8,9 @@ use crate::Result;
 ///
 /// # Contract
 /// - Any node answers [`members`](Self::members), as far as it knows.
-/// - Only the leader makes changes, one at a time; every other node refuses as `NotLeader`, with a
-///   hint.
+/// - Only the leader makes changes; every other node refuses as `NotLeader`, with a hint.
+/// - Changes may be asked for at once, and the driver orders them. One that waits for a node holds up no
+///   other.
 /// - A change that returned `Ok` MUST survive a power loss of all nodes.
 /// - A change that is already in effect is not an error.
 /// - An oracle has released its reign when it asks for a [transfer](MembershipChange::Transfer). If this

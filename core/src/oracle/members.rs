@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::OwnedMutexGuard;
 
 use super::Oracle;
 use crate::{Error, ErrorKind, Members, Membership, MembershipChange, Result, engine::Handover};
@@ -11,8 +10,9 @@ impl Oracle {
     ///
     /// A transfer ends the reign as [`shutdown`](Self::shutdown) does, before the driver is asked to
     /// move leadership: the next leader need not wait for the lease. If no other node takes over, this
-    /// node serves again under a claim of its own. Changes are made one at a time; one whose future
-    /// is dropped before it was begun is not made.
+    /// node serves again under a claim of its own. One transfer is made at a time; one whose future
+    /// is dropped before it was begun is not made. Any other change is the driver's to order: it may have
+    /// to wait for a node, and holds up nothing here.
     pub fn membership(&self) -> Option<Arc<dyn Membership>> {
         let driver = self.shared.guard.driver().membership()?;
         Some(Arc::new(Changes { oracle: self.clone(), driver }))
@@ -38,11 +38,8 @@ impl Membership for Changes {
         {
             return handed;
         }
-        let (driver, alone) = (self.driver.clone(), self.alone().await);
-        let changing = tokio::spawn(async move {
-            let _alone = alone;
-            driver.change(change).await
-        });
+        let driver = self.driver.clone();
+        let changing = tokio::spawn(async move { driver.change(change).await });
         changing.await.unwrap_or_else(|panic| {
             let context = "the driver panicked in a change of members, which may have been made";
             Err(Error::new(ErrorKind::Uncertain, context).with_source(panic))
@@ -54,8 +51,7 @@ impl Changes {
     /// Has the open reign released, and then leadership moved. Nothing if there is no reign, or the
     /// driver would not move it: it knows what to say then.
     async fn hand_over(&self, to: Option<u64>) -> Option<Result<()>> {
-        // Before anything is released, so that the driver is not busy with another change then.
-        let alone = self.alone().await;
+        let alone = self.oracle.control.transferring.clone().lock_owned().await;
         let members = self.driver.members().await.ok()?;
         let is_other = |id| members.leader != Some(id) && to.is_none_or(|to| to == id);
         if !members.members.iter().any(|member| member.votes && is_other(member.id)) {
@@ -68,10 +64,5 @@ impl Changes {
         let _ = reign.queues.handovers.send(handover);
         drop(reign);
         outcome.await.ok()
-    }
-
-    /// Waits until no other change is under way.
-    async fn alone(&self) -> OwnedMutexGuard<()> {
-        self.oracle.control.changing.clone().lock_owned().await
     }
 }

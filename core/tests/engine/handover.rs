@@ -288,16 +288,26 @@ async fn a_stop_is_not_kept_waiting_by_a_release_that_cannot_be_committed() {
 }
 
 #[tokio::test]
-async fn changes_are_made_one_at_a_time() {
-    let (cluster, a, _, mut asked) = two().await;
+async fn a_change_that_takes_long_holds_up_no_other() {
+    let (_, a, _, mut asked) = two().await;
     let promoting = change(&a, MembershipChange::Promote { id: 3 });
-    let Asked { reply, .. } = asked.recv().await.unwrap();
-    let transfers = [transfer(&a), transfer(&a)];
+    let Asked { reply: promoted, .. } = asked.recv().await.unwrap();
     promoting.abort();
     promoting.await.unwrap_err();
-    settle().await;
+    let removing = change(&a, MembershipChange::Remove { id: 3, force: false });
+    asked.recv().await.unwrap().reply.send(Ok(())).unwrap();
+    removing.await.unwrap().unwrap();
     a.grant();
-    reply.send(Ok(())).unwrap();
+    let transferring = transfer(&a);
+    asked.recv().await.unwrap().reply.send(Err(unavailable())).unwrap();
+    transferring.await.unwrap().unwrap_err();
+    promoted.send(Ok(())).expect("it goes on without its caller");
+}
+
+#[tokio::test]
+async fn one_transfer_is_made_at_a_time() {
+    let (cluster, a, _, mut asked) = two().await;
+    let transfers = [transfer(&a), transfer(&a)];
     let Asked { change, reply } = asked.recv().await.unwrap();
     assert_eq!(change, MembershipChange::Transfer { to: None });
     assert!(cluster.record().released);

@@ -225,7 +225,7 @@ async fn promote(shared: &Shared, id: u64) -> Result<()> {
 }
 
 async fn remove(shared: &Shared, id: u64, force: bool) -> Result<()> {
-    let _alone = shared.changing.lock().await;
+    let alone = shared.changing.lock().await;
     let metrics = shared.metrics();
     let membership = metrics.membership_config.membership();
     let Some(at) = membership.get_node(&id) else {
@@ -254,6 +254,7 @@ async fn remove(shared: &Shared, id: u64, force: bool) -> Result<()> {
         }
     }
     submit(shared, change).await?;
+    drop(alone);
     tell_removed(shared, peer_id(id), at).await;
     Ok(())
 }
