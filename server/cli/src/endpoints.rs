@@ -10,7 +10,7 @@ use tsoracle_core::on_one_line;
 use tsoracle_proto::{Authorized, Bearer, DEFAULT_PORT};
 use tsoracle_server::token_mistake;
 
-use crate::{failure::Failure, place};
+use crate::{failure::Failure, place, time::some_time};
 
 /// The variable with a token, for those who have no file for it. It is no option, since all users see those.
 const TOKEN: &str = "TSORACLE_TOKEN";
@@ -33,7 +33,7 @@ pub struct Endpoints {
         long,
         value_name = "DURATION",
         env = "TSORACLE_TIMEOUT",
-        value_parser = humantime::parse_duration,
+        value_parser = some_time,
         default_value = "5s"
     )]
     pub timeout: Duration,

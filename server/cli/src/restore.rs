@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     floors: Floors,
 
     /// How far ahead of this machine's clock timestamps begin at least
-    #[arg(long, value_name = "DURATION", default_value = MARGIN, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = MARGIN, value_parser = crate::time::duration)]
     margin: Duration,
 
     /// Every timestamp will be later than this: milliseconds since 1970, or a time in RFC 3339 [default: the clock,

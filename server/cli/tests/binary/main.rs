@@ -1,6 +1,8 @@
 //! The `tsoracle` binary, run as a person or an init system would.
 
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
+mod arguments;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod backup;
 #[cfg(feature = "openraft")]
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
