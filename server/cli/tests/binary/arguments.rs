@@ -4,7 +4,7 @@ use std::{path::Path, process::Output};
 
 use tempfile::TempDir;
 
-use crate::node::{Node, run, stdout};
+use crate::node::{Node, run, stdout, tsoracle};
 
 /// Every command, with those of commands of commands, and its help.
 fn all_commands() -> Vec<(Vec<String>, String)> {
@@ -67,4 +67,31 @@ fn no_duration_is_longer_than_a_clock_can_count() {
     }
     stdout(&node.ask(&["status", "--timeout", "36500days"]));
     stdout(&node.ask(&["ts", "--timeout", "36500days"]));
+}
+
+#[test]
+fn every_command_names_an_endpoint_that_is_one() {
+    let mut found = 0;
+    for (words, _) in all_commands().iter().filter(|(_, help)| help.contains("--endpoint <PLACE>"))
+    {
+        for nobody in ["", ",", " , "] {
+            let said = refused(&run_all(words, &["--endpoint", nobody]));
+            assert!(said.contains("name at least one endpoint"), "{words:?}: {said}");
+        }
+        let wrong = ["127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:0", "127.0.0.1:", "[::1]:65536"];
+        for endpoint in wrong {
+            let said =
+                refused(&run_all(words, &["--endpoint", &format!("127.0.0.1:1,{endpoint}")]));
+            assert!(said.contains(endpoint) && said.contains("no port"), "{words:?}: {said}");
+        }
+        for endpoint in ["not an address", "unix:", "a/b"] {
+            let said = refused(&run_all(words, &["--endpoint", endpoint]));
+            assert!(said.contains(endpoint), "{words:?}: {said}");
+        }
+        found += 1;
+    }
+    assert!(found > 15, "{found}");
+    let mut asked = tsoracle(Path::new("."), &["status"]);
+    let said = refused(&asked.env("TSORACLE_ENDPOINT", ",").output().unwrap());
+    assert!(said.contains("TSORACLE_ENDPOINT") && said.contains("at least one"), "{said}");
 }
