@@ -19,6 +19,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::node::{Node, error_line, json, later, run, stdout, tsoracle, until};
+#[cfg(feature = "openraft")]
+use crate::node::{free_port, openraft_nodes};
 
 fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
@@ -360,4 +362,35 @@ fn the_partial_file_is_a_new_one() {
     let line = error_line(&export("e"), 1);
     assert!(line.contains("another process writes"), "{line}");
     assert!(here.join("e.part").exists());
+}
+
+/// Addresses of administrators name no other node to go to.
+#[cfg(feature = "openraft")]
+#[test]
+fn a_follower_alone_says_where_the_leader_is() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let admins = [free_port(), free_port(), free_port()];
+    let nodes = openraft_nodes(here, str::to_owned, |id, command| {
+        command.args(["--admin-listen", &admins[id - 1]]);
+    });
+    let phase = |admin: &String| {
+        let output = run(here, &["status", "--json", "--endpoint", admin]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        status["phase"].as_str().unwrap().to_owned()
+    };
+    let find = |wanted: &str| admins.iter().position(|admin| phase(admin) == wanted);
+    until("a node leads, and another one knows", || {
+        find("leading").is_some() && find("following").is_some()
+    });
+    let (leader, follower) = (find("leading").unwrap(), find("following").unwrap());
+    let open = ["seq-open", "--accept-sequence-loss"];
+    for command in [&["backup", "copy"][..], &["cluster", "transfer", "--to", "1"], &open] {
+        let at = ["--endpoint", &admins[follower], "--timeout", "1s"];
+        let line = error_line(&run(here, &[command, &at].concat()), 1);
+        assert!(line.contains("addresses of all nodes"), "{line}");
+        assert!(line.contains(&nodes[leader].address), "{line}");
+    }
+    let all = admins.join(",");
+    stdout(&run(here, &["backup", "copy", "--endpoint", &all]));
 }
