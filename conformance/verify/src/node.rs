@@ -2,7 +2,7 @@ use std::io;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, TlsOptions};
-use tsoracle_proto::{Address, Authorized, Bearer, Scheme};
+use tsoracle_proto::{Address, Authorized, Bearer, Scheme, with_advice};
 use tsoracle_types::on_one_line;
 
 use super::Options;
@@ -44,7 +44,7 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
                 let channel = Channel::new(channel, bearer.clone());
                 nodes.push(Node { name: name.clone(), channel });
             }
-            Err(error) => causes.push(format!("{name}: {}", on_one_line(&error))),
+            Err(error) => causes.push(format!("{name}: {}", with_advice(&on_one_line(&error)))),
         }
     }
     if nodes.is_empty() {
