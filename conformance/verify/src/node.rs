@@ -7,6 +7,9 @@ use tsoracle_types::on_one_line;
 
 use super::Options;
 
+/// By this a server knows that a denial is taken for one.
+const USER_AGENT: &str = concat!("tsoracle/", env!("CARGO_PKG_VERSION"));
+
 /// Certificates, in PEM.
 #[derive(Clone)]
 pub struct Tls {
@@ -88,6 +91,7 @@ fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {
     let address = Address::of_user(name, scheme)
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
     let mut endpoint = Endpoint::from_shared(address.uri(scheme)).map_err(invalid)?;
+    endpoint = endpoint.user_agent(USER_AGENT).map_err(invalid)?;
     if let Some(Tls { ca, identity }) = &options.tls {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
         if let Some((cert, key)) = identity {
