@@ -16,6 +16,7 @@ use crate::{
     log,
     output::Output,
     time::readable,
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -101,6 +102,7 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
              and `tsoracle seq-list`"
         )));
     };
+    unfinished::refuse(&config)?;
     let state = (reader.read)(&path)?;
     let (rules, contents) = contents(&state)?;
     let version = Version::decode(state.get(VERSION)?.as_deref())?;

@@ -32,8 +32,8 @@ not served any more. The target must be new. To grow into a cluster of openraft,
 into one of a single node, serve it, and let it grow by `tsoracle cluster add`. Nodes of omnipaxos do not
 change: name them all, with addresses of this machine, and move their directories to their machines then.
 
-If it is interrupted, the source is as it was. The target then refuses to serve: remove it, and migrate
-into a new one.
+If it is interrupted, the source is as it was, and nothing opens the target: migrate into it again, and
+remove it before if that is refused.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
@@ -110,10 +110,14 @@ async fn migrate(
             })
         }
     };
-    let stopped = target.shutdown().await;
-    let migrated = copied?;
-    stopped?;
-    Ok(migrated)
+    match copied {
+        Ok(migrated) => target.finish().await.map(|()| migrated),
+        Err(failure) => {
+            // It has failed already; that it does not stop either would tell nothing more.
+            let _ = target.shutdown().await;
+            Err(failure)
+        }
+    }
 }
 
 /// That there is a source, before an empty one is made.

@@ -17,6 +17,7 @@ use crate::{
     progress::Progress,
     target::Target,
     time::{Time, readable},
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -35,7 +36,8 @@ go on at once, above all of the backup and above the clock. Sequences do not: va
 was taken would be granted once more. Each is refused until it is opened from a floor above those, or
 all are with their loss accepted: here, or later by `tsoracle seq-open`.
 
-If it is interrupted, nothing serves from the target: remove it, and restore into a new one.
+If it is interrupted, nothing opens the target: restore into it again, and remove it before if that is
+refused.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
@@ -169,12 +171,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         restore(open, target.leader(), &SystemClock, &terms, |entries| progress.reach(entries));
     let restored = restored.await;
     drop(progress);
-    let stopped = target.shutdown().await;
-    let Restored { counts, header, closed } = restored.map_err(|error| match error.kind() {
-        ErrorKind::Config => Failure::failed(error),
-        _ => Failure::failed(format!("{error:#}; nothing serves from the target: remove it")),
-    })?;
-    stopped?;
+    let Restored { counts, header, closed } = match restored {
+        Ok(restored) => restored,
+        Err(error) => {
+            // It has failed already; that it does not stop either would tell nothing more.
+            let _ = target.shutdown().await;
+            return Err(match error.kind() {
+                ErrorKind::Config => Failure::failed(error),
+                _ => {
+                    Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
+                }
+            });
+        }
+    };
+    target.finish().await?;
     let report = Report {
         file: summary.file().into(),
         to: name,
@@ -209,13 +219,15 @@ fn text(report: &Report, floors: usize) -> String {
     )
 }
 
-/// That there is no state, before anything is opened that could change it.
+/// That there is no state but one that a restore has begun, before anything is opened that could change it.
 fn is_new(target: &DriverConfig) -> Result<(), Failure> {
     match drivers::directory(target)? {
-        Some(path) if path.join(LOCK_FILE).exists() => Err(Failure::failed(format!(
-            "there is a state in {} already, which was left as it is; restore into a new directory",
-            path.display()
-        ))),
+        Some(path) if path.join(LOCK_FILE).exists() && !unfinished::is_marked(&path) => {
+            Err(Failure::failed(format!(
+                "there is a state in {} already, which was left as it is; restore into a new directory",
+                path.display()
+            )))
+        }
         _ => Ok(()),
     }
 }

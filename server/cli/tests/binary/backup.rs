@@ -1,20 +1,20 @@
 //! Backups of a server that serves, and what is restored from them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
 
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, later, run, stdout, tsoracle, until};
+use crate::node::{Node, error_line, json, run, stdout};
 
-fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
+pub(crate) fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
     run(directory, &arguments)
 }
 
 /// A directory in which `file:./data` is served, with some of everything.
-fn served() -> (TempDir, Node) {
+pub(crate) fn served() -> (TempDir, Node) {
     let directory = TempDir::new().unwrap();
     let node = Node::start(directory.path(), &["file:./data"]);
     for key in ["a", "b", "c"] {
@@ -121,52 +121,6 @@ fn what_is_no_whole_backup_restores_nothing() {
     assert!(!here.join("x").exists() && !here.join("x.part").exists());
 }
 
-/// A restore that is killed leaves something that says why it does not serve.
-#[test]
-fn a_restore_that_was_killed_is_not_served() {
-    let (directory, node) = served();
-    let here = directory.path();
-    // So much that it takes a while.
-    let keys: Vec<String> = (0..100).map(|key| format!("{key}{}", "-".repeat(100))).collect();
-    for key in &keys {
-        stdout(&node.ask(&["seq", key]));
-    }
-    stdout(&backup(&node, here, &["copy"]));
-    let mut killed = false;
-    for attempt in 0..50 {
-        let target = format!("file:./new-{attempt}");
-        let mut child = tsoracle(here, &["restore", "copy", &target]).spawn().unwrap();
-        let journal = here.join(format!("new-{attempt}/state.journal"));
-        until("it begins", || journal.exists());
-        // To meet it between its beginning and its end.
-        later(Duration::from_millis(attempt));
-        child.kill().unwrap();
-        if child.wait().unwrap().success() {
-            break;
-        }
-        let mut node = tsoracle(here, &["serve", &target, "--listen", "127.0.0.1:0"]);
-        let log = here.join(format!("log-{attempt}"));
-        let mut node = node
-            .stdout(std::process::Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let said = || fs::read_to_string(&log).unwrap();
-        until("it says how it is", || {
-            let said = said();
-            said.contains("is not whole") || said.contains("serving epoch")
-        });
-        let said = said();
-        node.kill().unwrap();
-        node.wait().unwrap();
-        if said.contains("is not whole") {
-            killed = true;
-            break;
-        }
-    }
-    assert!(killed, "no restore was met between its beginning and its end");
-}
-
 /// What a directory holds, to the byte.
 fn held(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut held = vec![];
@@ -184,23 +138,9 @@ fn held(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     held
 }
 
-/// A driver of one node, killed as it is, so that what it holds lies in its log.
-fn inspected(driver: &str) {
-    let directory = TempDir::new().unwrap();
-    let here = directory.path();
-    let (name, path) = driver.split_once(':').unwrap();
-    let path = path.split('?').next().unwrap();
-    let node = Node::start(here, &[driver]);
-    for _ in 0..30 {
-        stdout(&node.ask(&["seq", "a"]));
-    }
-    stdout(&node.ask(&["lease-acquire", "writer", "--ttl", "1m"]));
+/// A stopped node that holds thirty numbers of `a`, and what it holds as a backup.
+fn is_looked_at(here: &Path, name: &str, path: &str) {
     let short = format!("{name}:{path}");
-    let line = error_line(&run(here, &["inspect", &short]), 1);
-    assert!(line.contains("in use by another process"), "{line}");
-    stdout(&backup(&node, here, &["copy"]));
-    node.signal(Signal::KILL);
-    node.ended();
     let before = held(&here.join(path));
     let found = json(&run(here, &["inspect", &short, "--json"]));
     let fields = [
@@ -220,6 +160,26 @@ fn inspected(driver: &str) {
     assert!(line.contains("--force"), "{line}");
     let verified = json(&run(here, &["backup", "verify", "exported", "--json"]));
     assert_eq!(verified["number"], found["number"]);
+}
+
+/// A driver of one node, killed as it is, so that what it holds lies in its log.
+fn inspected(driver: &str) {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let (name, path) = driver.split_once(':').unwrap();
+    let path = path.split('?').next().unwrap();
+    let node = Node::start(here, &[driver]);
+    for _ in 0..30 {
+        stdout(&node.ask(&["seq", "a"]));
+    }
+    stdout(&node.ask(&["lease-acquire", "writer", "--ttl", "1m"]));
+    let short = format!("{name}:{path}");
+    let line = error_line(&run(here, &["inspect", &short]), 1);
+    assert!(line.contains("in use by another process"), "{line}");
+    stdout(&backup(&node, here, &["copy"]));
+    node.signal(Signal::KILL);
+    node.ended();
+    is_looked_at(here, name, path);
     // It can be opened as before, and what was exported be restored.
     let node = Node::start(here, &[driver]);
     assert_eq!(stdout(&node.ask(&["seq", "a"])), "30");
@@ -240,6 +200,50 @@ fn a_stopped_node_of_a_cluster_is_looked_at_with_its_log() {
     let peer = listener.local_addr().unwrap();
     drop(listener);
     inspected(&format!("openraft:./raft?node=1&peers=1={peer}/127.0.0.1:1"));
+}
+
+/// Its nodes lead only together. Of those that were killed the one that is furthest holds all that was acknowledged.
+#[cfg(feature = "omnipaxos")]
+#[test]
+fn stopped_nodes_of_omnipaxos_are_looked_at_with_their_logs() {
+    use crate::node::tsoracle;
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let held: Vec<_> =
+        (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let address = |index: usize| held[index].local_addr().unwrap().to_string();
+    let services: Vec<_> = (3..6).map(address).collect();
+    let peers = (0..3).map(|node| format!("{}={}/{}", node + 1, address(node), services[node]));
+    let peers = peers.collect::<Vec<_>>().join(",");
+    drop(held);
+    let nodes = (1..=3).zip(&services).map(|(id, service)| {
+        let driver = format!("omnipaxos:./n{id}?node={id}&peers={peers}");
+        Node::spawn(tsoracle(here, &["serve", &driver, "--listen", service]))
+    });
+    let nodes: Vec<_> = nodes.collect();
+    for _ in 0..30 {
+        stdout(&nodes[0].ask(&["seq", "a", "--timeout", "60s"]));
+    }
+    stdout(&nodes[0].ask(&["lease-acquire", "writer", "--ttl", "1m"]));
+    let line = error_line(&run(here, &["inspect", "omnipaxos:./n1"]), 1);
+    assert!(line.contains("in use by another process"), "{line}");
+    for node in nodes {
+        node.signal(Signal::KILL);
+        node.ended();
+    }
+    let number = |id: &usize| {
+        let found = json(&run(here, &["inspect", &format!("omnipaxos:./n{id}"), "--json"]));
+        assert!(
+            found["notes"].to_string().contains("what one node of the cluster holds"),
+            "{found}"
+        );
+        found["number"].as_u64()
+    };
+    let furthest = (1..=3_usize).max_by_key(number).unwrap();
+    is_looked_at(here, "omnipaxos", &format!("./n{furthest}"));
+    stdout(&run(here, &["restore", "exported", "file:./new", "--floor", "a=40"]));
+    let node = Node::start(here, &["file:./new"]);
+    assert_eq!(stdout(&node.ask(&["seq", "a"])), "40");
 }
 
 #[test]
