@@ -37,7 +37,8 @@ pub struct Restored {
 /// Restores a backup into `target`, which was never used and which this node leads. `open` opens the backup, which is
 /// read twice: all of it is checked before anything is done. Reports how many entries are there, now and then.
 ///
-/// Nothing serves over a restore that was interrupted.
+/// Nothing serves over a restore that was interrupted after its first commit. Before that the target is as empty as it was, and whoever
+/// opens it keeps others away.
 ///
 /// # Errors
 /// `Config` if the target was used before or the backup is of a newer release; `Corrupt` if it is damaged; those of

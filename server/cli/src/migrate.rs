@@ -14,6 +14,7 @@ use crate::{
     output::Output,
     progress::Progress,
     target::Target,
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -68,6 +69,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { from, to, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
+    unfinished::refuse(&from).map_err(of("source"))?;
     let to = to.map_err(usage_if_config)?;
     for config in [&from].into_iter().chain(&to) {
         drivers::check(config.name())?;
