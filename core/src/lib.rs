@@ -48,7 +48,7 @@ pub use driver::{Linked, LinkedReader};
 pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
-pub use import::Migrated;
+pub use import::StateCounts;
 pub use latency::{Latency, LatencySummary, Timing};
 pub use migrate::Migration;
 pub use options::{OracleOptions, Space};

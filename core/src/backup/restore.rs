@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, io::Read, sync::Arc, tim
 use super::{BackupHeader, BackupReader, Contents};
 use crate::{
     Clock, ConsensusDriver, Entry, Error, ErrorKind, Reject, Result, SeqKey,
-    import::{self, Importer, Migrated},
+    import::{self, Importer, StateCounts},
     state::{Closing, ELSEWHERE, MAX_FLOOR_MS, ReignRecord, millis, name_of},
 };
 
@@ -27,7 +27,7 @@ pub struct RestoreTerms {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// What is there now.
-    pub counts: Migrated,
+    pub counts: StateCounts,
     /// What the backup is of.
     pub header: BackupHeader,
     /// Whether sequences without a floor are closed.

@@ -3,7 +3,7 @@ use std::{fs, sync::Arc};
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, LOCK_FILE, Migrated, Migration, OpenContext, SystemClock,
+    ConsensusDriver, DriverConfig, LOCK_FILE, Migration, OpenContext, StateCounts, SystemClock,
     Timestamp, mark_moved, wait_until_leader,
 };
 
@@ -56,12 +56,8 @@ pub(crate) struct Arguments {
 struct Report {
     from: String,
     to: String,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -69,11 +65,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { from, to, output } = arguments;
     let from = DriverConfig::parse(&from).map_err(usage_if_config)?;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
-    unfinished::refuse(&from).map_err(of("source"))?;
     let to = to.map_err(usage_if_config)?;
     for config in [&from].into_iter().chain(&to) {
         drivers::check(config.name())?;
     }
+    unfinished::refuse(&from).map_err(of("source"))?;
     exists(&from)?;
     for config in &to {
         if is_same(&from, config)? {
@@ -96,7 +92,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 async fn migrate(
     source: Arc<dyn ConsensusDriver>,
     to: &[DriverConfig],
-) -> Result<Migrated, Failure> {
+) -> Result<StateCounts, Failure> {
     let elected =
         wait_until_leader(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
     elected.map_err(of("source"))?;
@@ -146,15 +142,16 @@ fn of(which: &'static str) -> impl Fn(Failure) -> Failure {
     move |failure| failure.about(which)
 }
 
-fn report((from, to): (String, String), migrated: Migrated, output: Output) -> Result<(), Failure> {
-    let Migrated { entries, sequences, sessions, named_requests, leases, high_water_ms } = migrated;
-    let report =
-        Report { from, to, entries, sequences, sessions, named_requests, leases, high_water_ms };
+fn report(
+    (from, to): (String, String),
+    counts: StateCounts,
+    output: Output,
+) -> Result<(), Failure> {
+    let report = Report { from, to, counts };
     output.print(&report, || {
-        let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
+        let time = Timestamp::from_parts(counts.high_water_ms, 0).map(Timestamp::to_rfc3339);
         format!(
-            "migrated: {sequences} sequences, {sessions} sessions, {named_requests} named requests and \
-             {leases} stamping leases; every timestamp will be later than {}; never serve from the source again",
+            "migrated: {counts}; every timestamp will be later than {}; never serve from the source again",
             time.unwrap_or_default()
         )
     })

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
     Clock as _, DriverConfig, Error, ErrorKind, LOCK_FILE, OracleOptions, RestoreTerms, Restored,
-    SeqKey, SystemClock, restore,
+    SeqKey, StateCounts, SystemClock, restore,
 };
 
 use crate::{
@@ -130,12 +130,8 @@ struct Report {
     file: String,
     to: String,
     taken: String,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
     sequences_closed: bool,
 }
 
@@ -189,19 +185,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         file: summary.file().into(),
         to: name,
         taken: readable(header.taken_ms),
-        entries: counts.entries,
-        sequences: counts.sequences,
-        sessions: counts.sessions,
-        named_requests: counts.named_requests,
-        leases: counts.leases,
-        high_water_ms: counts.high_water_ms,
+        counts,
         sequences_closed: closed,
     };
     output.print(&report, || text(&report, terms.floors.len()))
 }
 
 fn text(report: &Report, floors: usize) -> String {
-    let Report { sequences, sessions, named_requests, leases, .. } = report;
+    let counts = report.counts;
     let opened = match (report.sequences_closed, floors) {
         (false, _) => "all are open, and what was granted since may be granted once more".into(),
         (true, 0) => "all are closed until `tsoracle seq-open` opens them".into(),
@@ -212,10 +203,9 @@ fn text(report: &Report, floors: usize) -> String {
         }
     };
     format!(
-        "restored, as of {}: {sequences} sequences, {sessions} sessions, {named_requests} named requests and {leases} \
-         stamping leases; every timestamp will be later than {}; of the sequences {opened}",
+        "restored, as of {}: {counts}; every timestamp will be later than {}; of the sequences {opened}",
         report.taken,
-        readable(report.high_water_ms)
+        readable(counts.high_water_ms)
     )
 }
 

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::node::{Node, error_line, json, run, stdout};
@@ -11,6 +11,13 @@ use crate::node::{Node, error_line, json, run, stdout};
 pub(crate) fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
     run(directory, &arguments)
+}
+
+/// What every command that handles a whole state says of it, under the same names.
+pub(crate) fn has_counts(report: &Value) {
+    for field in ["entries", "sequences", "sessions", "named_requests", "leases", "high_water_ms"] {
+        assert!(report[field].is_u64(), "{field}: {report}");
+    }
 }
 
 /// A directory in which `file:./data` is served, with some of everything.
@@ -30,6 +37,7 @@ fn a_backup_is_taken_verified_and_restored() {
     let (directory, node) = served();
     let here = directory.path();
     let taken = json(&backup(&node, here, &["copy", "--json"]));
+    has_counts(&taken);
     for (field, expected) in
         [("sequences", json!(3)), ("named_requests", json!(1)), ("leases", json!(1))]
     {
@@ -58,6 +66,7 @@ fn a_backup_is_taken_verified_and_restored() {
     fs::write(here.join("floors"), "b=200\n\nnew=7\n").unwrap();
     let arguments = ["restore", "copy", "file:./new", "--floor", "a=100", "--floors", "floors"];
     let restored = json(&run(here, &[&arguments[..], &["--json"]].concat()));
+    has_counts(&restored);
     assert_eq!((&restored["sequences"], &restored["sequences_closed"]), (&json!(4), &json!(true)));
     let node = Node::start(here, &["file:./new"]);
     let first: u64 = stdout(&node.ask(&["ts"])).parse().unwrap();
@@ -177,6 +186,7 @@ fn inspected(driver: &str) {
     let line = error_line(&run(here, &["inspect", &short]), 1);
     assert!(line.contains("in use by another process"), "{line}");
     stdout(&backup(&node, here, &["copy"]));
+    has_counts(&found);
     node.signal(Signal::KILL);
     node.ended();
     is_looked_at(here, name, path);
