@@ -59,7 +59,7 @@ pub use oracle::{
 pub use random::Random;
 pub use refusals::{Refusals, shortened};
 pub use reload::{Reload, Reloader};
-pub use state::Reject;
+pub use state::{Reject, Rules};
 pub use storage::{
     Directory, LOCK_FILE, LockedToRead, Seal, lock_file, mark_moved, sync_directory,
 };

@@ -7,7 +7,7 @@ use tokio::{
 
 use crate::{
     BootTime, Caller, CallerId, ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject,
-    Result, SeqBlock, TIMESTAMPS_PER_MS, TimestampRange, WallClock,
+    Result, Rules, SeqBlock, TIMESTAMPS_PER_MS, TimestampRange, WallClock,
     engine::{self, Denied, Liveness, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
     state::{Answer, Query, millis},
 };
@@ -89,6 +89,8 @@ pub struct Status {
     /// Requests that wait for a commit, a leader or the clock.
     pub waiting: usize,
     /// Bytes that are free where the state is stored, if [that is watched](OracleOptions::space).
+    /// The version of the rules that the state is under; only while it leads.
+    pub rules: Option<Rules>,
     pub free_bytes: Option<u64>,
     /// How many of them are kept in reserve: with less, nothing new is begun.
     pub reserve_bytes: Option<u64>,
@@ -178,6 +180,7 @@ impl Oracle {
             ahead_of_clock: leading.map_or(Duration::ZERO, |reign| reign.ahead_of_clock(now)),
             waiting: self.shared.waiting.used(),
             free_bytes: space.map(|(free, _)| free),
+            rules: leading.and_then(|_| self.shared.used.rules()),
             reserve_bytes: space.map(|(_, reserve)| reserve),
         }
     }

@@ -90,6 +90,40 @@ fn a_backup_is_taken_verified_and_restored() {
     assert!(line.contains("no sequence is closed"), "{line}");
 }
 
+/// Before anybody has to know: whether the release before would lead over the state.
+#[test]
+fn the_leader_says_whether_the_release_before_can_be_put_back() {
+    let (directory, node) = served();
+    let here = directory.path();
+    let said = |node: &Node| {
+        let said = json(&node.ask(&["status", "--json"]));
+        ["rules", "newest_rules", "release_before", "release_before_reason"]
+            .map(|name| said[name].clone())
+    };
+    stdout(&node.ask(&["seq", "a"]));
+    // Leases have raised it, and names further.
+    assert_eq!(said(&node), [json!(4), json!(6), json!(true), Value::Null]);
+    let text = stdout(&node.ask(&["status"]));
+    assert!(text.contains("rules 4 of 6, can go back to the release before"), "{text}");
+    stdout(&backup(&node, here, &["copy"]));
+    for (target, more, expected) in [
+        (
+            "file:./closed",
+            "--floor=a=100",
+            [json!(6), json!(6), json!(false), json!("sequences were restored")],
+        ),
+        ("file:./open", "--accept-sequence-loss", [json!(4), json!(6), json!(true), Value::Null]),
+    ] {
+        stdout(&run(here, &["restore", "copy", target, more]));
+        let node = Node::start(here, &[target]);
+        stdout(&node.ask(&["seq", "a"]));
+        assert_eq!(said(&node), expected, "{target}");
+        // That all are open again takes nothing back.
+        node.ask(&["seq-open", "--accept-sequence-loss"]);
+        assert_eq!(said(&node), expected, "{target}");
+    }
+}
+
 #[test]
 fn what_is_no_whole_backup_restores_nothing() {
     let (directory, node) = served();
@@ -152,6 +186,7 @@ fn is_looked_at(here: &Path, name: &str, path: &str) {
     let short = format!("{name}:{path}");
     let before = held(&here.join(path));
     let found = json(&run(here, &["inspect", &short, "--json"]));
+    has_counts(&found);
     let fields = [
         ("driver", json!(name)),
         ("sequences", json!(1)),
@@ -186,7 +221,6 @@ fn inspected(driver: &str) {
     let line = error_line(&run(here, &["inspect", &short]), 1);
     assert!(line.contains("in use by another process"), "{line}");
     stdout(&backup(&node, here, &["copy"]));
-    has_counts(&found);
     node.signal(Signal::KILL);
     node.ended();
     is_looked_at(here, name, path);
