@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     BootTime, CommitLimits, ConsensusDriver, Effect, Entry, Epoch, Error, ErrorKind, Leadership,
-    LeaseHolder, LocalDriver, Membership, MemoryStore, Migrated, Migration, NodeId, Oracle,
-    OracleOptions, Outcome, Phase, Reads, RequestId, Result, SeqKey, SeqRequest, SeqStore, Session,
-    Snapshot, SystemClock, Version,
+    LeaseHolder, LocalDriver, Membership, MemoryStore, Migration, NodeId, Oracle, OracleOptions,
+    Outcome, Phase, Reads, RequestId, Result, SeqKey, SeqRequest, SeqStore, Session, Snapshot,
+    StateCounts, SystemClock, Version,
     state::{
         Advance, Command, LeaseAsk, Limits, Moment, Plan, REIGN, Record, ReignRecord, Reply,
         Requester, Seed, WorkingSet,
@@ -228,7 +228,7 @@ async fn migrate(
     migration: &Migration,
     target: &Arc<dyn ConsensusDriver>,
     told: impl FnMut(u64),
-) -> Result<Migrated> {
+) -> Result<StateCounts> {
     migration.begin(target).await?;
     migration.copy(target, told).await
 }
@@ -246,7 +246,8 @@ async fn what_was_handed_out_is_remembered_though_answers_are_lost() {
     let target = target(&store, true, false).await;
     let mut told = vec![];
     let migrated = migrate(&migration, &target, |entries| told.push(entries)).await.unwrap();
-    let Migrated { entries, sequences, sessions, named_requests, leases, high_water_ms } = migrated;
+    let StateCounts { entries, sequences, sessions, named_requests, leases, high_water_ms } =
+        migrated;
     assert_eq!((sequences, sessions, leases, high_water_ms), (102, 100, 5, NOON_MS + 60_000));
     assert_eq!(named_requests, 0);
     assert!(told.is_sorted() && told.last() == Some(&entries), "{told:?}");

@@ -403,8 +403,8 @@ impl<'a> Service<'a> {
                     let found = names.len();
                     (Command::ExpireNames { names }, found)
                 }
-                Ok(Answer::Counts(used)) => {
-                    self.planner.shares.count(used);
+                Ok(Answer::Counts(used, rules)) => {
+                    self.planner.shares.count(used, rules);
                     continue;
                 }
                 // Other answers do not come through.

@@ -347,6 +347,9 @@ fn a_cluster_goes_over_to_the_next_release_and_no_call_is_lost() {
         let runs = fs::read_link(format!("/proc/{}/exe", program.child.id())).unwrap();
         assert_eq!(runs, next, "{}", program.line);
     }
+    // The leader tells once it has counted what there is, which is soon after it began.
+    let says = || reader.run("upgrade, and back?").contains("can go back to the release before");
+    assert!((0..1_000).any(|_| says()), "it never says that it can go back");
 }
 
 #[cfg(feature = "file")]

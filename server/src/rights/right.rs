@@ -133,6 +133,25 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_administrators_need_the_right_that_is_for_them_and_no_other() {
+        for (call, right) in [
+            ("SequenceService/SeedSeq", Seed),
+            ("SequenceService/DeleteSeq", Delete),
+            ("SequenceService/OpenSeqs", Delete),
+            ("BackupService/Backup", Backup),
+            ("ClusterService/Change", Cluster),
+            ("ClusterService/Reload", Cluster),
+        ] {
+            assert_eq!(
+                Right::of_call(&format!("/tsoracle.v1.{call}")),
+                Some(&[right][..]),
+                "{call}"
+            );
+            assert!(right.is_administrative(), "{call}");
+        }
+    }
+
+    #[test]
     fn names_are_read_as_written() {
         for right in Right::ALL {
             assert_eq!(Right::of_name(right.name()), Some(right));
