@@ -186,7 +186,8 @@ impl Oracle {
     pub fn show_meters(&self) {
         let status = self.status();
         let (now, meters) = (self.shared.clock.now(), &self.shared.meters);
-        meters.show_commit(now.boot);
+        let commits = self.shared.guard.commits.summary(now.boot);
+        meters.commit_under_way.set(commits.under_way.unwrap_or_default().as_secs_f64());
         meters.lease_left.set(status.lease_left.as_secs_f64());
         meters.ahead_of_clock.set(status.ahead_of_clock.as_secs_f64());
         let ahead_ms = status.high_water_ms.saturating_sub(now.wall_ms);

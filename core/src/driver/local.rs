@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     BootTime, Clock, Error, ErrorKind, Latency, Membership, NodeId, Result, SeqStore, SystemClock,
+    series::STORE_SYNC_DURATION,
     state::{CLAIM, NODE, REIGN},
 };
 
@@ -78,7 +79,7 @@ impl LocalDriver {
         let (opened, started) = oneshot::channel();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (lead, leadership) = watch::channel(Leadership::Unknown);
-        let writes = Arc::<Latency>::default();
+        let writes = Arc::new(Latency::shown_as(STORE_SYNC_DURATION));
         let timed = Timed { writes: writes.clone(), clock };
         let thread = thread::Builder::new()
             .name("tsoracle-store".into())

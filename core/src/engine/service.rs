@@ -252,11 +252,7 @@ impl<'a> Service<'a> {
         let storing = Lasting::new(async move {
             let limit = shared.options.lease;
             let is_open = || !reign.is_closed();
-            shared.meters.commit_begins(shared.clock.now().boot);
-            let committing = caught(settle::commit(&shared, base, effect, limit, is_open)).await;
-            let is_stored = matches!(committing, Ok(Verdict::Stored));
-            shared.meters.commit_ended(shared.clock.now().boot, is_stored);
-            match committing {
+            match caught(settle::commit(&shared, base, effect, limit, is_open)).await {
                 Ok(verdict) => {
                     answer(answers, &verdict, &reign);
                     verdict
