@@ -15,7 +15,7 @@ use tsoracle_core::{
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica,
     Waiters, own_thread,
-    transport::{PeerIds, Sender, Transport},
+    transport::{Connections as _, PeerIds, Sender, Transport},
 };
 use tsoracle_store::Store;
 
