@@ -12,7 +12,7 @@ use super::{
     Version,
 };
 use crate::{
-    BootTime, Clock, Error, ErrorKind, Latency, Membership, NodeId, Result, SeqStore, SystemClock,
+    BootTime, Clock, Error, ErrorKind, Latency, NodeId, Result, SeqStore, SystemClock,
     series::STORE_SYNC_DURATION,
     state::{CLAIM, NODE, REIGN},
 };
@@ -135,10 +135,6 @@ impl ConsensusDriver for LocalDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     fn report(&self, now: BootTime) -> Report {
