@@ -33,7 +33,7 @@ pub use inventory;
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
 pub use backup::{
     Assembled, Assembly, BackupHeader, BackupReader, BackupWriter, Contents, RestoreTerms,
-    Restored, inspected, restore,
+    Restored, RestoredTime, inspected, restore,
 };
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 pub use driver::{

@@ -15,8 +15,8 @@ use common::Shared;
 use tsoracle_core::{
     Assembly, BackupHeader, BackupReader, BackupWriter, Clock as _, ConsensusDriver, Contents,
     Entry, ErrorKind, LeaseHolder, LocalDriver, Migration, Oracle, OracleOptions, Phase, Reject,
-    RequestName, RestoreTerms, Restored, Result, SeqKey, SeqRequest, SeqStore as _, SystemClock,
-    Version, restore,
+    RequestName, RestoreTerms, Restored, RestoredTime, Result, SeqKey, SeqRequest, SeqStore as _,
+    SystemClock, Version, restore,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,9 +97,12 @@ async fn used() -> (Oracle, Vec<u8>) {
     (oracle, bytes)
 }
 
+const MARGIN: Duration = Duration::from_secs(60);
+
 fn terms(floors: &[(&str, u64)], accept_sequence_loss: bool) -> RestoreTerms {
     RestoreTerms {
-        high_water_ms: SystemClock.now().wall_ms + 60_000,
+        time: RestoredTime::Above(MARGIN),
+        insists: false,
         lease: Duration::from_millis(500),
         accept_sequence_loss,
         floors: floors.iter().map(|(name, floor)| (key(name), *floor)).collect(),
@@ -126,7 +129,7 @@ async fn a_restored_state_goes_on_above_all_of_before() {
     let again = serve(&store).await;
     let first = again.get_ts(1).await.unwrap();
     assert!(first.range.first() > last.range.last() && first.epoch > last.epoch);
-    assert!(first.range.first().physical_ms() > terms.high_water_ms);
+    assert!(first.range.first().physical_ms() > SystemClock.now().wall_ms + 50_000);
     // What was answered before is answered as before.
     let named = SeqRequest::named(vec![(key("a"), 5)], RequestName::new("x").unwrap()).unwrap();
     assert_eq!(again.get_seq(named).await.unwrap().blocks[0].start, 10);

@@ -26,6 +26,13 @@ pub enum Reject {
         /// What the clock shows.
         now_ms: u64,
     },
+    /// Timestamps above the time that a restored state is to begin after may have been given out.
+    MayRepeat {
+        /// That time.
+        high_water_ms: u64,
+        /// What timestamps may have come to since the backup was taken.
+        reached_ms: u64,
+    },
     /// The state is above the time already that it is to be raised to.
     NothingToRaise {
         /// Its high-water.
@@ -195,6 +202,13 @@ impl fmt::Display for Reject {
                  milliseconds since 1970, and can be insisted on",
                 time(*high_water_ms),
                 time(*now_ms)
+            ),
+            Self::MayRepeat { high_water_ms, reached_ms } => write!(
+                f,
+                "timestamps after {} ({high_water_ms} ms) may have been given out since the backup was taken: they may \
+                 have come to {} ({reached_ms} ms); take a time after that, or insist",
+                time(*high_water_ms),
+                time(*reached_ms)
             ),
             Self::NothingToRaise { high_water_ms } => write!(
                 f,

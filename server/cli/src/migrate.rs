@@ -13,7 +13,7 @@ use crate::{
     log,
     output::Output,
     progress::Progress,
-    target::Target,
+    target::{self, Target},
     unfinished,
 };
 
@@ -69,6 +69,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     for config in [&from].into_iter().chain(&to) {
         drivers::check(config.name())?;
     }
+    target::check(&to)?;
     unfinished::refuse(&from).map_err(of("source"))?;
     exists(&from)?;
     for config in &to {

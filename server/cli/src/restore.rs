@@ -6,16 +6,16 @@ use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
     Clock as _, DriverConfig, Error, ErrorKind, LOCK_FILE, OracleOptions, RestoreTerms, Restored,
-    SeqKey, StateCounts, SystemClock, restore,
+    RestoredTime, SeqKey, StateCounts, SystemClock, restore,
 };
 
 use crate::{
     backup, drivers,
-    failure::{Failure, usage_if_config},
+    failure::{Failure, usage_if_absurd, usage_if_config},
     log,
     output::Output,
     progress::Progress,
-    target::Target,
+    target::{self, Target},
     time::{Time, readable},
     unfinished,
 };
@@ -32,7 +32,8 @@ Examples:
     \"omnipaxos:./n2?node=2&peers=$PEERS\" \"omnipaxos:./n3?node=3&peers=$PEERS\"
 
 The driver must be new, and whatever served the state before must be stopped for good. Timestamps
-go on at once, above all of the backup and above the clock. Sequences do not: values that were granted after the backup
+go on at once, above all that can have been given out since: above the clock, and above those of the backup by as long as
+it is old, and by the margin. Sequences do not: values that were granted after the backup
 was taken would be granted once more. Each is refused until it is opened from a floor above those, or
 all are with their loss accepted: here, or later by `tsoracle seq-open`.
 
@@ -41,7 +42,7 @@ refused.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
-/// How far ahead of the clock timestamps begin: further than a stamping lease can reach that was granted after the
+/// How far ahead timestamps begin: further than a stamping lease can reach that was granted after the
 /// backup was taken, and than clocks may be wrong that are kept right.
 const MARGIN: &str = "6m";
 
@@ -58,14 +59,17 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     floors: Floors,
 
-    /// How far ahead of this machine's clock timestamps begin at least
+    /// How far timestamps begin above whatever they may have come to since the backup was taken
     #[arg(long, value_name = "DURATION", default_value = MARGIN, value_parser = humantime::parse_duration)]
     margin: Duration,
 
-    /// Every timestamp will be later than this: milliseconds since 1970, or a time in RFC 3339 [default: the clock,
-    /// and the margin]
+    /// Every timestamp will be later than this instead: milliseconds since 1970, or a time in RFC 3339
     #[arg(long, value_name = "TIME", conflicts_with = "margin")]
     physical_ms: Option<Time>,
+
+    /// Take a time that is more than a year from the clock, or that timestamps may have come to already
+    #[arg(long)]
+    force: bool,
 
     #[command(flatten)]
     output: Output,
@@ -137,18 +141,19 @@ struct Report {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     log::start(log::filter(Some("warn"))?, log::Format::default(), Vec::new())?;
-    let Arguments { file, to, floors, margin, physical_ms, output } = arguments;
+    let Arguments { file, to, floors, margin, physical_ms, force, output } = arguments;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
     let to = to.map_err(usage_if_config)?;
+    target::check(&to)?;
     for config in &to {
         drivers::check(config.name())?;
         is_new(config)?;
     }
     let (name, opened) = (to[0].name().to_owned(), floors.all()?);
-    let margin_ms = u64::try_from(margin.as_millis()).unwrap_or(u64::MAX);
-    let ahead_ms = SystemClock.now().wall_ms.saturating_add(margin_ms);
+    let above = RestoredTime::Above(margin);
     let terms = RestoreTerms {
-        high_water_ms: physical_ms.map_or(ahead_ms, |Time(ms)| ms),
+        time: physical_ms.map_or(above, |Time(ms)| RestoredTime::After(ms)),
+        insists: force,
         lease: OracleOptions::default().lease,
         accept_sequence_loss: floors.accept_sequence_loss,
         floors: opened,
@@ -157,6 +162,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let checked = file.clone();
     let checked = tokio::task::spawn_blocking(move || backup::verify(&checked)).await;
     let summary = checked.map_err(Failure::failed)??;
+    let (reached_ms, taken_ms) = summary.times_ms();
+    terms
+        .high_water_ms(reached_ms, taken_ms, SystemClock.now().wall_ms)
+        .map_err(usage_if_absurd)?;
     let target = Target::open(&to).await?;
     let progress = Progress::counting("entries restored");
     let open = || {

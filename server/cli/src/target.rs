@@ -1,8 +1,9 @@
 //! A new driver that a whole state is brought into. Until that is done, nothing else opens it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::future::{join_all, select_ok};
+use serde::Deserialize;
 use tsoracle_core::{
     ConsensusDriver, DriverConfig, Error, OpenContext, SystemClock, wait_until_leader,
 };
@@ -12,6 +13,42 @@ use crate::{
     failure::Failure,
     unfinished::{self, Mark},
 };
+
+/// What tells a node of a cluster from the others.
+#[derive(Deserialize)]
+struct Place {
+    node: Option<toml::Value>,
+    peers: Option<String>,
+}
+
+/// That several targets are the nodes of one cluster, all of them. Otherwise one of them would be left empty, and serve as
+/// a new state.
+pub(crate) fn check(to: &[DriverConfig]) -> Result<(), Failure> {
+    let [first, rest @ ..] = to else { return Ok(()) };
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let wrong = || {
+        Failure::usage(
+            "several targets are the nodes of one cluster: of one driver, with the same peers, each with its own \
+             node, and as many as there are peers",
+        )
+    };
+    let peers = first.options::<Place>().ok().and_then(|place| place.peers).ok_or_else(wrong)?;
+    let mut nodes = BTreeSet::new();
+    for config in to {
+        let Ok(Place { node: Some(node), peers: Some(same) }) = config.options() else {
+            return Err(wrong());
+        };
+        if config.name() != first.name() || same != peers || !nodes.insert(node.to_string()) {
+            return Err(wrong());
+        }
+    }
+    match peers.split(',').filter(|peer| !peer.trim().is_empty()).count() == to.len() {
+        true => Ok(()),
+        false => Err(wrong()),
+    }
+}
 
 /// The nodes of the target, one of which leads.
 #[derive(Debug)]

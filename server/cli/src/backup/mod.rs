@@ -85,6 +85,8 @@ pub(crate) struct Summary {
     source: String,
     product: String,
     taken: String,
+    #[serde(skip)]
+    taken_ms: u64,
     era: u64,
     number: u64,
     /// In JSON a string: it has more bits than readers of numbers keep.
@@ -104,6 +106,7 @@ impl Summary {
             source: header.source.clone(),
             product: header.product.clone(),
             taken: readable(header.taken_ms),
+            taken_ms: header.taken_ms,
             era: header.version.era,
             number: header.version.number,
             epoch: header.epoch.0.to_string(),
@@ -111,6 +114,11 @@ impl Summary {
             counts: contents.counts,
             sequences_closed: contents.closed,
         }
+    }
+
+    /// Where timestamps were, and when.
+    pub(crate) fn times_ms(&self) -> (u64, u64) {
+        (self.counts.high_water_ms, self.taken_ms)
     }
 
     pub(crate) fn file(&self) -> &str {

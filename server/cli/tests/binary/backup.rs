@@ -125,6 +125,49 @@ fn the_leader_says_whether_the_release_before_can_be_put_back() {
 }
 
 #[test]
+fn a_restore_on_absurd_terms_makes_nothing() {
+    let (directory, node) = served();
+    let here = directory.path();
+    stdout(&backup(&node, here, &["copy"]));
+    for (terms, said) in [
+        (&["file:./new", "--physical-ms", "1796054807"][..], "milliseconds since 1970"),
+        (&["file:./new", "--physical-ms", "2026-01-01T00:00:00Z"], "may have been given out"),
+        (&["file:./new", "--margin", "1000y"], "--force"),
+        (&["file:./new", "file:./other"], "one cluster"),
+        (&["memory:", "memory:"], "one cluster"),
+    ] {
+        let line = error_line(&run(here, &[&["restore", "copy"], terms].concat()), 2);
+        assert!(line.contains(said), "{terms:?}: {line}");
+        assert!(!here.join("new").exists() && !here.join("other").exists(), "{terms:?}");
+    }
+    let insisted = ["restore", "copy", "file:./new", "--physical-ms", "2026-01-01T00:00:00Z"];
+    stdout(&run(here, &[&insisted[..], &["--force"]].concat()));
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn several_targets_are_all_nodes_of_one_cluster() {
+    let (directory, node) = served();
+    let here = directory.path();
+    stdout(&backup(&node, here, &["copy"]));
+    let peers = "1=127.0.0.1:1/127.0.0.1:2,2=127.0.0.1:3/127.0.0.1:4";
+    let place = |name: &str, node: u32| format!("openraft:./{name}?node={node}&peers={peers}");
+    let alone = |name: &str| format!("openraft:./{name}?node=1&peers=1=127.0.0.1:1/127.0.0.1:2");
+    for targets in [
+        [alone("a"), alone("b")].to_vec(),
+        [place("a", 1), place("b", 1)].to_vec(),
+        [place("a", 1), alone("b")].to_vec(),
+        [place("a", 1), place("b", 2), place("c", 3)].to_vec(),
+        [place("a", 1), place("b", 2).replace("openraft", "omnipaxos")].to_vec(),
+    ] {
+        let targets: Vec<_> = targets.iter().map(String::as_str).collect();
+        let line = error_line(&run(here, &[&["restore", "copy"], &targets[..]].concat()), 2);
+        assert!(line.contains("one cluster"), "{targets:?}: {line}");
+        assert!(!here.join("a").exists() && !here.join("b").exists(), "{targets:?}");
+    }
+}
+
+#[test]
 fn what_is_no_whole_backup_restores_nothing() {
     let (directory, node) = served();
     let here = directory.path();
