@@ -99,6 +99,17 @@ async fn a_leader_whose_commits_hang_tells_why_it_does_not_serve() {
 }
 
 #[tokio::test]
+async fn where_a_majority_is_lost_slow_commits_are_no_news() {
+    let (_, node) = Cluster::serving().await;
+    let gate = node.hold(Step::Extend);
+    let since = node.clock.now().boot;
+    node.busy_for(LEASE * 3).await;
+    gate.reached().await;
+    node.oracle.report_also(move |_| unreached(since));
+    assert_eq!(kinds(&node), ["majority_lost", "lease_lapsed"]);
+}
+
+#[tokio::test]
 async fn a_node_that_has_failed_says_so_first_and_why() {
     let (_, node) = Cluster::serving().await;
     node.oracle.report_also(|_| {

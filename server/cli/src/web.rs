@@ -261,3 +261,7 @@ fn with_problems(oracle: &Oracle, words: &str) -> String {
         false => format!("{words}: {}", problems.join("; ")),
     }
 }
+
+#[cfg(test)]
+#[path = "web_test.rs"]
+mod tests;
