@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, io::Read, sync::Arc, tim
 use super::{BackupHeader, BackupReader, Contents};
 use crate::{
     Clock, ConsensusDriver, Entry, Error, ErrorKind, Reject, Result, SeqKey,
-    import::{self, Importer, Migrated},
+    import::{self, Importer, StateCounts},
     state::{Closing, ELSEWHERE, MAX_FLOOR_MS, ReignRecord, millis, name_of},
 };
 
@@ -27,7 +27,7 @@ pub struct RestoreTerms {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// What is there now.
-    pub counts: Migrated,
+    pub counts: StateCounts,
     /// What the backup is of.
     pub header: BackupHeader,
     /// Whether sequences without a floor are closed.
@@ -37,7 +37,8 @@ pub struct Restored {
 /// Restores a backup into `target`, which was never used and which this node leads. `open` opens the backup, which is
 /// read twice: all of it is checked before anything is done. Reports how many entries are there, now and then.
 ///
-/// Nothing serves over a restore that was interrupted.
+/// Nothing serves over a restore that was interrupted after its first commit. Before that the target is as empty as it was, and whoever
+/// opens it keeps others away.
 ///
 /// # Errors
 /// `Config` if the target was used before or the backup is of a newer release; `Corrupt` if it is damaged; those of

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use foldhash::{HashMap, fast::RandomState};
@@ -15,7 +15,7 @@ use super::{meters::RefusalMeters, space::SpaceLeft};
 use crate::{
     CallerId, CallerLimits, Reject,
     caller::scarce_from,
-    state::{CAPS, Capped, Change, Limits},
+    state::{CAPS, Capped, Change, Limits, Rules},
 };
 
 /// The most callers that are told apart. Beyond that, those that hold the least are forgotten.
@@ -26,19 +26,29 @@ const NOTHING_NEW: Limits = Limits { keys: 0, sessions: 0, open_requests: 0, lea
 
 /// How much there is of what is capped, for whoever looks from outside. Nothing unless this node leads.
 #[derive(Default, Debug)]
-pub(crate) struct Used([AtomicU64; CAPS]);
+pub(crate) struct Used {
+    counts: [AtomicU64; CAPS],
+    rules: AtomicU32,
+}
 
 impl Used {
     pub(crate) fn get(&self, what: Capped) -> u64 {
-        self.0[what as usize].load(Ordering::Relaxed)
+        self.counts[what as usize].load(Ordering::Relaxed)
+    }
+
+    /// The version of the rules that the state is under.
+    pub(crate) fn rules(&self) -> Option<Rules> {
+        let rules = self.rules.load(Ordering::Relaxed);
+        (rules > 0).then(|| Rules::new(rules))
     }
 
     pub(crate) fn clear(&self) {
-        self.0.iter().for_each(|used| used.store(0, Ordering::Relaxed));
+        self.counts.iter().for_each(|used| used.store(0, Ordering::Relaxed));
+        self.rules.store(0, Ordering::Relaxed);
     }
 
     fn set(&self, what: Capped, used: u64) {
-        self.0[what as usize].store(used, Ordering::Relaxed);
+        self.counts[what as usize].store(used, Ordering::Relaxed);
     }
 }
 
@@ -85,8 +95,9 @@ impl Shares {
         *self = Self::new(self.limits, space, gauges, self.refusals.clone(), self.shown.clone());
     }
 
-    /// Notes how much there is of each.
-    pub(super) fn count(&mut self, used: [u64; CAPS]) {
+    /// Notes how much there is of each, and the rules that the state is under.
+    pub(super) fn count(&mut self, used: [u64; CAPS], rules: Rules) {
+        self.shown.rules.store(rules.version(), Ordering::Relaxed);
         self.used = used;
         for (what, used) in Capped::ALL.into_iter().zip(used) {
             self.show(what, used);
@@ -105,6 +116,7 @@ impl Shares {
                 self.used[*what as usize] = *used;
                 self.show(*what, *used);
             }
+            Change::Rules(rules) => self.shown.rules.store(rules.version(), Ordering::Relaxed),
             Change::Made(what, key) => {
                 let Some(caller) = caller else { return };
                 self.add(caller, *what);

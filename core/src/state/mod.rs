@@ -20,6 +20,7 @@ mod record;
 mod reign;
 mod reject;
 mod restored;
+mod rules;
 mod sequence;
 mod session;
 mod view;
@@ -44,6 +45,7 @@ pub use record::{Record, ReignRecord, Stage};
 pub(crate) use reign::{AHEAD_STEP_MS, ELSEWHERE, MAX_FLOOR_MS};
 pub use reject::Reject;
 pub(crate) use restored::Closing;
+pub use rules::Rules;
 pub(crate) use view::{View, Writes};
 pub use working_set::WorkingSet;
 

@@ -1,5 +1,5 @@
 use super::{
-    CAPS, ReignRecord, View,
+    CAPS, ReignRecord, Rules, View,
     keys::{self, Key},
     lease,
     record::{Leases, Meta, cast, load},
@@ -58,8 +58,8 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
-    /// To [`Query::Counts`], in the order of [`Capped`](super::Capped).
-    Counts([u64; CAPS]),
+    /// To [`Query::Counts`], in the order of [`Capped`](super::Capped), and the rules that the state is under.
+    Counts([u64; CAPS], Rules),
     /// To [`Query::ExpiredNames`].
     ExpiredNames(Vec<RequestName>),
     /// To [`Query::Expired`].
@@ -114,7 +114,8 @@ pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
             let meta = Meta::load(view)?;
             let leases = load::<Leases>(view, keys::LEASES)?.map_or(0, |leases| leases.count);
             let named = load::<u64>(view, keys::NAMED)?.copied().unwrap_or_default();
-            Answer::Counts([meta.keys, meta.sessions, leases, named])
+            let used = [meta.keys, meta.sessions, leases, named];
+            Answer::Counts(used, Rules::new(meta.rules))
         }
         Query::ExpiredNames { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);

@@ -281,7 +281,7 @@ impl fmt::Display for Reject {
             Self::NotEmpty => f.write_str("the state is in use already"),
             Self::Importing => f.write_str(
                 "a copy of another state was begun here and is not whole; remove this state, and \
-                 migrate again into a new one",
+                 migrate or restore again into a new one",
             ),
             Self::ImportBroken { entries } => write!(
                 f,

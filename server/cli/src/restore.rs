@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
     Clock as _, DriverConfig, Error, ErrorKind, LOCK_FILE, OracleOptions, RestoreTerms, Restored,
-    SeqKey, SystemClock, restore,
+    SeqKey, StateCounts, SystemClock, restore,
 };
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     progress::Progress,
     target::Target,
     time::{Time, readable},
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -35,7 +36,8 @@ go on at once, above all of the backup and above the clock. Sequences do not: va
 was taken would be granted once more. Each is refused until it is opened from a floor above those, or
 all are with their loss accepted: here, or later by `tsoracle seq-open`.
 
-If it is interrupted, nothing serves from the target: remove it, and restore into a new one.
+If it is interrupted, nothing opens the target: restore into it again, and remove it before if that is
+refused.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
@@ -128,12 +130,8 @@ struct Report {
     file: String,
     to: String,
     taken: String,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
     sequences_closed: bool,
 }
 
@@ -169,29 +167,32 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         restore(open, target.leader(), &SystemClock, &terms, |entries| progress.reach(entries));
     let restored = restored.await;
     drop(progress);
-    let stopped = target.shutdown().await;
-    let Restored { counts, header, closed } = restored.map_err(|error| match error.kind() {
-        ErrorKind::Config => Failure::failed(error),
-        _ => Failure::failed(format!("{error:#}; nothing serves from the target: remove it")),
-    })?;
-    stopped?;
+    let Restored { counts, header, closed } = match restored {
+        Ok(restored) => restored,
+        Err(error) => {
+            // It has failed already; that it does not stop either would tell nothing more.
+            let _ = target.shutdown().await;
+            return Err(match error.kind() {
+                ErrorKind::Config => Failure::failed(error),
+                _ => {
+                    Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
+                }
+            });
+        }
+    };
+    target.finish().await?;
     let report = Report {
         file: summary.file().into(),
         to: name,
         taken: readable(header.taken_ms),
-        entries: counts.entries,
-        sequences: counts.sequences,
-        sessions: counts.sessions,
-        named_requests: counts.named_requests,
-        leases: counts.leases,
-        high_water_ms: counts.high_water_ms,
+        counts,
         sequences_closed: closed,
     };
     output.print(&report, || text(&report, terms.floors.len()))
 }
 
 fn text(report: &Report, floors: usize) -> String {
-    let Report { sequences, sessions, named_requests, leases, .. } = report;
+    let counts = report.counts;
     let opened = match (report.sequences_closed, floors) {
         (false, _) => "all are open, and what was granted since may be granted once more".into(),
         (true, 0) => "all are closed until `tsoracle seq-open` opens them".into(),
@@ -202,20 +203,21 @@ fn text(report: &Report, floors: usize) -> String {
         }
     };
     format!(
-        "restored, as of {}: {sequences} sequences, {sessions} sessions, {named_requests} named requests and {leases} \
-         stamping leases; every timestamp will be later than {}; of the sequences {opened}",
+        "restored, as of {}: {counts}; every timestamp will be later than {}; of the sequences {opened}",
         report.taken,
-        readable(report.high_water_ms)
+        readable(counts.high_water_ms)
     )
 }
 
-/// That there is no state, before anything is opened that could change it.
+/// That there is no state but one that a restore has begun, before anything is opened that could change it.
 fn is_new(target: &DriverConfig) -> Result<(), Failure> {
     match drivers::directory(target)? {
-        Some(path) if path.join(LOCK_FILE).exists() => Err(Failure::failed(format!(
-            "there is a state in {} already, which was left as it is; restore into a new directory",
-            path.display()
-        ))),
+        Some(path) if path.join(LOCK_FILE).exists() && !unfinished::is_marked(&path) => {
+            Err(Failure::failed(format!(
+                "there is a state in {} already, which was left as it is; restore into a new directory",
+                path.display()
+            )))
+        }
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tsoracle_core::{BackupHeader, BackupReader, Contents};
+use tsoracle_core::{BackupHeader, BackupReader, Contents, StateCounts};
 
 pub(crate) use self::file::NewFile;
 pub(crate) use self::write::write;
@@ -90,19 +90,14 @@ pub(crate) struct Summary {
     /// In JSON a string: it has more bits than readers of numbers keep.
     epoch: String,
     rules: u32,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
     /// It is of a state that was restored itself, and whose sequences were not open.
     sequences_closed: bool,
 }
 
 impl Summary {
     pub(crate) fn new(file: &Path, bytes: u64, header: &BackupHeader, contents: &Contents) -> Self {
-        let counts = contents.counts;
         Self {
             file: file.display().to_string(),
             bytes,
@@ -113,12 +108,7 @@ impl Summary {
             number: header.version.number,
             epoch: header.epoch.0.to_string(),
             rules: header.rules,
-            entries: counts.entries,
-            sequences: counts.sequences,
-            sessions: counts.sessions,
-            named_requests: counts.named_requests,
-            leases: counts.leases,
-            high_water_ms: counts.high_water_ms,
+            counts: contents.counts,
             sequences_closed: contents.closed,
         }
     }
@@ -128,20 +118,20 @@ impl Summary {
     }
 
     pub(crate) fn text(&self) -> String {
-        let Self { file, bytes, sequences, sessions, named_requests, leases, .. } = self;
+        let Self { file, bytes, counts, .. } = self;
         let closed = match self.sequences_closed {
             true => "; its sequences were closed",
             false => "",
         };
         format!(
-            "{file}: {bytes} bytes, taken at {} from {} by {}; version {}.{}, {sequences} sequences, {sessions} \
-             sessions, {named_requests} named requests and {leases} stamping leases, timestamps up to {}{closed}",
+            "{file}: {bytes} bytes, taken at {} from {} by {}; version {}.{}, {counts}, timestamps up to \
+             {}{closed}",
             self.taken,
             self.source,
             self.product,
             self.era,
             self.number,
-            readable(self.high_water_ms)
+            readable(counts.high_water_ms)
         )
     }
 }
