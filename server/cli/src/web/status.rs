@@ -15,9 +15,13 @@ pub(super) fn in_words(phase: &Phase) -> (&'static str, &'static str) {
     match phase {
         Phase::Serving { .. } => ("leading", "this node leads, and serves"),
         Phase::Following(Some(_)) => ("following", "another node leads"),
-        Phase::Following(None) | Phase::Electing => ("no leader", "no leader is known"),
+        Phase::Following(None) | Phase::Electing => {
+            ("no leader", "no leader is known, and this node does not serve")
+        }
         Phase::TakingOver { .. } => ("taking over", "this node takes over, and does not serve yet"),
-        Phase::Lapsed { .. } => ("lapsed", "this node leads, and cannot renew its lease"),
+        Phase::Lapsed { .. } => {
+            ("lapsed", "this node leads, and does not serve: it cannot renew its lease")
+        }
         Phase::Stopping => ("stopping", "this node is stopping"),
         Phase::Failed(_) => ("failed", "this node has failed"),
         _ => ("unknown", "it is not known what this node does"),
