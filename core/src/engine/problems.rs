@@ -67,6 +67,7 @@ impl Problems {
     fn note(&self, found: Vec<Finding>, now: BootTime) -> Vec<Problem> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *known);
+        log(&before, &found);
         for finding in found {
             let noted = before.iter().find(|(other, _)| other.is_same(&finding));
             let since = finding.since.or(noted.map(|(_, since)| *since)).unwrap_or(now);
@@ -77,6 +78,18 @@ impl Problems {
             lasts: now.since(*since),
         };
         known.iter().map(problem).collect()
+    }
+}
+
+/// Each problem is logged when it begins, and when it is over.
+fn log(before: &[(Finding, BootTime)], found: &[Finding]) {
+    let begun = found.iter().filter(|new| !before.iter().any(|(other, _)| other.is_same(new)));
+    for Finding { kind, what, remedy, .. } in begun {
+        tracing::warn!(problem = kind, remedy, "{what}");
+    }
+    let over = before.iter().filter(|(old, _)| !found.iter().any(|other| other.is_same(old)));
+    for (Finding { kind, about, .. }, _) in over {
+        tracing::info!(problem = kind, about, "a problem is over");
     }
 }
 
@@ -116,6 +129,7 @@ impl Shared {
         found.extend(self.clock_finding(now));
         found.extend(self.space.finding());
         found.extend(self.caps());
+        found.extend(self.used.is_closed().then(closed));
         found.extend(report.findings.iter().cloned());
         sort(&mut found);
         self.problems.note(found, now.boot)
@@ -213,6 +227,15 @@ fn failure(phase: &Phase) -> Option<Finding> {
     let Phase::Failed(reason) = phase else { return None };
     let what = format!("this node has failed, and serves no more: {reason}");
     Some(Finding::new("failed", what, "mend that, and start this node again"))
+}
+
+/// Since a restore, until an operator opens them.
+fn closed() -> Finding {
+    Finding::new(
+        "sequences_closed",
+        "sequences are closed since this state was restored from a backup, and requests for them are refused",
+        "open them: `tsoracle seq-open --floor KEY=N`, or `--accept-sequence-loss` for all that are left",
+    )
 }
 
 /// What is wrong with who leads. Where a majority is lost that is said already.

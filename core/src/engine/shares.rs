@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use foldhash::{HashMap, fast::RandomState};
@@ -29,6 +29,7 @@ const NOTHING_NEW: Limits = Limits { keys: 0, sessions: 0, open_requests: 0, lea
 pub(crate) struct Used {
     counts: [AtomicU64; CAPS],
     rules: AtomicU32,
+    is_closed: AtomicBool,
 }
 
 impl Used {
@@ -42,9 +43,15 @@ impl Used {
         (rules > 0).then(|| Rules::new(rules))
     }
 
+    /// Whether sequences are closed, since the state was restored.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn clear(&self) {
         self.counts.iter().for_each(|used| used.store(0, Ordering::Relaxed));
         self.rules.store(0, Ordering::Relaxed);
+        self.is_closed.store(false, Ordering::Relaxed);
     }
 
     fn set(&self, what: Capped, used: u64) {
@@ -95,8 +102,9 @@ impl Shares {
         *self = Self::new(self.limits, space, gauges, self.refusals.clone(), self.shown.clone());
     }
 
-    /// Notes how much there is of each, and the rules that the state is under.
-    pub(super) fn count(&mut self, used: [u64; CAPS], rules: Rules) {
+    /// Notes how much there is of each, the rules that the state is under, and whether sequences are closed.
+    pub(super) fn count(&mut self, used: [u64; CAPS], rules: Rules, is_closed: bool) {
+        self.shown.is_closed.store(is_closed, Ordering::Relaxed);
         self.shown.rules.store(rules.version(), Ordering::Relaxed);
         self.used = used;
         for (what, used) in Capped::ALL.into_iter().zip(used) {
@@ -117,6 +125,7 @@ impl Shares {
                 self.show(*what, *used);
             }
             Change::Rules(rules) => self.shown.rules.store(rules.version(), Ordering::Relaxed),
+            Change::Opened => self.shown.is_closed.store(false, Ordering::Relaxed),
             Change::Made(what, key) => {
                 let Some(caller) = caller else { return };
                 self.add(caller, *what);

@@ -70,6 +70,8 @@ pub(crate) enum Change {
     Count(Capped, u64),
     /// The version of the rules that the state is under from now on.
     Rules(Rules),
+    /// Sequences are closed no longer.
+    Opened,
     /// What is stored under this key is new.
     Made(Capped, Key),
     /// What is stored under this key goes.
@@ -109,6 +111,7 @@ pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
                     Write::Put(Record::Next(count)) => {
                         changes.push(Change::Count(Capped::Named, *count));
                     }
+                    Write::Delete if key[..] == *keys::RESTORED => changes.push(Change::Opened),
                     _ => {}
                 }
                 continue;

@@ -2,7 +2,7 @@ use super::{
     CAPS, ReignRecord, Rules, View,
     keys::{self, Key},
     lease,
-    record::{Leases, Meta, cast, load},
+    record::{Leases, Meta, RestoredRecord, cast, load},
     session,
 };
 use crate::{KeyRange, Reads, RequestName, Result, SeqKey, Session};
@@ -58,8 +58,15 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
-    /// To [`Query::Counts`], in the order of [`Capped`](super::Capped), and the rules that the state is under.
-    Counts([u64; CAPS], Rules),
+    /// To [`Query::Counts`].
+    Counts {
+        /// In the order of [`Capped`](super::Capped).
+        used: [u64; CAPS],
+        /// The rules that the state is under.
+        rules: Rules,
+        /// Sequences are closed, since the state was restored.
+        is_closed: bool,
+    },
     /// To [`Query::ExpiredNames`].
     ExpiredNames(Vec<RequestName>),
     /// To [`Query::Expired`].
@@ -75,7 +82,7 @@ impl Query {
         };
         match self {
             Self::Counts => {
-                let counts = [keys::META, keys::LEASES, keys::NAMED];
+                let counts = [keys::META, keys::LEASES, keys::NAMED, keys::RESTORED];
                 reads.keys.extend(counts.map(<[u8]>::to_vec));
             }
             Self::Reign | Self::Expired { .. } | Self::ExpiredNames { .. } => {}
@@ -115,7 +122,8 @@ pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
             let leases = load::<Leases>(view, keys::LEASES)?.map_or(0, |leases| leases.count);
             let named = load::<u64>(view, keys::NAMED)?.copied().unwrap_or_default();
             let used = [meta.keys, meta.sessions, leases, named];
-            Answer::Counts(used, Rules::new(meta.rules))
+            let is_closed = load::<RestoredRecord>(view, keys::RESTORED)?.is_some();
+            Answer::Counts { used, rules: Rules::new(meta.rules), is_closed }
         }
         Query::ExpiredNames { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);

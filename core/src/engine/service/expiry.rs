@@ -33,8 +33,8 @@ impl Service<'_> {
                     let found = names.len();
                     (Command::ExpireNames { names }, found)
                 }
-                Ok(Answer::Counts(used, rules)) => {
-                    self.planner.shares.count(used, rules);
+                Ok(Answer::Counts { used, rules, is_closed }) => {
+                    self.planner.shares.count(used, rules, is_closed);
                     continue;
                 }
                 // Other answers do not come through.

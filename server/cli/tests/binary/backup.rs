@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, run, stdout};
+use crate::node::{Node, error_line, json, run, stdout, until};
 
 pub(crate) fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
@@ -78,6 +78,8 @@ fn a_backup_is_taken_verified_and_restored() {
     let line = error_line(&node.ask(&["seq", "c"]), 1);
     assert!(line.contains("restored from a backup") && line.contains("seq-open"), "{line}");
     assert_eq!(stdout(&node.ask(&["seq-read", "c"])), "10", "to be looked at");
+    let says_so = || stdout(&node.ask(&["status"])).contains("sequences are closed");
+    until("it is said that sequences are closed", &says_so);
     let opened = node.ask(&["seq-open", "--floor", "c=30", "--json"]);
     let expected =
         json!({"entries": [{"key": "c", "next": 30, "next_text": "30"}], "closed": true});
@@ -85,6 +87,7 @@ fn a_backup_is_taken_verified_and_restored() {
     assert_eq!(stdout(&node.ask(&["seq", "c"])), "30");
     error_line(&node.ask(&["seq", "others"]), 1);
     assert_eq!(stdout(&node.ask(&["seq-open", "--accept-sequence-loss"])), "all are open");
+    assert!(!says_so());
     assert_eq!(stdout(&node.ask(&["seq", "others"])), "0");
     let line = error_line(&node.ask(&["seq-open", "--floor", "c=3000"]), 1);
     assert!(line.contains("no sequence is closed"), "{line}");
