@@ -20,7 +20,7 @@ const FORMING: &str =
     "start that node, with the same list of peers on all nodes, or mend the network between them";
 
 /// What a driver does with the connections of its node: a [`Transport`] does it over gRPC, and a simulation in
-/// its own way.
+/// its own way. By default the nodes are those that there are, and nothing is known of them.
 #[async_trait]
 pub trait Connections: Calls {
     /// Begins to answer peers, with `handler`; and to form a cluster with them, if this node belongs to none.
@@ -30,7 +30,9 @@ pub trait Connections: Calls {
     ///
     /// # Errors
     /// `Config` if the address cannot be used, or may not be spoken to in plaintext.
-    fn set_peer(&self, node: u32, address: &str) -> Result<()>;
+    fn set_peer(&self, _node: u32, _address: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Why this node must end, once it must. `Excluded`: a majority of the members that knew it refuses it, since
     /// they knew it under another id, or removed it; it must not take part as if nothing had happened. `Fatal`: a
@@ -41,42 +43,56 @@ pub trait Connections: Calls {
     fn formed(&self) -> watch::Receiver<Option<Formed>>;
 
     /// What this node waits for while it belongs to no cluster.
-    fn waits_for(&self) -> Option<String>;
+    fn waits_for(&self) -> Option<String> {
+        None
+    }
 
     /// The cluster was changed, and has these nodes now, whose addresses are known. Those that were `removed` are
     /// refused from now on, and told why. The others are called, since it is by their refusal that this node learns
     /// that it was removed itself.
-    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>);
+    fn set_members(&self, _members: BTreeSet<u32>, _removed: BTreeSet<u32>) {}
 
     /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
     /// did. Durable on return.
     ///
     /// # Errors
     /// Those of the store.
-    async fn invite(&self, node: u32) -> Result<bool>;
+    async fn invite(&self, _node: u32) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Forgets a node that was not added after all.
     ///
     /// # Errors
     /// Those of the store.
-    async fn forget(&self, node: u32) -> Result<()>;
+    async fn forget(&self, _node: u32) -> Result<()> {
+        Ok(())
+    }
 
     /// Ends the connection to a node that is spoken to no more.
-    fn drop_peer(&self, node: u32);
+    fn drop_peer(&self, _node: u32) {}
 
     /// Whether that node was a member once, and was removed.
-    fn was_removed(&self, node: u32) -> bool;
+    fn was_removed(&self, _node: u32) -> bool {
+        false
+    }
 
     /// What this node waits for to be in a cluster, which nodes run twice, and where, and the certificates with what is
     /// wrong with them.
-    fn report(&self) -> Report;
+    fn report(&self) -> Report {
+        Report::default()
+    }
 
     /// The peers with which no session of this node's stands.
-    fn unreached(&self) -> BTreeMap<u32, Unreached>;
+    fn unreached(&self) -> BTreeMap<u32, Unreached> {
+        BTreeMap::new()
+    }
 
     /// What the wall clocks of the peers show when the boot clock of this node shows `boot`, in milliseconds since 1970,
     /// as far as they have told.
-    fn peer_clocks(&self, boot: BootTime) -> Vec<u64>;
+    fn peer_clocks(&self, _boot: BootTime) -> Vec<u64> {
+        vec![]
+    }
 
     /// The address really bound.
     fn local_addr(&self) -> SocketAddr;
