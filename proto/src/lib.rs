@@ -2,9 +2,11 @@
 
 pub mod metadata;
 
+mod address;
 mod bearer;
 mod epoch;
 
+pub use address::{Address, Scheme};
 pub use bearer::{Authorized, Bearer};
 
 /// The generated messages, clients and servers of package `tsoracle.v1`. What each message and

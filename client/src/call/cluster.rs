@@ -20,6 +20,10 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 /// may be sent again, at most, which is far less than what that check leaves.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(60);
 
+/// As long as any caller means. A clock cannot count on to the longest [`Duration`] there is, by which callers say that
+/// they wait for as long as it takes.
+const LONGEST_CALL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The servers of one oracle, and what is known about them.
 pub(crate) struct Cluster {
     pub(super) pool: Arc<Pool>,
@@ -50,7 +54,7 @@ impl Limit {
     }
 
     pub(super) fn starting_at(began: Instant, timeout: Duration) -> Self {
-        Self { began, deadline: began + timeout, timeout }
+        Self { began, deadline: began + timeout.min(LONGEST_CALL), timeout }
     }
 }
 

@@ -4,10 +4,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tonic::transport::Endpoint;
-use tsoracle_proto::{Authorized, Bearer};
+use tsoracle_proto::{Address, Authorized, Bearer, Scheme};
 use tsoracle_types::on_one_line;
 
-use super::address::{Address, Scheme};
 use crate::tls::TlsOptions;
 
 /// How often a connection is probed. Together with [`PROBE_TIMEOUT`], this bounds how long a peer can be gone

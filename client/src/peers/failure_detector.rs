@@ -18,9 +18,9 @@ use tsoracle_proto::v1::GetCurrentMaxSafeRequest;
 use tsoracle_proto::v1::tso_service_client::TsoServiceClient;
 use tsoracle_types::Epoch;
 
-use super::address::Address;
 use super::dialer::Connection;
 use super::state::PeerState;
+use tsoracle_proto::Address;
 
 /// How long a peer may leave callers without an answer before it is suspected. Most commits take a fraction
 /// of it.

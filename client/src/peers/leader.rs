@@ -2,7 +2,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tsoracle_types::Epoch;
 
-use super::address::Address;
+use tsoracle_proto::Address;
 
 /// The peer that served last, and the highest epoch that any peer served in.
 ///

@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::address::{Address, Scheme};
 use super::dialer::{Connection, Dialer};
 use super::leader::Leader;
 use super::state::{Connections, PeerState};
+use tsoracle_proto::{Address, Scheme};
 
 /// The most connections to addresses that came from hints. A cluster has one leader; the rest is
 /// room for changes of leadership, and what exceeds it was an address that is not needed any more.

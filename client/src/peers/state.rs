@@ -6,9 +6,9 @@ use tonic::metadata::MetadataMap;
 use tsoracle_proto::metadata::{self, SESSIONS};
 use tsoracle_types::Epoch;
 
-use super::address::Address;
 use super::dialer::Connection;
 use super::leader::Leader;
+use tsoracle_proto::Address;
 
 /// What is known about a peer from its answers, and from their absence.
 pub(crate) struct PeerState {

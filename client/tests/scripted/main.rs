@@ -12,6 +12,7 @@ mod step;
 mod streams;
 mod threads;
 mod tls;
+mod waits;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -2,7 +2,7 @@ use std::io;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, TlsOptions};
-use tsoracle_proto::{Authorized, Bearer, DEFAULT_PORT};
+use tsoracle_proto::{Address, Authorized, Bearer, Scheme};
 use tsoracle_types::on_one_line;
 
 use super::Options;
@@ -84,18 +84,10 @@ fn bearer(options: &Options) -> io::Result<Option<Bearer>> {
 }
 
 fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {
-    if name.starts_with("unix:") {
-        let endpoint = Endpoint::from_shared(name.to_owned()).map_err(invalid)?;
-        return Ok(endpoint.connect_timeout(options.timeout).timeout(options.timeout));
-    }
-    let authority = name.split_once("://").map_or(name, |(_, authority)| authority);
-    let port = match authority.rsplit_once(':') {
-        Some((_, port)) if !port.ends_with(']') => String::new(),
-        _ => format!(":{DEFAULT_PORT}"),
-    };
-    let scheme = if options.tls.is_some() { "https" } else { "http" };
-    let mut endpoint =
-        Endpoint::from_shared(format!("{scheme}://{authority}{port}")).map_err(invalid)?;
+    let scheme = if options.tls.is_some() { Scheme::Tls } else { Scheme::Plaintext };
+    let address = Address::of_user(name, scheme)
+        .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+    let mut endpoint = Endpoint::from_shared(address.uri(scheme)).map_err(invalid)?;
     if let Some(Tls { ca, identity }) = &options.tls {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
         if let Some((cert, key)) = identity {

@@ -1,16 +1,13 @@
 use std::{env, fs, path::PathBuf, time::Duration};
 
 use clap::Args;
-use tonic::{
-    codegen::http::uri::Authority,
-    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
-};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
 use tsoracle_core::on_one_line;
-use tsoracle_proto::{Authorized, Bearer, DEFAULT_PORT};
+use tsoracle_proto::{Address, Authorized, Bearer, Scheme};
 use tsoracle_server::token_mistake;
 
-use crate::{failure::Failure, place};
+use crate::{failure::Failure, time::some_time};
 
 /// The variable with a token, for those who have no file for it. It is no option, since all users see those.
 const TOKEN: &str = "TSORACLE_TOKEN";
@@ -24,6 +21,7 @@ pub struct Endpoints {
         long = "endpoint",
         value_name = "PLACE",
         env = "TSORACLE_ENDPOINT",
+        value_parser = endpoints,
         default_value = "127.0.0.1:50551"
     )]
     named: Vec<String>,
@@ -33,7 +31,7 @@ pub struct Endpoints {
         long,
         value_name = "DURATION",
         env = "TSORACLE_TIMEOUT",
-        value_parser = humantime::parse_duration,
+        value_parser = some_time,
         default_value = "5s"
     )]
     pub timeout: Duration,
@@ -71,32 +69,38 @@ pub struct Routes {
 }
 
 fn route(text: &str) -> Result<(String, Vec<String>), String> {
-    let (prefix, endpoints) = text.rsplit_once('=').ok_or("a route is PREFIX=HOST:PORT")?;
-    Ok((prefix.into(), endpoints.split(',').map(Into::into).collect()))
+    let (prefix, named) = text.rsplit_once('=').ok_or("a route is PREFIX=HOST:PORT")?;
+    let named = endpoints(named)?;
+    Ok((prefix.into(), names(&named).map(Into::into).collect()))
+}
+
+/// Checks that text names endpoints, whichever scheme the connections to them have.
+fn endpoints(text: &str) -> Result<String, String> {
+    let mut count = 0;
+    for name in names(text) {
+        let scheme = if name.starts_with("https://") { Scheme::Tls } else { Scheme::Plaintext };
+        Address::of_user(name, scheme)?;
+        count += 1;
+    }
+    match count {
+        0 => Err("name at least one endpoint, as HOST:PORT or unix:PATH".into()),
+        _ => Ok(text.into()),
+    }
+}
+
+/// What stands between commas. A comma too many names none.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty())
 }
 
 impl Endpoints {
-    /// Their names. A comma too many names none.
+    /// Their names, of which there is one at least.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let names = self.named.iter().flat_map(|names| names.split(','));
-        names.map(str::trim).filter(|name| !name.is_empty())
+        self.named.iter().flat_map(|text| names(text))
     }
 
     /// To connect to them without the client.
     pub fn dialer(&self) -> Result<Dialer, Failure> {
-        let wrong = |name: &&str| place::socket(name).is_none() && authority(name).is_none();
-        if let Some(wrong) = self.names().find(wrong) {
-            let context = format!("endpoint {wrong:?} is not of the form HOST:PORT or unix:PATH");
-            return Err(Failure::usage(context));
-        }
-        if let Some(socket) = self.names().find(|name| place::socket(name).is_some())
-            && self.tls_ca.is_some()
-        {
-            let context = format!(
-                "endpoint {socket:?} is a socket, where nothing is encrypted: leave out the TLS options"
-            );
-            return Err(Failure::usage(context));
-        }
         let mut dialer = Dialer { tls: None, token: None, timeout: self.timeout };
         if let Some(token) = self.token()? {
             dialer.token = Some(Bearer::new(&token).map_err(Failure::usage)?);
@@ -107,6 +111,9 @@ impl Endpoints {
                 tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
             }
             dialer.tls = Some(tls);
+        }
+        for name in self.names() {
+            dialer.uri(name).map_err(Failure::usage)?;
         }
         Ok(dialer)
     }
@@ -171,14 +178,6 @@ impl Endpoints {
     }
 }
 
-/// What stands behind the scheme of an endpoint, if it is one.
-fn authority(endpoint: &str) -> Option<&str> {
-    let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
-    let parsed: Authority = authority.parse().ok()?;
-    let is_place = !parsed.host().is_empty() && !authority.ends_with(':');
-    is_place.then_some(authority)
-}
-
 /// A connection, over which every call brings the token along.
 pub type Channel = Authorized<tonic::transport::Channel>;
 
@@ -207,16 +206,8 @@ impl Dialer {
 
 impl Dialer {
     fn uri(&self, endpoint: &str) -> Result<String, String> {
-        if place::socket(endpoint).is_some() {
-            return Ok(endpoint.into());
-        }
-        let authority = authority(endpoint).ok_or("it is not of the form HOST:PORT")?;
-        let port = match authority.rsplit_once(':') {
-            Some((_, port)) if !port.ends_with(']') => String::new(),
-            _ => format!(":{DEFAULT_PORT}"),
-        };
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        Ok(format!("{scheme}://{authority}{port}"))
+        let scheme = if self.tls.is_some() { Scheme::Tls } else { Scheme::Plaintext };
+        Ok(Address::of_user(endpoint, scheme)?.uri(scheme))
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Response, Status};
-use tsoracle_proto::metadata;
+use tonic::{Code, Request, Response, Status};
+use tsoracle_proto::{
+    metadata,
+    v1::{MembersRequest, MembersResponse, cluster_service_client::ClusterServiceClient},
+};
 
 use crate::{
     endpoints::{Channel, Dialer, Endpoints},
@@ -70,16 +73,18 @@ impl Leader {
         ask: impl AsyncFn(Channel, Duration) -> Result<Response<T>, Status>,
     ) -> Result<T, Unanswered> {
         let mut why = "no server was asked".to_owned();
+        let mut follower = None;
         for _ in 0..MAX_STEPS {
             let Some(endpoint) = self.to_ask.pop() else { break };
             let channel = match self.dialer.dial(&endpoint).await {
                 Ok(channel) => channel,
                 Err(error) => {
                     why = format!("{endpoint} cannot be reached: {error:#}");
+                    follower = None;
                     continue;
                 }
             };
-            let status = match ask(channel, self.dialer.timeout).await {
+            let status = match ask(channel.clone(), self.dialer.timeout).await {
                 Ok(answer) => {
                     self.to_ask.push(endpoint);
                     return Ok(answer.into_inner());
@@ -89,14 +94,39 @@ impl Leader {
             let Some(hint) = elsewhere(&status) else {
                 return Err(Unanswered::Refused(endpoint, status));
             };
-            why = format!(
-                "{endpoint} does not lead, and names no leader; give the addresses of all nodes"
-            );
             // A socket would be one of this machine, whatever the other one means.
             let usable = |hint: &String| *hint != endpoint && place::socket(hint).is_none();
             self.to_ask.extend(hint.filter(usable));
+            follower = Some((endpoint, channel));
+        }
+        if let Some((endpoint, channel)) = follower {
+            why = advice(&endpoint, channel, self.dialer.timeout).await;
         }
         Err(Unanswered::Unreached(why))
+    }
+}
+
+/// The address of the leader's clients, as a node says that lists the members.
+pub(crate) fn leader_of(members: MembersResponse) -> Option<String> {
+    let leader = members.members.into_iter().find(|member| member.id == members.leader)?;
+    Some(leader.service_address)
+}
+
+/// What a person does about a node that was asked, does not lead, and named no other: an address of administrators names
+/// none, but each node knows the members.
+pub(crate) async fn advice(endpoint: &str, channel: Channel, timeout: Duration) -> String {
+    let mut request = Request::new(MembersRequest {});
+    request.set_timeout(timeout);
+    let members = ClusterServiceClient::new(channel).members(request).await;
+    match members.ok().and_then(|members| leader_of(members.into_inner())) {
+        Some(leader) => format!(
+            "{endpoint} does not lead; the leader's clients reach it at {leader}; give the addresses of all nodes"
+        ),
+        None => {
+            format!(
+                "{endpoint} does not lead, and names no leader; give the addresses of all nodes"
+            )
+        }
     }
 }
 

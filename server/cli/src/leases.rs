@@ -63,7 +63,7 @@ pub(crate) struct AcquireArguments {
     holder_epoch: u64,
 
     /// How long the lease runs; the server sets the limits, 5s to 5m unless configured
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration,
+    #[arg(long, value_name = "DURATION", value_parser = crate::time::duration,
           default_value = "30s")]
     ttl: Duration,
 

@@ -34,6 +34,7 @@ mod place;
 mod progress;
 mod raise;
 mod recorder;
+mod regular;
 mod reload;
 mod restore;
 mod sequences;

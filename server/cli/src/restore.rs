@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
     floors: Floors,
 
     /// How far timestamps begin above whatever they may have come to since the backup was taken
-    #[arg(long, value_name = "DURATION", default_value = MARGIN, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = MARGIN, value_parser = crate::time::duration)]
     margin: Duration,
 
     /// Every timestamp will be later than this instead: milliseconds since 1970, or a time in RFC 3339

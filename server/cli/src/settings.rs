@@ -4,13 +4,15 @@ mod socket_mode;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use humantime::parse_duration;
 use serde::Deserialize;
 use tsoracle_core::DriverConfig;
 use tsoracle_server::PolicyConfig;
 
 pub(crate) use self::socket_mode::SocketMode;
-use crate::{log::Format, time::Time};
+use crate::{
+    log::Format,
+    time::{self, Time, duration},
+};
 
 const PLACES: &str = "Place";
 const TIME: &str = "Time and leases";
@@ -101,39 +103,39 @@ pub(crate) struct Settings {
     /// How long a leader serves after its last renewal; a successor may wait a tenth longer
     /// [default: 1s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_LEASE", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     lease: Option<Duration>,
 
     /// How far beyond the present timestamps are reserved by each renewal [default: 3s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_WINDOW_AHEAD", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     window_ahead: Option<Duration>,
 
     /// How far timestamps are reserved when taking over [default: 1s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_FAILOVER_ADVANCE", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     failover_advance: Option<Duration>,
 
     /// How far timestamps may run ahead of the wall clock under load [default: the window]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_AHEAD", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     max_ahead: Option<Duration>,
 
     /// How far the wall clock may leap ahead and still be followed [default: 10s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_STEP", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     max_clock_step: Option<Duration>,
 
     /// How far ahead of the stored time the wall clock may be at a start or a take-over, and still be
     /// followed [default: 30days]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_JUMP", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     max_clock_jump: Option<Duration>,
 
     /// The wall clock is right at a start or a take-over until it shows this, in RFC 3339 or in
@@ -143,14 +145,14 @@ pub(crate) struct Settings {
 
     /// How long a call waits for a leader before it is refused [default: 1s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_HOLD", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     hold: Option<Duration>,
 
     /// How long releasing the lease may take when stopping [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_SHUTDOWN_TIMEOUT", help_heading = TIME,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     shutdown_timeout: Option<Duration>,
 
     /// Encrypt, with this certificate chain (PEM)
@@ -212,8 +214,8 @@ pub(crate) struct Settings {
 
     /// How long the answer to a named request is kept [default: 30d]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_NAME_RETENTION", help_heading = LIMITS,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     name_retention: Option<Duration>,
 
     /// How many bytes of the disk to keep free: with less, nothing new is begun [default: a twentieth
@@ -223,14 +225,14 @@ pub(crate) struct Settings {
 
     /// The shortest time that a stamping lease may be asked to run [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     min_lease_ttl: Option<Duration>,
 
     /// The longest; timestamps may run as far ahead of the clock after a take-over [default: 5m]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_LEASE_TTL", help_heading = LIMITS,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     max_lease_ttl: Option<Duration>,
 
     /// The largest message that is read [default: 1048576]
@@ -259,32 +261,32 @@ pub(crate) struct Settings {
 
     /// How long a new connection may take to agree on TLS, and on HTTP/2 [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_HANDSHAKE_TIME", help_heading = LIMITS,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     handshake_time: Option<Duration>,
 
     /// How long a call may take, whatever its deadline says [default: 30s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_REQUEST_TIME", help_heading = LIMITS,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     request_time: Option<Duration>,
 
     /// How often a silent connection is asked for a sign of life [default: 20s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_INTERVAL",
-          help_heading = LIMITS, value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          help_heading = LIMITS, value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     keepalive_interval: Option<Duration>,
 
     /// How long that sign may take [default: 10s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_TIMEOUT",
-          help_heading = LIMITS, value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          help_heading = LIMITS, value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     keepalive_timeout: Option<Duration>,
 
     /// How long calls under way may take to end when stopping [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TSORACLE_DRAIN_TIME", help_heading = LIMITS,
-          value_parser = parse_duration)]
-    #[serde(with = "humantime_serde::option")]
+          value_parser = duration)]
+    #[serde(deserialize_with = "time::deserialize")]
     drain_time: Option<Duration>,
 }
 

@@ -1,6 +1,6 @@
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use tsoracle_core::Timestamp;
 
 /// A moment in milliseconds since 1970, given as that or in RFC 3339.
@@ -29,6 +29,39 @@ impl TryFrom<toml::Value> for Time {
     }
 }
 
+/// The longest time that an option may give: longer than anything lasts, and short enough to be added to any clock and
+/// to be sent with a call.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// How long something may take or last, as an option gives it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    within_bounds(humantime::parse_duration(text).map_err(|error| error.to_string())?)
+}
+
+/// The same, of what cannot be done in no time.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("allow some time".into()),
+        given => Ok(given),
+    }
+}
+
+/// The same, in a file.
+pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let given = humantime_serde::option::deserialize::<Duration, D>(deserializer)?;
+    given.map(within_bounds).transpose().map_err(D::Error::custom)
+}
+
+fn within_bounds(given: Duration) -> Result<Duration, String> {
+    match given <= LONGEST {
+        true => Ok(given),
+        false => Err("no time here may be longer than 100 years".into()),
+    }
+}
+
 /// That moment as people read it.
 pub(crate) fn readable(ms: u64) -> String {
     Timestamp::from_parts(ms, 0).map(Timestamp::to_rfc3339).unwrap_or_else(|_| format!("{ms} ms"))
@@ -41,6 +74,26 @@ mod tests {
     #[derive(Deserialize, Debug)]
     struct Table {
         at: Time,
+    }
+
+    #[derive(Deserialize, Debug)]
+    struct Lasting {
+        #[serde(deserialize_with = "deserialize")]
+        lasts: Option<Duration>,
+    }
+
+    #[test]
+    fn no_time_is_longer_than_a_clock_can_count() {
+        assert_eq!(duration("36500days"), Ok(LONGEST));
+        let long = ["36501days", "1000000y", "584942417355y", "18446744073709551615s"];
+        for text in long {
+            assert!(duration(text).is_err() && some_time(text).is_err(), "{text}");
+            let table = toml::from_str::<Lasting>(&format!("lasts = '{text}'"));
+            assert!(table.is_err(), "{text}: {table:?}");
+        }
+        assert!(duration("0s").is_ok() && some_time("0s").is_err());
+        let table: Lasting = toml::from_str("lasts = '2s'").unwrap();
+        assert_eq!(table.lasts, Some(Duration::from_secs(2)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use tsoracle_core::{Clock as _, Identity, Random, SystemClock, Timestamp, sync_directory};
 use tsoracle_server::{ANONYMOUS, TokenRecord};
 
-use crate::{failure::Failure, output::Output};
+use crate::{failure::Failure, output::Output, regular::has_regular};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -172,6 +172,7 @@ fn read(path: &Path) -> Result<Vec<TokenRecord>, Failure> {
 
 /// Replaces the file as a whole, so that a server never reads half of one.
 fn write(path: &Path, records: &[TokenRecord]) -> Result<(), Failure> {
+    has_regular(path)?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -209,5 +210,12 @@ mod tests {
         assert_eq!(read(&path).unwrap(), records);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(identity(ANONYMOUS).is_err());
+        // A link is not replaced, nor what it leads to.
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("tokens", &link).unwrap();
+        let refused = write(&link, &[]).unwrap_err().to_string();
+        assert!(refused.contains("is a symbolic link"), "{refused}");
+        assert!(link.is_symlink());
+        assert_eq!(read(&path).unwrap(), records);
     }
 }

@@ -44,7 +44,8 @@ pub(crate) struct Arguments {
     endpoints: Endpoints,
 
     /// How long many callers ask at the same time; 0 for not at all
-    #[arg(long, value_name = "S", default_value_t = 10)]
+    #[arg(long, value_name = "S", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(..=86_400))]
     seconds: u64,
 
     /// How many callers that are

@@ -16,8 +16,9 @@ use tsoracle_proto::{
 
 use super::{NewFile, PRODUCT, Summary, of, write};
 use crate::{
-    endpoints::{Dialer, Endpoints},
+    endpoints::{Channel, Dialer, Endpoints},
     failure::Failure,
+    leader,
     progress::Progress,
 };
 
@@ -128,6 +129,7 @@ async fn find_leader(
 ) -> Result<(Streaming<BackupResponse>, String), Failed> {
     let mut to_ask: Vec<String> = vec![];
     let mut last = Failure::failed("no server was asked");
+    let mut follower = None;
     // The hints of a round lead on within it.
     let mut hints = 0;
     loop {
@@ -137,24 +139,27 @@ async fn find_leader(
         }
         while let Some(endpoint) = to_ask.pop() {
             let asked = ask(dialer, &endpoint).await;
-            let (failure, hint) = match asked {
+            let hint = match asked {
                 Ok(parts) => return Ok((parts, endpoint)),
-                Err(Asked::Elsewhere(hint)) => (
-                    Failure::failed(format!(
-                        "{endpoint} does not lead; give the addresses of all nodes"
-                    )),
-                    hint,
-                ),
-                Err(Asked::Failed(Failed::Again(failure))) => (failure, None),
+                Err(Asked::Elsewhere(channel, hint)) => {
+                    follower = Some((endpoint.clone(), channel));
+                    hint
+                }
+                Err(Asked::Failed(Failed::Again(failure))) => {
+                    (last, follower) = (failure, None);
+                    None
+                }
                 Err(Asked::Failed(for_good)) => return Err(for_good),
             };
-            last = failure;
             if let Some(hint) = hint.filter(|hint| *hint != endpoint && hints < names.len() + 4) {
                 hints += 1;
                 to_ask.push(hint);
             }
         }
         if SystemClock.now().boot >= until {
+            if let Some((endpoint, channel)) = follower {
+                last = Failure::failed(leader::advice(&endpoint, channel, dialer.timeout).await);
+            }
             let context = format!("{last}; no leader was found within the time: run it again");
             return Err(Failed::ForGood(Failure::failed(context)));
         }
@@ -164,7 +169,7 @@ async fn find_leader(
 
 enum Asked {
     /// Another server leads, which may be known.
-    Elsewhere(Option<String>),
+    Elsewhere(Channel, Option<String>),
     Failed(Failed),
 }
 
@@ -173,14 +178,15 @@ async fn ask(dialer: &Dialer, endpoint: &str) -> Result<Streaming<BackupResponse
         let context = format!("{endpoint} cannot be reached: {error}");
         Asked::Failed(Failed::Again(Failure::failed(context)))
     })?;
-    let mut client = BackupServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+    let mut client =
+        BackupServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
     let began = timeout(dialer.timeout, client.backup(Request::new(BackupRequest {}))).await;
     let began = began.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
     match began {
         Ok(parts) => Ok(parts.into_inner()),
         Err(status) if is_elsewhere(&status) => {
             let hint = metadata::leader_hint(status.metadata());
-            Err(Asked::Elsewhere(hint.and_then(|hint| hint.leader_endpoint)))
+            Err(Asked::Elsewhere(channel, hint.and_then(|hint| hint.leader_endpoint)))
         }
         Err(status) => Err(Asked::Failed(refused(endpoint, &status))),
     }

@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, regular::has_regular};
 
 /// Who may read a certificate, and a private key.
 const CERTIFICATE_MODE: u32 = 0o644;
@@ -36,11 +36,13 @@ impl fmt::Display for Pair {
 /// Writes certificates and their keys, each file whole or not at all. What exists is replaced only with `force`.
 pub(super) fn write(pairs: &[(&Pair, (String, String))], force: bool) -> Result<(), Failure> {
     let paths = pairs.iter().flat_map(|(pair, _)| [&pair.certificate, &pair.key]);
-    if let Some(existing) = paths.clone().find(|path| !force && path.symlink_metadata().is_ok()) {
-        return Err(Failure::failed(format!(
-            "{} exists, and was left as it is; give another --dir, or --force to replace it",
-            existing.display()
-        )));
+    for path in paths.clone() {
+        if has_regular(path)? && !force {
+            return Err(Failure::failed(format!(
+                "{} exists, and was left as it is; give another --dir, or --force to replace it",
+                path.display()
+            )));
+        }
     }
     if let Some(directory) = paths.clone().next().and_then(|path| path.parent()) {
         fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;

@@ -1,12 +1,25 @@
 //! Backups of a server that serves, and what is restored from them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
+use std::{
+    fs,
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt, symlink},
+        net::UnixListener,
+    },
+    path::Path,
+    process::Output,
+};
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat},
+    process::Signal,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::node::{Node, error_line, json, run, stdout, until};
+#[cfg(feature = "openraft")]
+use crate::node::{free_port, openraft_nodes};
 
 pub(crate) fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
@@ -135,7 +148,6 @@ fn a_restore_on_absurd_terms_makes_nothing() {
     for (terms, said) in [
         (&["file:./new", "--physical-ms", "1796054807"][..], "milliseconds since 1970"),
         (&["file:./new", "--physical-ms", "2026-01-01T00:00:00Z"], "may have been given out"),
-        (&["file:./new", "--margin", "1000y"], "--force"),
         (&["file:./new", "file:./other"], "one cluster"),
         (&["memory:", "memory:"], "one cluster"),
     ] {
@@ -366,4 +378,111 @@ fn what_cannot_be_looked_at_is_said() {
     }
     let said = stdout(&run(here, &["inspect", "file:./data"]));
     assert!(said.contains("note: it is at commit") && said.contains("older copy"), "{said}");
+}
+
+fn named_pipe(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+}
+
+/// A rename would replace a device of the machine as well as any of these.
+#[test]
+fn only_a_regular_file_is_replaced() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    drop(Node::start(here, &["file:./data"]));
+    fs::write(here.join("target"), "kept").unwrap();
+    symlink("target", here.join("link")).unwrap();
+    symlink("nowhere", here.join("dangling")).unwrap();
+    named_pipe(&here.join("pipe"));
+    let _socket = UnixListener::bind(here.join("socket")).unwrap();
+    fs::create_dir(here.join("directory")).unwrap();
+    for (name, kind) in [
+        ("link", "symbolic link"),
+        ("dangling", "symbolic link"),
+        ("pipe", "named pipe"),
+        ("socket", "socket"),
+        ("directory", "directory"),
+    ] {
+        let before = here.join(name).symlink_metadata().unwrap().ino();
+        for arguments in [
+            &["inspect", "file:./data", "--export", name, "--force"][..],
+            &["inspect", "file:./data", "--export", name],
+            &["backup", "--force", name, "--endpoint", "127.0.0.1:1", "--timeout", "1s"],
+        ] {
+            let line = error_line(&run(here, arguments), 1);
+            assert!(line.contains(kind) && line.contains("name a regular file"), "{line}");
+        }
+        assert_eq!(here.join(name).symlink_metadata().unwrap().ino(), before, "{name}");
+        assert!(here.join(format!("{name}.part")).symlink_metadata().is_err(), "{name}");
+    }
+    assert!(here.join("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+    assert_eq!(fs::read(here.join("target")).unwrap(), b"kept");
+    assert!(!here.join("nowhere").exists());
+    stdout(&run(here, &["inspect", "file:./data", "--export", "target", "--force"]));
+    stdout(&run(here, &["backup", "verify", "target"]));
+}
+
+#[test]
+fn the_partial_file_is_a_new_one() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    drop(Node::start(here, &["file:./data"]));
+    let export = |name: &str| run(here, &["inspect", "file:./data", "--export", name]);
+    // What is no file of a process of this user is neither followed, filled nor removed.
+    fs::write(here.join("target"), "kept").unwrap();
+    symlink("target", here.join("a.part")).unwrap();
+    symlink("nowhere", here.join("b.part")).unwrap();
+    named_pipe(&here.join("c.part"));
+    for (name, kind) in [("a", "symbolic link"), ("b", "symbolic link"), ("c", "named pipe")] {
+        let line = error_line(&export(name), 1);
+        assert!(line.contains(&format!("{name}.part")) && line.contains(kind), "{line}");
+        assert!(here.join(format!("{name}.part")).symlink_metadata().is_ok(), "{name}");
+        assert!(!here.join(name).exists());
+    }
+    assert_eq!(fs::read(here.join("target")).unwrap(), b"kept");
+    assert!(!here.join("nowhere").exists());
+    // What a process has left that was killed goes: whoever has opened it does not see what is written.
+    fs::write(here.join("d.part"), "left").unwrap();
+    fs::set_permissions(here.join("d.part"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::hard_link(here.join("d.part"), here.join("opened")).unwrap();
+    stdout(&export("d"));
+    assert_eq!(fs::read(here.join("opened")).unwrap(), b"left");
+    assert_eq!(fs::metadata(here.join("d")).unwrap().permissions().mode() & 0o777, 0o600);
+    // One that is written is left alone.
+    let written = fs::File::create(here.join("e.part")).unwrap();
+    flock(&written, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let line = error_line(&export("e"), 1);
+    assert!(line.contains("another process writes"), "{line}");
+    assert!(here.join("e.part").exists());
+}
+
+/// Addresses of administrators name no other node to go to.
+#[cfg(feature = "openraft")]
+#[test]
+fn a_follower_alone_says_where_the_leader_is() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let admins = [free_port(), free_port(), free_port()];
+    let nodes = openraft_nodes(here, str::to_owned, |id, command| {
+        command.args(["--admin-listen", &admins[id - 1]]);
+    });
+    let phase = |admin: &String| {
+        let output = run(here, &["status", "--json", "--endpoint", admin]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        status["phase"].as_str().unwrap().to_owned()
+    };
+    let find = |wanted: &str| admins.iter().position(|admin| phase(admin) == wanted);
+    until("a node leads, and another one knows", || {
+        find("leading").is_some() && find("following").is_some()
+    });
+    let (leader, follower) = (find("leading").unwrap(), find("following").unwrap());
+    let open = ["seq-open", "--accept-sequence-loss"];
+    for command in [&["backup", "copy"][..], &["cluster", "transfer", "--to", "1"], &open] {
+        let at = ["--endpoint", &admins[follower], "--timeout", "1s"];
+        let line = error_line(&run(here, &[command, &at].concat()), 1);
+        assert!(line.contains("addresses of all nodes"), "{line}");
+        assert!(line.contains(&nodes[leader].address), "{line}");
+    }
+    let all = admins.join(",");
+    stdout(&run(here, &["backup", "copy", "--endpoint", &all]));
 }

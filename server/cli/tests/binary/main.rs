@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
+mod arguments;
 mod backup;
 #[cfg(feature = "openraft")]
 mod backup_load;

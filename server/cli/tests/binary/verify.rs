@@ -142,7 +142,7 @@ fn what_cannot_be_checked_is_an_error() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let line = error_line(&run(&["--endpoint", &nobody]), 1);
     assert!(line.contains(&nobody) && line.ends_with("is a server running there?"), "{line}");
-    error_line(&run(&["--endpoint", "not an address"]), 2);
+    assert_eq!(run(&["--endpoint", "not an address"]).status.code(), Some(2));
     let line = error_line(&run(&["--replay", "missing.jsonl"]), 1);
     assert!(line.contains("missing.jsonl"), "{line}");
     fs::write(directory.path().join("bad.jsonl"), "\n{}\n").unwrap();

@@ -1,18 +1,23 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tonic::transport::Uri;
-use tsoracle_proto::DEFAULT_PORT;
+use tonic::codegen::http::Uri;
+
+use crate::DEFAULT_PORT;
 
 /// Whether connections are encrypted. A client speaks one or the other, never both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Scheme {
+pub enum Scheme {
+    /// None is.
     Plaintext,
+    /// All are.
     Tls,
 }
 
 impl Scheme {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// As a URI has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Plaintext => "http",
             Self::Tls => "https",
@@ -22,7 +27,7 @@ impl Scheme {
 
 /// Where a server listens: `host:port`, in lower case and without a scheme, or `unix:path`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct Address(Arc<str>);
+pub struct Address(Arc<str>);
 
 /// What an endpoint begins with that is a socket in the file system.
 const SOCKET: &str = "unix:";
@@ -30,7 +35,10 @@ const SOCKET: &str = "unix:";
 impl Address {
     /// Reads what a user names: a socket of this machine, `unix:path`, for a client that does not encrypt; or else what
     /// [`parse`](Self::parse) reads.
-    pub(crate) fn of_user(text: &str, scheme: Scheme) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong, with the text.
+    pub fn of_user(text: &str, scheme: Scheme) -> Result<Self, String> {
         let Some(path) = text.trim().strip_prefix(SOCKET) else { return Self::parse(text, scheme) };
         let path = path.strip_prefix("//").unwrap_or(path);
         match (path, scheme) {
@@ -43,7 +51,8 @@ impl Address {
     }
 
     /// As tonic takes it.
-    pub(crate) fn uri(&self, scheme: Scheme) -> String {
+    #[must_use]
+    pub fn uri(&self, scheme: Scheme) -> String {
         match self.0.starts_with(SOCKET) {
             true => self.to_string(),
             false => format!("{}://{self}", scheme.as_str()),
@@ -55,7 +64,10 @@ impl Address {
     ///
     /// A scheme other than the client's is refused: leader hints come through here too, and must
     /// never lead a TLS client to plaintext.
-    pub(crate) fn parse(text: &str, scheme: Scheme) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong, with the text.
+    pub fn parse(text: &str, scheme: Scheme) -> Result<Self, String> {
         let (named, rest) = match text.trim().split_once("://") {
             None => (None, text.trim()),
             Some(("http", rest)) => (Some(Scheme::Plaintext), rest),
@@ -80,13 +92,19 @@ impl Address {
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(malformed)?;
         let is_bare = uri.path() == "/" && uri.query().is_none();
         let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-        let has_bad_port = uri.port().is_none() && !rest.trim_end_matches('/').ends_with(host);
+        let has_bad_port = match uri.port_u16() {
+            Some(port) => port == 0,
+            None => !rest.trim_end_matches('/').ends_with(host),
+        };
         let is_v6 = host.starts_with('[') && host.ends_with(']');
         let has_bad_host = !is_v6 && host.contains(['[', ']']);
         // It could not be told from a socket.
         let is_unix = host.eq_ignore_ascii_case("unix");
-        if !is_bare || has_user || has_bad_host || has_bad_port || is_unix {
+        if !is_bare || has_user || has_bad_host || is_unix {
             return Err(malformed());
+        }
+        if has_bad_port {
+            return Err(format!("endpoint {text:?} has no port from 1 to 65535 behind its host"));
         }
         let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
         Ok(Self(format!("{}:{port}", host.to_ascii_lowercase()).into()))
@@ -128,6 +146,12 @@ mod tests {
             "http://",
             "a:b",
             "a:70000",
+            "a:99999",
+            "a:65536",
+            "a:-1",
+            "a:0",
+            "a:",
+            "[::1]:0",
             "a/b",
             "a:1/b",
             "a:1?q",
