@@ -1,7 +1,8 @@
 //! Bringing a whole state into a driver that was never used: from another driver, or from a backup.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -21,9 +22,9 @@ const ATTEMPTS: u32 = 50;
 const PAGE_WRITES: usize = 2;
 const PAGE_BYTES: usize = 1_024;
 
-/// What was copied.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Migrated {
+/// How much there is of each kind in a state that was copied, and where its timestamps stand.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
+pub struct StateCounts {
     /// Entries of the state, which the others below are made up of.
     pub entries: u64,
     /// Sequences.
@@ -34,7 +35,7 @@ pub struct Migrated {
     pub named_requests: u64,
     /// Stamping leases.
     pub leases: u64,
-    /// Every timestamp of the copy will be later than this.
+    /// Every timestamp that it grants will be later than this.
     pub high_water_ms: u64,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Importer<'a> {
     target: &'a Arc<dyn ConsensusDriver>,
     clock: &'a dyn Clock,
     digest: Sha256,
-    brought: Migrated,
+    brought: StateCounts,
 }
 
 /// Begins an import into a driver that this node leads.
@@ -58,7 +59,7 @@ pub(crate) async fn begin(target: &Arc<dyn ConsensusDriver>, clock: &dyn Clock) 
 impl<'a> Importer<'a> {
     /// Goes on where [`begin`] has begun.
     pub(crate) fn new(target: &'a Arc<dyn ConsensusDriver>, clock: &'a dyn Clock) -> Self {
-        Self { target, clock, digest: Sha256::new(), brought: Migrated::default() }
+        Self { target, clock, digest: Sha256::new(), brought: StateCounts::default() }
     }
 
     /// Brings entries, in the order of their keys. Returns how many there are by now.
@@ -105,16 +106,16 @@ impl<'a> Importer<'a> {
     ///
     /// # Errors
     /// Those of the driver.
-    pub(crate) async fn finish(self, record: ReignRecord, era: u64) -> Result<Migrated> {
+    pub(crate) async fn finish(self, record: ReignRecord, era: u64) -> Result<StateCounts> {
         let (entries, high_water_ms) = (self.brought.entries, record.high_water_ms);
         let finish = Import::Finish { entries, record: Box::new(record) };
         let era = |base: Version| base.era.max(era).saturating_add(1);
         step(self.target, self.clock, finish, era).await?;
-        Ok(Migrated { high_water_ms, ..self.brought })
+        Ok(StateCounts { high_water_ms, ..self.brought })
     }
 }
 
-impl Migrated {
+impl StateCounts {
     pub(crate) fn count(&mut self, entries: &[Entry]) {
         self.entries += entries.len() as u64;
         for (key, _) in entries {
@@ -126,6 +127,17 @@ impl Migrated {
                 _ => {}
             }
         }
+    }
+}
+
+/// In words, without the time.
+impl fmt::Display for StateCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sequences, sessions, named_requests, leases, .. } = self;
+        write!(
+            f,
+            "{sequences} sequences, {sessions} sessions, {named_requests} named requests and {leases} stamping leases"
+        )
     }
 }
 

@@ -33,7 +33,7 @@ pub use inventory;
 pub use admin::{Floor, adopt, initialize, wait_until_leader};
 pub use backup::{
     Assembled, Assembly, BackupHeader, BackupReader, BackupWriter, Contents, RestoreTerms,
-    Restored, inspected, restore,
+    Restored, RestoredTime, inspected, restore,
 };
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 pub use driver::{
@@ -48,7 +48,7 @@ pub use driver::{Linked, LinkedReader};
 pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
-pub use import::Migrated;
+pub use import::StateCounts;
 pub use latency::{Latency, LatencySummary, Timing};
 pub use migrate::Migration;
 pub use options::{OracleOptions, Space};
@@ -59,7 +59,7 @@ pub use oracle::{
 pub use random::Random;
 pub use refusals::{Refusals, shortened};
 pub use reload::{Reload, Reloader};
-pub use state::Reject;
+pub use state::{Reject, Rules};
 pub use storage::{
     Directory, LOCK_FILE, LockedToRead, Seal, lock_file, mark_moved, sync_directory,
 };

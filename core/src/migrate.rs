@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Clock, ConsensusDriver, Error, ErrorKind, Reads, Result, Version,
-    import::{self, Importer, Migrated, export, read},
+    import::{self, Importer, StateCounts, export, read},
     state::{REIGN, Record, ReignRecord, Stage},
 };
 
@@ -60,7 +60,7 @@ impl Migration {
         &self,
         target: &Arc<dyn ConsensusDriver>,
         mut progress: impl FnMut(u64),
-    ) -> Result<Migrated> {
+    ) -> Result<StateCounts> {
         let mut importer = Importer::new(target, &*self.clock);
         let mut after = vec![];
         loop {

@@ -7,8 +7,9 @@ use tokio::{
 
 use crate::{
     BootTime, Caller, CallerId, ConsensusDriver, Epoch, Error, ErrorKind, OracleOptions, Reject,
-    Result, SeqBlock, TIMESTAMPS_PER_MS, TimestampRange, WallClock,
+    Result, Rules, SeqBlock, TIMESTAMPS_PER_MS, TimestampRange, WallClock,
     engine::{self, Denied, Liveness, MAX_HIGH_WATER_MS, Phase, Reign, Shared},
+    series,
     state::{Answer, Query, millis},
 };
 
@@ -88,6 +89,8 @@ pub struct Status {
     pub ahead_of_clock: Duration,
     /// Requests that wait for a commit, a leader or the clock.
     pub waiting: usize,
+    /// The version of the rules that the state is under; only while it leads.
+    pub rules: Option<Rules>,
     /// Bytes that are free where the state is stored, if [that is watched](OracleOptions::space).
     pub free_bytes: Option<u64>,
     /// How many of them are kept in reserve: with less, nothing new is begun.
@@ -177,6 +180,7 @@ impl Oracle {
             wall_clock: leading.map(|_| self.shared.wall_clock()),
             ahead_of_clock: leading.map_or(Duration::ZERO, |reign| reign.ahead_of_clock(now)),
             waiting: self.shared.waiting.used(),
+            rules: leading.and_then(|_| self.shared.used.rules()),
             free_bytes: space.map(|(free, _)| free),
             reserve_bytes: space.map(|(_, reserve)| reserve),
         }
@@ -186,7 +190,12 @@ impl Oracle {
     pub fn show_meters(&self) {
         let status = self.status();
         let (now, meters) = (self.shared.clock.now(), &self.shared.meters);
-        meters.show_commit(now.boot);
+        let commits = self.shared.guard.commits.summary(now.boot);
+        meters.commit_under_way.set(commits.under_way.unwrap_or_default().as_secs_f64());
+        if let Some(writes) = self.shared.guard.driver().report(now.boot).writes {
+            let lasts = writes.under_way.unwrap_or_default();
+            series::STORE_SYNC_UNDER_WAY.gauge().set(lasts.as_secs_f64());
+        }
         meters.lease_left.set(status.lease_left.as_secs_f64());
         meters.ahead_of_clock.set(status.ahead_of_clock.as_secs_f64());
         let ahead_ms = status.high_water_ms.saturating_sub(now.wall_ms);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     io::{self, Read},
@@ -9,32 +11,15 @@ use std::{
     time::Duration,
 };
 
+use common::Shared;
 use tsoracle_core::{
     Assembly, BackupHeader, BackupReader, BackupWriter, Clock as _, ConsensusDriver, Contents,
-    Effect, Entry, ErrorKind, LeaseHolder, LocalDriver, MemoryStore, Migration, Oracle,
-    OracleOptions, Phase, Reject, RequestName, RestoreTerms, Restored, Result, SeqKey, SeqRequest,
-    SeqStore, SystemClock, Version, restore,
+    Entry, ErrorKind, LeaseHolder, LocalDriver, Migration, Oracle, OracleOptions, Phase, Reject,
+    RequestName, RestoreTerms, Restored, RestoredTime, Result, SeqKey, SeqRequest, SeqStore as _,
+    SystemClock, Version, restore,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A store that can be opened again.
-#[derive(Clone, Default, Debug)]
-struct Shared(Arc<Mutex<MemoryStore>>);
-
-impl SeqStore for Shared {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        SeqStore::get(&*self.0.lock().unwrap(), key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        SeqStore::scan(&*self.0.lock().unwrap(), from, to, limit)
-    }
-
-    fn commit(&mut self, effect: Effect) -> Result<()> {
-        self.0.lock().unwrap().commit(effect)
-    }
-}
 
 async fn driver(store: &Shared) -> Arc<dyn ConsensusDriver> {
     LocalDriver::open(store.clone()).await.unwrap()
@@ -112,9 +97,12 @@ async fn used() -> (Oracle, Vec<u8>) {
     (oracle, bytes)
 }
 
+const MARGIN: Duration = Duration::from_secs(60);
+
 fn terms(floors: &[(&str, u64)], accept_sequence_loss: bool) -> RestoreTerms {
     RestoreTerms {
-        high_water_ms: SystemClock.now().wall_ms + 60_000,
+        time: RestoredTime::Above(MARGIN),
+        insists: false,
         lease: Duration::from_millis(500),
         accept_sequence_loss,
         floors: floors.iter().map(|(name, floor)| (key(name), *floor)).collect(),
@@ -141,7 +129,7 @@ async fn a_restored_state_goes_on_above_all_of_before() {
     let again = serve(&store).await;
     let first = again.get_ts(1).await.unwrap();
     assert!(first.range.first() > last.range.last() && first.epoch > last.epoch);
-    assert!(first.range.first().physical_ms() > terms.high_water_ms);
+    assert!(first.range.first().physical_ms() > SystemClock.now().wall_ms + 50_000);
     // What was answered before is answered as before.
     let named = SeqRequest::named(vec![(key("a"), 5)], RequestName::new("x").unwrap()).unwrap();
     assert_eq!(again.get_seq(named).await.unwrap().blocks[0].start, 10);

@@ -155,6 +155,9 @@ pub async fn listen_at(path: &Path, mode: u32) -> Result<Listener> {
             Io::PermissionDenied => {
                 "this user may not create files there; choose another path, or another user"
             }
+            Io::WouldBlock => {
+                "other programs have long been beginning to listen in its directory; start this one again"
+            }
             _ => "no socket can be there",
         };
         failed(hint.into(), Some(source))

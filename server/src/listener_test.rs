@@ -76,6 +76,30 @@ async fn of_those_that_start_at_once_one_listens() {
 }
 
 #[tokio::test]
+async fn whoever_begins_waits_for_others_that_begin_in_the_same_directory() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("socket");
+    let other = File::open(directory.path()).unwrap();
+    other.lock().unwrap();
+    let starting = tokio::spawn({
+        let path = path.clone();
+        async move { listen_at(&path, SOCKET_MODE).await }
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!starting.is_finished() && !path.exists());
+    drop(other);
+    let listener = starting.await.unwrap().unwrap();
+    UnixStream::connect(&path).await.unwrap();
+    // It is in nobody's way once it listens, and does not wait for ever.
+    let other = File::open(directory.path()).unwrap();
+    other.try_lock().unwrap();
+    drop(listener);
+    assert!(refused(&path).await.contains("start this one again"));
+}
+
+#[tokio::test]
 async fn paths_where_no_socket_can_be() {
     let directory = TempDir::new().unwrap();
     let path = |name: &str| directory.path().join(name);

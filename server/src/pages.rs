@@ -27,7 +27,7 @@ use crate::{edge::Allowed, gate::Refused, rights::Right};
 const CONNECTIONS: usize = 32;
 
 /// How long a connection may last. Whoever asks again begins another one.
-const LASTS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// How long a request may take to come.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -260,3 +260,7 @@ pub(crate) fn ready(response: Response<Body>) -> Answering {
 
 /// An answer that is being made.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+#[cfg(test)]
+#[path = "pages_test.rs"]
+mod tests;

@@ -123,7 +123,7 @@ impl PeerState {
                 vec![]
             }
         }
-        let address = Address::parse("alone:1", super::address::Scheme::Plaintext).unwrap();
+        let address = Address::parse("alone:1", tsoracle_proto::Scheme::Plaintext).unwrap();
         Arc::new(Self::new(address, Arc::default(), Weak::<NoOthers>::new()))
     }
 }

@@ -1,6 +1,6 @@
 use crate::{
     Entry, Epoch, Error, ErrorKind, Result,
-    import::Migrated,
+    import::StateCounts,
     state::{BACKED_UP, LEASES, META, NAMED, REIGN, RESTORED, RULES, Record, ReignRecord, Stage},
 };
 
@@ -8,7 +8,7 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Contents {
     /// How many there are of each kind, and where timestamps stand.
-    pub counts: Migrated,
+    pub counts: StateCounts,
     /// The epoch of the last reign.
     pub epoch: Epoch,
     /// Sequences were closed, since the state was restored itself.

@@ -3,7 +3,7 @@
 use super::{Contents, contents::Inspector};
 use crate::{
     Entry, Error, ErrorKind, Result, SeqKey, StoppedState,
-    state::{BACKED_UP, META, REIGN, RULES, Record, Reject, name_of},
+    state::{BACKED_UP, META, REIGN, RULES, Record, Reject, Stage, name_of},
 };
 
 /// How many entries are read at once.
@@ -31,8 +31,10 @@ pub fn sequences(state: &StoppedState) -> impl Iterator<Item = Result<(SeqKey, u
 /// # Errors
 /// `Config` if the state is of a newer release; `Corrupt` if it is damaged; those of the store.
 pub fn contents(state: &StoppedState) -> Result<Option<(u32, Contents)>> {
-    if state.get(REIGN)?.is_none() {
-        return Ok(None);
+    let Some(reign) = state.get(REIGN)? else { return Ok(None) };
+    if matches!(Record::decode(REIGN, reign)?, Record::Reign(record) if record.stage == Stage::Importing)
+    {
+        return Err(Error::new(ErrorKind::Config, Reject::Importing.to_string()));
     }
     let rules = match state.get(META)?.map(|meta| Record::decode(META, meta)).transpose()? {
         Some(Record::Meta(meta)) => meta.rules,

@@ -6,6 +6,8 @@ mod file;
 pub mod inspected;
 mod restore;
 
+pub use crate::state::RestoredTime;
+
 pub use self::{
     assembly::{Assembled, Assembly},
     contents::Contents,

@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, collections::BTreeSet, io::Read, sync::Arc, tim
 use super::{BackupHeader, BackupReader, Contents};
 use crate::{
     Clock, ConsensusDriver, Entry, Error, ErrorKind, Reject, Result, SeqKey,
-    import::{self, Importer, Migrated},
-    state::{Closing, ELSEWHERE, MAX_FLOOR_MS, ReignRecord, millis, name_of},
+    import::{self, Importer, StateCounts},
+    state::{Closing, ELSEWHERE, ReignRecord, RestoredTime, high_water_ms, millis, name_of},
 };
 
 /// On what terms a backup is restored.
 #[derive(Clone, Debug)]
 pub struct RestoreTerms {
-    /// Every timestamp will be later than this, and than all of the backup.
-    pub high_water_ms: u64,
+    /// From where timestamps go on.
+    pub time: RestoredTime,
+    /// Takes a time that is far from the clock, or that timestamps may have come to already.
+    pub insists: bool,
     /// What the first leader waits for, or the longest lease that the backup knows of.
     pub lease: Duration,
     /// Sequences go on where the backup has them, so that what was granted since is granted once more.
@@ -23,11 +25,21 @@ pub struct RestoreTerms {
     pub floors: BTreeMap<SeqKey, u64>,
 }
 
+impl RestoreTerms {
+    /// What the high-water will be at `now_ms`, of a backup that was taken at `taken_ms`, when it was at `backup_ms`.
+    ///
+    /// # Errors
+    /// `Rejected` for a time that is refused unless it is insisted on.
+    pub fn high_water_ms(&self, backup_ms: u64, taken_ms: u64, now_ms: u64) -> Result<u64> {
+        Ok(high_water_ms(self.time, (backup_ms, taken_ms, now_ms), self.insists)?)
+    }
+}
+
 /// What was restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// What is there now.
-    pub counts: Migrated,
+    pub counts: StateCounts,
     /// What the backup is of.
     pub header: BackupHeader,
     /// Whether sequences without a floor are closed.
@@ -37,10 +49,11 @@ pub struct Restored {
 /// Restores a backup into `target`, which was never used and which this node leads. `open` opens the backup, which is
 /// read twice: all of it is checked before anything is done. Reports how many entries are there, now and then.
 ///
-/// Nothing serves over a restore that was interrupted.
+/// Nothing serves over a restore that was interrupted after its first commit. Before that the target is as empty as it was, and whoever
+/// opens it keeps others away.
 ///
 /// # Errors
-/// `Config` if the target was used before or the backup is of a newer release; `Corrupt` if it is damaged; those of
+/// `Rejected` for a time that is refused; `Config` if the target was used before or the backup is of a newer release; `Corrupt` if it is damaged; those of
 /// the driver.
 pub async fn restore<R: Read>(
     open: impl Fn() -> Result<BackupReader<R>>,
@@ -50,7 +63,8 @@ pub async fn restore<R: Read>(
     mut progress: impl FnMut(u64),
 ) -> Result<Restored> {
     let (header, contents, known) = check(open()?, &terms.floors)?;
-    let record = record(&contents, terms)?;
+    let times = (header.taken_ms, clock.now().wall_ms);
+    let record = record(&contents, times, terms)?;
     let is_new = |key: &&SeqKey| !known.contains(*key);
     let closing = Closing {
         taken_ms: (!terms.accept_sequence_loss).then_some(header.taken_ms),
@@ -106,15 +120,16 @@ fn check<R: Read>(
 }
 
 /// The reign record of the restored state: nothing that was seen or opened before shortens a wait.
-fn record(contents: &Contents, terms: &RestoreTerms) -> Result<ReignRecord> {
+fn record(
+    contents: &Contents,
+    (taken_ms, now_ms): (u64, u64),
+    terms: &RestoreTerms,
+) -> Result<ReignRecord> {
     let Some(record) = contents.reign.clone() else {
         return Err(Error::new(ErrorKind::Corrupt, "the backup says nothing of who reigned"));
     };
-    if terms.high_water_ms > MAX_FLOOR_MS {
-        return Err(Reject::OutOfRange { high_water_ms: terms.high_water_ms }.into());
-    }
     Ok(ReignRecord {
-        high_water_ms: record.high_water_ms.max(terms.high_water_ms),
+        high_water_ms: terms.high_water_ms(record.high_water_ms, taken_ms, now_ms)?,
         lease_ms: record.lease_ms.max(millis(terms.lease)),
         opened_by: Some(ELSEWHERE),
         released: false,

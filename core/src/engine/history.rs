@@ -182,6 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_this_node_has_followed_before_it_led_is_told_again() {
+        let history = History::default();
+        history.enter(at(1), &following("a:1", Some(1)));
+        history.enter(at(2), &Phase::Serving { epoch: Epoch(2) });
+        history.enter(at(3), &following("a:1", Some(3)));
+        let changes = history.changes();
+        let told: Vec<_> = changes.iter().map(|change| (&*change.what, change.epoch)).collect();
+        assert_eq!(told, [("a:1 leads", Some(Epoch(3))), ("a:1 leads", Some(Epoch(1)))]);
+        assert_eq!(changes[0].cause, "it was found to lead");
+    }
+
+    #[test]
     fn the_oldest_are_forgotten() {
         let history = History::default();
         for number in 0..40 {

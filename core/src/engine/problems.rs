@@ -26,6 +26,24 @@ const HANGS: Duration = Duration::from_secs(1);
 /// How many recent ones it takes to say that they are slow.
 const ENOUGH: usize = 3;
 
+/// What keeps a node from serving, or will, in the order in which it is told: reasons before what they lead to. All
+/// else comes after it.
+const FIRST: [&str; 13] = [
+    "failed",
+    "certificate_expired",
+    "majority_lost",
+    "cluster_not_formed",
+    "node_runs_twice",
+    "etcd_silent",
+    "clock_wrong",
+    "disk_slow",
+    "commits_slow",
+    "cannot_take_over",
+    "lease_lapsed",
+    "no_leader",
+    "disk_nearly_full",
+];
+
 type Source = Box<dyn Fn(BootTime) -> Report + Send + Sync>;
 
 /// What else says what is wrong, and since when what was wrong lately is so.
@@ -49,6 +67,7 @@ impl Problems {
     fn note(&self, found: Vec<Finding>, now: BootTime) -> Vec<Problem> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *known);
+        log(&before, &found);
         for finding in found {
             let noted = before.iter().find(|(other, _)| other.is_same(&finding));
             let since = finding.since.or(noted.map(|(_, since)| *since)).unwrap_or(now);
@@ -59,6 +78,18 @@ impl Problems {
             lasts: now.since(*since),
         };
         known.iter().map(problem).collect()
+    }
+}
+
+/// Each problem is logged when it begins, and when it is over.
+fn log(before: &[(Finding, BootTime)], found: &[Finding]) {
+    let begun = found.iter().filter(|new| !before.iter().any(|(other, _)| other.is_same(new)));
+    for Finding { kind, what, remedy, .. } in begun {
+        tracing::warn!(problem = kind, remedy, "{what}");
+    }
+    let over = before.iter().filter(|(old, _)| !found.iter().any(|other| other.is_same(old)));
+    for (Finding { kind, about, .. }, _) in over {
+        tracing::info!(problem = kind, about, "a problem is over");
     }
 }
 
@@ -76,13 +107,14 @@ impl Shared {
         report
     }
 
-    /// What is wrong, the worst first, as far as this node knows.
+    /// What is wrong, as far as this node knows: first what keeps it from serving, and the reason for that.
     pub(crate) fn problems(&self, report: &Report) -> Vec<Problem> {
         let now = self.clock.now();
         let phase = self.phase.borrow().clone();
         let phase_lasts = now.boot.since(self.history.phase_since());
         let is_formed = report.findings.iter().all(|found| found.kind != "cluster_not_formed");
-        let majority = majority(&report.members, now.boot).filter(|_| is_formed);
+        let hears_leader = matches!(phase, Phase::Following(Some(_)));
+        let majority = majority(&report.members, hears_leader, now.boot).filter(|_| is_formed);
         let is_lost = majority.as_ref().is_some_and(|found| found.kind == "majority_lost");
         let slow = self.options.lease / 4;
         let disk = report.writes.as_ref().and_then(|writes| disk(writes, slow, now.boot));
@@ -97,7 +129,9 @@ impl Shared {
         found.extend(self.clock_finding(now));
         found.extend(self.space.finding());
         found.extend(self.caps());
+        found.extend(self.used.is_closed().then(closed));
         found.extend(report.findings.iter().cloned());
+        sort(&mut found);
         self.problems.note(found, now.boot)
     }
 
@@ -152,7 +186,11 @@ impl Shared {
                          they are",
                         in_words(by)
                     );
-                    return wrong(what, set);
+                    let remedy = format!(
+                        "{set}; if it is right, nothing is to be done: a restore or `tsoracle raise` puts timestamps \
+                         ahead, and they go on with the clock once it has caught up"
+                    );
+                    return wrong(what, &remedy);
                 }
                 WallClock::Followed => {}
             }
@@ -179,10 +217,25 @@ impl Shared {
     }
 }
 
+fn sort(found: &mut [Finding]) {
+    found.sort_by_key(|found| {
+        FIRST.iter().position(|kind| *kind == found.kind).unwrap_or(FIRST.len())
+    });
+}
+
 fn failure(phase: &Phase) -> Option<Finding> {
     let Phase::Failed(reason) = phase else { return None };
     let what = format!("this node has failed, and serves no more: {reason}");
     Some(Finding::new("failed", what, "mend that, and start this node again"))
+}
+
+/// Since a restore, until an operator opens them.
+fn closed() -> Finding {
+    Finding::new(
+        "sequences_closed",
+        "sequences are closed since this state was restored from a backup, and requests for them are refused",
+        "open them: `tsoracle seq-open --floor KEY=N`, or `--accept-sequence-loss` for all that are left",
+    )
 }
 
 /// What is wrong with who leads. Where a majority is lost that is said already.
@@ -214,8 +267,8 @@ fn leadership(phase: &Phase, lasts: Duration, is_majority_lost: bool) -> Option<
     }
 }
 
-/// Which members are not reached, and whether too few are.
-fn majority(members: &[MemberReport], now: BootTime) -> Option<Finding> {
+/// Which members are not reached, and whether too few are. A leader that is heard has a majority, whomever this node reaches.
+fn majority(members: &[MemberReport], hears_leader: bool, now: BootTime) -> Option<Finding> {
     let gone: Vec<_> = members.iter().filter(|member| is_gone(member, now)).collect();
     let since = gone.iter().filter_map(|member| Some(member.unreached.as_ref()?.since)).max()?;
     let names = gone.iter().map(|member| {
@@ -230,7 +283,7 @@ fn majority(members: &[MemberReport], now: BootTime) -> Option<Finding> {
     let needed = all / 2 + 1;
     let numbers: Vec<_> = gone.iter().map(|member| member.id.to_string()).collect();
     let numbers = numbers.join(" or ");
-    let found = match there < needed {
+    let found = match there < needed && !hears_leader {
         true => Finding::new(
             "majority_lost",
             format!(

@@ -24,7 +24,7 @@ fn members(count: u64, unreached: &[(u64, u64)], learners: &[u64]) -> Vec<Member
 }
 
 fn kind_of(members: &[MemberReport]) -> Option<&'static str> {
-    majority(members, at(100)).map(|found| found.kind)
+    majority(members, false, at(100)).map(|found| found.kind)
 }
 
 #[test]
@@ -43,12 +43,36 @@ fn a_majority_is_of_those_with_a_vote() {
 
 #[test]
 fn who_is_missing_is_named_with_the_reason_and_what_to_do() {
-    let found = majority(&members(3, &[(2, 10), (3, 20)], &[]), at(100)).unwrap();
+    let found = majority(&members(3, &[(2, 10), (3, 20)], &[]), false, at(100)).unwrap();
     for part in ["1 of 3", "2 are needed", "node 2 at n2:1 (refused)", "node 3 at n3:1"] {
         assert!(found.what.contains(part), "{}", found.what);
     }
     assert!(found.remedy.contains("start node 2 or 3 again"), "{}", found.remedy);
     assert_eq!(found.since, Some(at(20)), "until then one of them was there");
+}
+
+/// Nodes can be reached one way only, as where a firewall, or a certificate, stops the connections of one side.
+#[test]
+fn a_node_that_hears_a_leader_has_lost_no_majority() {
+    let found = majority(&members(3, &[(2, 10), (3, 20)], &[]), true, at(100)).unwrap();
+    assert_eq!(found.kind, "node_unreached");
+    assert!(found.what.contains("the others are enough to serve"), "{}", found.what);
+}
+
+#[test]
+fn a_reason_is_told_before_what_it_leads_to_and_what_can_wait_last() {
+    let kinds = [
+        ["lease_lapsed", "log_lines_lost", "disk_slow"],
+        ["majority_lost", "certificate_expiring", "certificate_expired"],
+        ["cannot_take_over", "node_unreached", "clock_wrong"],
+    ];
+    for kinds in kinds {
+        let [result, minor, reason] = kinds;
+        let mut found: Vec<_> = kinds.iter().map(|kind| Finding::new(kind, "", "")).collect();
+        sort(&mut found);
+        let sorted: Vec<_> = found.iter().map(|found| found.kind).collect();
+        assert_eq!(sorted, [reason, result, minor]);
+    }
 }
 
 fn latency(recent: usize, median_ms: u64, under_way_ms: Option<u64>) -> LatencySummary {

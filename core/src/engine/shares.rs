@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use foldhash::{HashMap, fast::RandomState};
@@ -15,7 +15,7 @@ use super::{meters::RefusalMeters, space::SpaceLeft};
 use crate::{
     CallerId, CallerLimits, Reject,
     caller::scarce_from,
-    state::{CAPS, Capped, Change, Limits},
+    state::{CAPS, Capped, Change, Limits, Rules},
 };
 
 /// The most callers that are told apart. Beyond that, those that hold the least are forgotten.
@@ -26,19 +26,36 @@ const NOTHING_NEW: Limits = Limits { keys: 0, sessions: 0, open_requests: 0, lea
 
 /// How much there is of what is capped, for whoever looks from outside. Nothing unless this node leads.
 #[derive(Default, Debug)]
-pub(crate) struct Used([AtomicU64; CAPS]);
+pub(crate) struct Used {
+    counts: [AtomicU64; CAPS],
+    rules: AtomicU32,
+    is_closed: AtomicBool,
+}
 
 impl Used {
     pub(crate) fn get(&self, what: Capped) -> u64 {
-        self.0[what as usize].load(Ordering::Relaxed)
+        self.counts[what as usize].load(Ordering::Relaxed)
+    }
+
+    /// The version of the rules that the state is under.
+    pub(crate) fn rules(&self) -> Option<Rules> {
+        let rules = self.rules.load(Ordering::Relaxed);
+        (rules > 0).then(|| Rules::new(rules))
+    }
+
+    /// Whether sequences are closed, since the state was restored.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn clear(&self) {
-        self.0.iter().for_each(|used| used.store(0, Ordering::Relaxed));
+        self.counts.iter().for_each(|used| used.store(0, Ordering::Relaxed));
+        self.rules.store(0, Ordering::Relaxed);
+        self.is_closed.store(false, Ordering::Relaxed);
     }
 
     fn set(&self, what: Capped, used: u64) {
-        self.0[what as usize].store(used, Ordering::Relaxed);
+        self.counts[what as usize].store(used, Ordering::Relaxed);
     }
 }
 
@@ -85,8 +102,10 @@ impl Shares {
         *self = Self::new(self.limits, space, gauges, self.refusals.clone(), self.shown.clone());
     }
 
-    /// Notes how much there is of each.
-    pub(super) fn count(&mut self, used: [u64; CAPS]) {
+    /// Notes how much there is of each, the rules that the state is under, and whether sequences are closed.
+    pub(super) fn count(&mut self, used: [u64; CAPS], rules: Rules, is_closed: bool) {
+        self.shown.is_closed.store(is_closed, Ordering::Relaxed);
+        self.shown.rules.store(rules.version(), Ordering::Relaxed);
         self.used = used;
         for (what, used) in Capped::ALL.into_iter().zip(used) {
             self.show(what, used);
@@ -105,6 +124,8 @@ impl Shares {
                 self.used[*what as usize] = *used;
                 self.show(*what, *used);
             }
+            Change::Rules(rules) => self.shown.rules.store(rules.version(), Ordering::Relaxed),
+            Change::Opened => self.shown.is_closed.store(false, Ordering::Relaxed),
             Change::Made(what, key) => {
                 let Some(caller) = caller else { return };
                 self.add(caller, *what);

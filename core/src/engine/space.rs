@@ -55,8 +55,10 @@ impl SpaceLeft {
         let watched = self.watched.as_ref().filter(|_| self.is_low())?;
         let ((free, reserve), directory) = (self.bytes(), watched.directory.display());
         let what = format!(
-            "little space is left in {directory}: {free} bytes, and {reserve} are kept in reserve; while this node \
-             leads, nothing new is begun, and what exists goes on"
+            "little space is left in {directory}: {} are free, and {} are kept in reserve; while this node leads, new \
+             keys, sessions, names and stamping leases are refused, and what exists goes on",
+            in_bytes(free),
+            in_bytes(reserve)
         );
         let remedy =
             "make space there, or give this node a larger disk; nothing has to be restarted";
@@ -100,9 +102,54 @@ pub(crate) async fn watch(shared: &Shared) -> Infallible {
     }
 }
 
+/// A size as people read it.
+fn in_bytes(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut shown = bytes as f64 / 1e3;
+    let mut at = 0;
+    // What would be rounded to a thousand is one of the next unit.
+    while shown >= 999.95 && at + 1 < units.len() {
+        shown /= 1e3;
+        at += 1;
+    }
+    format!("{shown:.1} {}", units[at])
+}
+
 /// How many bytes are free for this process, and how many there are.
 fn look(directory: &Path) -> std::io::Result<(u64, u64)> {
     let found = rustix::fs::statvfs(directory)?;
     let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
     Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_as_people_tell_them() {
+        let told = [0, 999, 1_500, 999_949, 999_950, 134_217_728, 1_000_000_000, u64::MAX];
+        let expected =
+            ["0.0 kB", "1.0 kB", "1.5 kB", "999.9 kB", "1.0 MB", "134.2 MB", "1.0 GB", "18.4 EB"];
+        assert_eq!(told.map(in_bytes), expected);
+    }
+
+    #[test]
+    fn less_than_the_reserve_is_little() {
+        let watched = |reserve| Space { directory: "state".into(), reserve };
+        let found = |reserve, free, all| {
+            let space = SpaceLeft::new(Some(watched(reserve)));
+            space.note(&watched(reserve), free, all);
+            assert_eq!(space.finding().is_some(), space.is_low());
+            space.finding().map(|found| found.what)
+        };
+        assert_eq!(found(Some(1_000), 1_000, 9_000), None);
+        let what = found(Some(1_000_000), 999_000, 9_000_000).expect("a finding");
+        assert!(what.contains("state: 999.0 kB are free, and 1.0 MB are kept"), "{what}");
+        // A twentieth, or 256 MiB.
+        assert_eq!(found(None, 50, 1_000), None);
+        assert!(found(None, 49, 1_000).is_some());
+        assert_eq!(found(None, MOST_RESERVED, MOST_RESERVED * 100), None);
+        assert!(found(None, MOST_RESERVED - 1, MOST_RESERVED * 100).is_some());
+    }
 }

@@ -155,6 +155,51 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn there_are_only_so_many_and_those_that_are_gone_make_room() {
+        let mut taps = Taps::default();
+        let mut held = vec![];
+        for _ in 0..MOST_TAPS {
+            held.push(attached(&mut taps).await);
+        }
+        let (request, tap) = oneshot::channel();
+        taps.attach(request);
+        let error = tap.await.unwrap().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Overloaded, "{error}");
+        held.pop();
+        held.push(attached(&mut taps).await);
+    }
+
+    #[tokio::test]
+    async fn small_commits_count_for_what_they_take_besides() {
+        let mut taps = Taps::default();
+        let mut slow = attached(&mut taps).await;
+        let most = MOST_BYTES / EFFECT_BYTES;
+        let effect = taps.copy(&effect(0, 1)).expect("there is a follower");
+        for _ in 0..most {
+            taps.stored(Version::default(), &effect);
+        }
+        let mut taken = 0;
+        while slow.next().await.is_ok() {
+            taken += 1;
+        }
+        assert!(taken < most, "as many as {taken} were kept");
+    }
+
+    #[tokio::test]
+    async fn all_are_over_where_a_commit_is_not_known() {
+        let mut taps = Taps::default();
+        let mut tap = attached(&mut taps).await;
+        let stored = taps.copy(&effect(1, 1)).expect("there is a follower");
+        taps.stored(Version::default(), &stored);
+        taps.lose();
+        assert!(taps.copy(&effect(1, 2)).is_none());
+        assert!(tap.next().await.is_ok(), "what was passed on before counts");
+        let error = tap.next().await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("what became of a commit"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_follower_that_is_too_slow_loses_its_tap_and_no_other_does() {
         let mut taps = Taps::default();
         assert!(taps.copy(&effect(1, 1)).is_none(), "nothing is kept for no follower");

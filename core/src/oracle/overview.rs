@@ -22,7 +22,7 @@ pub struct Overview {
     pub usage: Vec<Usage>,
     /// The last changes of leadership, the latest first.
     pub changes: Vec<Change>,
-    /// What is wrong, the worst first.
+    /// What is wrong, reasons before what they lead to.
     pub problems: Vec<Problem>,
 }
 
@@ -61,7 +61,7 @@ impl Oracle {
         }
     }
 
-    /// What is wrong with this node or its peers as far as it knows, the worst first.
+    /// What is wrong with this node or its peers as far as it knows, reasons before what they lead to.
     pub fn problems(&self) -> Vec<Problem> {
         let report = self.shared.report(self.shared.clock.now().boot);
         self.shared.problems(&report)

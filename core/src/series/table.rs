@@ -121,6 +121,8 @@ table! {
         "Elections that this node has won";
     PEER_CONNECTED: GAUGE, "tsoracle_peer_connected" ["peer"]
         "1 if this node has a session with that peer";
+    PEER_VOTES: GAUGE, "tsoracle_peer_votes" ["peer"]
+        "1 if that peer has a vote, 0 if it learns";
     PEER_LAG: GAUGE, "tsoracle_peer_lag_entries" ["peer"]
         "How many entries of the log that peer is known to lack; on the leader alone";
     PEER_SNAPSHOTS: COUNTER, "tsoracle_peer_snapshots_total" ["peer"]
@@ -137,6 +139,8 @@ table! {
         "Bytes that are kept free: with less, nothing new is begun";
     STORE_SYNC_DURATION: DURATION, "tsoracle_store_sync_duration_seconds" []
         "How long the disk took to make commits durable";
+    STORE_SYNC_UNDER_WAY: GAUGE, "tsoracle_store_sync_under_way_seconds" []
+        "For how long the disk has been at the write under way, up to where it is durable; 0 if there is none";
     STORE_SEGMENTS: GAUGE, "tsoracle_store_segments" []
         "Segments of the journal";
     STORE_JOURNAL: GAUGE, "tsoracle_store_journal_bytes" []

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Limits, Record, View, Writes,
+    Limits, Record, Rules, View, Writes,
     keys::{self, Key},
     record::{Leases, load},
     view::Write,
@@ -68,6 +68,10 @@ impl fmt::Display for Capped {
 pub(crate) enum Change {
     /// So much there is from now on.
     Count(Capped, u64),
+    /// The version of the rules that the state is under from now on.
+    Rules(Rules),
+    /// Sequences are closed no longer.
+    Opened,
     /// What is stored under this key is new.
     Made(Capped, Key),
     /// What is stored under this key goes.
@@ -99,6 +103,7 @@ pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
                     Write::Put(Record::Meta(meta)) => {
                         changes.push(Change::Count(Capped::Sequences, meta.keys));
                         changes.push(Change::Count(Capped::Sessions, meta.sessions));
+                        changes.push(Change::Rules(Rules::new(meta.rules)));
                     }
                     Write::Put(Record::Leases(leases)) => {
                         changes.push(Change::Count(Capped::Leases, leases.count));
@@ -106,6 +111,7 @@ pub(super) fn changes(view: &dyn View, writes: &Writes) -> Result<Vec<Change>> {
                     Write::Put(Record::Next(count)) => {
                         changes.push(Change::Count(Capped::Named, *count));
                     }
+                    Write::Delete if key[..] == *keys::RESTORED => changes.push(Change::Opened),
                     _ => {}
                 }
                 continue;

@@ -1,8 +1,8 @@
 use super::{
-    CAPS, ReignRecord, View,
+    CAPS, ReignRecord, Rules, View,
     keys::{self, Key},
     lease,
-    record::{Leases, Meta, cast, load},
+    record::{Leases, Meta, RestoredRecord, cast, load},
     session,
 };
 use crate::{KeyRange, Reads, RequestName, Result, SeqKey, Session};
@@ -58,8 +58,15 @@ pub enum Answer {
         /// Some of these leases have expired, and a command may end them.
         expired: bool,
     },
-    /// To [`Query::Counts`], in the order of [`Capped`](super::Capped).
-    Counts([u64; CAPS]),
+    /// To [`Query::Counts`].
+    Counts {
+        /// In the order of [`Capped`](super::Capped).
+        used: [u64; CAPS],
+        /// The rules that the state is under.
+        rules: Rules,
+        /// Sequences are closed, since the state was restored.
+        is_closed: bool,
+    },
     /// To [`Query::ExpiredNames`].
     ExpiredNames(Vec<RequestName>),
     /// To [`Query::Expired`].
@@ -75,7 +82,7 @@ impl Query {
         };
         match self {
             Self::Counts => {
-                let counts = [keys::META, keys::LEASES, keys::NAMED];
+                let counts = [keys::META, keys::LEASES, keys::NAMED, keys::RESTORED];
                 reads.keys.extend(counts.map(<[u8]>::to_vec));
             }
             Self::Reign | Self::Expired { .. } | Self::ExpiredNames { .. } => {}
@@ -114,7 +121,9 @@ pub fn answer(view: &dyn View, query: &Query) -> Result<Answer> {
             let meta = Meta::load(view)?;
             let leases = load::<Leases>(view, keys::LEASES)?.map_or(0, |leases| leases.count);
             let named = load::<u64>(view, keys::NAMED)?.copied().unwrap_or_default();
-            Answer::Counts([meta.keys, meta.sessions, leases, named])
+            let used = [meta.keys, meta.sessions, leases, named];
+            let is_closed = load::<RestoredRecord>(view, keys::RESTORED)?.is_some();
+            Answer::Counts { used, rules: Rules::new(meta.rules), is_closed }
         }
         Query::ExpiredNames { limit } => {
             let session_ms = ReignRecord::load(view)?.map_or(0, |record| record.session_ms);

@@ -127,7 +127,7 @@ pub(crate) const MAX_FLOOR_MS: u64 = MAX_HIGH_WATER_MS - YEAR_MS;
 const YEAR_MS: u64 = 366 * 24 * 3_600 * 1_000;
 
 /// Whether an operator may set a time, by the clock unless that is left out.
-fn check_floor(high_water_ms: u64, now_ms: Option<u64>) -> Result<(), Reject> {
+pub(super) fn check_floor(high_water_ms: u64, now_ms: Option<u64>) -> Result<(), Reject> {
     if high_water_ms > MAX_FLOOR_MS {
         return Err(Reject::OutOfRange { high_water_ms });
     }

@@ -26,6 +26,13 @@ pub enum Reject {
         /// What the clock shows.
         now_ms: u64,
     },
+    /// Timestamps above the time that a restored state is to begin after may have been given out.
+    MayRepeat {
+        /// That time.
+        high_water_ms: u64,
+        /// What timestamps may have come to since the backup was taken.
+        reached_ms: u64,
+    },
     /// The state is above the time already that it is to be raised to.
     NothingToRaise {
         /// Its high-water.
@@ -196,6 +203,13 @@ impl fmt::Display for Reject {
                 time(*high_water_ms),
                 time(*now_ms)
             ),
+            Self::MayRepeat { high_water_ms, reached_ms } => write!(
+                f,
+                "timestamps after {} ({high_water_ms} ms) may have been given out since the backup was taken: they may \
+                 have come to {} ({reached_ms} ms); take a time after that, or insist",
+                time(*high_water_ms),
+                time(*reached_ms)
+            ),
             Self::NothingToRaise { high_water_ms } => write!(
                 f,
                 "nothing to raise: it is at {} ({high_water_ms} ms) already",
@@ -281,7 +295,7 @@ impl fmt::Display for Reject {
             Self::NotEmpty => f.write_str("the state is in use already"),
             Self::Importing => f.write_str(
                 "a copy of another state was begun here and is not whole; remove this state, and \
-                 migrate again into a new one",
+                 migrate or restore again into a new one",
             ),
             Self::ImportBroken { entries } => write!(
                 f,

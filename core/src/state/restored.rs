@@ -3,16 +3,50 @@
 //!
 //! A sequence that the backup does not know may have been used since, so one is closed as the other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    OpenSequences, Record, Reject, Reply, View, Writes, keys,
+    OpenSequences, Record, Reject, Reply, View, Writes, keys, millis,
     plan::Planned,
     record::{Meta, RESTORED_RULES, RestoredRecord, load},
     reign,
     sequence::LAST_START,
 };
 use crate::{Epoch, Result, SeqKey, driver::Entry};
+
+/// From where timestamps go on in a state that is restored from a backup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestoredTime {
+    /// So far above whatever they may have come to since the backup was taken.
+    Above(Duration),
+    /// Later than this many milliseconds since 1970.
+    After(u64),
+}
+
+/// Where the high-water of a restored state is, at `now_ms`: the backup was taken at `taken_ms`, when it was at
+/// `backup_ms`. Whoever insists may set one that is far from the clock, or that may repeat timestamps.
+pub(crate) fn high_water_ms(
+    time: RestoredTime,
+    (backup_ms, taken_ms, now_ms): (u64, u64, u64),
+    insists: bool,
+) -> Result<u64, Reject> {
+    // Where timestamps are ahead of the clock, they go on no faster than it does.
+    let reached_ms = now_ms.max(backup_ms.saturating_add(now_ms.saturating_sub(taken_ms)));
+    let (high_water_ms, checked_ms) = match time {
+        RestoredTime::After(ms) => (ms, ms),
+        // Only the margin is the operator's.
+        RestoredTime::Above(margin) => {
+            let margin_ms = millis(margin);
+            (reached_ms.saturating_add(margin_ms), now_ms.saturating_add(margin_ms))
+        }
+    };
+    reign::check_floor(checked_ms, Some(now_ms).filter(|_| !insists))?;
+    reign::check_floor(high_water_ms, None)?;
+    if high_water_ms < reached_ms && !insists {
+        return Err(Reject::MayRepeat { high_water_ms, reached_ms });
+    }
+    Ok(high_water_ms.max(backup_ms))
+}
 
 /// Whether values of a sequence may be granted.
 pub(super) fn check(view: &dyn View, meta: &Meta, key: &SeqKey) -> Result<Result<(), Reject>> {
@@ -137,5 +171,56 @@ impl Closing {
             added.extend(marks);
         }
         Ok(added)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_796_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+    const MARGIN: Duration = Duration::from_secs(360);
+
+    fn restored(time: RestoredTime, backup_ms: u64, insists: bool) -> Result<u64, Reject> {
+        high_water_ms(time, (backup_ms, NOW_MS - HOUR_MS, NOW_MS), insists)
+    }
+
+    #[test]
+    fn timestamps_go_on_above_what_they_may_have_come_to() {
+        let above = |backup_ms| restored(RestoredTime::Above(MARGIN), backup_ms, false);
+        assert_eq!(above(NOW_MS - HOUR_MS), Ok(NOW_MS + 360_000), "with the clock");
+        assert_eq!(above(NOW_MS - HOUR_MS / 2), Ok(NOW_MS + HOUR_MS / 2 + 360_000), "ahead of it");
+        // Years ahead, as with a clock that was wrong once: the operator cannot help that.
+        let far_ms = NOW_MS + 20_000 * HOUR_MS;
+        assert_eq!(above(far_ms), Ok(far_ms + HOUR_MS + 360_000));
+        // The backup is from the future: the clock of this machine, or of the other one, is wrong.
+        let early = high_water_ms(
+            RestoredTime::Above(MARGIN),
+            (NOW_MS + HOUR_MS, NOW_MS + HOUR_MS, NOW_MS),
+            false,
+        );
+        assert_eq!(early, Ok(NOW_MS + HOUR_MS + 360_000));
+    }
+
+    #[test]
+    fn a_time_that_may_repeat_or_is_far_from_the_clock_has_to_be_insisted_on() {
+        let after = |ms, insists| restored(RestoredTime::After(ms), NOW_MS, insists);
+        let reached_ms = NOW_MS + HOUR_MS;
+        assert_eq!(after(reached_ms, false), Ok(reached_ms));
+        let high_water_ms = reached_ms - 1;
+        let refused = Err(Reject::MayRepeat { high_water_ms, reached_ms });
+        assert_eq!(after(high_water_ms, false), refused);
+        assert_eq!(after(high_water_ms, true), Ok(high_water_ms));
+        assert_eq!(after(NOW_MS - 1, true), Ok(NOW_MS), "never below the backup");
+        for far_ms in [NOW_MS / 1_000, NOW_MS * 2] {
+            let refused = Err(Reject::FarFromClock { high_water_ms: far_ms, now_ms: NOW_MS });
+            assert_eq!(after(far_ms, false), refused);
+        }
+        let years = RestoredTime::Above(Duration::from_secs(3 * 31_536_000));
+        assert!(matches!(restored(years, NOW_MS, false), Err(Reject::FarFromClock { .. })));
+        assert!(restored(years, NOW_MS, true).is_ok());
+        let out = after(1 << 46, true);
+        assert_eq!(out, Err(Reject::OutOfRange { high_water_ms: 1 << 46 }));
     }
 }

@@ -74,6 +74,9 @@ async fn the_reign_is_released_before_leadership_is_moved_and_its_lease_is_not_w
     a.set(Leadership::Follower { leader: None });
     reply.send(Ok(())).unwrap();
     transferring.await.unwrap().unwrap();
+    let last = a.oracle.overview().changes.swap_remove(0);
+    let cause = "leadership is transferred, and its lease was released";
+    assert_eq!((&*last.what, &*last.cause), ("this node serves no more", cause));
     b.serving().await;
     assert!(b.grant().range.first() > before);
     assert!(a.refuses());

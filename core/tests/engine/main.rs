@@ -11,6 +11,7 @@ mod handover;
 mod leases;
 mod meters;
 mod misbehaviour;
+mod problems;
 mod reads;
 mod resigning;
 mod rig;

@@ -13,7 +13,8 @@ use common::{
 };
 use etcd_client::GetOptions;
 use tsoracle_core::{
-    Error, ErrorKind, Floor, KeyRange, Leadership, Outcome, Reads, Version, adopt,
+    Clock as _, Error, ErrorKind, Floor, KeyRange, Leadership, Outcome, Reads, SystemClock,
+    Version, adopt,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,6 +66,38 @@ async fn etcd_may_come_after_this_node() {
     etcd.members[0].start();
     led(&driver).await;
     assert_eq!(take(&driver, "orders", 4).await.unwrap().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_answers_nothing_is_reported_for_as_long_as_that_lasts() {
+    let mut etcd = Etcd::single(&[]).await;
+    let proxy = proxy_to(etcd.members[0].port);
+    let driver = open(&format!("etcd://{}/p", proxy.address()), "a:1").await.unwrap();
+    led(&driver).await;
+    let found = || {
+        let now = SystemClock.now().boot;
+        let found = driver.report(now).findings.pop()?;
+        assert_eq!(found.kind, "etcd_silent", "{found:?}");
+        assert!(found.what.starts_with("etcd does not answer: "), "{found:?}");
+        assert!(found.remedy.contains("etcdctl endpoint health"), "{found:?}");
+        let since = found.since.expect("since its first call without an answer");
+        assert!(
+            now.since(since) >= Duration::from_secs(2),
+            "a moment is not worth a word: {found:?}"
+        );
+        Some(found)
+    };
+    assert!(found().is_none(), "it is sound");
+    let is_sound = async || found().is_none().then_some(());
+    proxy.hang();
+    until(async || found()).await;
+    proxy.open();
+    until(is_sound).await;
+    // One that is down says at once that it is, and nothing else.
+    etcd.members[0].kill();
+    until(async || found()).await;
+    etcd.members[0].start();
+    until(is_sound).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

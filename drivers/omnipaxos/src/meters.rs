@@ -16,6 +16,9 @@ impl Meters {
     pub(crate) fn new(cluster: &Cluster) -> Self {
         series::MEMBERS.gauge_of(&["true"]).set(cluster.members.len() as f64);
         let others = cluster.members.keys().filter(|node| **node != cluster.node);
+        for node in others.clone() {
+            series::PEER_VOTES.gauge_of(&[&node.to_string()]).set(1.0);
+        }
         let lag = |node: &u32| (*node, series::PEER_LAG.gauge_of(&[&node.to_string()]));
         Self {
             index: series::LOG_INDEX.gauge(),

@@ -20,6 +20,7 @@ use tsoracle_replica::{
 use crate::{
     commit,
     elections::{self, Contact},
+    give_way,
     inbound::Inbound,
     leadership,
     log::Log,
@@ -136,33 +137,17 @@ where
     let log = Log::open(node, own, waiters.clone(), last, applied).await?;
     let numbers =
         Arc::new(Numbers::new(cluster.node, log.clone(), transport.clone(), clock.clone()));
-    let network = Network {
-        tasks: tasks.clone(),
-        clock: clock.clone(),
-        transport: transport.clone(),
-        numbers: numbers.clone(),
-        is_silent: Arc::default(),
-        transfers: Arc::default(),
-    };
+    let network = Network::new(tasks.clone(), clock.clone(), transport.clone(), numbers.clone());
     let is_silent = network.is_silent.clone();
-    let machine = StateMachine {
-        store: store.clone(),
-        waiters: waiters.clone(),
-        clock: clock.clone(),
-        log: log.clone(),
-        committed: Arc::default(),
-    };
+    let machine = StateMachine::new(store.clone(), waiters.clone(), clock.clone(), log.clone());
     let committed = machine.committed.clone();
     let config = Arc::new(raft_config(&cluster)?);
     let (network, log, machine) = fit((network, log, machine));
     let raft = Raft::new(cluster.node.into(), config, network, log, machine).await;
     let raft = raft.map_err(|error| fatal("raft cannot be started", &error))?;
     let _ = numbers.raft.set(raft.clone());
-    // The state takes the place of the log from the start, or that would never be purged where starts
-    // are frequent.
     if let Some(purged) = applied.and_then(|last| last.index.checked_sub(cluster.log_keep)) {
-        let purging = raft.trigger().purge_log(purged).await;
-        purging.map_err(|error| fatal("raft cannot be started", &error))?;
+        purge(&raft, purged).await?;
     }
     let contact = Arc::new(Contact::new(cluster.election, clock.clone()));
     let removed = Arc::<watch::Sender<bool>>::default();
@@ -201,6 +186,13 @@ where
     supervise(&shared, "elections", elections::run(shared.clone()));
     supervise(&shared, "the removal of this node", removal::follow(shared.clone()));
     Ok(OpenraftDriver { id, shared })
+}
+
+/// Has the state take the place of the log up to there from the start, or that would never be purged where starts
+/// are frequent.
+async fn purge(raft: &Raft, purged: u64) -> Result<()> {
+    let purging = raft.trigger().purge_log(purged).await;
+    purging.map_err(|error| fatal("raft cannot be started", &error))
 }
 
 /// Runs a task that lasts as long as the node. If it panics, the node ends: without it the cluster might never have
@@ -336,7 +328,7 @@ impl ConsensusDriver for OpenraftDriver {
     }
 
     async fn resign(&self, claim: u64) {
-        members::resign(&self.shared, claim).await;
+        give_way::resign(&self.shared, claim).await;
     }
 
     fn limits(&self) -> CommitLimits {

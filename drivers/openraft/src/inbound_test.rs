@@ -1,7 +1,7 @@
 //! One node, and messages of another that is damaged, hostile, or of a release to come.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -22,13 +22,13 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tsoracle_core::{
     BootTime, Clock, ConsensusDriver as _, Effect, Error, ErrorKind, NodeId, Now, Random, Reads,
-    Report, Result, SystemClock, Unreached, VERSION, Version,
+    Result, SystemClock, VERSION, Version,
 };
 use tsoracle_replica::{
-    Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
+    Calls, Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
     leaps::{MAX_LEAP, REACHED, Reached},
     transfer::{self, CHUNK},
-    transport::{Calls, Connections, Handler, Sender},
+    transport::{Connections, Handler, Sender},
 };
 use tsoracle_store::{Store, Table};
 
@@ -62,48 +62,12 @@ impl Connections for Played {
         *self.handler.lock().unwrap() = Some(handler);
     }
 
-    fn set_peer(&self, _: u32, _: &str) -> Result<()> {
-        Ok(())
-    }
-
     fn failure(&self) -> watch::Receiver<Option<Error>> {
         self.failure.subscribe()
     }
 
     fn formed(&self) -> watch::Receiver<Option<Formed>> {
         self.formed.subscribe()
-    }
-
-    fn waits_for(&self) -> Option<String> {
-        None
-    }
-
-    fn set_members(&self, _: BTreeSet<u32>, _: BTreeSet<u32>) {}
-
-    async fn invite(&self, _: u32) -> Result<bool> {
-        Ok(false)
-    }
-
-    async fn forget(&self, _: u32) -> Result<()> {
-        Ok(())
-    }
-
-    fn drop_peer(&self, _: u32) {}
-
-    fn was_removed(&self, _: u32) -> bool {
-        false
-    }
-
-    fn report(&self) -> Report {
-        Report::default()
-    }
-
-    fn unreached(&self) -> BTreeMap<u32, Unreached> {
-        BTreeMap::new()
-    }
-
-    fn peer_clocks(&self, _: BootTime) -> Vec<u64> {
-        vec![]
     }
 
     fn local_addr(&self) -> SocketAddr {

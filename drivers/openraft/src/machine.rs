@@ -27,6 +27,15 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
+    pub(crate) fn new(
+        store: StoreThread,
+        waiters: Arc<Waiters>,
+        clock: Arc<dyn Clock>,
+        log: Log,
+    ) -> Self {
+        Self { store, waiters, clock, log, committed: Arc::default() }
+    }
+
     fn note_members<'a>(&self, members: impl IntoIterator<Item = &'a Membership>) {
         members.into_iter().for_each(|members| {
             self.committed.send_if_modified(|committed| committed.change(members));

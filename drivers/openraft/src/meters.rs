@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use openraft::ServerState;
 use tsoracle_core::{
     BootTime,
-    series::{self, Gauge},
+    series::{self, Gauge, Series},
 };
 
 use crate::types::Metrics;
@@ -17,6 +17,7 @@ pub(crate) struct Meters {
     applied: Gauge,
     voters: Gauge,
     learners: Gauge,
+    votes: BTreeMap<u64, Gauge>,
     lags: BTreeMap<u64, Gauge>,
     next: BootTime,
 }
@@ -28,6 +29,7 @@ impl Meters {
             applied: series::LOG_APPLIED.gauge(),
             voters: series::MEMBERS.gauge_of(&["true"]),
             learners: series::MEMBERS.gauge_of(&["false"]),
+            votes: BTreeMap::new(),
             lags: BTreeMap::new(),
             next: BootTime::default(),
         }
@@ -46,24 +48,40 @@ impl Meters {
         let membership = metrics.membership_config.membership();
         self.voters.set(membership.voter_ids().count() as f64);
         self.learners.set(membership.learner_ids().count() as f64);
+        let peers: BTreeMap<u64, bool> = membership
+            .nodes()
+            .filter(|(id, _)| **id != metrics.id)
+            .map(|(id, _)| (*id, membership.voter_ids().any(|voter| voter == *id)))
+            .collect();
+        keep(&mut self.votes, |peer| peers.contains_key(peer));
+        for (peer, votes) in &peers {
+            of_peer(&mut self.votes, &series::PEER_VOTES, *peer).set(f64::from(*votes));
+        }
         let replication = metrics.replication.as_ref();
         let replication = replication.filter(|_| metrics.state == ServerState::Leader);
         let is_known = |peer: &u64| replication.is_some_and(|known| known.contains_key(peer));
-        // Of a peer that was removed, or once another node leads, nothing is shown.
-        self.lags.retain(|peer, lag| {
-            let stays = is_known(peer);
-            if !stays {
-                lag.set(f64::NAN);
-            }
-            stays
-        });
+        keep(&mut self.lags, is_known);
         for (peer, matched) in
             replication.into_iter().flatten().filter(|(id, _)| **id != metrics.id)
         {
             let has = matched.as_ref().map_or(0, |matched| matched.index + 1);
-            let made = || series::PEER_LAG.gauge_of(&[&peer.to_string()]);
-            let lag = self.lags.entry(*peer).or_insert_with(made);
+            let lag = of_peer(&mut self.lags, &series::PEER_LAG, *peer);
             lag.set((last + 1).saturating_sub(has) as f64);
         }
     }
+}
+
+fn of_peer<'a>(gauges: &'a mut BTreeMap<u64, Gauge>, series: &Series, peer: u64) -> &'a Gauge {
+    gauges.entry(peer).or_insert_with(|| series.gauge_of(&[&peer.to_string()]))
+}
+
+/// Of a peer that was removed, or that another node leads by now, nothing is shown.
+fn keep(gauges: &mut BTreeMap<u64, Gauge>, is_known: impl Fn(&u64) -> bool) {
+    gauges.retain(|peer, gauge| {
+        let stays = is_known(peer);
+        if !stays {
+            gauge.set(f64::NAN);
+        }
+        stays
+    });
 }

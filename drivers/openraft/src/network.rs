@@ -51,6 +51,18 @@ pub(crate) struct Network {
     pub(crate) transfers: Arc<AtomicU64>,
 }
 
+impl Network {
+    pub(crate) fn new(
+        tasks: Tasks,
+        clock: Arc<dyn Clock>,
+        transport: Arc<dyn Connections>,
+        numbers: Arc<Numbers>,
+    ) -> Self {
+        let (is_silent, transfers) = Default::default();
+        Self { tasks, clock, transport, numbers, is_silent, transfers }
+    }
+}
+
 /// The connection to one peer, for one purpose.
 #[derive(Debug)]
 pub(crate) struct Peer {

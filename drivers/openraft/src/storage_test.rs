@@ -49,9 +49,7 @@ async fn open(directory: &Path) -> Result<Parts> {
     let (store, (_, found)) = opening.await?;
     let (own, last, applied) = (store.clone(), found.last, found.applied);
     let log = Log::open(1, own, waiters.clone(), last, applied).await?;
-    let committed = Arc::default();
-    let machine =
-        StateMachine { store: store.clone(), waiters, clock, log: log.clone(), committed };
+    let machine = StateMachine::new(store.clone(), waiters, clock, log.clone());
     Ok(Parts { log, machine, store })
 }
 

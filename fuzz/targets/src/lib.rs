@@ -5,6 +5,7 @@
 //! they are by cargo-fuzz, in the folder above; the test here replays the corpora there, and mutations of
 //! them, on stable Rust.
 
+mod backup;
 mod config;
 mod history;
 mod log;
@@ -34,6 +35,7 @@ macro_rules! targets {
 
 targets!(
     address: tsoracle_client::fuzz::address,
+    backup: backup::backup,
     config_string: config::string,
     config_table: config::table,
     effect: state::effect,

@@ -8,9 +8,9 @@ use std::{
 
 use prost::Message as _;
 use tsoracle_core::{
-    ConsensusDriver as _, Effect, Entry, KeyRange, LeaseHolder, LocalDriver, ManualClock,
-    MemoryStore, Oracle, OracleOptions, Random, Reads, RequestId, RequestName, Result, SeqKey,
-    SeqRequest, SeqStore as _, Session, Version, new_node,
+    BackupHeader, BackupWriter, ConsensusDriver as _, Effect, Entry, Epoch, KeyRange, LeaseHolder,
+    LocalDriver, ManualClock, MemoryStore, NodeId, Oracle, OracleOptions, Random, Reads, RequestId,
+    RequestName, Result, SeqKey, SeqRequest, SeqStore as _, Session, Version, new_node,
 };
 use tsoracle_proto::v1;
 use tsoracle_replica::{LogEntry, message_parts};
@@ -28,6 +28,7 @@ pub async fn seeds() -> Result<Vec<(&'static str, Vec<Vec<u8>>)>> {
     let state = state().await?;
     Ok(vec![
         ("address", texts(&["node-1:7000", "https://[::1]:50551/", "http://example.org", "[::1]"])),
+        ("backup", vec![backup(&state)?]),
         ("config_string", texts(&CONFIG_STRINGS)),
         ("config_table", texts(&CONFIG_TABLES)),
         ("effect", vec![Effect::default().encode()?, effect(version, &state)?.encode()?]),
@@ -116,6 +117,25 @@ async fn state() -> Result<Vec<Entry>> {
     let mut read = driver.read(&Reads { keys: vec![], ranges: vec![all] }).await?;
     oracle.shutdown().await?;
     Ok(read.ranges.pop().unwrap_or_default())
+}
+
+fn backup(state: &[Entry]) -> Result<Vec<u8>> {
+    let header = BackupHeader {
+        product: "tsoracle 0".into(),
+        source: "127.0.0.1:50551".into(),
+        node: Some(NodeId(7)),
+        version: Version { era: 1, number: 7, name: u128::MAX / 7 },
+        epoch: Epoch(9),
+        rules: 4,
+        taken_ms: NOON_MS,
+    };
+    let mut writer = BackupWriter::new(vec![], &header)?;
+    // The version and the node are left out.
+    let kept = state.iter().filter(|(key, _)| !matches!(key.first(), Some(b'v' | b'n' | b'c')));
+    for entry in kept {
+        writer.put(entry)?;
+    }
+    Ok(writer.finish()?.0)
 }
 
 fn record((key, value): &Entry) -> Vec<u8> {

@@ -128,6 +128,7 @@ macro_rules! replayed {
 
 replayed!(
     address,
+    backup,
     config_string,
     config_table,
     effect,

@@ -11,6 +11,7 @@ use tsoracle_core::{
 use crate::{
     failure::{Failure, usage_if_config},
     output::Output,
+    unfinished,
 };
 
 /// How long a cluster may take to elect this node.
@@ -95,14 +96,28 @@ pub(crate) async fn while_leading<T>(
     Ok(worked)
 }
 
-/// Opens the driver that `config` names.
+/// Whatever this process makes from now on is nobody else's to read.
+pub(crate) fn keep_to_oneself() {
+    umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Opens the driver that `config` names, whose state is whole if there is one.
 pub(crate) async fn open(
     config: DriverConfig,
     context: OpenContext,
 ) -> Result<Arc<dyn ConsensusDriver>, Failure> {
+    check(config.name())?;
+    unfinished::refuse(&config)?;
+    open_target(config, context).await
+}
+
+/// The same, for a state that need not be whole yet.
+pub(crate) async fn open_target(
+    config: DriverConfig,
+    context: OpenContext,
+) -> Result<Arc<dyn ConsensusDriver>, Failure> {
     let registry = registry()?;
-    // A state is nobody else's to read.
-    umask(Mode::RWXG | Mode::RWXO);
+    keep_to_oneself();
     // What is not there to choose from is a wrong argument; all else may be mended elsewhere.
     let known = registry.find(config.name()).is_ok_and(|driver| {
         let valid = |key: &&str| driver.options.iter().any(|option| option.name == *key);

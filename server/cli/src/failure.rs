@@ -77,7 +77,7 @@ impl From<tsoracle_client::Error> for Failure {
 /// A time that makes no sense is the caller's mistake.
 pub(crate) fn usage_if_absurd(error: Error) -> Failure {
     match error.kind() {
-        ErrorKind::Rejected(Reject::FarFromClock { .. }) => {
+        ErrorKind::Rejected(Reject::FarFromClock { .. } | Reject::MayRepeat { .. }) => {
             Failure::usage(format!("{error:#} with --force"))
         }
         ErrorKind::Rejected(Reject::OutOfRange { .. }) => Failure::usage(error),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    BackupHeader, Clock as _, Contents, DriverConfig, NodeId, StoppedReader, StoppedState,
-    SystemClock, VERSION, Version, inspected,
+    BackupHeader, Clock as _, Contents, DriverConfig, NodeId, StateCounts, StoppedReader,
+    StoppedState, SystemClock, VERSION, Version, inspected,
 };
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     log,
     output::Output,
     time::readable,
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -64,12 +65,8 @@ struct Report {
     epoch: String,
     stage: &'static str,
     rules: u32,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
     sequences_closed: bool,
     exported: Option<String>,
     /// What a person has to know.
@@ -101,6 +98,7 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
              and `tsoracle seq-list`"
         )));
     };
+    unfinished::refuse(&config)?;
     let state = (reader.read)(&path)?;
     let (rules, contents) = contents(&state)?;
     let version = Version::decode(state.get(VERSION)?.as_deref())?;
@@ -129,7 +127,6 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let counts = contents.counts;
     let report = Report {
         driver: name,
         node: state.node()?.map(|NodeId(id)| id.to_string()),
@@ -138,12 +135,7 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
         epoch: contents.epoch.0.to_string(),
         stage: contents.stage(),
         rules,
-        entries: counts.entries,
-        sequences: counts.sequences,
-        sessions: counts.sessions,
-        named_requests: counts.named_requests,
-        leases: counts.leases,
-        high_water_ms: counts.high_water_ms,
+        counts: contents.counts,
         sequences_closed: contents.closed,
         exported: exported.map(|summary| summary.file().to_owned()),
         notes: state.notes.clone(),
@@ -159,13 +151,11 @@ fn contents(state: &StoppedState) -> Result<(u32, Contents), Failure> {
 }
 
 fn text(report: &Report) -> String {
-    let Report { era, number, epoch, stage, sequences, sessions, named_requests, leases, .. } =
-        report;
+    let Report { era, number, epoch, stage, counts, .. } = report;
     let mut text = format!(
-        "version {era}.{number}, epoch {epoch} ({stage}), rules {}, {sequences} sequences, {sessions} sessions, \
-         {named_requests} named requests and {leases} stamping leases, timestamps up to {}",
+        "version {era}.{number}, epoch {epoch} ({stage}), rules {}, {counts}, timestamps up to {}",
         report.rules,
-        readable(report.high_water_ms)
+        readable(counts.high_water_ms)
     );
     if report.sequences_closed {
         text += "; its sequences are closed";

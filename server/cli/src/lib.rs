@@ -48,6 +48,7 @@ mod time;
 mod token;
 #[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
 mod traces;
+mod unfinished;
 mod verify;
 mod web;
 

@@ -3,7 +3,7 @@ use std::{fs, sync::Arc};
 use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, LOCK_FILE, Migrated, Migration, OpenContext, SystemClock,
+    ConsensusDriver, DriverConfig, LOCK_FILE, Migration, OpenContext, StateCounts, SystemClock,
     Timestamp, mark_moved, wait_until_leader,
 };
 
@@ -13,7 +13,8 @@ use crate::{
     log,
     output::Output,
     progress::Progress,
-    target::Target,
+    target::{self, Target},
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -32,8 +33,8 @@ not served any more. The target must be new. To grow into a cluster of openraft,
 into one of a single node, serve it, and let it grow by `tsoracle cluster add`. Nodes of omnipaxos do not
 change: name them all, with addresses of this machine, and move their directories to their machines then.
 
-If it is interrupted, the source is as it was. The target then refuses to serve: remove it, and migrate
-into a new one.
+If it is interrupted, the source is as it was, and nothing opens the target: migrate into it again, and
+remove it before if that is refused.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
@@ -55,12 +56,8 @@ pub(crate) struct Arguments {
 struct Report {
     from: String,
     to: String,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -72,6 +69,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     for config in [&from].into_iter().chain(&to) {
         drivers::check(config.name())?;
     }
+    target::check(&to)?;
+    unfinished::refuse(&from).map_err(of("source"))?;
     exists(&from)?;
     for config in &to {
         if is_same(&from, config)? {
@@ -94,7 +93,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 async fn migrate(
     source: Arc<dyn ConsensusDriver>,
     to: &[DriverConfig],
-) -> Result<Migrated, Failure> {
+) -> Result<StateCounts, Failure> {
     let elected =
         wait_until_leader(&*source, &SystemClock, ELECTION).await.map_err(Failure::failed);
     elected.map_err(of("source"))?;
@@ -110,10 +109,14 @@ async fn migrate(
             })
         }
     };
-    let stopped = target.shutdown().await;
-    let migrated = copied?;
-    stopped?;
-    Ok(migrated)
+    match copied {
+        Ok(migrated) => target.finish().await.map(|()| migrated),
+        Err(failure) => {
+            // It has failed already; that it does not stop either would tell nothing more.
+            let _ = target.shutdown().await;
+            Err(failure)
+        }
+    }
 }
 
 /// That there is a source, before an empty one is made.
@@ -140,15 +143,16 @@ fn of(which: &'static str) -> impl Fn(Failure) -> Failure {
     move |failure| failure.about(which)
 }
 
-fn report((from, to): (String, String), migrated: Migrated, output: Output) -> Result<(), Failure> {
-    let Migrated { entries, sequences, sessions, named_requests, leases, high_water_ms } = migrated;
-    let report =
-        Report { from, to, entries, sequences, sessions, named_requests, leases, high_water_ms };
+fn report(
+    (from, to): (String, String),
+    counts: StateCounts,
+    output: Output,
+) -> Result<(), Failure> {
+    let report = Report { from, to, counts };
     output.print(&report, || {
-        let time = Timestamp::from_parts(high_water_ms, 0).map(Timestamp::to_rfc3339);
+        let time = Timestamp::from_parts(counts.high_water_ms, 0).map(Timestamp::to_rfc3339);
         format!(
-            "migrated: {sequences} sequences, {sessions} sessions, {named_requests} named requests and \
-             {leases} stamping leases; every timestamp will be later than {}; never serve from the source again",
+            "migrated: {counts}; every timestamp will be later than {}; never serve from the source again",
             time.unwrap_or_default()
         )
     })

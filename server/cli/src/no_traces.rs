@@ -1,11 +1,13 @@
 //! In place of traces, in builds without them.
 
+use std::path::Path;
+
 use http::HeaderMap;
 use tracing::Span;
 
 use crate::{failure::Failure, log::BoxedLayer};
 
-pub(crate) fn start(_: &str, _: f64) -> Result<BoxedLayer, Failure> {
+pub(crate) fn start(_: &str, _: Option<&Path>, _: f64) -> Result<BoxedLayer, Failure> {
     Err(Failure::usage(
         "--otlp-endpoint: this build has no traces; build it with `--features otlp`",
     ))

@@ -63,6 +63,12 @@ impl Scrape {
         text
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        let exporter = PrometheusBuilder::new().build_recorder().handle();
+        Self { exporter, histograms: Arc::default() }
+    }
+
     /// Takes together what was counted lately. Meant to be called now and then.
     pub(crate) fn run_upkeep(&self) {
         self.exporter.run_upkeep();

@@ -6,17 +6,18 @@ use clap::Args;
 use serde::Serialize;
 use tsoracle_core::{
     Clock as _, DriverConfig, Error, ErrorKind, LOCK_FILE, OracleOptions, RestoreTerms, Restored,
-    SeqKey, SystemClock, restore,
+    RestoredTime, SeqKey, StateCounts, SystemClock, restore,
 };
 
 use crate::{
     backup, drivers,
-    failure::{Failure, usage_if_config},
+    failure::{Failure, usage_if_absurd, usage_if_config},
     log,
     output::Output,
     progress::Progress,
-    target::Target,
+    target::{self, Target},
     time::{Time, readable},
+    unfinished,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -32,18 +33,20 @@ Examples:
     \"omnipaxos:./n2?node=2&peers=$PEERS\" \"omnipaxos:./n3?node=3&peers=$PEERS\"
 
 The driver must be new, and whatever served the state before must be stopped for good. Timestamps
-go on at once, above all of the backup and above the clock. Sequences do not: values that were granted after the backup
+go on at once, above all that can have been given out since: above the clock, and above those of the backup by as long as
+it is old, and by the margin. Sequences do not: values that were granted after the backup
 was taken would be granted once more. Each is refused until it is opened from a floor above those, or
 all are with their loss accepted: here, or later by `tsoracle seq-open`.
 
 Run it as the user that will serve, who cannot read what root leaves: the second example is for the
 service of the Debian package, which is stopped meanwhile, and whose old state was moved away.
 
-If it is interrupted, nothing serves from the target: remove it, and restore into a new one.
+If it is interrupted, nothing opens the target: restore into it again, and remove it before if that is
+refused.
 
 Exit codes: 0 done, 1 not done, 2 wrong arguments.";
 
-/// How far ahead of the clock timestamps begin: further than a stamping lease can reach that was granted after the
+/// How far ahead timestamps begin: further than a stamping lease can reach that was granted after the
 /// backup was taken, and than clocks may be wrong that are kept right.
 const MARGIN: &str = "6m";
 
@@ -60,14 +63,17 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     floors: Floors,
 
-    /// How far ahead of this machine's clock timestamps begin at least
+    /// How far timestamps begin above whatever they may have come to since the backup was taken
     #[arg(long, value_name = "DURATION", default_value = MARGIN, value_parser = crate::time::duration)]
     margin: Duration,
 
-    /// Every timestamp will be later than this: milliseconds since 1970, or a time in RFC 3339 [default: the clock,
-    /// and the margin]
+    /// Every timestamp will be later than this instead: milliseconds since 1970, or a time in RFC 3339
     #[arg(long, value_name = "TIME", conflicts_with = "margin")]
     physical_ms: Option<Time>,
+
+    /// Take a time that is more than a year from the clock, or that timestamps may have come to already
+    #[arg(long)]
+    force: bool,
 
     #[command(flatten)]
     output: Output,
@@ -132,29 +138,26 @@ struct Report {
     file: String,
     to: String,
     taken: String,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
     sequences_closed: bool,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     log::start(log::filter(Some("warn"))?, log::Format::default(), Vec::new())?;
-    let Arguments { file, to, floors, margin, physical_ms, output } = arguments;
+    let Arguments { file, to, floors, margin, physical_ms, force, output } = arguments;
     let to = to.iter().map(|to| DriverConfig::parse(to)).collect::<Result<Vec<_>, _>>();
     let to = to.map_err(usage_if_config)?;
+    target::check(&to)?;
     for config in &to {
         drivers::check(config.name())?;
         is_new(config)?;
     }
     let (name, opened) = (to[0].name().to_owned(), floors.all()?);
-    let margin_ms = u64::try_from(margin.as_millis()).unwrap_or(u64::MAX);
-    let ahead_ms = SystemClock.now().wall_ms.saturating_add(margin_ms);
+    let above = RestoredTime::Above(margin);
     let terms = RestoreTerms {
-        high_water_ms: physical_ms.map_or(ahead_ms, |Time(ms)| ms),
+        time: physical_ms.map_or(above, |Time(ms)| RestoredTime::After(ms)),
+        insists: force,
         lease: OracleOptions::default().lease,
         accept_sequence_loss: floors.accept_sequence_loss,
         floors: opened,
@@ -163,6 +166,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let checked = file.clone();
     let checked = tokio::task::spawn_blocking(move || backup::verify(&checked)).await;
     let summary = checked.map_err(Failure::failed)??;
+    let (reached_ms, taken_ms) = summary.times_ms();
+    terms
+        .high_water_ms(reached_ms, taken_ms, SystemClock.now().wall_ms)
+        .map_err(usage_if_absurd)?;
     let target = Target::open(&to).await?;
     let progress = Progress::counting("entries restored");
     let open = || {
@@ -173,29 +180,32 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         restore(open, target.leader(), &SystemClock, &terms, |entries| progress.reach(entries));
     let restored = restored.await;
     drop(progress);
-    let stopped = target.shutdown().await;
-    let Restored { counts, header, closed } = restored.map_err(|error| match error.kind() {
-        ErrorKind::Config => Failure::failed(error),
-        _ => Failure::failed(format!("{error:#}; nothing serves from the target: remove it")),
-    })?;
-    stopped?;
+    let Restored { counts, header, closed } = match restored {
+        Ok(restored) => restored,
+        Err(error) => {
+            // It has failed already; that it does not stop either would tell nothing more.
+            let _ = target.shutdown().await;
+            return Err(match error.kind() {
+                ErrorKind::Config => Failure::failed(error),
+                _ => {
+                    Failure::failed(format!("{error:#}; nothing serves from the target: remove it"))
+                }
+            });
+        }
+    };
+    target.finish().await?;
     let report = Report {
         file: summary.file().into(),
         to: name,
         taken: readable(header.taken_ms),
-        entries: counts.entries,
-        sequences: counts.sequences,
-        sessions: counts.sessions,
-        named_requests: counts.named_requests,
-        leases: counts.leases,
-        high_water_ms: counts.high_water_ms,
+        counts,
         sequences_closed: closed,
     };
     output.print(&report, || text(&report, terms.floors.len()))
 }
 
 fn text(report: &Report, floors: usize) -> String {
-    let Report { sequences, sessions, named_requests, leases, .. } = report;
+    let counts = report.counts;
     let opened = match (report.sequences_closed, floors) {
         (false, _) => "all are open, and what was granted since may be granted once more".into(),
         (true, 0) => "all are closed until `tsoracle seq-open` opens them".into(),
@@ -206,20 +216,21 @@ fn text(report: &Report, floors: usize) -> String {
         }
     };
     format!(
-        "restored, as of {}: {sequences} sequences, {sessions} sessions, {named_requests} named requests and {leases} \
-         stamping leases; every timestamp will be later than {}; of the sequences {opened}",
+        "restored, as of {}: {counts}; every timestamp will be later than {}; of the sequences {opened}",
         report.taken,
-        readable(report.high_water_ms)
+        readable(counts.high_water_ms)
     )
 }
 
-/// That there is no state, before anything is opened that could change it.
+/// That there is no state but one that a restore has begun, before anything is opened that could change it.
 fn is_new(target: &DriverConfig) -> Result<(), Failure> {
     match drivers::directory(target)? {
-        Some(path) if path.join(LOCK_FILE).exists() => Err(Failure::failed(format!(
-            "there is a state in {} already, which was left as it is; restore into a new directory",
-            path.display()
-        ))),
+        Some(path) if path.join(LOCK_FILE).exists() && !unfinished::is_marked(&path) => {
+            Err(Failure::failed(format!(
+                "there is a state in {} already, which was left as it is; restore into a new directory",
+                path.display()
+            )))
+        }
         _ => Ok(()),
     }
 }

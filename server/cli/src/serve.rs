@@ -163,8 +163,13 @@ fn start_traces(settings: &Settings) -> Result<Option<log::BoxedLayer>, Failure>
     if !(0.0..=1.0).contains(&ratio) {
         return Err(Failure::usage(format!("--trace-ratio is from 0 to 1, not {ratio}")));
     }
-    let endpoint = settings.otlp_endpoint.as_deref();
-    endpoint.map(|endpoint| traces::start(endpoint, ratio)).transpose()
+    match (settings.otlp_endpoint.as_deref(), settings.otlp_ca.as_deref()) {
+        (Some(endpoint), authorities) => traces::start(endpoint, authorities, ratio).map(Some),
+        (None, Some(_)) => {
+            Err(Failure::usage("--otlp-ca goes with --otlp-endpoint https://HOST:PORT"))
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 /// Keeps up what is counted, if anybody can see it.

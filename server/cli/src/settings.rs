@@ -87,10 +87,14 @@ pub(crate) struct Settings {
           hide_possible_values = true)]
     pub(crate) log_format: Option<Format>,
 
-    /// Where a collector takes traces of requests, over gRPC, as http://127.0.0.1:4317; in builds with the feature
-    /// `otlp` [default: nowhere]
+    /// Where a collector takes traces of requests, over gRPC, as http://127.0.0.1:4317, or https:// with --otlp-ca; in
+    /// builds with the feature `otlp` [default: nowhere]
     #[arg(long, value_name = "URL", env = "TSORACLE_OTLP_ENDPOINT", help_heading = PLACES)]
     pub(crate) otlp_endpoint: Option<String>,
+
+    /// Encrypt what goes to the collector, and trust one with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", env = "TSORACLE_OTLP_CA", help_heading = PLACES)]
+    pub(crate) otlp_ca: Option<PathBuf>,
 
     /// The share of requests to trace whose callers do not say whether to, from 0 to 1 [default: 0.01]
     #[arg(long, value_name = "SHARE", env = "TSORACLE_TRACE_RATIO", help_heading = PLACES)]

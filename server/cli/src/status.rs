@@ -21,8 +21,9 @@ use crate::{
     output::Output,
 };
 
-/// The name under which a node's health says whether it leads.
+/// The names under which a node's health says whether it leads, and whether it takes part.
 const LEADER: &str = "tsoracle.v1.Leader";
+const READY: &str = "tsoracle.v1.Ready";
 
 /// The health of a node that does not tell.
 const UNKNOWN: &str = "UNKNOWN";
@@ -41,7 +42,8 @@ Asking changes nothing. In JSON the epoch is a string, since it has 128 bits. Th
 by how much timestamps are ahead of its wall clock (ahead_of_clock_ms), and by how much that clock is
 ahead of what it believes, or behind (clock_off_ms; 0 while it follows the clock). A node that keeps
 its state on a disk tells how much is free there (free_bytes), and from where on nothing new is begun
-(reserve_bytes).
+(reserve_bytes). The leader tells by which version of the rules its state goes (rules, of at most
+newest_rules in this release), and whether the release before could be put back (release_before).
 
 Exit codes: 0 one of them serves, 1 none does, 2 wrong arguments.";
 
@@ -61,7 +63,10 @@ struct Report {
     endpoint: String,
     /// `leading`, `following`, `no leader`, `failing` or `unreachable`.
     phase: &'static str,
+    /// Whether it takes part: it leads, or follows a leader.
     health: Option<&'static str>,
+    #[serde(skip)]
+    serves: bool,
     leader: Option<String>,
     /// In JSON a string: it has more bits than readers of numbers keep.
     #[serde(serialize_with = "as_text")]
@@ -70,6 +75,12 @@ struct Report {
     /// By how much its wall clock is ahead of what it believes, or behind that if it is negative; 0 while it is followed.
     clock_off_ms: Option<i64>,
     ahead_of_clock_ms: Option<u64>,
+    /// The version of the rules that the state is under, and the highest that the node's release may raise it to.
+    rules: Option<u32>,
+    newest_rules: Option<u32>,
+    /// Whether the release before would lead over the state, and if not, what was used that it does not know.
+    release_before: Option<bool>,
+    release_before_reason: Option<String>,
     /// Where it keeps its state, and how many of them are kept in reserve.
     free_bytes: Option<u64>,
     reserve_bytes: Option<u64>,
@@ -96,7 +107,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut serves = false;
     for answer in asked {
         let report = answer.await.map_err(Failure::failed)?;
-        serves |= report.health == Some("SERVING");
+        serves |= report.serves;
         output.print(&report, || text(&report))?;
     }
     match serves {
@@ -119,8 +130,12 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
     match &troubles {
         // Whoever may not know what is wrong may know little else, and each refusal is recorded.
         Err(status) if is_denial(status) => {
-            let health = Some(health(channel, timeout).await);
-            return Report { phase: "denied", health, error: Some(said(status)), ..report };
+            let (leads, health) = tokio::join!(
+                health(channel.clone(), LEADER, timeout),
+                health(channel, READY, timeout)
+            );
+            let report = Report { health: Some(health), serves: leads == "SERVING", ..report };
+            return Report { phase: "denied", error: Some(said(status)), ..report };
         }
         // The first call on a connection that fails tells why; later ones, that it is gone.
         Err(status) if status.source().is_some() => {
@@ -128,8 +143,9 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         }
         _ => {}
     }
-    let (health, led, max_safe, members) = tokio::join!(
-        health(channel.clone(), timeout),
+    let (leads, health, led, max_safe, members) = tokio::join!(
+        health(channel.clone(), LEADER, timeout),
+        health(channel.clone(), READY, timeout),
         leadership(channel, timeout),
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
         cluster.members(within(MembersRequest {}, timeout)),
@@ -138,6 +154,11 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
     let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
     let report = Report {
         health: Some(health),
+        serves: leads == "SERVING",
+        rules: troubles.rules,
+        newest_rules: Some(troubles.newest_rules).filter(|newest| *newest > 0),
+        release_before: troubles.rules.map(|_| troubles.kept_from_release_before.is_none()),
+        release_before_reason: troubles.kept_from_release_before,
         free_bytes: troubles.free_bytes,
         reserve_bytes: troubles.reserve_bytes,
         troubles: troubles.troubles,
@@ -163,10 +184,13 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
             epoch: leader_epoch.map(u128::from),
             ..report
         },
-        // An address of administrators names no other node, but every node knows the members.
+        // An address of administrators names no other node, but every node knows the members; also who led them before
+        // a majority was lost, while it is not ready.
         Led::Elsewhere(_) => match members.ok().and_then(|answer| leader_of(answer.into_inner())) {
-            Some(leader) => Report { phase: "following", leader: Some(leader), ..report },
-            None => Report { phase: "no leader", ..report },
+            Some(leader) if report.health == Some("SERVING") => {
+                Report { phase: "following", leader: Some(leader), ..report }
+            }
+            _ => Report { phase: "no leader", ..report },
         },
         Led::Unknown(status) if is_denial(&status) => {
             Report { phase: "denied", error: Some(said(&status)), ..report }
@@ -197,10 +221,10 @@ async fn leadership(channel: Channel, timeout: Duration) -> Led {
     }
 }
 
-/// Whether it leads, by its health. An earlier release knows no name for that, and says it without one.
-async fn health(channel: Channel, timeout: Duration) -> &'static str {
+/// What its health says under this name. An earlier release knows no names, and says without one whether it leads.
+async fn health(channel: Channel, name: &str, timeout: Duration) -> &'static str {
     let mut client = HealthClient::new(channel);
-    for service in [LEADER, ""] {
+    for service in [name, ""] {
         let request = within(HealthCheckRequest { service: service.into() }, timeout);
         match client.check(request).await {
             Ok(answer) => return answer.get_ref().status().as_str_name(),
@@ -250,6 +274,15 @@ fn text(report: &Report) -> String {
             let side = if off > 0 { "ahead" } else { "behind" };
             let off = duration(off.unsigned_abs());
             let _ = write!(text, ", wall clock not believed: {off} {side}");
+        }
+    }
+    if let (Some(rules), Some(newest)) = (report.rules, report.newest_rules) {
+        let _ = write!(text, ", rules {rules} of {newest}, ");
+        match &report.release_before_reason {
+            None => text.push_str("can go back to the release before"),
+            Some(reason) => {
+                let _ = write!(text, "cannot go back to the release before, since {reason}");
+            }
         }
     }
     if let Some(free) = report.free_bytes {

@@ -4,6 +4,8 @@
 //! lost and counted.
 
 use std::{
+    fs,
+    path::Path,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +19,7 @@ use opentelemetry::{
     propagation::{Extractor, TextMapPropagator as _},
     trace::{TraceContextExt as _, TracerProvider as _},
 };
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
@@ -27,6 +29,7 @@ use opentelemetry_sdk::{
     },
 };
 use tokio::{sync::mpsc, time::timeout};
+use tonic::transport::{Certificate, ClientTlsConfig};
 use tracing::{Span, field::Empty, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer as _, filter::filter_fn};
@@ -62,20 +65,22 @@ pub(crate) fn counts() -> (u64, u64) {
 /// has not decided is traced in this share of cases. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// The endpoint is none.
-pub(crate) fn start(endpoint: &str, ratio: f64) -> Result<BoxedLayer, Failure> {
-    let is_plain = endpoint
-        .parse::<Uri>()
-        .is_ok_and(|uri| uri.scheme() == Some(&Scheme::HTTP) && uri.authority().is_some());
-    if !is_plain {
-        let context = format!("--otlp-endpoint is http://HOST:PORT, not {endpoint:?}");
-        return Err(Failure::usage(context));
-    }
+/// The endpoint is none, or it and `authorities` do not go together; these cannot be read.
+pub(crate) fn start(
+    endpoint: &str,
+    authorities: Option<&Path>,
+    ratio: f64,
+) -> Result<BoxedLayer, Failure> {
+    let tls = tls(endpoint, authorities)?;
     let resource = Resource::builder().with_service_name("tsoracle");
     let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = resource.with_attribute(version).build();
     let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
-    let exporter = exporter.with_timeout(TAKEN).build();
+    let mut exporter = exporter.with_timeout(TAKEN);
+    if let Some(tls) = tls {
+        exporter = exporter.with_tls_config(tls);
+    }
+    let exporter = exporter.build();
     let mut exporter = exporter.map_err(|error| {
         Failure::usage(format!("--otlp-endpoint {endpoint} cannot be used: {error}"))
     })?;
@@ -91,6 +96,39 @@ pub(crate) fn start(endpoint: &str, ratio: f64) -> Result<BoxedLayer, Failure> {
     let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false);
     let layer = layer.with_level(false).with_target(false);
     Ok(layer.with_filter(filter_fn(|metadata| metadata.target() == SPANS)).boxed())
+}
+
+/// How to encrypt what goes to the collector, if it is encrypted.
+fn tls(endpoint: &str, authorities: Option<&Path>) -> Result<Option<ClientTlsConfig>, Failure> {
+    let wrong = |context: String| Err(Failure::usage(context));
+    let uri = endpoint.parse::<Uri>().ok().filter(|uri| uri.authority().is_some());
+    let scheme = uri.as_ref().and_then(Uri::scheme);
+    let is_encrypted = scheme == Some(&Scheme::HTTPS);
+    if !is_encrypted && scheme != Some(&Scheme::HTTP) {
+        return wrong(format!(
+            "--otlp-endpoint is http://HOST:PORT, or https://HOST:PORT with --otlp-ca, not {endpoint:?}"
+        ));
+    }
+    let Some(path) = authorities else {
+        return match is_encrypted {
+            true => wrong(format!(
+                "--otlp-endpoint {endpoint}: name the authorities of the collector's certificate by --otlp-ca FILE"
+            )),
+            false => Ok(None),
+        };
+    };
+    if !is_encrypted {
+        return wrong(format!(
+            "--otlp-ca is for a collector at https://, and --otlp-endpoint is {endpoint}"
+        ));
+    }
+    let place = path.display();
+    let text = match fs::read_to_string(path) {
+        Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => text,
+        Ok(_) => return wrong(format!("--otlp-ca {place} has no certificate in it")),
+        Err(error) => return wrong(format!("--otlp-ca {place} cannot be read: {error}")),
+    };
+    Ok(Some(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(text))))
 }
 
 /// The span of a call, within the trace that its caller names.

@@ -239,7 +239,10 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, String) {
         Phase::Serving { .. }
             if oracle.status().epoch.is_none() && !oracle.with_hold(RENEWED).serves().await =>
         {
-            not_ready(&with_problems(oracle, "this node leads, and cannot renew its lease"))
+            not_ready(&with_problems(
+                oracle,
+                "this node leads, and does not serve: it cannot renew its lease",
+            ))
         }
         Phase::Serving { epoch } => (StatusCode::OK, line(&format!("leading, epoch {epoch}"))),
         Phase::Following(Some(leader)) => {
@@ -258,3 +261,7 @@ fn with_problems(oracle: &Oracle, words: &str) -> String {
         false => format!("{words}: {}", problems.join("; ")),
     }
 }
+
+#[cfg(test)]
+#[path = "web_test.rs"]
+mod tests;

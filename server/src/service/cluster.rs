@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use tsoracle_core::{Error, Member, Membership, MembershipChange, Oracle};
+use tsoracle_core::{Error, Member, Membership, MembershipChange, Oracle, Rules};
 use tsoracle_proto::v1::{self, change_request::Change, cluster_service_server::ClusterService};
 
 use super::client;
@@ -56,10 +56,14 @@ impl ClusterService for Cluster {
     ) -> Result<Response<v1::TroublesResponse>, Status> {
         let troubles = self.oracle.problems().iter().map(ToString::to_string).collect();
         let status = self.oracle.status();
+        let kept = status.rules.and_then(Rules::kept_from_release_before);
         Ok(Response::new(v1::TroublesResponse {
             troubles,
             free_bytes: status.free_bytes,
             reserve_bytes: status.reserve_bytes,
+            rules: status.rules.map(Rules::version),
+            newest_rules: Rules::NEWEST.version(),
+            kept_from_release_before: kept.map(str::to_owned),
         }))
     }
 

@@ -2,19 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio_stream::StreamExt;
+use tokio::net::TcpListener;
+use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+use tonic_reflection::pb::{
+    v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    },
+    v1alpha,
 };
-use tsoracle_core::{Leadership, ManualClock, OracleOptions};
+use tsoracle_core::{ErrorKind, Leadership, ManualClock, OracleOptions, SeqKey, SeqRequest};
 use tsoracle_server::Server;
 
-use crate::common::{Running, driver::Scripted};
+use crate::common::{
+    Running, channel,
+    driver::{Manner, Scripted},
+};
 
 /// What says that the node takes part, that it leads, and that it lives.
 const READY: [&str; 2] = ["", "tsoracle.v1.Ready"];
@@ -53,8 +60,31 @@ async fn each_name_says_what_a_node_is_for() {
     say(&mut client, &READY, NotServing).await;
     say(&mut client, &LEADER, NotServing).await;
     say(&mut client, &LIVE, Serving).await;
-    let status = client.check(check("nobody.Knows")).await.unwrap_err();
-    assert_eq!(status.code(), Code::NotFound);
+    for unknown in ["nobody.Knows", "tsoracle.v1", "tsoracle.v1.ready", "TsoService"] {
+        let status = client.check(check(unknown)).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{unknown}");
+        let status = client.watch(check(unknown)).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{unknown}");
+    }
+}
+
+/// A balancer that watches is told of each change, and of nothing else.
+#[tokio::test]
+async fn whoever_watches_is_told_of_changes() {
+    use ServingStatus::{NotServing, Serving};
+    let driver = Scripted::follower("10.0.0.7:50551", 42);
+    let server = Running::over(driver.clone()).await;
+    let mut client = HealthClient::new(server.channel().await);
+    say(&mut client, &READY, Serving).await;
+    let mut watched = client.watch(check(LEADER[0])).await.unwrap().into_inner();
+    let mut told = async || watched.next().await.unwrap().unwrap().status();
+    assert_eq!(told().await, NotServing);
+    driver.lead(Leadership::Leader { claim: 1 });
+    assert_eq!(told().await, Serving);
+    driver.lead(Leadership::Unknown);
+    assert_eq!(told().await, NotServing);
+    driver.lead(Leadership::Leader { claim: 2 });
+    assert_eq!(told().await, Serving);
 }
 
 /// The disk hangs: nothing else says so but the lease.
@@ -96,16 +126,58 @@ async fn a_check_of_an_idle_leader_finds_out_whether_it_can_renew_its_lease() {
         tokio::task::yield_now().await;
     }
     driver.stall(true);
-    let (asked, mut asking) = (check(LEADER[0]), client.clone());
-    let asking = tokio::spawn(async move { asking.check(asked).await.unwrap() });
-    while !asking.is_finished() {
-        clock.advance(Duration::from_millis(50));
-        tokio::task::yield_now().await;
+    for name in [READY[0], LEADER[0], READY[1]] {
+        let (asked, mut asking) = (check(name), client.clone());
+        let asking = tokio::spawn(async move { asking.check(asked).await.unwrap() });
+        while !asking.is_finished() {
+            clock.advance(Duration::from_millis(50));
+            tokio::task::yield_now().await;
+        }
+        let answer = asking.await.unwrap();
+        assert_eq!(answer.get_ref().status(), ServingStatus::NotServing, "{name:?}");
     }
-    let answer = asking.await.unwrap();
-    assert_eq!(answer.get_ref().status(), ServingStatus::NotServing);
     driver.stall(false);
     say(&mut client, &LEADER, ServingStatus::Serving).await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_says_so_to_whoever_watches() {
+    let mut server = Running::in_memory().await;
+    let mut client = HealthClient::new(server.channel().await);
+    let mut watched = vec![];
+    for name in READY.iter().chain(&LEADER) {
+        let mut watching = client.watch(check(name)).await.unwrap().into_inner();
+        while watching.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+        watched.push(watching);
+    }
+    server.begin_stop();
+    for mut watching in watched {
+        let told = watching.next().await.expect("it is told before the connection ends");
+        assert_eq!(told.unwrap().status(), ServingStatus::NotServing);
+    }
+}
+
+/// A process that goes on around a router has to be told that its oracle is done for.
+#[tokio::test]
+async fn an_oracle_that_has_failed_does_not_live() {
+    let driver = Scripted::leader();
+    let server = Server::builder().driver(driver.clone()).build().unwrap();
+    let oracle = server.oracle().clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = server.into_router().await.unwrap();
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mut client = HealthClient::new(channel(address).await);
+    say(&mut client, &LIVE, ServingStatus::Serving).await;
+    say(&mut client, &LEADER, ServingStatus::Serving).await;
+    let mut watched = client.watch(check(LIVE[0])).await.unwrap().into_inner();
+    driver.behave(Manner::Fail(ErrorKind::Fatal));
+    let request = SeqRequest::single(SeqKey::new("k").unwrap(), 1).unwrap();
+    oracle.get_seq(request).await.unwrap_err();
+    let mut told = async || watched.next().await.unwrap().unwrap().status();
+    assert_eq!(told().await, ServingStatus::Serving);
+    assert_eq!(told().await, ServingStatus::NotServing);
+    say(&mut client, &READY, ServingStatus::NotServing).await;
 }
 
 #[tokio::test]
@@ -152,4 +224,46 @@ async fn reflection_lists_every_service() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Tools of before 2023 ask by the earlier version alone.
+#[tokio::test]
+async fn reflection_by_its_earlier_version_lists_the_same() {
+    use v1alpha::{
+        server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let server = Running::in_memory().await;
+    let mut client = ServerReflectionClient::new(server.channel().await);
+    let request = |message_request| v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message_request),
+    };
+    let asked = [
+        request(MessageRequest::ListServices(String::new())),
+        request(MessageRequest::FileContainingSymbol("tsoracle.v1.SequenceService".into())),
+        request(MessageRequest::FileContainingSymbol("tsoracle.v1.Nothing".into())),
+    ];
+    let answers = client.server_reflection_info(tokio_stream::iter(asked)).await.unwrap();
+    let mut answers = answers.into_inner();
+    let mut next = async || answers.next().await.unwrap().unwrap().message_response.unwrap();
+    match next().await {
+        MessageResponse::ListServicesResponse(listed) => {
+            let names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+            for name in
+                ["grpc.health.v1.Health", "tsoracle.v1.TsoService", "tsoracle.v1.SequenceService"]
+            {
+                assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    match next().await {
+        MessageResponse::FileDescriptorResponse(file) => {
+            assert!(!file.file_descriptor_proto.is_empty());
+        }
+        other => panic!("{other:?}"),
+    }
+    let status = answers.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "{status}");
 }

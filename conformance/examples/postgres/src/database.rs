@@ -1,7 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::time::timeout;
 use tokio_postgres::{
@@ -11,7 +8,8 @@ use tokio_postgres::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tsoracle_core::{
-    Effect, Error, ErrorKind, Observed, Outcome, Reads, Result, Snapshot, VERSION, Version,
+    Effect, Error, ErrorKind, MemoryStore, Observed, Outcome, Reads, Result, SeqStore as _,
+    Snapshot, VERSION, Version,
 };
 
 use crate::Config;
@@ -25,12 +23,11 @@ const TABLES: &str = r#"
     INSERT INTO "{table}" SELECT 'v', decode('01' || repeat('00', 32), 'hex')
         WHERE NOT EXISTS (SELECT FROM "{table}")"#;
 
-/// One statement, and so one snapshot: keys as part 0, ranges as the parts from 1 on.
+/// One statement, and so one snapshot.
 const READ: &str = r#"
-    SELECT 0::bigint, key, value FROM "{table}" WHERE key = ANY($1) UNION ALL
-    SELECT part, found.* FROM unnest($2::bytea[], $3::bytea[], $4::bigint[])
-        WITH ORDINALITY AS range (low, high, most, part), LATERAL (
-            SELECT key, value FROM "{table}" WHERE key >= low AND key < high
+    SELECT key, value FROM "{table}" WHERE key = ANY($1) UNION
+    SELECT found.* FROM unnest($2::bytea[], $3::bytea[], $4::bigint[]) AS range (low, high, most),
+        LATERAL (SELECT key, value FROM "{table}" WHERE key >= low AND key < high
             ORDER BY key LIMIT most) AS found"#;
 
 /// One statement, and so one transaction: a client that is paused in the middle of several would hold
@@ -38,11 +35,13 @@ const READ: &str = r#"
 const COMMIT: &str = r#"
     WITH moved AS (
         UPDATE "{table}" SET value = $2 WHERE key = 'v' AND value = $1 RETURNING key
+    ), given AS (
+        SELECT given.* FROM moved, unnest($3::bytea[], $4::bytea[]) AS given (key, value)
     ), deleted AS (
-        DELETE FROM "{table}" WHERE key = ANY($3) AND EXISTS (SELECT FROM moved)
+        DELETE FROM "{table}" AS state USING given WHERE state.key = given.key AND given.value IS NULL
     ), stored AS (
-        INSERT INTO "{table}" SELECT * FROM unnest($4::bytea[], $5::bytea[])
-        WHERE EXISTS (SELECT FROM moved) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+        INSERT INTO "{table}" SELECT * FROM given WHERE value IS NOT NULL
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value
     ) SELECT value FROM "{table}" WHERE key = 'v'"#;
 
 pub(crate) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
@@ -143,14 +142,12 @@ impl Database {
     pub(crate) fn observe(&self, stored: Option<&[u8]>) -> Result<Version> {
         let missing = || Error::new(ErrorKind::Corrupt, "the state's version is missing");
         let version = stored.ok_or_else(missing).and_then(|bytes| Version::decode(Some(bytes)));
-        match &version {
-            Ok(version) => self.observed.note(*version),
-            Err(error) => {
-                self.damage.get_or_init(|| error.clone());
-                self.stop.cancel();
-            }
-        }
-        version
+        let version = version.inspect_err(|error| {
+            self.damage.get_or_init(|| error.clone());
+            self.stop.cancel();
+        })?;
+        self.observed.note(version);
+        Ok(version)
     }
 
     pub(crate) async fn read(&self, wanted: &Reads) -> Result<Snapshot> {
@@ -159,43 +156,30 @@ impl Database {
         let high: Vec<_> = wanted.ranges.iter().map(|range| range.to.as_slice()).collect();
         let most = wanted.ranges.iter().map(|range| range.limit.try_into().unwrap_or(i64::MAX));
         let most: Vec<_> = most.collect();
-        let bytes = Type::BYTEA_ARRAY;
         let given: Parameters<'_> = &[
-            (&keys, bytes.clone()),
-            (&low, bytes.clone()),
-            (&high, bytes),
+            (&keys, Type::BYTEA_ARRAY),
+            (&low, Type::BYTEA_ARRAY),
+            (&high, Type::BYTEA_ARRAY),
             (&most, Type::INT8_ARRAY),
         ];
-        let mut parts = vec![BTreeMap::new(); 1 + wanted.ranges.len()];
-        for row in self.query(READ, given, ErrorKind::Unavailable).await? {
-            let part: i64 = row.get(0);
-            parts[part as usize].insert(row.get::<_, Vec<u8>>(1), row.get::<_, Vec<u8>>(2));
+        let rows = self.query(READ, given, ErrorKind::Unavailable).await?;
+        let mut found = MemoryStore::default();
+        found.commit(rows.iter().map(|row| (row.get(0), Some(row.get(1)))).collect())?;
+        if self.observe(found.get(VERSION)?.as_deref())? == Version::EMPTY {
+            found.commit(Effect::from_iter([(VERSION.to_vec(), None)]))?;
         }
-        let version = self.observe(parts[0].get(VERSION).map(Vec::as_slice))?;
-        if version == Version::EMPTY {
-            parts.iter_mut().for_each(|part| drop(part.remove(VERSION)));
-        }
-        let ranges = parts.split_off(1).into_iter().map(|part| part.into_iter().collect());
-        let values = wanted.keys.iter().map(|key| parts[0].get(key).cloned());
-        Ok(Snapshot { version, values: values.collect(), ranges: ranges.collect() })
+        wanted.read_from(&found)
     }
 
     pub(crate) async fn commit(&self, base: Version, effect: &Effect) -> Result<Outcome> {
         let next = effect.version()?;
-        let (mut deleted, mut keys, mut values) = (vec![], vec![], vec![]);
-        for (key, value) in effect.iter().filter(|(key, _)| *key != VERSION) {
-            match value {
-                Some(value) => (keys.push(key), values.push(value)).1,
-                None => deleted.push(key),
-            }
-        }
-        let bytes = Type::BYTEA_ARRAY;
+        let writes = effect.iter().filter(|(key, _)| *key != VERSION);
+        let (keys, values): (Vec<_>, Vec<_>) = writes.unzip();
         let given: Parameters<'_> = &[
             (&base.encode().to_vec(), Type::BYTEA),
             (&next.encode().to_vec(), Type::BYTEA),
-            (&deleted, bytes.clone()),
-            (&keys, bytes.clone()),
-            (&values, bytes),
+            (&keys, Type::BYTEA_ARRAY),
+            (&values, Type::BYTEA_ARRAY),
         ];
         let rows = self.query(COMMIT, given, ErrorKind::Uncertain).await?;
         // If that was the base, it is replaced now: the statement would have failed otherwise.

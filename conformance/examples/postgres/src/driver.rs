@@ -6,8 +6,8 @@ use tokio_postgres::types::Type;
 use tokio_util::{sync::DropGuard, task::TaskTracker};
 use tsoracle_core::{
     Announcer, BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind,
-    LeaderHint, Leadership, Membership, NodeId, OpenContext, Outcome, Random, Reads, Result,
-    Snapshot, SystemClock, Version,
+    LeaderHint, Leadership, NodeId, OpenContext, Outcome, Random, Reads, Result, Snapshot,
+    SystemClock, Version,
 };
 
 use crate::{
@@ -158,10 +158,6 @@ impl ConsensusDriver for PostgresDriver {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { writes: 16_384, bytes: 1 << 20 }
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

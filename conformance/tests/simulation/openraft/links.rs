@@ -2,7 +2,7 @@
 //! late, and not be answered.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{
@@ -18,11 +18,11 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     time::timeout,
 };
-use tsoracle_core::{BootTime, Error, ErrorKind, Report, Result, Unreached};
+use tsoracle_core::{Error, ErrorKind, Result};
 use tsoracle_openraft::simulation::{INSTALL, VOTE};
 use tsoracle_replica::{
-    ClusterId, Formed,
-    transport::{Calls, Connections, Handler, Sender},
+    Calls, ClusterId, Formed,
+    transport::{Connections, Handler, Sender},
 };
 
 use crate::{
@@ -120,48 +120,12 @@ impl Connections for Links {
         *self.listener.handler.lock().unwrap() = Some(handler);
     }
 
-    fn set_peer(&self, _: u32, _: &str) -> Result<()> {
-        Ok(())
-    }
-
     fn failure(&self) -> watch::Receiver<Option<Error>> {
         self.failure.subscribe()
     }
 
     fn formed(&self) -> watch::Receiver<Option<Formed>> {
         self.formed.subscribe()
-    }
-
-    fn waits_for(&self) -> Option<String> {
-        None
-    }
-
-    fn set_members(&self, _: BTreeSet<u32>, _: BTreeSet<u32>) {}
-
-    async fn invite(&self, _: u32) -> Result<bool> {
-        Ok(false)
-    }
-
-    async fn forget(&self, _: u32) -> Result<()> {
-        Ok(())
-    }
-
-    fn drop_peer(&self, _: u32) {}
-
-    fn was_removed(&self, _: u32) -> bool {
-        false
-    }
-
-    fn report(&self) -> Report {
-        Report::default()
-    }
-
-    fn unreached(&self) -> BTreeMap<u32, Unreached> {
-        BTreeMap::new()
-    }
-
-    fn peer_clocks(&self, _: BootTime) -> Vec<u64> {
-        vec![]
     }
 
     fn local_addr(&self) -> SocketAddr {

@@ -12,7 +12,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tsoracle_core::{BackupHeader, BackupReader, Contents};
+use tsoracle_core::{BackupHeader, BackupReader, Contents, StateCounts};
 
 pub(crate) use self::file::NewFile;
 pub(crate) use self::write::write;
@@ -85,42 +85,40 @@ pub(crate) struct Summary {
     source: String,
     product: String,
     taken: String,
+    #[serde(skip)]
+    taken_ms: u64,
     era: u64,
     number: u64,
     /// In JSON a string: it has more bits than readers of numbers keep.
     epoch: String,
     rules: u32,
-    entries: u64,
-    sequences: u64,
-    sessions: u64,
-    named_requests: u64,
-    leases: u64,
-    high_water_ms: u64,
+    #[serde(flatten)]
+    counts: StateCounts,
     /// It is of a state that was restored itself, and whose sequences were not open.
     sequences_closed: bool,
 }
 
 impl Summary {
     pub(crate) fn new(file: &Path, bytes: u64, header: &BackupHeader, contents: &Contents) -> Self {
-        let counts = contents.counts;
         Self {
             file: file.display().to_string(),
             bytes,
             source: header.source.clone(),
             product: header.product.clone(),
             taken: readable(header.taken_ms),
+            taken_ms: header.taken_ms,
             era: header.version.era,
             number: header.version.number,
             epoch: header.epoch.0.to_string(),
             rules: header.rules,
-            entries: counts.entries,
-            sequences: counts.sequences,
-            sessions: counts.sessions,
-            named_requests: counts.named_requests,
-            leases: counts.leases,
-            high_water_ms: counts.high_water_ms,
+            counts: contents.counts,
             sequences_closed: contents.closed,
         }
+    }
+
+    /// Where timestamps were, and when.
+    pub(crate) fn times_ms(&self) -> (u64, u64) {
+        (self.counts.high_water_ms, self.taken_ms)
     }
 
     pub(crate) fn file(&self) -> &str {
@@ -128,20 +126,20 @@ impl Summary {
     }
 
     pub(crate) fn text(&self) -> String {
-        let Self { file, bytes, sequences, sessions, named_requests, leases, .. } = self;
+        let Self { file, bytes, counts, .. } = self;
         let closed = match self.sequences_closed {
             true => "; its sequences were closed",
             false => "",
         };
         format!(
-            "{file}: {bytes} bytes, taken at {} from {} by {}; version {}.{}, {sequences} sequences, {sessions} \
-             sessions, {named_requests} named requests and {leases} stamping leases, timestamps up to {}{closed}",
+            "{file}: {bytes} bytes, taken at {} from {} by {}; version {}.{}, {counts}, timestamps up to \
+             {}{closed}",
             self.taken,
             self.source,
             self.product,
             self.era,
             self.number,
-            readable(self.high_water_ms)
+            readable(counts.high_water_ms)
         )
     }
 }

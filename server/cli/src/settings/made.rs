@@ -20,7 +20,7 @@ macro_rules! each_setting {
     ($act:ident) => {
         $act!(
             driver config policy require_state listen socket_mode insecure_listen admin_listen advertise probe_listen
-            metrics_listen log log_format otlp_endpoint trace_ratio
+            metrics_listen log log_format otlp_endpoint otlp_ca trace_ratio
             lease window_ahead failover_advance max_ahead max_clock_step max_clock_jump trust_clock_until hold
             shutdown_timeout tls_cert tls_key tls_client_ca admin_tls_cert admin_tls_key admin_tls_client_ca tokens
             audit_log max_waiting max_seq_count max_keys max_sessions max_leases max_named name_retention reserve_bytes

@@ -5,6 +5,7 @@
 const EVERY_MS = 1000;
 const PATIENCE_MS = 5000;
 const KEPT = 120;
+const CLOCK_OFF_MS = 10000;
 
 const byId = (id) => document.getElementById(id);
 let token = null;
@@ -57,15 +58,16 @@ function text(id, value) {
 function duration(ms) {
   const sign = ms < 0 ? "-" : "";
   const s = Math.abs(ms) / 1000;
-  const two = (a, unitA, b, unitB) => `${sign}${a} ${unitA}${b ? ` ${b} ${unitB}` : ""}`;
-  if (s < 1) return `${sign}${Math.round(s * 1000)} ms`;
-  if (s < 60) return `${sign}${s < 10 ? s.toFixed(1) : Math.floor(s)} s`;
+  // A number and its unit stay on one line.
+  const two = (a, unitA, b, unitB) => `${sign}${a}\u00a0${unitA}${b ? `\u00a0${b}\u00a0${unitB}` : ""}`;
+  if (s < 1) return `${sign}${Math.round(s * 1000)}\u00a0ms`;
+  if (s < 60) return `${sign}${s < 10 ? s.toFixed(1) : Math.floor(s)}\u00a0s`;
   if (s < 3600) return two(Math.floor(s / 60), "min", Math.floor(s % 60), "s");
   if (s < 86400) return two(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
   return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
 }
 
-const coarse = (ms) => (ms < 60000 ? `${Math.floor(ms / 1000)} s` : duration(ms - (ms % 60000)));
+const coarse = (ms) => (ms < 60000 ? `${Math.floor(ms / 1000)}\u00a0s` : duration(ms - (ms % 60000)));
 
 function count(number) {
   if (number >= 1e9) return `${(number / 1e9).toFixed(2)} G`;
@@ -76,6 +78,8 @@ function count(number) {
 
 // Whole numbers come as text as well, since they may have 64 bits.
 const whole = (owner, name) => BigInt(owner[`${name}_text`] ?? owner[name] ?? 0).toLocaleString("en");
+
+const some = (owner, name, one) => `${whole(owner, name)} ${one}${owner[name] === 1 ? "" : "s"}`;
 
 function bytes(number) {
   const units = ["bytes", "kB", "MB", "GB", "TB", "PB"];
@@ -88,11 +92,10 @@ function millis(ms) {
   return ms >= 100 ? Math.round(ms).toLocaleString("en") : ms >= 10 ? ms.toFixed(1) : ms.toFixed(2);
 }
 
+// As the log has it, wherever the reader is.
 function moment(ms) {
   const at = new Date(ms);
-  if (Number.isNaN(at.getTime())) return "?";
-  const two = (number) => String(number).padStart(2, "0");
-  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+  return Number.isNaN(at.getTime()) ? "?" : `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
 }
 
 // What half of the recent ones take; or the one that hangs.
@@ -164,6 +167,7 @@ function tone(status) {
 }
 
 function lease(status) {
+  if (status.phase === "lapsed") return "has run out";
   if (status.phase !== "leading") return "not this node's";
   if (status.lease_left_ms > 0) return `${duration(status.lease_left_ms)} of ${duration(status.lease_ms)}`;
   return "idle: the next request renews it";
@@ -174,8 +178,17 @@ function ahead(status) {
   return status.ahead_of_clock_ms ? duration(status.ahead_of_clock_ms) : "not at all";
 }
 
+// Of two clocks one is wrong; the reader may know which.
+function wallClock(status) {
+  const off = status.now_ms - Date.now();
+  const side = off > 0 ? "ahead of" : "behind";
+  return `${moment(status.now_ms)}${Math.abs(off) < CLOCK_OFF_MS ? "" : `, ${coarse(Math.abs(off))} ${side} that of your machine`}`;
+}
+
 function clock(status) {
-  if (!status.clock_off_ms) return status.phase === "leading" ? "yes" : "by the node that leads";
+  const isWrong = status.problems.some((one) => one.kind === "clock_wrong");
+  if (!status.clock_off_ms && isWrong) return "no";
+  if (!status.clock_off_ms) return { leading: "yes", lapsed: "yes", following: "that of the node that leads is" }[status.phase] ?? "–";
   const side = status.clock_off_ms > 0 ? "ahead" : "behind";
   return `no: it is ${duration(Math.abs(status.clock_off_ms))} ${side}`;
 }
@@ -221,11 +234,11 @@ function showMembers(status) {
 function showTime(status) {
   const disk = status.disk_writes;
   const pairs = [
-    ["Wall clock", `${moment(status.now_ms)} here`], ["It is followed", clock(status)],
+    ["Wall clock", wallClock(status)], ["It is followed", clock(status)],
     ["Reserved until", status.reserved_until_ms ? moment(status.reserved_until_ms) : "–"],
-    ["Commits", `${whole(status.totals, "commits")} since the start; the longest of late ${status.commits.recent ? `${millis(status.commits.max_ms)} ms` : "–"}`],
-    ["Disk", disk ? `${whole(disk, "count")} writes; the longest of late ${disk.recent ? `${millis(disk.max_ms)} ms` : "–"}` : "not measured with this driver"],
-    ["Granted", `${whole(status.totals, "timestamps")} timestamps in ${whole(status.totals, "grants")} calls`],
+    ["Commits", `${whole(status.totals, "commits")} since the start; the longest of late ${status.commits.recent ? `${millis(status.commits.max_ms)}\u00a0ms` : "–"}`],
+    ["Disk", disk ? `${some(disk, "count", "write")}; the longest of late ${disk.recent ? `${millis(disk.max_ms)}\u00a0ms` : "–"}` : "not measured with this driver"],
+    ["Granted", `${some(status.totals, "timestamps", "timestamp")} in ${some(status.totals, "grants", "call")}`],
   ];
   show("time", pairs, () => pairs.flatMap(([name, value]) => pair(name, value)));
 }
@@ -247,7 +260,7 @@ function showUsage(status) {
     });
     if (status.free_bytes !== null) {
       const low = status.free_bytes < status.reserve_bytes;
-      parts.push(element("p", { class: low ? "pill bad" : "muted" },
+      parts.push(element("p", { class: low ? "low" : "muted" },
         `${bytes(status.free_bytes)} free on the disk; ${bytes(status.reserve_bytes)} are kept in reserve`));
     }
     if (!leads) parts.push(element("p", { class: "muted" }, "How much is used is known to the leader."));
@@ -289,7 +302,7 @@ function render(status) {
   // A node that has led within these two minutes has something to show.
   const hasLed = status.phase === "leading" || PLOTS.some((one) => one.led && one.values.some((value) => value > 0));
   for (const one of PLOTS) one.box.hidden = one.led ? !hasLed : !status.disk_writes;
-  byId("led").hidden = hasLed;
+  byId("led").hidden = hasLed || status.phase !== "following";
   showHero(status);
   showProblems(status);
   showMembers(status);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use tsoracle_core::{
     Clock as _, Finding, LatencySummary, LeaderHint, MemberReport, Now, Overview, Phase, Problem,
-    SystemClock, WallClock,
+    Rules, SystemClock, WallClock,
 };
 
 use super::Shown;
@@ -15,9 +15,13 @@ pub(super) fn in_words(phase: &Phase) -> (&'static str, &'static str) {
     match phase {
         Phase::Serving { .. } => ("leading", "this node leads, and serves"),
         Phase::Following(Some(_)) => ("following", "another node leads"),
-        Phase::Following(None) | Phase::Electing => ("no leader", "no leader is known"),
+        Phase::Following(None) | Phase::Electing => {
+            ("no leader", "no leader is known, and this node does not serve")
+        }
         Phase::TakingOver { .. } => ("taking over", "this node takes over, and does not serve yet"),
-        Phase::Lapsed { .. } => ("lapsed", "this node leads, and cannot renew its lease"),
+        Phase::Lapsed { .. } => {
+            ("lapsed", "this node leads, and does not serve: it cannot renew its lease")
+        }
         Phase::Stopping => ("stopping", "this node is stopping"),
         Phase::Failed(_) => ("failed", "this node has failed"),
         _ => ("unknown", "it is not known what this node does"),
@@ -51,6 +55,10 @@ pub(super) struct Status {
     commits: Latency,
     disk_writes: Option<Latency>,
     usage: Vec<Usage>,
+    rules: Option<u32>,
+    newest_rules: u32,
+    release_before: Option<bool>,
+    release_before_reason: Option<&'static str>,
     free_bytes: Option<u64>,
     reserve_bytes: Option<u64>,
     members: Vec<Member>,
@@ -137,6 +145,7 @@ impl Status {
             now_ms: now.wall_ms,
             phase: "starting",
             summary: "the state is being opened",
+            newest_rules: Rules::NEWEST.version(),
             ..Self::default()
         };
         let Some((oracle, endpoint)) = shown.oracle.get() else { return status };
@@ -190,6 +199,12 @@ impl Status {
                 .into_iter()
                 .map(|usage| Usage { what: usage.what, used: usage.used, limit: usage.limit })
                 .collect(),
+            rules: all.status.rules.map(Rules::version),
+            release_before: all
+                .status
+                .rules
+                .map(|rules| rules.kept_from_release_before().is_none()),
+            release_before_reason: all.status.rules.and_then(Rules::kept_from_release_before),
             free_bytes: all.status.free_bytes,
             reserve_bytes: all.status.reserve_bytes,
             members: all

@@ -8,27 +8,33 @@ use std::{
     },
     path::Path,
     process::Output,
-    time::Duration,
 };
 
 use rustix::{
     fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat},
     process::Signal,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, later, run, stdout, tsoracle, until};
+use crate::node::{Node, error_line, json, run, stdout, until};
 #[cfg(feature = "openraft")]
 use crate::node::{free_port, openraft_nodes};
 
-fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
+pub(crate) fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
     run(directory, &arguments)
 }
 
+/// What every command that handles a whole state says of it, under the same names.
+pub(crate) fn has_counts(report: &Value) {
+    for field in ["entries", "sequences", "sessions", "named_requests", "leases", "high_water_ms"] {
+        assert!(report[field].is_u64(), "{field}: {report}");
+    }
+}
+
 /// A directory in which `file:./data` is served, with some of everything.
-fn served() -> (TempDir, Node) {
+pub(crate) fn served() -> (TempDir, Node) {
     let directory = TempDir::new().unwrap();
     let node = Node::start(directory.path(), &["file:./data"]);
     for key in ["a", "b", "c"] {
@@ -44,6 +50,7 @@ fn a_backup_is_taken_verified_and_restored() {
     let (directory, node) = served();
     let here = directory.path();
     let taken = json(&backup(&node, here, &["copy", "--json"]));
+    has_counts(&taken);
     for (field, expected) in
         [("sequences", json!(3)), ("named_requests", json!(1)), ("leases", json!(1))]
     {
@@ -72,6 +79,7 @@ fn a_backup_is_taken_verified_and_restored() {
     fs::write(here.join("floors"), "b=200\n\nnew=7\n").unwrap();
     let arguments = ["restore", "copy", "file:./new", "--floor", "a=100", "--floors", "floors"];
     let restored = json(&run(here, &[&arguments[..], &["--json"]].concat()));
+    has_counts(&restored);
     assert_eq!((&restored["sequences"], &restored["sequences_closed"]), (&json!(4), &json!(true)));
     let node = Node::start(here, &["file:./new"]);
     let first: u64 = stdout(&node.ask(&["ts"])).parse().unwrap();
@@ -83,6 +91,8 @@ fn a_backup_is_taken_verified_and_restored() {
     let line = error_line(&node.ask(&["seq", "c"]), 1);
     assert!(line.contains("restored from a backup") && line.contains("seq-open"), "{line}");
     assert_eq!(stdout(&node.ask(&["seq-read", "c"])), "10", "to be looked at");
+    let says_so = || stdout(&node.ask(&["status"])).contains("sequences are closed");
+    until("it is said that sequences are closed", &says_so);
     let opened = node.ask(&["seq-open", "--floor", "c=30", "--json"]);
     let expected =
         json!({"entries": [{"key": "c", "next": 30, "next_text": "30"}], "closed": true});
@@ -90,9 +100,86 @@ fn a_backup_is_taken_verified_and_restored() {
     assert_eq!(stdout(&node.ask(&["seq", "c"])), "30");
     error_line(&node.ask(&["seq", "others"]), 1);
     assert_eq!(stdout(&node.ask(&["seq-open", "--accept-sequence-loss"])), "all are open");
+    assert!(!says_so());
     assert_eq!(stdout(&node.ask(&["seq", "others"])), "0");
     let line = error_line(&node.ask(&["seq-open", "--floor", "c=3000"]), 1);
     assert!(line.contains("no sequence is closed"), "{line}");
+}
+
+/// Before anybody has to know: whether the release before would lead over the state.
+#[test]
+fn the_leader_says_whether_the_release_before_can_be_put_back() {
+    let (directory, node) = served();
+    let here = directory.path();
+    let said = |node: &Node| {
+        let said = json(&node.ask(&["status", "--json"]));
+        ["rules", "newest_rules", "release_before", "release_before_reason"]
+            .map(|name| said[name].clone())
+    };
+    stdout(&node.ask(&["seq", "a"]));
+    // Leases have raised it, and names further.
+    assert_eq!(said(&node), [json!(4), json!(6), json!(true), Value::Null]);
+    let text = stdout(&node.ask(&["status"]));
+    assert!(text.contains("rules 4 of 6, can go back to the release before"), "{text}");
+    stdout(&backup(&node, here, &["copy"]));
+    for (target, more, expected) in [
+        (
+            "file:./closed",
+            "--floor=a=100",
+            [json!(6), json!(6), json!(false), json!("sequences were restored")],
+        ),
+        ("file:./open", "--accept-sequence-loss", [json!(4), json!(6), json!(true), Value::Null]),
+    ] {
+        stdout(&run(here, &["restore", "copy", target, more]));
+        let node = Node::start(here, &[target]);
+        stdout(&node.ask(&["seq", "a"]));
+        assert_eq!(said(&node), expected, "{target}");
+        // That all are open again takes nothing back.
+        node.ask(&["seq-open", "--accept-sequence-loss"]);
+        assert_eq!(said(&node), expected, "{target}");
+    }
+}
+
+#[test]
+fn a_restore_on_absurd_terms_makes_nothing() {
+    let (directory, node) = served();
+    let here = directory.path();
+    stdout(&backup(&node, here, &["copy"]));
+    for (terms, said) in [
+        (&["file:./new", "--physical-ms", "1796054807"][..], "milliseconds since 1970"),
+        (&["file:./new", "--physical-ms", "2026-01-01T00:00:00Z"], "may have been given out"),
+        (&["file:./new", "file:./other"], "one cluster"),
+        (&["memory:", "memory:"], "one cluster"),
+    ] {
+        let line = error_line(&run(here, &[&["restore", "copy"], terms].concat()), 2);
+        assert!(line.contains(said), "{terms:?}: {line}");
+        assert!(!here.join("new").exists() && !here.join("other").exists(), "{terms:?}");
+    }
+    let insisted = ["restore", "copy", "file:./new", "--physical-ms", "2026-01-01T00:00:00Z"];
+    stdout(&run(here, &[&insisted[..], &["--force"]].concat()));
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn several_targets_are_all_nodes_of_one_cluster() {
+    let (directory, node) = served();
+    let here = directory.path();
+    stdout(&backup(&node, here, &["copy"]));
+    let peers = "1=127.0.0.1:1/127.0.0.1:2,2=127.0.0.1:3/127.0.0.1:4";
+    let place = |name: &str, node: u32| format!("openraft:./{name}?node={node}&peers={peers}");
+    let alone = |name: &str| format!("openraft:./{name}?node=1&peers=1=127.0.0.1:1/127.0.0.1:2");
+    for targets in [
+        [alone("a"), alone("b")].to_vec(),
+        [place("a", 1), place("b", 1)].to_vec(),
+        [place("a", 1), alone("b")].to_vec(),
+        [place("a", 1), place("b", 2), place("c", 3)].to_vec(),
+        [place("a", 1), place("b", 2).replace("openraft", "omnipaxos")].to_vec(),
+    ] {
+        let targets: Vec<_> = targets.iter().map(String::as_str).collect();
+        let line = error_line(&run(here, &[&["restore", "copy"], &targets[..]].concat()), 2);
+        assert!(line.contains("one cluster"), "{targets:?}: {line}");
+        assert!(!here.join("a").exists() && !here.join("b").exists(), "{targets:?}");
+    }
 }
 
 #[test]
@@ -135,52 +222,6 @@ fn what_is_no_whole_backup_restores_nothing() {
     assert!(!here.join("x").exists() && !here.join("x.part").exists());
 }
 
-/// A restore that is killed leaves something that says why it does not serve.
-#[test]
-fn a_restore_that_was_killed_is_not_served() {
-    let (directory, node) = served();
-    let here = directory.path();
-    // So much that it takes a while.
-    let keys: Vec<String> = (0..100).map(|key| format!("{key}{}", "-".repeat(100))).collect();
-    for key in &keys {
-        stdout(&node.ask(&["seq", key]));
-    }
-    stdout(&backup(&node, here, &["copy"]));
-    let mut killed = false;
-    for attempt in 0..50 {
-        let target = format!("file:./new-{attempt}");
-        let mut child = tsoracle(here, &["restore", "copy", &target]).spawn().unwrap();
-        let journal = here.join(format!("new-{attempt}/state.journal"));
-        until("it begins", || journal.exists());
-        // To meet it between its beginning and its end.
-        later(Duration::from_millis(attempt));
-        child.kill().unwrap();
-        if child.wait().unwrap().success() {
-            break;
-        }
-        let mut node = tsoracle(here, &["serve", &target, "--listen", "127.0.0.1:0"]);
-        let log = here.join(format!("log-{attempt}"));
-        let mut node = node
-            .stdout(std::process::Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let said = || fs::read_to_string(&log).unwrap();
-        until("it says how it is", || {
-            let said = said();
-            said.contains("is not whole") || said.contains("serving epoch")
-        });
-        let said = said();
-        node.kill().unwrap();
-        node.wait().unwrap();
-        if said.contains("is not whole") {
-            killed = true;
-            break;
-        }
-    }
-    assert!(killed, "no restore was met between its beginning and its end");
-}
-
 /// What a directory holds, to the byte.
 fn held(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut held = vec![];
@@ -196,6 +237,31 @@ fn held(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     }
     held.sort_unstable();
     held
+}
+
+/// A stopped node that holds thirty numbers of `a`, and what it holds as a backup.
+fn is_looked_at(here: &Path, name: &str, path: &str) {
+    let short = format!("{name}:{path}");
+    let before = held(&here.join(path));
+    let found = json(&run(here, &["inspect", &short, "--json"]));
+    has_counts(&found);
+    let fields = [
+        ("driver", json!(name)),
+        ("sequences", json!(1)),
+        ("leases", json!(1)),
+        ("stage", json!("open")),
+        ("sequences_closed", json!(false)),
+    ];
+    for (field, expected) in fields {
+        assert_eq!(found[field], expected, "{field}: {found}");
+    }
+    assert_eq!(stdout(&run(here, &["inspect", &short, "--keys"])), "a 30");
+    stdout(&run(here, &["inspect", &short, "--export", "exported"]));
+    assert_eq!(held(&here.join(path)), before, "nothing is changed");
+    let line = error_line(&run(here, &["inspect", &short, "--export", "exported"]), 1);
+    assert!(line.contains("--force"), "{line}");
+    let verified = json(&run(here, &["backup", "verify", "exported", "--json"]));
+    assert_eq!(verified["number"], found["number"]);
 }
 
 /// A driver of one node, killed as it is, so that what it holds lies in its log.
@@ -215,25 +281,7 @@ fn inspected(driver: &str) {
     stdout(&backup(&node, here, &["copy"]));
     node.signal(Signal::KILL);
     node.ended();
-    let before = held(&here.join(path));
-    let found = json(&run(here, &["inspect", &short, "--json"]));
-    let fields = [
-        ("driver", json!(name)),
-        ("sequences", json!(1)),
-        ("leases", json!(1)),
-        ("stage", json!("open")),
-        ("sequences_closed", json!(false)),
-    ];
-    for (field, expected) in fields {
-        assert_eq!(found[field], expected, "{field}: {found}");
-    }
-    assert_eq!(stdout(&run(here, &["inspect", &short, "--keys"])), "a 30");
-    stdout(&run(here, &["inspect", &short, "--export", "exported"]));
-    assert_eq!(held(&here.join(path)), before, "nothing is changed");
-    let line = error_line(&run(here, &["inspect", &short, "--export", "exported"]), 1);
-    assert!(line.contains("--force"), "{line}");
-    let verified = json(&run(here, &["backup", "verify", "exported", "--json"]));
-    assert_eq!(verified["number"], found["number"]);
+    is_looked_at(here, name, path);
     // It can be opened as before, and what was exported be restored.
     let node = Node::start(here, &[driver]);
     assert_eq!(stdout(&node.ask(&["seq", "a"])), "30");
@@ -254,6 +302,50 @@ fn a_stopped_node_of_a_cluster_is_looked_at_with_its_log() {
     let peer = listener.local_addr().unwrap();
     drop(listener);
     inspected(&format!("openraft:./raft?node=1&peers=1={peer}/127.0.0.1:1"));
+}
+
+/// Its nodes lead only together. Of those that were killed the one that is furthest holds all that was acknowledged.
+#[cfg(feature = "omnipaxos")]
+#[test]
+fn stopped_nodes_of_omnipaxos_are_looked_at_with_their_logs() {
+    use crate::node::tsoracle;
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    let held: Vec<_> =
+        (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let address = |index: usize| held[index].local_addr().unwrap().to_string();
+    let services: Vec<_> = (3..6).map(address).collect();
+    let peers = (0..3).map(|node| format!("{}={}/{}", node + 1, address(node), services[node]));
+    let peers = peers.collect::<Vec<_>>().join(",");
+    drop(held);
+    let nodes = (1..=3).zip(&services).map(|(id, service)| {
+        let driver = format!("omnipaxos:./n{id}?node={id}&peers={peers}");
+        Node::spawn(tsoracle(here, &["serve", &driver, "--listen", service]))
+    });
+    let nodes: Vec<_> = nodes.collect();
+    for _ in 0..30 {
+        stdout(&nodes[0].ask(&["seq", "a", "--timeout", "60s"]));
+    }
+    stdout(&nodes[0].ask(&["lease-acquire", "writer", "--ttl", "1m"]));
+    let line = error_line(&run(here, &["inspect", "omnipaxos:./n1"]), 1);
+    assert!(line.contains("in use by another process"), "{line}");
+    for node in nodes {
+        node.signal(Signal::KILL);
+        node.ended();
+    }
+    let number = |id: &usize| {
+        let found = json(&run(here, &["inspect", &format!("omnipaxos:./n{id}"), "--json"]));
+        assert!(
+            found["notes"].to_string().contains("what one node of the cluster holds"),
+            "{found}"
+        );
+        found["number"].as_u64()
+    };
+    let furthest = (1..=3_usize).max_by_key(number).unwrap();
+    is_looked_at(here, "omnipaxos", &format!("./n{furthest}"));
+    stdout(&run(here, &["restore", "exported", "file:./new", "--floor", "a=40"]));
+    let node = Node::start(here, &["file:./new"]);
+    assert_eq!(stdout(&node.ask(&["seq", "a"])), "40");
 }
 
 #[test]

@@ -6,7 +6,10 @@ use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, run, stdout};
+use crate::{
+    backup::has_counts,
+    node::{Node, error_line, json, run, stdout},
+};
 
 fn take(node: &Node, number: u32) -> String {
     stdout(&node.ask(&[
@@ -60,6 +63,7 @@ fn migrate(directory: &Path, target: &str) -> std::process::Output {
 fn everything_goes_on(signal: Signal, target: &str) {
     let Served { directory, blocks, last, bound, epoch: before } = served(signal);
     let report = json(&migrate(directory.path(), target));
+    has_counts(&report);
     for (field, expected) in
         [("sequences", 2), ("named_requests", 40), ("leases", 1), ("high_water_ms", bound)]
     {

@@ -13,7 +13,7 @@ use tsoracle_testbed::{FaultyDisk, WallClock};
 use crate::node::{openraft_nodes, run};
 use crate::{
     certificates::{SERVE, cert},
-    node::{Node, free_port, get, problem, stdout, tsoracle, wait_until_sound},
+    node::{Node, free_port, get, problem, stdout, tsoracle, until, wait_until_sound},
 };
 
 const DAY: i64 = 24 * 3_600;
@@ -97,6 +97,17 @@ fn a_majority_that_is_lost_is_told_by_the_node_that_is_left_whether_it_led_or_no
     }
 }
 
+/// What an alert looks at: no histogram has what has not ended.
+fn wait_until_series_shows_it(admin: &str) {
+    until("it is shown that a write has been under way for a second", || {
+        let text = get(admin, "/metrics").body;
+        let shown = text
+            .lines()
+            .find_map(|line| line.strip_prefix("tsoracle_store_sync_under_way_seconds "));
+        shown.is_some_and(|seconds| seconds.parse::<f64>().unwrap() > 1.0)
+    });
+}
+
 #[test]
 fn a_disk_that_is_slow_or_hangs_is_told() {
     let directory = TempDir::new().unwrap();
@@ -128,6 +139,7 @@ fn a_disk_that_is_slow_or_hangs_is_told() {
     };
     says(&found, &["a write to the disk of this node has been under way for"]);
     assert!(found["do"].as_str().unwrap().contains("iostat"), "{found}");
+    wait_until_series_shows_it(&admin);
     disk.be_sound().unwrap();
 }
 
@@ -150,6 +162,7 @@ fn the_disk_of_a_follower_is_told_by_that_one() {
     // The others are enough.
     stdout(&nodes[0].ask(&["seq", "orders"]));
     says(&problem(&admins[1], "disk_slow"), &["under way for"]);
+    wait_until_series_shows_it(&admins[1]);
     stdout(&nodes[0].ask(&["seq", "orders"]));
     disk.be_sound().unwrap();
 }

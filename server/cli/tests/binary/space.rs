@@ -50,7 +50,7 @@ async fn a_disk_that_fills_up_keeps_what_exists_going() {
     });
     let found = found.await.unwrap();
     let what = found["what"].as_str().unwrap();
-    assert!(what.contains("disk/state") && what.contains("134217728 are kept"), "{found}");
+    assert!(what.contains("disk/state") && what.contains("134.2 MB are kept"), "{found}");
     assert!(found["do"].as_str().unwrap().contains("make space there"), "{found}");
     fs::remove_file(&filler).unwrap();
     tokio::task::spawn_blocking(move || wait_until_sound(&admin)).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::TcpStream,
     process::Command,
     sync::{
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream as Connection;
 
 use crate::node::{
-    Answer, Node, error_line, free_port, get, run, status, stdout, try_http, tsoracle,
+    Answer, Node, error_line, free_port, get, run, status, stdout, try_http, tsoracle, until,
 };
 
 struct Served {
@@ -163,10 +164,12 @@ fn an_address_that_asks_who_it_is_shows_pages_to_those_with_the_right() {
     let run = |arguments: &[&str]| stdout(&run(directory.path(), arguments));
     let reader = run(&["token", "new", "reports", "--tokens", "tokens"]);
     let shop = run(&["token", "new", "shop", "--tokens", "tokens"]);
+    let modest = run(&["token", "new", "modest", "--tokens", "tokens"]);
     let admin = free_port().replace("127.0.0.1", "0.0.0.0");
     let config = format!(
         "listen = \"127.0.0.1:0\"\nadmin-listen = \"{admin}\"\ntokens = \"tokens\"\naudit-log = \"audit\"\n\
-         insecure-listen = true\n[policy.identities]\nreports = [\"reader\"]\nshop = [\"ts\"]\nadmin = [\"admin\"]\n"
+         insecure-listen = true\n[policy.identities]\nreports = [\"reader\"]\nshop = [\"ts\"]\nadmin = [\"admin\"]\n\
+         modest = {{ may = [\"reader\"], rate = 1 }}\n"
     );
     fs::write(directory.path().join("config.toml"), config).unwrap();
     let _node =
@@ -192,6 +195,8 @@ fn an_address_that_asks_who_it_is_shows_pages_to_those_with_the_right() {
     for path in ["/", "/page.js", "/page.css", "/livez", "/readyz"] {
         assert_eq!(asked(path, None).code, 200, "{path}");
     }
+    // Pages are requests as others are.
+    until("its rate is used up", || asked("/nothing", Some(&modest)).code == 429);
     let audit = fs::read_to_string(directory.path().join("audit")).unwrap();
     assert!(
         audit.contains("\"object\":\"/status\"") && audit.contains("\"identity\":\"shop\""),
@@ -264,6 +269,28 @@ fn a_flood_of_scrapes_is_refused_while_health_is_told_and_timestamps_are_granted
     };
     assert!(told.body.contains("tsoracle_grants_total"));
     drop(held);
+}
+
+/// Browsers and administrators share so many connections at their address.
+#[test]
+fn connections_of_browsers_are_bounded_as_those_of_administrators_are() {
+    let Served { node, admin, .. } = served(&[]);
+    let mut held = vec![];
+    let begin = || {
+        let mut stream = TcpStream::connect(&admin).unwrap();
+        // It may be closed by then.
+        let _ = stream.write_all(b"GET /livez HTTP/1.1\r\n");
+        stream
+    };
+    while try_http(&admin, "GET", "/livez", "").is_some() {
+        assert!(held.len() < 1_000, "none of so many is refused");
+        held.push(begin());
+    }
+    assert!(held.len() > 32, "{} are few", held.len());
+    // That is not for clients.
+    stdout(&node.ask(&["ts"]));
+    drop(held);
+    until("others have gone", || try_http(&admin, "GET", "/livez", "").is_some());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{fs, net::TcpStream, path::Path, process::Output};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use tsoracle_testbed::WallClock;
 
 use crate::node::{Node, run, stdout, tsoracle};
 
@@ -70,6 +71,41 @@ fn why_a_server_has_failed_is_said_in_an_object() {
     let config = "driver = \"file:taken\"\nlog-format = \"json\"\n";
     fs::write(directory.path().join("tsoracle.toml"), config).unwrap();
     failed(run(directory.path(), &["serve", "--config", "tsoracle.toml"]));
+}
+
+#[test]
+fn a_reason_of_several_lines_is_one_object() {
+    let directory = TempDir::new().unwrap();
+    let name = "two\nlines";
+    fs::write(directory.path().join(name), "no directory").unwrap();
+    let serve = ["serve", &format!("file:{name}"), "--log-format", "json"];
+    let failed = run(directory.path(), &serve);
+    let lines = objects(&String::from_utf8(failed.stderr).unwrap());
+    let last = lines.last().unwrap();
+    assert!(
+        last["level"] == "ERROR" && last["message"].as_str().unwrap().contains("lines"),
+        "{last}"
+    );
+}
+
+#[test]
+fn a_panic_is_an_object_with_its_backtrace() {
+    let directory = TempDir::new().unwrap();
+    let clock = WallClock::new(directory.path()).unwrap();
+    // The first task that reads the clock on such a thread is the engine.
+    clock.fail_once_in("tokio-rt-worker").unwrap();
+    let serve = ["serve", "memory", "--listen", "127.0.0.1:0", "--log-format", "json"];
+    let mut command = tsoracle(directory.path(), &serve);
+    command.envs(clock.environment()).env("RUST_BACKTRACE", "1");
+    let ended = command.output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let lines = objects(&String::from_utf8(ended.stderr).unwrap());
+    let panicked =
+        |line: &&Value| line["message"].as_str().is_some_and(|it| it.contains("panicked at"));
+    let panic = lines.iter().find(panicked).expect("the panic is logged");
+    assert_eq!(panic["level"], "ERROR", "{panic}");
+    assert!(panic["message"].as_str().unwrap().contains("thread tokio-rt-worker"), "{panic}");
+    assert!(panic["backtrace"].as_str().unwrap().lines().count() > 1, "{panic}");
 }
 
 #[cfg(not(feature = "otlp"))]

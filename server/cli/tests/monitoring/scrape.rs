@@ -152,7 +152,9 @@ fn check_cluster(directory: &Path, driver: &str) -> String {
     for (_, metrics) in &nodes {
         let text = scrape_until(metrics, |text| {
             let peers = text.lines().filter(|line| line.starts_with("tsoracle_peer_connected"));
+            let votes = text.lines().filter(|line| line.starts_with("tsoracle_peer_votes"));
             peers.filter(|line| line.ends_with(" 1")).count() == 2
+                && votes.filter(|line| line.ends_with(" 1")).count() == 2
                 && text.contains(members)
                 && text.contains("\nprocess_open_fds ")
                 && (!leads(text) || text.contains("\ntsoracle_peer_lag_entries"))
@@ -176,6 +178,38 @@ fn what_nodes_of_openraft_show() {
     check_cluster(directory.path(), "openraft");
 }
 
+/// A node that learns has no vote, and none that counts where a majority is looked for.
+#[cfg(feature = "openraft")]
+#[test]
+fn a_node_that_learns_is_shown_without_a_vote() {
+    use crate::node::tsoracle;
+    let directory = TempDir::new().unwrap();
+    let nodes = cluster(directory.path(), "openraft", |_| {});
+    let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
+    let free = free_addresses(2);
+    let driver = format!("openraft:./openraft-4?node=4&join=true&peers=4={}/{}", free[0], free[1]);
+    let _learner =
+        Node::spawn(tsoracle(directory.path(), &["serve", &driver, "--listen", &free[1]]));
+    let add = [
+        "cluster",
+        "add",
+        "4",
+        "--peer",
+        &free[0],
+        "--service",
+        &free[1],
+        "--endpoint",
+        &all.join(","),
+    ];
+    stdout(&run(directory.path(), &add));
+    for (_, metrics) in &nodes {
+        scrape_until(metrics, |text| {
+            text.contains("\ntsoracle_peer_votes{peer=\"4\"} 0\n")
+                && text.contains("\ntsoracle_members{votes=\"false\"} 1\n")
+        });
+    }
+}
+
 /// A node that was removed is nobody's peer any more, and no alert is about it.
 #[cfg(feature = "openraft")]
 #[test]
@@ -184,7 +218,10 @@ fn series_of_a_node_that_was_removed_go_away() {
     let mut nodes = cluster(directory.path(), "openraft", |_| {});
     let (removed, _) = nodes.pop().unwrap();
     for (_, metrics) in &nodes {
-        scrape_until(metrics, |text| text.contains("\ntsoracle_peer_connected{peer=\"3\"} 1\n"));
+        scrape_until(metrics, |text| {
+            text.contains("\ntsoracle_peer_connected{peer=\"3\"} 1\n")
+                && text.contains("\ntsoracle_peer_votes{peer=\"3\"} 1\n")
+        });
     }
     drop(removed);
     let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
@@ -202,6 +239,7 @@ fn series_of_a_node_that_was_removed_go_away() {
     for (_, metrics) in &nodes {
         let text = scrape_until(metrics, |text| {
             !text.contains("tsoracle_peer_connected{peer=\"3\"}")
+                && !text.contains("tsoracle_peer_votes{peer=\"3\"}")
                 && !text.contains("tsoracle_peer_lag_entries{peer=\"3\"}")
                 && text.contains("\ntsoracle_members{votes=\"true\"} 2\n")
         });

@@ -17,11 +17,14 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Channel, Identity, ServerTlsConfig},
+};
 use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoServiceClient};
 
 use crate::{
-    node::{Node, error_line, run},
+    node::{Node, error_line, run, stdout},
     scrape::{free_addresses, scrape_until},
 };
 
@@ -49,10 +52,18 @@ struct Collected {
 
 impl Collected {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(tls: Option<ServerTlsConfig>) -> Self {
         let (sender, came) = mpsc::unbounded_channel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let server = tonic::transport::Server::builder();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let mut server = tonic::transport::Server::builder();
+        if let Some(tls) = tls {
+            server = server.tls_config(tls).unwrap();
+        }
         let server = { server }.add_service(TraceServiceServer::new(Collector(sender)));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { endpoint, came: Arc::new(Mutex::new(came)) }
@@ -205,11 +216,48 @@ fn what_makes_no_sense_is_refused() {
         (["--trace-ratio", "1.5"], "--trace-ratio"),
         (["--trace-ratio", "NaN"], "--trace-ratio"),
         (["--otlp-endpoint", "collector"], "--otlp-endpoint"),
-        (["--otlp-endpoint", "https://collector:4317"], "--otlp-endpoint"),
+        (["--otlp-endpoint", "https://collector:4317"], "by --otlp-ca FILE"),
+        (["--otlp-endpoint", "ftp://collector:4317"], "http://HOST:PORT, or https://"),
+        (["--otlp-ca", "Cargo.toml"], "goes with --otlp-endpoint https"),
         (["--otlp-endpoint", "not a url"], "--otlp-endpoint"),
     ] {
         let refused = run(Path::new("."), &[&["serve", "memory"], &arguments[..]].concat());
         let line = error_line(&refused, 2);
         assert!(line.contains(said), "{line}");
     }
+    for (endpoint, authorities, said) in [
+        ("http://collector:4317", "Cargo.toml", "is for a collector at https://"),
+        ("https://collector:4317", "Cargo.toml", "has no certificate in it"),
+        ("https://collector:4317", "none.pem", "cannot be read"),
+    ] {
+        let traced = ["--otlp-endpoint", endpoint, "--otlp-ca", authorities];
+        let refused = run(Path::new("."), &[&["serve", "memory"], &traced[..]].concat());
+        let line = error_line(&refused, 2);
+        assert!(line.contains(said), "{line}");
+    }
+}
+
+/// A collector with a certificate of an authority that the node trusts, or of another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traces_go_encrypted_to_a_collector_that_is_trusted_and_to_no_other() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    for authority in ["own", "other"] {
+        for made in [&["ca"][..], &["node", "1", "--address", "127.0.0.1"]] {
+            stdout(&run(here, &[&["cert"], made, &["--dir", authority]].concat()));
+        }
+    }
+    let read = |name: &str| std::fs::read(here.join("own").join(name)).unwrap();
+    let identity = Identity::from_pem(read("node-1.pem"), read("node-1.key"));
+    let collected = Collected::start_with(Some(ServerTlsConfig::new().identity(identity))).await;
+    let traced =
+        ["file", "--otlp-endpoint", &collected.endpoint, "--trace-ratio", "1", "--otlp-ca"];
+    let mut distrusting = Node::start(here, &[&traced[..], &["other/ca.pem"]].concat());
+    client(&distrusting).await.get_ts(GetTsRequest { count: 1 }).await.unwrap();
+    distrusting.wait_for_log("the collector takes no spans");
+    drop(distrusting);
+    assert!(collected.came.lock().await.try_recv().is_err(), "nothing goes to a stranger");
+    let node = Node::start(here, &[&traced[..], &["own/ca.pem"]].concat());
+    client(&node).await.get_ts(GetTsRequest { count: 1 }).await.unwrap();
+    collected.up_to("tsoracle.v1.TsoService/GetTs").await;
 }

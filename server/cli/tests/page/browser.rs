@@ -117,7 +117,11 @@ impl Browser {
 
     /// Waits until an expression is true in the page.
     pub(crate) fn wait_for(&mut self, expression: &str) {
-        let later = format!("new Promise(done => setTimeout(() => done(!!({expression})), 50))");
+        // What is thrown by a timer would leave the promise waiting for ever.
+        let later = format!(
+            "new Promise((done, fail) => setTimeout(() => {{ \
+             try {{ done(!!({expression})) }} catch (error) {{ fail(error) }} }}, 50))"
+        );
         let until = SystemClock.now().boot + PATIENCE;
         while self.evaluate(&later) != true {
             if SystemClock.now().boot > until {
@@ -138,15 +142,23 @@ impl Browser {
         let overflow =
             "document.documentElement.scrollWidth - document.documentElement.clientWidth";
         assert_eq!(self.evaluate(overflow), 0, "{name} has to be scrolled sideways");
-        let Some(directory) = std::env::var_os(SHOTS) else { return };
+        if std::env::var_os(SHOTS).is_none() {
+            return;
+        }
         let metrics = self.call("Page.getLayoutMetrics", json!({}));
         let size = &metrics["cssContentSize"];
         let clip =
             json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
         let whole = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let shot = self.call("Page.captureScreenshot", whole);
-        let text = Path::new(&directory).join(format!("{name}.png.base64"));
-        fs::write(&text, shot["data"].as_str().unwrap()).unwrap();
+        leave(&format!("{name}.png.base64"), shot["data"].as_str().unwrap());
+    }
+}
+
+/// Leaves something beside the pictures, if there are any.
+pub(crate) fn leave(name: &str, text: &str) {
+    if let Some(directory) = std::env::var_os(SHOTS) {
+        fs::write(Path::new(&directory).join(name), text).unwrap();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,9 @@ use std::{
 
 use tempfile::TempDir;
 use tsoracle_client::Client;
+use tsoracle_testbed::WallClock;
 
-use crate::node::{Node, run, tsoracle};
+use crate::node::{Node, error_line, run, stdout, tsoracle};
 
 /// Addresses of this machine that nobody listens on.
 pub(crate) fn free_ports(count: usize) -> Vec<String> {
@@ -27,12 +29,43 @@ pub(crate) struct Cluster {
     /// Of each node for its peers, clients, and administrators.
     places: Vec<Vec<String>>,
     nodes: Vec<Option<Node>>,
+    /// The clock of all nodes, whose certificates expire by it.
+    clock: Option<WallClock>,
 }
 
 impl Cluster {
     pub(crate) fn start() -> Self {
+        Self::over(TempDir::new().unwrap(), None)
+    }
+
+    /// One whose nodes know each other by certificates, which are valid for 20 days.
+    pub(crate) fn certified() -> Self {
+        let directory = TempDir::new().unwrap();
+        let clock = WallClock::new(directory.path()).unwrap();
+        stdout(&run(directory.path(), &["cert", "ca"]));
+        certify(directory.path(), &clock, &["--days", "20"]);
+        Self::over(directory, Some(clock))
+    }
+
+    /// The time shown by the clocks of all nodes is so many seconds later from now on.
+    pub(crate) fn pass(&self, seconds: i64) {
+        self.clock.as_ref().expect("a clock").shift(seconds).unwrap();
+    }
+
+    /// Gives all nodes new certificates.
+    pub(crate) fn renew(&self) {
+        let clock = self.clock.as_ref().expect("a clock");
+        certify(self.directory.path(), clock, &["--force"]);
+    }
+
+    /// Tries to start a node that will not.
+    pub(crate) fn fail_to_start(&self, node: usize) -> String {
+        error_line(&self.command(node).output().unwrap(), 2)
+    }
+
+    fn over(directory: TempDir, clock: Option<WallClock>) -> Self {
         let places = free_ports(9).chunks(3).map(<[String]>::to_vec).collect();
-        let mut cluster = Self { directory: TempDir::new().unwrap(), places, nodes: vec![] };
+        let mut cluster = Self { directory, places, nodes: vec![], clock };
         let starting: Vec<_> = (0..3)
             .map(|node| {
                 let command = cluster.command(node);
@@ -49,12 +82,22 @@ impl Cluster {
         let peers = peers.map(|(at, place)| format!("{}={}/{}", at + 1, place[0], place[1]));
         let peers = peers.collect::<Vec<_>>().join(",");
         let id = node + 1;
-        let driver = format!("openraft:./raft-{id}?node={id}&peers={peers}");
+        let mut driver = format!("openraft:./raft-{id}?node={id}&peers={peers}");
+        if self.clock.is_some() {
+            for (option, file) in [
+                ("ca", "ca.pem"),
+                ("cert", &format!("node-{id}.pem")),
+                ("key", &format!("node-{id}.key")),
+            ] {
+                driver += &format!("&peer_{option}=tsoracle-certs/{file}");
+            }
+        }
         let [_, service, admin] = &self.places[node][..] else { panic!("three places") };
-        tsoracle(
-            self.directory.path(),
-            &["serve", &driver, "--listen", service, "--admin-listen", admin, "--log", "warn"],
-        )
+        let serve =
+            ["serve", &driver, "--listen", service, "--admin-listen", admin, "--log", "warn"];
+        let mut command = tsoracle(self.directory.path(), &serve);
+        command.envs(self.clock.iter().flat_map(WallClock::environment));
+        command
     }
 
     /// The one that leads, once one does.
@@ -69,8 +112,13 @@ impl Cluster {
         }
     }
 
+    /// Where its page is.
+    pub(crate) fn admin(&self, node: usize) -> &str {
+        &self.places[node][2]
+    }
+
     pub(crate) fn page(&self, node: usize) -> String {
-        format!("http://{}/", self.places[node][2])
+        format!("http://{}/", self.admin(node))
     }
 
     /// As `kill -9` does.
@@ -84,22 +132,34 @@ impl Cluster {
 
     /// A client that asks again and again, for as long as what is returned is kept.
     pub(crate) fn load(&self) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, services) = (stop.clone(), self.places.clone());
-        let thread = thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let endpoints = services.iter().map(|place| place[1].clone());
-                let builder = Client::builder().endpoints(endpoints);
-                let client = builder.timeout(Duration::from_secs(1)).connect().await.unwrap();
-                while !stopped.load(Ordering::Relaxed) {
-                    // While a majority is lost none is answered.
-                    let _ = client.get_ts().await;
-                    let _ = client.get_seq("orders", 1).await;
-                }
-            });
-        });
-        Load { stop, thread: Some(thread) }
+        load(self.places.iter().map(|place| place[1].clone()).collect())
     }
+}
+
+fn certify(directory: &Path, clock: &WallClock, how: &[&str]) {
+    for id in ["1", "2", "3"] {
+        let node = ["cert", "node", id, "--address", "127.0.0.1"];
+        let mut command = tsoracle(directory, &[&node, how].concat());
+        stdout(&command.envs(clock.environment()).output().unwrap());
+    }
+}
+
+/// The same, of any servers.
+pub(crate) fn load(endpoints: Vec<String>) -> Load {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let builder = Client::builder().endpoints(endpoints);
+            let client = builder.timeout(Duration::from_secs(1)).connect().await.unwrap();
+            while !stopped.load(Ordering::Relaxed) {
+                // While nothing is served none is answered.
+                let _ = client.get_ts().await;
+                let _ = client.get_seq("orders", 1).await;
+            }
+        });
+    });
+    Load { stop, thread: Some(thread) }
 }
 
 pub(crate) struct Load {

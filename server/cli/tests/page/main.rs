@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod browser;
+mod causes;
 mod cluster;
 #[allow(dead_code, reason = "it is shared with other test programs")]
 #[path = "../binary/node.rs"]
@@ -67,7 +68,8 @@ fn it_shows_a_failover_a_lost_majority_and_the_end_of_its_node() {
     browser.wait_for(
         "!['leading', 'following'].includes(document.getElementById('phase').textContent)",
     );
-    pictures(&mut browser, "majority-lost");
+    let all = causes::said(&mut browser, cluster.admin(first), "majority_lost", "majority-lost");
+    assert_eq!(all["ready"], false, "{all:#}");
 
     // They come back, and nothing is wrong any more.
     cluster.restart(leader);
