@@ -1,6 +1,5 @@
 //! Carries out one call: finds the leader, attempts the call at one peer after the other, and judges failures.
 
-mod advice;
 mod attempt;
 mod backoff;
 mod cluster;

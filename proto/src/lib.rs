@@ -3,10 +3,12 @@
 pub mod metadata;
 
 mod address;
+mod advice;
 mod bearer;
 mod epoch;
 
 pub use address::{Address, Scheme};
+pub use advice::with_advice;
 pub use bearer::{Authorized, Bearer};
 
 /// The generated messages, clients and servers of package `tsoracle.v1`. What each message and

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use super::advice::with_advice;
 use crate::error::{Error, ErrorKind};
 use crate::peers::Address;
+use tsoracle_proto::with_advice;
 
 /// The most addresses whose last failure is remembered for the error message.
 const MAX_CAUSES: usize = 16;

@@ -18,6 +18,8 @@ use std::{io, time::Duration};
 
 use tsoracle_history::Operation;
 
+use load::Load;
+
 pub use node::Tls;
 pub use verdict::Verdict;
 
@@ -56,7 +58,11 @@ pub async fn verify(options: &Options) -> io::Result<(Verdict, Vec<Operation>)> 
     let nodes = node::connect(options).await?;
     let probe = probe::Probe::new(nodes, options.timeout);
     let wire = wire::check(&probe).await;
-    let load = load::run(&probe, options).await?;
+    let load = match wire::refused(&wire) {
+        // Callers that are refused would fill the server's audit log.
+        Some(call) => Load { refused: Some(call), ..Load::default() },
+        None => load::run(&probe, options).await?,
+    };
     let verdict = Verdict::new(options, probe.prefix(), wire, &load);
     Ok((verdict, load.history))
 }

@@ -35,6 +35,8 @@ pub(super) struct Load {
     pub(super) history: Vec<Operation>,
     /// How long it lasted.
     pub(super) lasted: Duration,
+    /// There was none, since this client may not make this call.
+    pub(super) refused: Option<&'static str>,
     /// It ended early, because enough was recorded.
     pub(super) is_full: bool,
 }

@@ -2,10 +2,13 @@ use std::io;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, TlsOptions};
-use tsoracle_proto::{Address, Authorized, Bearer, Scheme};
+use tsoracle_proto::{Address, Authorized, Bearer, Scheme, with_advice};
 use tsoracle_types::on_one_line;
 
 use super::Options;
+
+/// By this a server knows that a denial is taken for one.
+const USER_AGENT: &str = concat!("tsoracle/", env!("CARGO_PKG_VERSION"));
 
 /// Certificates, in PEM.
 #[derive(Clone)]
@@ -44,7 +47,7 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
                 let channel = Channel::new(channel, bearer.clone());
                 nodes.push(Node { name: name.clone(), channel });
             }
-            Err(error) => causes.push(format!("{name}: {}", on_one_line(&error))),
+            Err(error) => causes.push(format!("{name}: {}", with_advice(&on_one_line(&error)))),
         }
     }
     if nodes.is_empty() {
@@ -88,6 +91,7 @@ fn endpoint(name: &str, options: &Options) -> io::Result<Endpoint> {
     let address = Address::of_user(name, scheme)
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
     let mut endpoint = Endpoint::from_shared(address.uri(scheme)).map_err(invalid)?;
+    endpoint = endpoint.user_agent(USER_AGENT).map_err(invalid)?;
     if let Some(Tls { ca, identity }) = &options.tls {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
         if let Some((cert, key)) = identity {

@@ -101,6 +101,12 @@ impl Probe {
                     check.status = history::Status::NotOffered;
                     return check;
                 }
+                // What was wrong before that is wrong.
+                Err(Stop::Failed(status)) if is_denial(&status) && check.held() => {
+                    check.status = history::Status::NotOffered;
+                    check.note = Some(format!("not offered to this client: {}", text_of(&status)));
+                    return check;
+                }
                 Err(Stop::Failed(status)) if attempt < ATTEMPTS && is_trouble(&status) => {
                     attempt += 1;
                     SystemClock.sleep(PAUSE).await;
@@ -202,7 +208,7 @@ impl Expect for Check {
                     format!("{asked}: answered {}, not refused with {code:?}", short(&answer))
                 });
             }
-            Err(status) if status.code() != code && is_trouble(&status) => {
+            Err(status) if status.code() != code && (is_trouble(&status) || is_denial(&status)) => {
                 return Err(status.into());
             }
             Err(status) => {
@@ -247,6 +253,11 @@ pub(super) fn is_trouble(status: &Status) -> bool {
     use Code::{Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
     let codes = [Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable];
     codes.contains(&status.code()) || is_elsewhere(status) || is_of_this_side(status)
+}
+
+/// Whether this client lacks the right to call.
+pub(super) fn is_denial(status: &Status) -> bool {
+    matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
 }
 
 /// Whether the connection failed, rather than the server.

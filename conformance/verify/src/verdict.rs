@@ -11,6 +11,8 @@ use super::{
 };
 use tsoracle_history::{self as history, Call, Check, Operation, Outcome};
 
+const LOAD: &str = "timestamps and sequences are served to many callers at once";
+
 /// What was found out about a deployment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
@@ -37,7 +39,12 @@ pub struct Verdict {
 impl Verdict {
     pub(super) fn new(options: &Options, prefix: &str, wire: Vec<Check>, load: &Load) -> Self {
         let mut checks = wire;
-        if !options.duration.is_zero() {
+        if let Some(call) = load.refused {
+            let mut check = Check::new("load", LOAD);
+            check.status = history::Status::NotOffered;
+            check.note = Some(format!("{call} is not offered to this client"));
+            checks.push(check);
+        } else if !options.duration.is_zero() {
             checks.extend([served(&load.history), failed(&load.history)]);
             checks.extend(history::check(&load.history).checks);
         }
@@ -83,8 +90,7 @@ fn failures(history: &[Operation]) -> BTreeMap<String, u64> {
 }
 
 fn served(history: &[Operation]) -> Check {
-    let mut check =
-        Check::new("load", "timestamps and sequences are served to many callers at once");
+    let mut check = Check::new("load", LOAD);
     for wanted in ["GetTs", "GetSeq"] {
         let answered = history.iter().filter(|one| kind(one) == (wanted, None)).count();
         check.saw(answered);

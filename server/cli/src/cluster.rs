@@ -10,7 +10,7 @@ use tsoracle_proto::{
 };
 
 use crate::{
-    endpoints::{Dialer, Endpoints},
+    endpoints::{Dialer, Endpoints, said},
     failure::Failure,
     leader::Leader,
     output::Output,
@@ -162,7 +162,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn refused(endpoint: &str, status: &Status) -> Failure {
-    let message = status.message();
+    let message = said(status);
     match status.code() {
         Code::Unavailable if !metadata::has_flag(status.metadata(), metadata::UNCOMMITTED) => {
             let advice = "it may have been done; look at `tsoracle cluster members`";

@@ -1,10 +1,13 @@
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, error::Error as _, fs, path::PathBuf, time::Duration};
 
 use clap::Args;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{
+    Status,
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+};
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
 use tsoracle_core::on_one_line;
-use tsoracle_proto::{Address, Authorized, Bearer, Scheme};
+use tsoracle_proto::{Address, Authorized, Bearer, Scheme, with_advice};
 use tsoracle_server::token_mistake;
 
 use crate::{failure::Failure, time::some_time};
@@ -199,7 +202,8 @@ impl Dialer {
             })
             .map_err(|error| on_one_line(&error))?;
         let dialled = dialled.connect_timeout(self.timeout).tcp_nodelay(true);
-        let connected = dialled.connect().await.map_err(|error| on_one_line(&error))?;
+        let connected = dialled.connect().await;
+        let connected = connected.map_err(|error| with_advice(&on_one_line(&error)))?;
         Ok(Channel::new(connected, self.token.clone()))
     }
 }
@@ -208,6 +212,14 @@ impl Dialer {
     fn uri(&self, endpoint: &str) -> Result<String, String> {
         let scheme = if self.tls.is_some() { Scheme::Tls } else { Scheme::Plaintext };
         Ok(Address::of_user(endpoint, scheme)?.uri(scheme))
+    }
+}
+
+/// What a server says about a call, or what the connection to it came to and what a person does about that.
+pub(crate) fn said(status: &Status) -> String {
+    match status.source() {
+        Some(source) => with_advice(&on_one_line(source)),
+        None => with_advice(status.message()),
     }
 }
 

@@ -9,7 +9,7 @@ use tsoracle_proto::{
 };
 
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints},
+    endpoints::{Channel, Dialer, Endpoints, said},
     failure::Failure,
     place,
 };
@@ -49,7 +49,7 @@ impl From<Unanswered> for Failure {
         match unanswered {
             Unanswered::Unreached(why) => Self::failed(why),
             Unanswered::Refused(endpoint, status) => {
-                Self::failed(format!("{endpoint}: {}", status.message()))
+                Self::failed(format!("{endpoint}: {}", said(&status)))
             }
         }
     }

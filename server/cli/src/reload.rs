@@ -4,7 +4,7 @@ use tonic::Request;
 use tsoracle_proto::v1::{ReloadRequest, cluster_service_client::ClusterServiceClient};
 
 use crate::{
-    endpoints::{Dialer, Endpoints},
+    endpoints::{Dialer, Endpoints, said},
     failure::Failure,
     output::Output,
 };
@@ -63,7 +63,7 @@ async fn ask(endpoint: &str, dialer: &Dialer) -> Result<Vec<String>, String> {
     request.set_timeout(dialer.timeout);
     match cluster.reload(request).await {
         Ok(answer) => Ok(answer.into_inner().next_start),
-        Err(status) => Err(format!("{}: {}", status.code(), status.message())),
+        Err(status) => Err(format!("{}: {}", status.code(), said(&status))),
     }
 }
 

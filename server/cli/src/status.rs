@@ -1,28 +1,32 @@
-use std::{fmt::Write as _, time::Duration};
+use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use clap::Args;
 use serde::{Serialize, Serializer};
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tsoracle_core::Timestamp;
+use tsoracle_core::{Clock as _, SystemClock, Timestamp};
 use tsoracle_proto::{
     metadata,
     v1::{
-        GetCurrentMaxSafeRequest, LeaderHint, MembersRequest, MembersResponse, ReadSeqRequest,
-        TroublesRequest, cluster_service_client::ClusterServiceClient,
+        GetCurrentMaxSafeRequest, LeaderHint, MembersRequest, ReadSeqRequest, TroublesRequest,
+        cluster_service_client::ClusterServiceClient,
         sequence_service_client::SequenceServiceClient, tso_service_client::TsoServiceClient,
     },
 };
 
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints},
+    endpoints::{Channel, Dialer, Endpoints, said},
     failure::Failure,
+    leader::leader_of,
     output::Output,
 };
 
 /// The names under which a node's health says whether it leads, and whether it takes part.
 const LEADER: &str = "tsoracle.v1.Leader";
 const READY: &str = "tsoracle.v1.Ready";
+
+/// The health of a node that does not tell.
+const UNKNOWN: &str = "UNKNOWN";
 
 /// Reading any sequence tells whether a node leads, and spends nothing.
 const PROBE: &str = "tsoracle-status";
@@ -85,6 +89,12 @@ struct Report {
     error: Option<String>,
 }
 
+impl Report {
+    fn with_error(self, status: &Status) -> Self {
+        Self { error: Some(format!("{}: {}", status.code(), said(status))), ..self }
+    }
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { endpoints, output } = arguments;
     let dialer = endpoints.dialer()?;
@@ -108,21 +118,37 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn ask(endpoint: String, dialer: Dialer) -> Report {
     let report = Report { endpoint, ..Report::default() };
-    let timeout = dialer.timeout;
     let channel = match dialer.dial(&report.endpoint).await {
         Ok(channel) => channel,
         Err(error) => return Report { phase: "unreachable", error: Some(error), ..report },
     };
     let mut tso = TsoServiceClient::new(channel.clone());
     let mut cluster = ClusterServiceClient::new(channel.clone());
-    let mut members = cluster.clone();
-    let (leads, health, led, troubles, max_safe, members) = tokio::join!(
+    let (timeout, began) = (dialer.timeout, SystemClock.now().boot);
+    let troubles = cluster.troubles(within(TroublesRequest {}, timeout)).await;
+    let timeout = timeout.saturating_sub(SystemClock.now().boot.since(began));
+    match &troubles {
+        // Whoever may not know what is wrong may know little else, and each refusal is recorded.
+        Err(status) if is_denial(status) => {
+            let (leads, health) = tokio::join!(
+                health(channel.clone(), LEADER, timeout),
+                health(channel, READY, timeout),
+            );
+            let (health, serves) = (Some(health), leads == "SERVING");
+            return Report { phase: "denied", health, serves, error: Some(said(status)), ..report };
+        }
+        // The first call on a connection that fails tells why; later ones, that it is gone.
+        Err(status) if status.source().is_some() => {
+            return Report { phase: "failing", health: Some(UNKNOWN), ..report }.with_error(status);
+        }
+        _ => {}
+    }
+    let (leads, health, led, max_safe, members) = tokio::join!(
         health(channel.clone(), LEADER, timeout),
         health(channel.clone(), READY, timeout),
         leadership(channel, timeout),
-        cluster.troubles(within(TroublesRequest {}, timeout)),
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
-        members.members(within(MembersRequest {}, timeout)),
+        cluster.members(within(MembersRequest {}, timeout)),
     );
     // A node of an earlier release has none to tell.
     let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
@@ -160,27 +186,21 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         },
         // An address of administrators names no other node, but every node knows the members; also who led them before
         // a majority was lost, while it is not ready.
-        Led::Elsewhere(_) => match members.ok().and_then(|answer| leader(answer.into_inner())) {
+        Led::Elsewhere(_) => match members.ok().and_then(|answer| leader_of(answer.into_inner())) {
             Some(leader) if report.health == Some("SERVING") => {
                 Report { phase: "following", leader: Some(leader), ..report }
             }
             _ => Report { phase: "no leader", ..report },
         },
-        Led::Unknown(status)
-            if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) =>
-        {
-            Report { phase: "denied", error: Some(status.message().into()), ..report }
+        Led::Unknown(status) if is_denial(&status) => {
+            Report { phase: "denied", error: Some(said(&status)), ..report }
         }
-        Led::Unknown(status) => {
-            let error = format!("{}: {}", status.code(), status.message());
-            Report { phase: "failing", error: Some(error), ..report }
-        }
+        Led::Unknown(status) => Report { phase: "failing", ..report }.with_error(&status),
     }
 }
 
-fn leader(members: MembersResponse) -> Option<String> {
-    let leader = members.members.into_iter().find(|member| member.id == members.leader)?;
-    Some(leader.service_address)
+fn is_denial(status: &Status) -> bool {
+    matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
 }
 
 enum Led {
@@ -212,7 +232,7 @@ async fn health(channel: Channel, name: &str, timeout: Duration) -> &'static str
             Err(_) => break,
         }
     }
-    "UNKNOWN"
+    UNKNOWN
 }
 
 fn within<T>(message: T, timeout: Duration) -> Request<T> {

@@ -28,7 +28,7 @@ Examples:
 It asks each call of the protocol, and looks at every field and status code of the answers. Then it
 lets many callers loose on all endpoints, and checks what they saw: the order of timestamps, that
 none comes twice, that sequences have no gaps. It works with any server that speaks tsoracle.v1;
-what a server does not offer is listed, and is no failure.
+what a server does not offer, at all or to this client, is listed, and is no failure.
 
 It uses keys that begin with `tsoracle-verify/` and a part drawn at random for each run, which stay behind
 afterwards, and some stamping leases and sessions, which it gives back or which run out by themselves.

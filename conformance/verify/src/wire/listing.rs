@@ -18,7 +18,7 @@ pub(super) async fn check(probe: &Probe) -> [Check; 3] {
 
 fn offered<A>(answer: Result<A, Status>) -> Result<A, Stop> {
     answer.map_err(|status| match status.code() {
-        Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => Stop::NotOffered,
+        Code::Unimplemented => Stop::NotOffered,
         _ => Stop::Failed(status),
     })
 }

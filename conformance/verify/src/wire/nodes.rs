@@ -3,7 +3,7 @@ use tsoracle_proto::{metadata, v1};
 
 use tsoracle_history::Check;
 
-use crate::probe::{Expect, Outcome, Probe, is_trouble, text_of};
+use crate::probe::{Expect, Outcome, Probe, is_denial, is_trouble, text_of};
 
 pub(super) async fn check(probe: &Probe) -> [Check; 1] {
     let promise = "refuses with FAILED_PRECONDITION, `not leader`, and a hint to another node";
@@ -18,12 +18,16 @@ async fn refusals(probe: &Probe, check: &mut Check) -> Outcome {
     for (number, node) in probe.nodes.iter().enumerate() {
         let mut tso = probe.services(number).tso;
         let Err(refused) = tso.get_ts(v1::GetTsRequest { count: 1 }).await else { continue };
-        if refused.code() != Code::FailedPrecondition && is_trouble(&refused) {
+        let is_other = is_trouble(&refused) || is_denial(&refused);
+        if refused.code() != Code::FailedPrecondition && is_other {
             return Err(refused.into());
         }
         refusal(check, &format!("GetTs(1) to {}", node.name), &refused, &node.name);
         let request = v1::GetSeqRequest { key: probe.key(), count: 1, request_id: None };
         if let Err(refused) = tso.get_seq(request).await {
+            if is_denial(&refused) {
+                return Err(refused.into());
+            }
             let asked = format!("GetSeq to {}", node.name);
             refusal(check, &asked, &refused, &node.name);
             check.expect(metadata::leader_hint(refused.metadata()).is_some(), || {

@@ -110,6 +110,11 @@ async fn stream_seq(probe: &Probe, check: &mut Check) -> Outcome {
     ended_well(status)?;
     let outcomes: Vec<Vec<_>> =
         answers.iter().map(|one| one.outcomes.iter().map(short).collect()).collect();
+    let denials = [Code::Unauthenticated, Code::PermissionDenied];
+    let mut failed = outcomes.iter().flatten().filter_map(|outcome| outcome.err());
+    if let Some(code) = failed.find(|code| denials.contains(code)) {
+        return Err(Status::new(code, "an entry of a stream").into());
+    }
     let bad = Err(Code::InvalidArgument);
     let wanted = [
         vec![Ok((&*key, 0, 2)), bad, Ok((&*other, 0, 3)), bad, Ok((&*key, 2, 1))],

@@ -16,7 +16,7 @@ use tsoracle_proto::{
 
 use super::{NewFile, PRODUCT, Summary, of, write};
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints},
+    endpoints::{Channel, Dialer, Endpoints, said},
     failure::Failure,
     leader,
     progress::Progress,
@@ -197,7 +197,7 @@ fn is_elsewhere(status: &Status) -> bool {
 }
 
 fn refused(endpoint: &str, status: &Status) -> Failed {
-    let failure = Failure::failed(format!("{endpoint}: {}", status.message()));
+    let failure = Failure::failed(format!("{endpoint}: {}", said(status)));
     match status.code() {
         Code::Unimplemented => Failed::ForGood(Failure::failed(format!(
             "{endpoint}: this server is of a release that knows no backups while it serves"

@@ -11,7 +11,7 @@ use super::{
     runtimes::Runtimes,
 };
 use crate::{
-    endpoints::{Channel, Endpoints},
+    endpoints::{Channel, Endpoints, said},
     failure::Failure,
 };
 
@@ -150,7 +150,7 @@ async fn leading(
         match tokio::time::timeout(endpoints.timeout, asked).await {
             Ok(Ok(_)) => return Ok(clients),
             Ok(Err(status)) => {
-                reason = format!("{endpoint} does not serve: {}", status.message());
+                reason = format!("{endpoint} does not serve: {}", said(&status));
             }
             Err(_) => reason = format!("{endpoint} does not answer"),
         }

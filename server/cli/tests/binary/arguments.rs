@@ -4,7 +4,10 @@ use std::{path::Path, process::Output};
 
 use tempfile::TempDir;
 
-use crate::node::{Node, run, stdout, tsoracle};
+use crate::{
+    certificates::cert,
+    node::{Node, free_port, run, stdout, tsoracle},
+};
 
 /// Every command, with those of commands of commands, and its help.
 fn all_commands() -> Vec<(Vec<String>, String)> {
@@ -94,4 +97,42 @@ fn every_command_names_an_endpoint_that_is_one() {
     let mut asked = tsoracle(Path::new("."), &["status"]);
     let said = refused(&asked.env("TSORACLE_ENDPOINT", ",").output().unwrap());
     assert!(said.contains("TSORACLE_ENDPOINT") && said.contains("at least one"), "{said}");
+}
+
+/// Commands that ask a server, each in its own way.
+const ASKING: [&[&str]; 8] = [
+    &["ts"],
+    &["status"],
+    &["reload"],
+    &["cluster", "members"],
+    &["cluster", "transfer", "--to", "1"],
+    &["seq-open", "--accept-sequence-loss"],
+    &["backup", "copy"],
+    &["verify", "--seconds", "0"],
+];
+
+#[test]
+fn whoever_speaks_tls_to_plain_text_or_the_reverse_is_told() {
+    let directory = TempDir::new().unwrap();
+    cert(directory.path(), &["ca"]);
+    cert(directory.path(), &["node", "1", "--address", "127.0.0.1"]);
+    let tls = ["--tls-cert", "tsoracle-certs/node-1.pem", "--tls-key", "tsoracle-certs/node-1.key"];
+    let encrypted = Node::start(directory.path(), &[&["memory"], &tls[..]].concat());
+    let plain = Node::start(directory.path(), &["memory"]);
+    let nobody = free_port();
+    let ask = |command: &[&str], endpoint: &str, more: &[&str]| {
+        let asked = [command, &["--endpoint", endpoint, "--timeout", "2s"], more].concat();
+        let output = run(directory.path(), &asked);
+        assert_ne!(output.status.code(), Some(0), "{output:?}");
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8(said).unwrap()
+    };
+    for command in ASKING {
+        let said = ask(command, &encrypted.address, &[]);
+        assert!(said.contains("does it expect TLS"), "{command:?}: {said}");
+        let said = ask(command, &plain.address, &["--tls-ca", "tsoracle-certs/ca.pem"]);
+        assert!(said.contains("does not speak TLS"), "{command:?}: {said}");
+        let said = ask(command, &nobody, &[]);
+        assert!(!said.contains("TLS"), "{command:?}: {said}");
+    }
 }

@@ -138,5 +138,49 @@ fn a_manual_page_for_each_command() {
         assert!(page.contains(".TH"), "{name}: {page}");
     }
     let page = stdout(&run(directory.path(), &["man"]));
-    assert!(page.contains(".TH tsoracle 1") && page.contains("Examples:"), "{page}");
+    assert!(page.contains(".TH tsoracle 1") && page.contains(".SH EXAMPLES\n"), "{page}");
+}
+
+/// What a page has between `.nf` and `.fi` is shown line by line.
+fn as_they_are(page: &str) -> Vec<String> {
+    let mut inside = false;
+    let lines = page.lines().filter(|line| match *line {
+        ".nf" | ".fi" => {
+            inside = *line == ".nf";
+            false
+        }
+        _ => inside,
+    });
+    let plain = |line: &str| line.replace("\\-", "-").replace("\\*(Aq", "'").replace("\\\\", "\\");
+    lines.map(plain).collect()
+}
+
+#[test]
+fn examples_of_manual_pages_can_be_copied() {
+    let directory = TempDir::new().unwrap();
+    stdout(&run(directory.path(), &["man", "--out", "man1"]));
+    for entry in fs::read_dir(directory.path().join("man1")).unwrap() {
+        let path = entry.unwrap().path();
+        let page = fs::read_to_string(&path).unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(page.contains("\n.nh\n") && !page.contains("EXTRA"), "{name}: {page}");
+        let words = match COMMANDS.iter().find(|command| format!("tsoracle-{command}") == name) {
+            Some(command) => vec![*command, "--help"],
+            None if name == "tsoracle" => vec!["--help"],
+            None => continue,
+        };
+        // Help breaks what is wider than a terminal, with a backslash, and puts what it does below.
+        let joined = |text: &str| text.split([' ', '\n', '\\']).collect::<Vec<_>>().concat();
+        let help = joined(&stdout(&run(Path::new("."), &words)));
+        let shown = as_they_are(&page);
+        assert!(!shown.is_empty(), "{name}: {page}");
+        for line in &shown {
+            assert!(help.contains(&joined(line)), "{name}: {line:?} is not in its help");
+        }
+    }
+    let page = fs::read_to_string(directory.path().join("man1/tsoracle-restore.1")).unwrap();
+    let shown = as_they_are(&page);
+    let line = shown.iter().find(|line| line.contains("orders=70000"));
+    assert!(line.is_some_and(|line| line.starts_with("tsoracle restore")), "{page}");
+    assert!(page.contains(".SH \"EXIT STATUS\"\n"), "{page}");
 }

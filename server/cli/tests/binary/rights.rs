@@ -265,3 +265,28 @@ fn a_token_that_cannot_be_one_is_not_sent() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("prove none"));
 }
+
+#[test]
+fn status_that_is_refused_asks_for_nothing_more() {
+    let place = Place::new(POLICY);
+    for name in ["billing", "watcher"] {
+        place.token(name);
+    }
+    let node = place.serve(&["--tokens", "tokens", "--audit-log", "audit.jsonl"]);
+    for name in [Some("billing"), None] {
+        let said = String::from_utf8(place.ask(&node, name, &["status"]).stdout).unwrap();
+        assert!(said.contains("  denied"), "{said}");
+    }
+    assert!(stdout(&place.ask(&node, Some("watcher"), &["status"])).contains("leading"));
+    // What is recorded last.
+    error_line(&place.ask(&node, Some("watcher"), &["seq-delete", "orders"]), 1);
+    let audited = || {
+        let fields = |line: &Value| {
+            ["identity", "right"].map(|name| line[name].as_str().unwrap().to_owned())
+        };
+        place.audited().iter().map(fields).collect::<Vec<_>>()
+    };
+    until("the audit log is written", || audited().iter().any(|[_, right]| right == "delete"));
+    let expected = [["billing", "status"], ["anonymous", "status"], ["watcher", "delete"]];
+    assert_eq!(audited(), expected);
+}

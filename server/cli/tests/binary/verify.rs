@@ -150,3 +150,45 @@ fn what_cannot_be_checked_is_an_error() {
     assert!(line.contains("bad.jsonl: line 2: "), "{line}");
     assert_eq!(run(&["--replay", "bad.jsonl", "--seconds", "3"]).status.code(), Some(2));
 }
+
+#[test]
+fn what_a_client_may_not_do_is_not_offered_to_it() {
+    let directory = TempDir::new().unwrap();
+    // Clients of this server lack the rights that its administrators have.
+    let node = Node::start(directory.path(), &["memory", "--admin-listen", "127.0.0.1:0"]);
+    let verify = ["verify", "--seconds", "1", "--json", "--endpoint", &node.address];
+    let output = run(directory.path(), &verify);
+    let report = json(&output);
+    assert!(output.status.success(), "{report:#}");
+    for name in ["SeedSeq", "DeleteSeq"] {
+        assert!(statuses(&report).contains(&(name, "not_offered")), "{name}: {report:#}");
+    }
+    for name in ["GetTs", "GetSeq", "ReadSeq", "leases", "StreamSeq"].iter().chain(&HISTORY) {
+        assert!(statuses(&report).contains(&(name, "held")), "{name}: {report:#}");
+    }
+}
+
+/// Everyone has one right: all that takes another one is not offered, whichever it is.
+#[test]
+fn no_right_that_is_lacking_breaks_a_promise() {
+    let directory = TempDir::new().unwrap();
+    let rights = ["ts", "seq", "read", "list", "status", "lease", "seed", "delete"];
+    let held = ["GetTs", "GetSeq", "", "", "", "", "", ""];
+    for (right, name) in rights.iter().zip(held) {
+        let policy = format!("[policy.identities]\nanonymous = ['{right}']\nops = ['admin']\n");
+        fs::write(directory.path().join("config.toml"), policy).unwrap();
+        let node = Node::start(directory.path(), &["memory", "--config", "config.toml"]);
+        let verify = ["verify", "--seconds", "1", "--json", "--endpoint", &node.address];
+        let output = run(directory.path(), &verify);
+        let report = json(&output);
+        let broken: Vec<_> =
+            statuses(&report).into_iter().filter(|(_, status)| *status == "broken").collect();
+        // Nothing at all can be checked with most of them alone.
+        let nothing = [("rights", "broken")];
+        assert!(broken.is_empty() || broken == nothing, "{right}: {broken:?}, {report:#}");
+        assert_eq!(output.status.success(), broken.is_empty(), "{right}: {report:#}");
+        if !name.is_empty() {
+            assert!(statuses(&report).contains(&(name, "held")), "{right}: {report:#}");
+        }
+    }
+}

@@ -24,7 +24,8 @@ const ADVICE: [(&str, &str); 13] = [
 ];
 
 /// A cause, with what it most likely means for people.
-pub(super) fn with_advice(cause: &str) -> String {
+#[must_use]
+pub fn with_advice(cause: &str) -> String {
     match ADVICE.iter().find(|(words, _)| cause.contains(words)) {
         Some((_, advice)) => format!("{cause} ({advice})"),
         None => cause.to_owned(),
