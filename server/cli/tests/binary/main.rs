@@ -48,6 +48,7 @@ mod supervised;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod tasks;
 mod tls;
+#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod unfinished;
 mod verify;
 #[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
