@@ -47,6 +47,7 @@ features:
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features file
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features etcd
 	cargo check --manifest-path drivers/Cargo.toml --no-default-features --features openraft
+	cargo check --manifest-path drivers/replica/Cargo.toml --no-default-features
 	cargo check --manifest-path server/Cargo.toml
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features
 	cargo check --manifest-path server/cli/Cargo.toml --no-default-features --features file

@@ -3,7 +3,9 @@ use std::{
     time::Duration,
 };
 
-use crate::BootTime;
+use metrics::Histogram;
+
+use crate::{BootTime, series::Series};
 
 /// How many of the last ones are remembered one by one.
 const REMEMBERED: usize = 64;
@@ -11,7 +13,8 @@ const REMEMBERED: usize = 64;
 /// What counts as recent.
 const RECENT: Duration = Duration::from_secs(30);
 
-/// How long something takes that is done again and again, one at a time: commits, writes to a disk.
+/// How long something takes that is done again and again, one at a time: commits, writes to a disk. One record, for the
+/// status page, for what is wrong, and for a series.
 ///
 /// Whatever does it notes that with some atomic stores; no lock is taken, and whoever looks waits for nothing.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub struct Latency {
     /// When what is under way began, in nanoseconds of boot time; 0 if nothing is.
     began: AtomicU64,
     last: [Sample; REMEMBERED],
+    histogram: Histogram,
 }
 
 /// One that has ended. The two may be of different ones for a moment, which harms nobody.
@@ -37,6 +41,7 @@ impl Default for Latency {
             sum_ns: AtomicU64::new(0),
             began: AtomicU64::new(0),
             last: std::array::from_fn(|_| Sample::default()),
+            histogram: Histogram::noop(),
         }
     }
 }
@@ -59,6 +64,11 @@ pub struct LatencySummary {
 }
 
 impl Latency {
+    /// One whose times that series shows as well. A recorder must be installed before.
+    pub fn shown_as(series: Series) -> Self {
+        Self { histogram: series.histogram(), ..Self::default() }
+    }
+
     /// One begins. If what is returned is dropped, it has failed, and does not count.
     pub fn begin(&self, now: BootTime) -> Timing<'_> {
         self.began.store(now.as_nanos().max(1), Ordering::Relaxed);
@@ -66,7 +76,9 @@ impl Latency {
     }
 
     fn note(&self, began: BootTime, now: BootTime) {
-        let took_ns = now.as_nanos().saturating_sub(began.as_nanos());
+        let took = now.since(began);
+        let took_ns = took.as_nanos() as u64;
+        self.histogram.record(took.as_secs_f64());
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(took_ns, Ordering::Relaxed);
         let sample = &self.last[(number % REMEMBERED as u64) as usize];

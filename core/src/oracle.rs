@@ -190,7 +190,8 @@ impl Oracle {
     pub fn show_meters(&self) {
         let status = self.status();
         let (now, meters) = (self.shared.clock.now(), &self.shared.meters);
-        meters.show_commit(now.boot);
+        let commits = self.shared.guard.commits.summary(now.boot);
+        meters.commit_under_way.set(commits.under_way.unwrap_or_default().as_secs_f64());
         if let Some(writes) = self.shared.guard.driver().report(now.boot).writes {
             let lasts = writes.under_way.unwrap_or_default();
             series::STORE_SYNC_UNDER_WAY.gauge().set(lasts.as_secs_f64());

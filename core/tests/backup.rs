@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     io::{self, Read},
@@ -9,32 +11,15 @@ use std::{
     time::Duration,
 };
 
+use common::Shared;
 use tsoracle_core::{
     Assembly, BackupHeader, BackupReader, BackupWriter, Clock as _, ConsensusDriver, Contents,
-    Effect, Entry, ErrorKind, LeaseHolder, LocalDriver, MemoryStore, Migration, Oracle,
-    OracleOptions, Phase, Reject, RequestName, RestoreTerms, Restored, Result, SeqKey, SeqRequest,
-    SeqStore, SystemClock, Version, restore,
+    Entry, ErrorKind, LeaseHolder, LocalDriver, Migration, Oracle, OracleOptions, Phase, Reject,
+    RequestName, RestoreTerms, Restored, Result, SeqKey, SeqRequest, SeqStore as _, SystemClock,
+    Version, restore,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A store that can be opened again.
-#[derive(Clone, Default, Debug)]
-struct Shared(Arc<Mutex<MemoryStore>>);
-
-impl SeqStore for Shared {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        SeqStore::get(&*self.0.lock().unwrap(), key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        SeqStore::scan(&*self.0.lock().unwrap(), from, to, limit)
-    }
-
-    fn commit(&mut self, effect: Effect) -> Result<()> {
-        self.0.lock().unwrap().commit(effect)
-    }
-}
 
 async fn driver(store: &Shared) -> Arc<dyn ConsensusDriver> {
     LocalDriver::open(store.clone()).await.unwrap()

@@ -2,21 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 
+mod common;
+
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
+use common::Shared;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Entry, Epoch, Error, ErrorKind, Leadership,
-    LeaseHolder, LocalDriver, Membership, MemoryStore, Migration, NodeId, Oracle, OracleOptions,
-    Outcome, Phase, Reads, RequestId, Result, SeqKey, SeqRequest, SeqStore, Session, Snapshot,
-    StateCounts, SystemClock, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Error, ErrorKind, Leadership,
+    LeaseHolder, LocalDriver, MemoryStore, Migration, NodeId, Oracle, OracleOptions, Outcome,
+    Phase, Reads, RequestId, Result, SeqKey, SeqRequest, Session, Snapshot, StateCounts,
+    SystemClock, Version,
     state::{
         Advance, Command, LeaseAsk, Limits, Moment, Plan, REIGN, Record, ReignRecord, Reply,
         Requester, Seed, WorkingSet,
@@ -90,30 +93,8 @@ impl ConsensusDriver for Wrapped {
         self.limits
     }
 
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
-    }
-
     async fn shutdown(&self) -> Result<()> {
         self.inner.shutdown().await
-    }
-}
-
-/// A store that can be opened again.
-#[derive(Clone, Default, Debug)]
-struct Shared(Arc<Mutex<MemoryStore>>);
-
-impl SeqStore for Shared {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        SeqStore::get(&*self.0.lock().unwrap(), key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Entry>> {
-        SeqStore::scan(&*self.0.lock().unwrap(), from, to, limit)
-    }
-
-    fn commit(&mut self, effect: Effect) -> Result<()> {
-        self.0.lock().unwrap().commit(effect)
     }
 }
 

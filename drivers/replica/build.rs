@@ -4,7 +4,10 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["peer.proto"], ["proto"])?;
-    tonic_prost_build::configure().bytes(".tsoracle.peer").compile_fds(descriptors)?;
+    #[cfg(feature = "transport")]
+    {
+        let descriptors = protox::compile(["peer.proto"], ["proto"])?;
+        tonic_prost_build::configure().bytes(".tsoracle.peer").compile_fds(descriptors)?;
+    }
     Ok(())
 }

@@ -18,7 +18,8 @@ use tsoracle_proto::metadata;
 
 use crate::{
     gate::{self, Gate},
-    meters::{self, CallMeters, Method},
+    meters::{self, CallMeters},
+    method::Method,
     rights::Client,
     spans::{self, Spans},
     status,

@@ -12,8 +12,9 @@ use tsoracle_core::{Error, Oracle, Result};
 
 use crate::{
     edge::Allowed,
+    method,
     peer::Peer,
-    rights::{Access, Client, Right, Session},
+    rights::{Access, Client, Session},
     status::{Asked, Statuses},
 };
 
@@ -48,7 +49,8 @@ impl Gate {
         };
         let path = request.uri().path();
         // A call that there is not is refused as such.
-        let Some(rights) = Right::of_call(path) else { return Ok(client) };
+        let method = method::Method::of(path);
+        let Some(rights) = method.rights() else { return Ok(client) };
         if let Err(error) = client.check(rights) {
             let status = status(&error);
             let right = rights.first().map_or("", |right| right.name());
@@ -56,7 +58,7 @@ impl Gate {
             return Err(status);
         }
         // Those of streams count as they come.
-        if !matches!(path.rsplit_once('/'), Some((_, "StreamTs" | "StreamSeq"))) {
+        if !method.streams() {
             client.count(1).map_err(|error| status(&error))?;
         }
         Ok(client)

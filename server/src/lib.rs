@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod listener;
 mod meters;
+mod method;
 mod pages;
 mod peer;
 mod reload;

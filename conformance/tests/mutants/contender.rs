@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsoracle_core::{
-    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, Outcome, Reads, Result, SeqStore, Snapshot, SystemClock, VERSION, Version,
+    BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, NodeId,
+    Outcome, Reads, Result, SeqStore, Snapshot, SystemClock, VERSION, Version,
 };
 
 use crate::{
@@ -157,10 +157,6 @@ impl ConsensusDriver for Contender {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { writes: 16_384, bytes: 1 << 18 }
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

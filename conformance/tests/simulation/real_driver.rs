@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Error, ErrorKind, Leadership,
-    Membership, NodeId, Outcome, Reads, Result, Snapshot, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Error, ErrorKind, Leadership, NodeId,
+    Outcome, Reads, Result, Snapshot, Version,
     state::{REIGN, Record},
 };
 use tsoracle_replica::Config;
@@ -110,10 +110,6 @@ impl ConsensusDriver for SimulatedDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -12,7 +12,8 @@ use super::{
     Version,
 };
 use crate::{
-    BootTime, Clock, Error, ErrorKind, Latency, Membership, NodeId, Result, SeqStore, SystemClock,
+    BootTime, Clock, Error, ErrorKind, Latency, NodeId, Result, SeqStore, SystemClock,
+    series::STORE_SYNC_DURATION,
     state::{CLAIM, NODE, REIGN},
 };
 
@@ -78,7 +79,7 @@ impl LocalDriver {
         let (opened, started) = oneshot::channel();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (lead, leadership) = watch::channel(Leadership::Unknown);
-        let writes = Arc::<Latency>::default();
+        let writes = Arc::new(Latency::shown_as(STORE_SYNC_DURATION));
         let timed = Timed { writes: writes.clone(), clock };
         let thread = thread::Builder::new()
             .name("tsoracle-store".into())
@@ -134,10 +135,6 @@ impl ConsensusDriver for LocalDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     fn report(&self, now: BootTime) -> Report {

@@ -121,9 +121,11 @@ pub trait ConsensusDriver: Debug + Send + Sync + 'static {
     /// of the longest keys, with all that it may clear away. Whatever keeps within it is taken.
     fn limits(&self) -> CommitLimits;
 
-    /// The nodes of the cluster, if they can be changed while it runs; `None` for a driver without
+    /// The nodes of the cluster, if they can be changed while it runs; `None`, by default, for a driver without
     /// such a thing.
-    fn membership(&self) -> Option<Arc<dyn Membership>>;
+    fn membership(&self) -> Option<Arc<dyn Membership>> {
+        None
+    }
 
     /// What this node knows of itself and its peers `now`, for people: who is there, and how far; what is wrong, such
     /// as what it waits for, or which node runs twice. A failure is none of these. Nothing, by default. It MUST NOT

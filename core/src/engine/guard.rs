@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::lasting::{Lasting, Panic, caught};
 use crate::{
     Clock, ConsensusDriver, Effect, Error, ErrorKind, Latency, Outcome, Reads, Result, Snapshot,
-    Version,
+    Version, series,
 };
 
 /// Calls a driver, and lets through only answers that the contract allows.
@@ -27,14 +27,15 @@ pub(crate) struct DriverGuard {
     /// Why the driver is not relied on any more.
     distrust: watch::Sender<Option<Arc<str>>>,
     misbehaved: AtomicBool,
-    /// How long commits take.
+    /// How long commits take that are stored.
     pub(crate) commits: Latency,
 }
 
 impl DriverGuard {
     pub(crate) fn new(driver: Arc<dyn ConsensusDriver>, clock: Arc<dyn Clock>) -> Self {
         let (newest, distrust) = (Mutex::default(), watch::Sender::new(None));
-        let (misbehaved, commits) = (AtomicBool::new(false), Latency::default());
+        let misbehaved = AtomicBool::new(false);
+        let commits = Latency::shown_as(series::COMMIT_DURATION);
         Self { driver, clock, newest, distrust, misbehaved, commits }
     }
 
@@ -92,7 +93,7 @@ impl DriverGuard {
         let next = effect.version()?;
         let timing = self.commits.begin(self.clock.now().boot);
         let committed = self.driver.commit(base, effect).await;
-        if committed.is_ok() {
+        if matches!(committed, Ok(Outcome::Stored)) {
             timing.end(self.clock.now().boot);
         }
         let checked = match committed {

@@ -3,7 +3,7 @@ use std::{collections::VecDeque, future::pending};
 use async_trait::async_trait;
 
 use super::*;
-use crate::{BootTime, CommitLimits, KeyRange, Leadership, ManualClock, Membership, NodeId};
+use crate::{BootTime, CommitLimits, KeyRange, Leadership, ManualClock, NodeId};
 
 /// Answers what it is given, one after the other.
 #[derive(Debug, Default)]
@@ -43,10 +43,6 @@ impl ConsensusDriver for Scripted {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { writes: 9, bytes: 9 }
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -1,13 +1,8 @@
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
-
 use metrics::{Counter, Gauge, Histogram};
 
 use super::Phase;
 use crate::{
-    BootTime, Epoch, Reject, series,
+    Epoch, Reject, series,
     series::Series,
     state::{CAPS, Capped, Limits},
 };
@@ -34,10 +29,7 @@ pub(crate) struct Meters {
     pub(crate) commits: Counter,
     pub(crate) conflicts: Counter,
     pub(crate) failures: Counter,
-    commit_duration: Histogram,
-    commit_under_way: Gauge,
-    /// Since when a commit has been under way, in nanoseconds of boot time; 0 if none is.
-    commit_since: AtomicU64,
+    pub(crate) commit_under_way: Gauge,
     pub(crate) commands: Counter,
     pub(crate) rejects: Counter,
     /// How much there is of what is capped; 0 unless this node leads.
@@ -79,9 +71,7 @@ impl Meters {
             commits: series::COMMITS.counter(),
             conflicts: series::COMMIT_CONFLICTS.counter(),
             failures: series::COMMIT_FAILURES.counter(),
-            commit_duration: series::COMMIT_DURATION.histogram(),
             commit_under_way: series::COMMIT_UNDER_WAY.gauge(),
-            commit_since: AtomicU64::new(0),
             commands: series::COMMANDS.counter(),
             rejects: series::REJECTS.counter(),
             used,
@@ -122,28 +112,6 @@ impl Meters {
     fn show_epoch(&self, epoch: Epoch) {
         self.era.set(epoch.hi() as f64);
         self.epoch.set(epoch.lo() as f64);
-    }
-
-    /// A commit begins.
-    pub(crate) fn commit_begins(&self, now: BootTime) {
-        self.commit_since.store(now.as_nanos().max(1), Ordering::Relaxed);
-    }
-
-    /// It has ended, and is stored or not.
-    pub(crate) fn commit_ended(&self, now: BootTime, is_stored: bool) {
-        let since = self.commit_since.swap(0, Ordering::Relaxed);
-        if is_stored {
-            self.commit_duration.record(now.since(BootTime::from_nanos(since)).as_secs_f64());
-        }
-    }
-
-    /// Shows for how long the commit under way has been.
-    pub(crate) fn show_commit(&self, now: BootTime) {
-        let under_way = match self.commit_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => now.since(BootTime::from_nanos(since)),
-        };
-        self.commit_under_way.set(under_way.as_secs_f64());
     }
 }
 

@@ -152,7 +152,11 @@ impl Shared {
                          they are",
                         in_words(by)
                     );
-                    return wrong(what, set);
+                    let remedy = format!(
+                        "{set}; if it is right, nothing is to be done: a restore or `tsoracle raise` puts timestamps \
+                         ahead, and they go on with the clock once it has caught up"
+                    );
+                    return wrong(what, &remedy);
                 }
                 WallClock::Followed => {}
             }

@@ -1,12 +1,16 @@
 //! Serving: the loop of an open reign. One commit is in flight at a time; it renews the lease when
 //! that is due, and takes along every request that has arrived.
 
-use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
+mod clock;
+mod expiry;
+mod release;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Ended, Phase, Shared,
+    Ended, Shared,
     backlog::Backlog,
     group::{Answers, Group, Planner},
     handover::Handover,
@@ -22,14 +26,11 @@ use super::{
 };
 use crate::{
     BootTime, Error, ErrorKind, Now, Result,
-    state::{Answer, Command, Moment, Query, WorkingSet, millis},
+    state::{Command, Moment, WorkingSet, millis},
 };
 
 /// How often an idle leader looks at the wall clock, without writing anything.
 const CLOCK_WATCH: Duration = Duration::from_secs(10);
-
-/// How many expired sessions, or named requests, one command looks at.
-const EXPIRE_AT_ONCE: usize = 16;
 
 /// An open reign at work.
 pub(crate) struct Service<'a> {
@@ -251,11 +252,7 @@ impl<'a> Service<'a> {
         let storing = Lasting::new(async move {
             let limit = shared.options.lease;
             let is_open = || !reign.is_closed();
-            shared.meters.commit_begins(shared.clock.now().boot);
-            let committing = caught(settle::commit(&shared, base, effect, limit, is_open)).await;
-            let is_stored = matches!(committing, Ok(Verdict::Stored));
-            shared.meters.commit_ended(shared.clock.now().boot, is_stored);
-            match committing {
+            match caught(settle::commit(&shared, base, effect, limit, is_open)).await {
                 Ok(verdict) => {
                     answer(answers, &verdict, &reign);
                     verdict
@@ -344,86 +341,6 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    fn next_high_water(&mut self, now: Now) -> u64 {
-        self.watch_clock(now);
-        self.reign.next_high_water(now)
-    }
-
-    /// Lets the reign follow the wall clock, and reports what it thinks of it, once.
-    fn watch_clock(&mut self, now: Now) {
-        let driver = self.shared.guard.driver();
-        let clock = self.reign.follow_wall(now, || driver.peer_clocks(now.boot));
-        let before = mem::replace(&mut self.clock, clock);
-        self.shared.show_clock(clock, self.reign.ahead_of_clock(now));
-        if mem::discriminant(&clock) == mem::discriminant(&before) {
-            return;
-        }
-        match clock {
-            WallClock::Followed => tracing::info!("the wall clock is right again, and followed"),
-            WallClock::Ahead(by) => {
-                self.shared.meters.clock_leaps.increment(1);
-                tracing::warn!(
-                    by = %whole_seconds(by),
-                    "the wall clock is ahead of what is believed, and not followed: timestamps go on at the pace of \
-                     the boot clock until it is set right; if it is right, start this node with \
-                     trust_clock_until set to a time shortly after this one"
-                );
-            }
-            WallClock::Behind(by) => tracing::warn!(
-                by = %whole_seconds(by),
-                "the wall clock is behind the time that is stored: timestamps go on where they are, until it has \
-                 caught up or is set right"
-            ),
-        }
-    }
-
-    /// Commands that end sessions and named requests that are due to be forgotten, which are looked for now and
-    /// then while there are requests.
-    async fn expiries(&mut self) -> Vec<Command> {
-        let now = self.shared.clock.now();
-        if now.boot < self.expire_at || !self.is_lively(now) {
-            return vec![];
-        }
-        self.expire_at = now.boot + self.shared.options.expiry();
-        let queries = [
-            Query::Counts,
-            Query::Expired { limit: EXPIRE_AT_ONCE },
-            Query::ExpiredNames { limit: EXPIRE_AT_ONCE },
-        ];
-        let mut commands = vec![];
-        for query in queries {
-            // The renewal does not wait for a driver that is slow to answer, or never does.
-            let limit = self.shared.options.lease / 10;
-            let (command, found) = match self.shared.ask(self.reign.epoch, &query, limit).await {
-                Ok(Answer::Expired(sessions)) => {
-                    let found = sessions.len();
-                    (Command::Expire { sessions }, found)
-                }
-                Ok(Answer::ExpiredNames(names)) => {
-                    let found = names.len();
-                    (Command::ExpireNames { names }, found)
-                }
-                Ok(Answer::Counts(used, rules)) => {
-                    self.planner.shares.count(used, rules);
-                    continue;
-                }
-                // Other answers do not come through.
-                Ok(_) => continue,
-                Err(error) => {
-                    tracing::debug!(error = %format_args!("{error:#}"), "cannot look for what has expired now");
-                    break;
-                }
-            };
-            if found > 0 {
-                commands.push(command);
-            }
-            if found == EXPIRE_AT_ONCE {
-                self.expire_at = now.boot;
-            }
-        }
-        commands
-    }
-
     fn moment(&self, now: Now) -> Moment {
         let elapsed_ms = millis(now.boot.since(self.reign.opened));
         Moment { now_ms: self.reign.wall_ms(now), elapsed_ms }
@@ -431,103 +348,6 @@ impl<'a> Service<'a> {
 
     fn is_lively(&self, now: Now) -> bool {
         now.boot < self.last_busy + self.shared.options.idle_after()
-    }
-
-    /// Whether leadership is to be handed over: not if the caller is gone.
-    fn is_to_hand_over(&mut self, handover: Handover) -> bool {
-        self.handover = Some(handover).filter(|handover| !handover.is_abandoned());
-        self.handover.is_some()
-    }
-
-    /// Ends the reign gracefully: closes it in memory, commits what was accepted, and releases, so
-    /// that the successor need not wait for the lease.
-    async fn release(mut self, stop: &mut watch::Receiver<bool>) -> Ended {
-        self.reign.close();
-        self.shared.reign.store(None);
-        let handover = self.handover.take();
-        self.shared.enter(match handover {
-            Some(_) => Phase::Electing,
-            None => Phase::Stopping,
-        });
-        if let Err(ended) = self.commit_accepted().await {
-            return ended;
-        }
-        loop {
-            match self.commit_release().await {
-                Err(ended) => return ended,
-                Ok(Ok(())) => break,
-                Ok(Err(_)) if handover.is_none() => return Ended::Stopped,
-                // Without a release the successor would have to wait for the lease.
-                Ok(Err(_)) => tokio::select! {
-                    biased;
-                    _ = stop.wait_for(|stop| *stop) => return Ended::Stopped,
-                    () = self.shared.clock.sleep(self.pause) => {}
-                },
-            }
-            self.pause = (self.pause * 2).min(BACKOFF.1);
-        }
-        match handover {
-            Some(handover) => {
-                handover.go_on();
-                Ended::HandedOver
-            }
-            None => Ended::Stopped,
-        }
-    }
-
-    async fn commit_release(&mut self) -> Result<Result<()>, Ended> {
-        let at = self.moment(self.shared.clock.now());
-        let mut none = VecDeque::new();
-        match self.planner.group(&[Command::Release], &mut none, at).await {
-            // An attempt before this one, or a later reign, has ended it.
-            Ok(group) if group.is_fenced() => Ok(Ok(())),
-            Ok(group) => self.store(group, none).await,
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
-    /// Works out accepted requests. The lease may be over: where they write nothing, a renewal goes along,
-    /// so that nothing is refused or repeated without a commit. It reserves nothing, and the release follows.
-    async fn accepted_group(&mut self, dealt: &mut VecDeque<Pending>, at: Moment) -> Result<Group> {
-        let group = self.planner.group(&[], dealt, at).await?;
-        if !group.is_empty() || group.commands() == 0 {
-            return Ok(group);
-        }
-        let renewal = Command::Extend { high_water_ms: 0, elapsed_ms: at.elapsed_ms };
-        self.planner.group(&[renewal], dealt, at).await
-    }
-
-    /// Commits the requests that are there already, and closes the queue.
-    async fn commit_accepted(&mut self) -> Result<(), Ended> {
-        self.arrivals.requests.close();
-        while let Some(accepted) = self.arrivals.requests.recv().await {
-            self.backlog.push(accepted);
-        }
-        let at = self.moment(self.shared.clock.now());
-        // What cannot be planned now is given back to its callers as not committed.
-        while !self.backlog.is_empty() {
-            let mut dealt = self.backlog.deal();
-            let Ok(group) = self.accepted_group(&mut dealt, at).await else { break };
-            if group.commands() == 0 {
-                break;
-            }
-            if group.is_fenced() {
-                return Err(Ended::Fenced);
-            }
-            if self.store(group, dealt).await?.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A time as people read it.
-fn whole_seconds(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds / 86_400 {
-        0 => format!("{seconds} s"),
-        days => format!("{days} days and {} s", seconds % 86_400),
     }
 }
 

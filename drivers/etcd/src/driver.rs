@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     Announcer, BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership,
-    Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot, Version, supervised,
+    NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot, Version, supervised,
 };
 
 use crate::{
@@ -188,10 +188,6 @@ impl ConsensusDriver for EtcdDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     fn report(&self, now: BootTime) -> Report {

@@ -9,13 +9,13 @@ use tokio::{
 };
 use tsoracle_core::{
     BootTime, Clock, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Latency, Leadership,
-    MemberReport, Membership, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot,
-    SystemClock, Version, supervised,
+    MemberReport, NodeId, OpenContext, Outcome, Reads, Report, Result, Snapshot, SystemClock,
+    Version, supervised,
 };
 use tsoracle_replica::{
     Addresses, Announcer, Cluster, Config, Evidence, Identity, Lifecycle, LogEntry, Replica,
     Waiters, own_thread,
-    transport::{PeerIds, Sender, Transport},
+    transport::{Connections as _, PeerIds, Sender, Transport},
 };
 use tsoracle_store::Store;
 
@@ -262,10 +262,6 @@ impl ConsensusDriver for OmnipaxosDriver {
     }
 
     /// Its nodes are those of the config, and stay.
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
-    }
-
     fn report(&self, now: BootTime) -> Report {
         let report = self.transport.as_ref().map(Transport::report).unwrap_or_default();
         Report { members: self.members(), writes: Some(self.writes.summary(now)), ..report }

@@ -13,11 +13,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tsoracle_core::{Clock, Effect, Error, ErrorKind, Result};
 use tsoracle_replica::{
-    Cluster, Tasks,
+    Calls, Cluster, Tasks,
     leaps::{Leaps, REACHED, Reached},
     message_parts::Joiner,
     transfer::{CHUNK, Inbox, Received},
-    transport::{Calls, Handler, Remember, Sender},
+    transport::{Handler, Remember, Sender},
 };
 use tsoracle_store::Table;
 

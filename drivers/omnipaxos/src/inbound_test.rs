@@ -23,10 +23,10 @@ use omnipaxos::{
 use tokio::sync::mpsc;
 use tsoracle_core::{Clock, Effect, Error, ErrorKind, NodeId, Result, SystemClock, Version};
 use tsoracle_replica::{
-    LogEntry,
+    Calls, LogEntry,
     leaps::{MAX_LEAP, Reached},
     message_parts::{Session, split},
-    transport::{Calls, Handler, Sender},
+    transport::{Handler, Sender},
 };
 
 use crate::{

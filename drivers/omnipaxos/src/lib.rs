@@ -37,8 +37,7 @@ mod ticks;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, StoppedReader,
-    register_driver, register_stopped_reader,
+    ConsensusDriver, DriverFactory, StoppedReader, register_driver, register_stopped_reader,
 };
 
 pub use driver::{OmnipaxosDriver, open};
@@ -48,14 +47,12 @@ register_driver!(DriverFactory {
     name: driver::NAME,
     summary: "a cluster that agrees by OmniPaxos, and lives on any majority that reaches one node",
     options: tsoracle_replica::FIXED_OPTIONS,
-    open: |config, context| Box::pin(open_config(config, context)),
+    open: |config, context| {
+        Box::pin(async move {
+            let driver = driver::open_within(config.options()?, context).await?;
+            Ok(driver as Arc<dyn ConsensusDriver>)
+        })
+    },
 });
 
 register_stopped_reader!(StoppedReader { driver: driver::NAME, read: stopped::read_stopped });
-
-async fn open_config(
-    config: DriverConfig,
-    context: OpenContext,
-) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(driver::open_within(config.options()?, context).await?)
-}

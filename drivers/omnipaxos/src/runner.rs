@@ -7,7 +7,12 @@ use tokio::{
     task::{JoinHandle, yield_now},
 };
 use tsoracle_core::{Clock, Error, ErrorKind, Result, SystemClock};
-use tsoracle_replica::{Lifecycle, Tasks, snapshot::Chunks, transfer, transport::Transport};
+use tsoracle_replica::{
+    Lifecycle, Tasks,
+    snapshot::Chunks,
+    transfer,
+    transport::{Connections as _, Transport},
+};
 
 use crate::{
     inbound::Event,

@@ -20,6 +20,7 @@ use tsoracle_replica::{
 use crate::{
     commit,
     elections::{self, Contact},
+    give_way,
     inbound::Inbound,
     leadership,
     log::Log,
@@ -336,7 +337,7 @@ impl ConsensusDriver for OpenraftDriver {
     }
 
     async fn resign(&self, claim: u64) {
-        members::resign(&self.shared, claim).await;
+        give_way::resign(&self.shared, claim).await;
     }
 
     fn limits(&self) -> CommitLimits {

@@ -25,10 +25,10 @@ use tsoracle_core::{
     Report, Result, SystemClock, Unreached, VERSION, Version,
 };
 use tsoracle_replica::{
-    Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
+    Calls, Cluster, ClusterId, Config, Formed, LogEntry, Replica, StoreThread, Tasks,
     leaps::{MAX_LEAP, REACHED, Reached},
     transfer::{self, CHUNK},
-    transport::{Calls, Connections, Handler, Sender},
+    transport::{Connections, Handler, Sender},
 };
 use tsoracle_store::{Store, Table};
 

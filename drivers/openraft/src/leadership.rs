@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tsoracle_core::{Error, ErrorKind, supervised};
 use tsoracle_replica::Announcer;
 
-use crate::{commit, members, removal, shared::Shared, types::Vote};
+use crate::{commit, give_way, removal, shared::Shared, types::Vote};
 
 /// How long to wait before a majority is asked again whether this node leads.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -143,7 +143,7 @@ async fn confirm(shared: &Arc<Shared>, vote: Vote) -> bool {
         }
         // However soon each attempt fails: one that hears nobody may be heard, and keep others from leading.
         if clock.now().boot.since(since) >= CONFIRMED * ATTEMPTS {
-            members::give_way(shared).await;
+            give_way::give_way(shared).await;
             since = clock.now().boot;
         }
         clock.sleep(PAUSE).await;

@@ -6,6 +6,7 @@ mod elections;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod give_way;
 mod inbound;
 mod leadership;
 mod log;
@@ -32,8 +33,7 @@ mod storage_test;
 use std::sync::Arc;
 
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, StoppedReader,
-    register_driver, register_stopped_reader,
+    ConsensusDriver, DriverFactory, StoppedReader, register_driver, register_stopped_reader,
 };
 
 pub use driver::{OpenraftDriver, open};
@@ -43,14 +43,12 @@ register_driver!(DriverFactory {
     name: store::DRIVER,
     summary: "a cluster of nodes that replicate by Raft",
     options: tsoracle_replica::OPTIONS,
-    open: |config, context| Box::pin(open_config(config, context)),
+    open: |config, context| {
+        Box::pin(async move {
+            let driver = driver::open_within(config.options()?, context).await?;
+            Ok(driver as Arc<dyn ConsensusDriver>)
+        })
+    },
 });
 
 register_stopped_reader!(StoppedReader { driver: store::DRIVER, read: store::read_stopped });
-
-async fn open_config(
-    config: DriverConfig,
-    context: OpenContext,
-) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(driver::open_within(config.options()?, context).await?)
-}

@@ -12,9 +12,8 @@ use openraft::{
 };
 use tsoracle_core::{Clock, Error, ErrorKind, Result};
 use tsoracle_replica::{
-    Addresses, LogEntry,
+    Addresses, Calls, LogEntry,
     leaps::{Leaps, MAX_NUMBER, Reached},
-    transport::Calls,
 };
 
 use crate::{

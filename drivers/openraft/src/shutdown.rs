@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tsoracle_core::Result;
 
-use crate::{members, shared::Shared};
+use crate::{give_way, shared::Shared};
 
 /// How long commits under way may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -17,7 +17,7 @@ pub(crate) async fn shutdown(shared: &Arc<Shared>) -> Result<()> {
             shared.leave();
             shared.waiters.drained(&*shared.clock, DRAIN).await;
             if shared.leads()
-                && let Err(error) = members::hand_over(&shared, None).await
+                && let Err(error) = give_way::hand_over(&shared, None).await
             {
                 tracing::info!(error = %format_args!("{error:#}"), "leadership is not handed over");
             }

@@ -49,22 +49,22 @@ fn is_used(store: &Store) -> Result<bool> {
     Ok(!is_empty(LOG)? || !is_empty(RAFT)?)
 }
 
-/// The state of a stopped node, with everything of its log: whatever was acknowledged through this node is in there.
+/// The state of a stopped node, with everything of its log.
 pub(crate) fn read_stopped(path: &Path) -> Result<StoppedState> {
-    let (store, notes) = Store::inspect(path)?;
-    store.belong_to(DRIVER)?;
-    let now = BootTime::default();
-    let mut replica = Replica::open(store, now)?;
+    stopped(path, DRIVER, apply)
+}
+
+fn apply(replica: &mut Replica) -> Result<()> {
     let applied = Applied::read(replica.applied().unwrap_or_default())?.log_id;
     let after = next_index(applied.as_ref()).to_be_bytes();
     for (_, entry) in replica.store().entries(LOG, &after, &[u8::MAX; 9], usize::MAX)? {
         if let EntryPayload::Normal(payload) = decode::<Entry>(&entry)?.payload {
             let commit = LogEntry::decode(&payload.0)?;
             // One that conflicts changes nothing, as in the cluster.
-            let _ = replica.apply(commit.base(), commit.into_effect(), now)?;
+            let _ = replica.apply(commit.base(), commit.into_effect(), BootTime::default())?;
         }
     }
-    stopped(replica, notes)
+    Ok(())
 }
 
 /// Reads what the store of a node holds.

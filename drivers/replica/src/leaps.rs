@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tsoracle_core::{BootTime, Error, ErrorKind, Result};
 
-use crate::transport::Calls;
+use crate::Calls;
 
 /// How far above what is known a number may be.
 pub const MAX_LEAP: u64 = 1 << 20;

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod calls;
+#[cfg(feature = "transport")]
 mod config;
 mod entry;
 mod evidence;
@@ -7,6 +9,7 @@ mod evidence;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod handover;
+#[cfg(feature = "transport")]
 mod identity;
 mod latch;
 pub mod leaps;
@@ -25,14 +28,19 @@ pub mod store_thread;
 mod store_thread_test;
 pub mod stored;
 mod tasks;
+#[cfg(feature = "transport")]
 mod tls;
 pub mod transfer;
+#[cfg(feature = "transport")]
 pub mod transport;
 mod waiters;
 
+pub use calls::Calls;
+#[cfg(feature = "transport")]
 pub use config::{Addresses, Cluster, Config, FIXED_OPTIONS, OPTIONS};
 pub use entry::LogEntry;
 pub use evidence::Evidence;
+#[cfg(feature = "transport")]
 pub use identity::{ClusterId, Formed, Identity};
 pub use latch::Latch;
 pub use lifecycle::Lifecycle;
@@ -41,6 +49,7 @@ pub use stepped_store::{Next, SteppedStore};
 pub use stopped::stopped;
 pub use store_thread::StoreThread;
 pub use tasks::{Gate, Gated, Tasks};
+#[cfg(feature = "transport")]
 pub use tls::{PeerNames, PeerTls};
 pub use tsoracle_core::Announcer;
 pub use waiters::{Answer, Waiters};

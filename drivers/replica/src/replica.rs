@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tsoracle_core::{
     BootTime, Clock as _, Effect, Entry, Error, ErrorKind, KeyRange, Latency, Outcome, Reads,
-    Result, SeqStore, Snapshot, SystemClock, VERSION, Version,
+    Result, SeqStore, Snapshot, SystemClock, VERSION, Version, series::STORE_SYNC_DURATION,
 };
 use tsoracle_store::{Store, Table};
 
@@ -73,7 +73,7 @@ impl Replica {
         let applied = store.read(REPLICA, APPLIED)?;
         let evidence = Evidence::default();
         evidence.jumped(version, now);
-        let writes = Arc::default();
+        let writes = Arc::new(Latency::shown_as(STORE_SYNC_DURATION));
         Ok(Self { store, version, unwritten: <_>::default(), applied, evidence, writes })
     }
 

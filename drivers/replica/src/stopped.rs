@@ -1,6 +1,9 @@
 //! The state of a node of a cluster that is stopped, with all that its log holds.
 
-use tsoracle_core::{Effect, Entry, Error, ErrorKind, Result, SeqStore, StoppedState};
+use std::path::Path;
+
+use tsoracle_core::{BootTime, Effect, Entry, Error, ErrorKind, Result, SeqStore, StoppedState};
+use tsoracle_store::Store;
 
 use crate::Replica;
 
@@ -12,11 +15,20 @@ const ONE_NODE: &str = "this is what one node of the cluster holds, its log incl
 #[derive(Debug)]
 struct Stopped(Replica);
 
-/// The state behind `replica`, to which everything of the node's log was applied.
+/// The state of a stopped node of `driver`, once `apply` has applied everything of its log: whatever was acknowledged
+/// through that node is in there.
 ///
 /// # Errors
-/// Those of the store.
-pub fn stopped(mut replica: Replica, mut notes: Vec<String>) -> Result<StoppedState> {
+/// Those of the store, and of `apply`.
+pub fn stopped(
+    path: &Path,
+    driver: &str,
+    apply: impl FnOnce(&mut Replica) -> Result<()>,
+) -> Result<StoppedState> {
+    let (store, mut notes) = Store::inspect(path)?;
+    store.belong_to(driver)?;
+    let mut replica = Replica::open(store, BootTime::default())?;
+    apply(&mut replica)?;
     replica.settle()?;
     notes.push(ONE_NODE.into());
     Ok(StoppedState::new(Stopped(replica), notes))

@@ -20,9 +20,8 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use tsoracle_core::{Error, ErrorKind, Result};
 
 use crate::{
-    Tasks,
+    Calls, Tasks,
     snapshot::{self, Chunk, load, write_chunk},
-    transport::Calls,
 };
 
 /// The kind of the calls that carry chunks: no other call of a driver is of it.

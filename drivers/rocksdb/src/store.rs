@@ -4,11 +4,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, ErrorKind as RocksKind,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use tsoracle_core::{
-    Clock as _, Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, SystemClock,
-    new_node,
-    series::{self, Histogram},
-};
+use tsoracle_core::{Directory, Effect, Entry, Error, ErrorKind, Result, Seal, SeqStore, new_node};
 
 use crate::{Config, log};
 
@@ -32,8 +28,6 @@ pub struct Store {
     name: String,
     seal: Seal,
     directory: Directory,
-    /// How long writes take, which end with a sync.
-    sync: Histogram,
 }
 
 impl Store {
@@ -56,8 +50,7 @@ impl Store {
         check_format(&database, &name)?;
         let seal = verify(&database, &name)?;
         directory.verify(seal.commits())?;
-        let sync = series::STORE_SYNC_DURATION.histogram();
-        let mut store = Self { database, name, seal, directory, sync };
+        let mut store = Self { database, name, seal, directory };
         if store.directory.is_copy() {
             store.commit(new_node()?)?;
             store.directory.settle_here()?;
@@ -102,10 +95,7 @@ impl SeqStore for Store {
             }
         }
         batch.put(SEAL_KEY, seal.encode());
-        let began = SystemClock.now().boot;
-        let written = write(&self.database, batch);
-        self.sync.record(SystemClock.now().boot.since(began).as_secs_f64());
-        written.map_err(|error| self.failed(error))?;
+        write(&self.database, batch).map_err(|error| self.failed(error))?;
         self.seal = seal;
         self.directory.acknowledge(seal.commits())
     }

@@ -8,9 +8,9 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tsoracle_core::{Error, ErrorKind, Result, series::Histogram};
+use tsoracle_core::{Clock as _, Error, ErrorKind, Result, SystemClock, series::Histogram};
 
-use crate::{files::Place, meters, segment::Segment, snapshot, tables::Tables};
+use crate::{files::Place, segment::Segment, snapshot, tables::Tables};
 
 /// The first error of a store. It is final: nothing is tried again, and nothing read any more.
 #[derive(Clone, Default, Debug)]
@@ -69,11 +69,11 @@ impl Task {
     /// Those of the files.
     pub(crate) fn run(self, goes_on: impl Fn() -> bool) -> Result<Option<Done>> {
         let Self { place, store, sequence, tables, segments, floor, duration } = self;
-        let began = meters::now();
+        let began = SystemClock.now().boot;
         let Some(size) = snapshot::write(&place, store, sequence, &tables, &goes_on)? else {
             return Ok(None);
         };
-        duration.record(meters::now().since(began).as_secs_f64());
+        duration.record(SystemClock.now().boot.since(began).as_secs_f64());
         let spare = retire(&place, segments, floor, size)?;
         Ok(Some(Done { size, spare }))
     }

@@ -68,7 +68,7 @@ impl Journal {
     /// `Fatal` if the disk fails.
     pub(crate) fn sync(&mut self) -> Result<()> {
         if self.synced < self.sequence {
-            self.meters.sync(|| self.segment.sync(&self.place))?;
+            self.segment.sync(&self.place)?;
             self.synced = self.sequence;
             self.show();
         }

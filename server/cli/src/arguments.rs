@@ -34,12 +34,9 @@ Examples:
 
 `tsoracle COMMAND --help` shows more of each.
 
-Exit codes:
-  0  done
-  1  it could not be done; one line on standard error says why
-  2  the arguments, the environment or the config file are wrong
-  3  of serve: the cluster goes on without this node; do not start it again before
-     you have looked";
+Exit codes: 0 done; 1 not done, and one line on standard error says why; 2 the arguments, the
+environment or the config file are wrong; 3 (of serve) the cluster goes on without this node: do not
+start it again before you have looked.";
 
 const SERVE_EXAMPLES: &str = "\
 DRIVER is a name (`file`), or a config string: NAME:PATH?OPTION=VALUE&OPTION=VALUE.

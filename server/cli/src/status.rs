@@ -20,8 +20,9 @@ use crate::{
     output::Output,
 };
 
-/// The name under which a node's health says whether it leads.
+/// The names under which a node's health says whether it leads, and whether it takes part.
 const LEADER: &str = "tsoracle.v1.Leader";
+const READY: &str = "tsoracle.v1.Ready";
 
 /// Reading any sequence tells whether a node leads, and spends nothing.
 const PROBE: &str = "tsoracle-status";
@@ -58,7 +59,10 @@ struct Report {
     endpoint: String,
     /// `leading`, `following`, `no leader`, `failing` or `unreachable`.
     phase: &'static str,
+    /// Whether it takes part: it leads, or follows a leader.
     health: Option<&'static str>,
+    #[serde(skip)]
+    serves: bool,
     leader: Option<String>,
     /// In JSON a string: it has more bits than readers of numbers keep.
     #[serde(serialize_with = "as_text")]
@@ -93,7 +97,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut serves = false;
     for answer in asked {
         let report = answer.await.map_err(Failure::failed)?;
-        serves |= report.health == Some("SERVING");
+        serves |= report.serves;
         output.print(&report, || text(&report))?;
     }
     match serves {
@@ -112,8 +116,9 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
     let mut tso = TsoServiceClient::new(channel.clone());
     let mut cluster = ClusterServiceClient::new(channel.clone());
     let mut members = cluster.clone();
-    let (health, led, troubles, max_safe, members) = tokio::join!(
-        health(channel.clone(), timeout),
+    let (leads, health, led, troubles, max_safe, members) = tokio::join!(
+        health(channel.clone(), LEADER, timeout),
+        health(channel.clone(), READY, timeout),
         leadership(channel, timeout),
         cluster.troubles(within(TroublesRequest {}, timeout)),
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
@@ -123,6 +128,7 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
     let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
     let report = Report {
         health: Some(health),
+        serves: leads == "SERVING",
         rules: troubles.rules,
         newest_rules: Some(troubles.newest_rules).filter(|newest| *newest > 0),
         release_before: troubles.rules.map(|_| troubles.kept_from_release_before.is_none()),
@@ -152,10 +158,13 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
             epoch: leader_epoch.map(u128::from),
             ..report
         },
-        // An address of administrators names no other node, but every node knows the members.
+        // An address of administrators names no other node, but every node knows the members; also who led them before
+        // a majority was lost, while it is not ready.
         Led::Elsewhere(_) => match members.ok().and_then(|answer| leader(answer.into_inner())) {
-            Some(leader) => Report { phase: "following", leader: Some(leader), ..report },
-            None => Report { phase: "no leader", ..report },
+            Some(leader) if report.health == Some("SERVING") => {
+                Report { phase: "following", leader: Some(leader), ..report }
+            }
+            _ => Report { phase: "no leader", ..report },
         },
         Led::Unknown(status)
             if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) =>
@@ -192,10 +201,10 @@ async fn leadership(channel: Channel, timeout: Duration) -> Led {
     }
 }
 
-/// Whether it leads, by its health. An earlier release knows no name for that, and says it without one.
-async fn health(channel: Channel, timeout: Duration) -> &'static str {
+/// What its health says under this name. An earlier release knows no names, and says without one whether it leads.
+async fn health(channel: Channel, name: &str, timeout: Duration) -> &'static str {
     let mut client = HealthClient::new(channel);
-    for service in [LEADER, ""] {
+    for service in [name, ""] {
         let request = within(HealthCheckRequest { service: service.into() }, timeout);
         match client.check(request).await {
             Ok(answer) => return answer.get_ref().status().as_str_name(),

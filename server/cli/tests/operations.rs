@@ -186,7 +186,7 @@ fn serves(driver: &str, terminals: &str) -> Reader {
     reader.start(&format!("{driver}, in {terminals} terminals"));
     let said = reader.run(&format!("{driver}, as a client"));
     assert!(said.contains("0 to 63 (64 values)"), "{said}");
-    assert_eq!(said.matches("health SERVING").count(), 1, "{said}");
+    assert_eq!(said.matches("  leading, epoch").count(), 1, "{said}");
     reader
 }
 
@@ -220,7 +220,7 @@ fn a_secure_cluster_that_goes_over_to_new_authorities() {
     let asks = |reader: &Reader, first: u32| {
         let said = reader.run("secure, as a client");
         assert!(said.contains(&format!("{first} to {} (64 values)", first + 63)), "{said}");
-        assert_eq!(said.matches("health SERVING").count(), 1, "{said}");
+        assert_eq!(said.matches("  leading, epoch").count(), 1, "{said}");
     };
     asks(&reader, 0);
     let said = reader.run("secure, as an administrator");

@@ -30,10 +30,6 @@ pub enum Right {
 
 use Right::{Backup, Cluster, Delete, Lease, List, Read, Release, Seed, Seq, Status, Ts};
 
-/// Any right at all, the one first that is asked for.
-const ANY: [Right; 11] =
-    [Status, Ts, Seq, Read, List, Lease, Release, Seed, Delete, Cluster, Backup];
-
 impl Right {
     /// All there are.
     pub const ALL: [Self; 11] =
@@ -70,29 +66,6 @@ impl Right {
         matches!(self, Release | Seed | Delete | Cluster | Backup)
     }
 
-    /// What a call needs one of, by its path. Nothing for a call that there is not.
-    pub(crate) fn of_call(path: &str) -> Option<&'static [Self]> {
-        let (service, method) = path.strip_prefix("/tsoracle.v1.")?.split_once('/')?;
-        Some(match (service, method) {
-            ("TsoService", "GetTs" | "StreamTs") => &[Ts],
-            ("TsoService", "GetSeq" | "GetSeqBatch" | "StreamSeq") => &[Seq],
-            // By this clients look what a server is, whatever they are going to ask.
-            ("TsoService", "GetCurrentMaxSafe") => &ANY,
-            ("TsoService", "GetSafeFrontier") => &[Status],
-            ("TsoService", "AcquireLease" | "RenewLease" | "ReleaseLease") => &[Lease],
-            ("SequenceService", "ReadSeq") => &[Read],
-            ("SequenceService", "ListSeqs") => &[List],
-            ("SequenceService", "SeedSeq") => &[Seed],
-            ("SequenceService", "DeleteSeq") => &[Delete],
-            // What was granted is granted once more, as after a deletion.
-            ("SequenceService", "OpenSeqs") => &[Delete],
-            ("BackupService", "Backup") => &[Backup],
-            ("ClusterService", "Members" | "Troubles") => &[Status],
-            ("ClusterService", "Change" | "Reload") => &[Cluster],
-            _ => return None,
-        })
-    }
-
     pub(super) fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -106,50 +79,7 @@ impl fmt::Display for Right {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-
     use super::*;
-
-    #[test]
-    fn every_call_of_the_protocol_needs_a_right() {
-        let files =
-            prost_types::FileDescriptorSet::decode(tsoracle_proto::FILE_DESCRIPTOR_SET).unwrap();
-        let mut calls = 0;
-        for file in files.file {
-            for service in &file.service {
-                for method in &service.method {
-                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                    assert!(Right::of_call(&path).is_some(), "{path}");
-                    calls += 1;
-                }
-            }
-        }
-        assert!(calls >= 17, "{calls}");
-        for path in
-            ["", "/", "/tsoracle.v1.TsoService/", "/tsoracle.v1.TsoService/getts", "/x/GetTs"]
-        {
-            assert_eq!(Right::of_call(path), None);
-        }
-    }
-
-    #[test]
-    fn calls_of_administrators_need_the_right_that_is_for_them_and_no_other() {
-        for (call, right) in [
-            ("SequenceService/SeedSeq", Seed),
-            ("SequenceService/DeleteSeq", Delete),
-            ("SequenceService/OpenSeqs", Delete),
-            ("BackupService/Backup", Backup),
-            ("ClusterService/Change", Cluster),
-            ("ClusterService/Reload", Cluster),
-        ] {
-            assert_eq!(
-                Right::of_call(&format!("/tsoracle.v1.{call}")),
-                Some(&[right][..]),
-                "{call}"
-            );
-            assert!(right.is_administrative(), "{call}");
-        }
-    }
 
     #[test]
     fn names_are_read_as_written() {

@@ -4,8 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
     BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Error, ErrorKind, LeaderHint,
-    Leadership, Membership, MemoryStore, NodeId, Outcome, Reads, Result, SeqStore, Snapshot,
-    VERSION, Version,
+    Leadership, MemoryStore, NodeId, Outcome, Reads, Result, SeqStore, Snapshot, VERSION, Version,
 };
 
 /// The first byte of the keys of sequences.
@@ -144,10 +143,6 @@ impl ConsensusDriver for Scripted {
 
     fn limits(&self) -> CommitLimits {
         CommitLimits { writes: 4_096, bytes: 1 << 20 }
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

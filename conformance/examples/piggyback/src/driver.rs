@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, Membership, NodeId, Outcome,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, NodeId, Outcome,
     Reads, Result, Snapshot, Version,
 };
 
@@ -42,10 +42,6 @@ impl ConsensusDriver for Node {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     /// Stops the service's node as well: leadership of the two is one, so that they end together.

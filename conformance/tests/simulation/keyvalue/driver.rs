@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, Membership, NodeId, Outcome,
-    Reads, Result, Snapshot, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, NodeId, Outcome, Reads, Result,
+    Snapshot, Version,
 };
 
 use super::{Shared, store::Request};
@@ -56,10 +56,6 @@ impl ConsensusDriver for KeyValueDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -21,8 +21,8 @@ use tokio::{
 use tsoracle_core::{BootTime, Error, ErrorKind, Report, Result, Unreached};
 use tsoracle_openraft::simulation::{INSTALL, VOTE};
 use tsoracle_replica::{
-    ClusterId, Formed,
-    transport::{Calls, Connections, Handler, Sender},
+    Calls, ClusterId, Formed,
+    transport::{Connections, Handler, Sender},
 };
 
 use crate::{

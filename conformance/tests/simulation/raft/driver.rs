@@ -8,8 +8,8 @@ use tokio::{
     task::JoinSet,
 };
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, Membership,
-    NodeId, Outcome, Reads, Result, Snapshot, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Error, ErrorKind, Leadership, NodeId, Outcome,
+    Reads, Result, Snapshot, Version,
 };
 
 use super::{Event, replica::Replica};
@@ -105,10 +105,6 @@ impl ConsensusDriver for RaftDriver {
 
     fn limits(&self) -> CommitLimits {
         LIMITS
-    }
-
-    fn membership(&self) -> Option<Arc<dyn Membership>> {
-        None
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Members come and go while the cluster serves.
 
-use std::{fs, time::Duration};
+use std::{cell::Cell, fs, time::Duration};
 
 use tsoracle_core::{ConsensusDriver, ErrorKind, Member, MembershipChange};
 use tsoracle_openraft::Config;
@@ -101,14 +101,13 @@ async fn leadership_that_is_handed_over_leaves_no_lease_to_wait_for() {
         nodes.change(MembershipChange::Transfer { to: None }).await.unwrap();
         let new = nodes.leader().await;
         assert!(new != old && nodes.epoch(new).await > before);
-        let replaced = nodes.running[&new].spy.replaced().unwrap();
-        assert_eq!((replaced.epoch, replaced.released), (before, true));
+        assert!(nodes.running[&new].spy.has_replaced_released(before..));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_no_node_takes_over_from_serves_again() {
-    let mut nodes = Nodes::start_all(3, |config| config).await;
+    let mut nodes = Nodes::start_all(3, patient).await;
     assert_eq!(nodes.next().await, 0);
     let leader = nodes.leader().await;
     let before = nodes.epoch(leader).await;
@@ -119,16 +118,14 @@ async fn a_leader_that_no_node_takes_over_from_serves_again() {
     assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
     assert_eq!(nodes.next().await, 10);
     assert!(nodes.epoch(leader).await > before);
-    let replaced = nodes.running[&leader].spy.replaced().unwrap();
-    assert_eq!((replaced.epoch, replaced.released), (before, true));
+    assert!(nodes.running[&leader].spy.has_replaced_released(before..));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_leader_makes_changes() {
-    let nodes = Nodes::start_all(3, |config| config).await;
-    let leader = nodes.leader().await;
+    let nodes = Nodes::start_all(3, patient).await;
+    let leader = nodes.known_leader().await;
     let follower = (1..=3).find(|node| *node != leader).unwrap();
-    nodes.members(follower, |all| all.leader == Some(leader.into())).await;
     let membership = nodes.running[&follower].driver.membership().unwrap();
     let error = membership.change(MembershipChange::Promote { id: 1 }).await.unwrap_err();
     let ErrorKind::NotLeader(Some(hint)) = error.kind() else { panic!("{error}") };
@@ -137,15 +134,12 @@ async fn only_the_leader_makes_changes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_node_is_told_so_and_joins_under_a_new_id() {
-    let mut nodes = Nodes::start_all(3, |config| config).await;
+    let mut nodes = Nodes::start_all(3, patient).await;
     assert_eq!(nodes.next().await, 0);
-    let leader = nodes.leader().await;
+    // All know all then: each has heard the leader's heartbeats, which say so.
+    let leader = nodes.known_leader().await;
     let wiped = (1..=3).find(|node| *node != leader).unwrap();
-    // All know all by now: each has heard the leader's heartbeats, which say so.
     let third = (1..=3).find(|node| ![leader, wiped].contains(node)).unwrap();
-    for node in [wiped, third] {
-        nodes.members(node, |all| all.leader == Some(leader.into())).await;
-    }
     nodes.stop(wiped).await;
     fs::remove_dir_all(nodes.path(wiped)).unwrap();
     nodes.start(wiped).await;
@@ -154,7 +148,7 @@ async fn a_wiped_node_is_told_so_and_joins_under_a_new_id() {
     assert_eq!(nodes.next().await, 10);
     nodes.running.remove(&wiped);
 
-    nodes.change(MembershipChange::Remove { id: wiped.into(), force: false }).await.unwrap();
+    nodes.remove(wiped).await;
     let member = nodes.start_joining(4).await;
     nodes.change(MembershipChange::Add(member)).await.unwrap();
     nodes.change(MembershipChange::Promote { id: 4 }).await.unwrap();
@@ -228,38 +222,38 @@ async fn a_voter_that_was_removed_while_it_was_down_learns_of_it() {
 async fn what_cannot_be_added_leaves_nothing_behind_and_holds_up_no_other_change() {
     let mut nodes = Nodes::start_all(3, patient).await;
     assert_eq!(nodes.next().await, 0);
-    let leader = nodes.leader().await;
     // It takes connections, and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = silent.local_addr().unwrap().to_string();
     let absent = Member { id: 4, peer, service: "s4:1".into(), votes: false };
-    let membership = nodes.running[&leader].oracle.membership().unwrap();
-    let adds = membership.clone();
-    let adding = tokio::spawn(async move { adds.change(MembershipChange::Add(absent)).await });
-    let _connection = silent.accept().await.unwrap();
-    let unknown = MembershipChange::Remove { id: 77, force: false };
-    membership.change(unknown).await.unwrap_err();
-    assert!(!adding.is_finished(), "the other change waits for this one");
-    let error = adding.await.unwrap().unwrap_err();
-    assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("node 4 is not added"), "{error}");
+    let removed = Cell::new(false);
+    let adding = async {
+        let error = nodes.change(MembershipChange::Add(absent)).await.unwrap_err();
+        assert!(removed.get(), "the other change waits for this one");
+        assert_eq!(*error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("node 4 is not added"), "{error}");
+    };
+    let removing = async {
+        let _connection = silent.accept().await.unwrap();
+        let unknown = MembershipChange::Remove { id: 77, force: false };
+        let error = nodes.change(unknown).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Invalid, "{error}");
+        removed.set(true);
+    };
+    tokio::join!(adding, removing);
+    let leader = nodes.leader().await;
     let id = (1..=3).find(|node| *node != leader).unwrap();
     nodes.remove(id).await;
+    nodes.running.remove(&id);
     // A node that is there and forms a cluster of its own is none to be added.
     let config = Config { path: nodes.path(9), node: 9, ..nodes.config(leader) };
     let peer = free_address();
     let config = Config { peers: format!("9={peer}/s9:1"), ..config };
     nodes.start_as(9, config).await;
+    let _apart = nodes.running.remove(&9);
     let other = Member { id: 9, peer, service: "s9:1".into(), votes: false };
-    let error = nodes.running[&leader]
-        .driver
-        .membership()
-        .unwrap()
-        .change(MembershipChange::Add(other))
-        .await
-        .unwrap_err();
+    let error = nodes.change(MembershipChange::Add(other)).await.unwrap_err();
     assert!(error.to_string().contains("join=true"), "{error}");
-    nodes.running.remove(&9);
     nodes.members(leader, |all| all.members.len() == 2).await;
     // Under the same id, a node that waits is added.
     let member = nodes.start_joining(4).await;

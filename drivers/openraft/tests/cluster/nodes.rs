@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, tim
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tsoracle_core::{
-    Clock as _, ConsensusDriver, Epoch, Error, Leadership, Member, Members, MembershipChange,
-    Oracle, OracleOptions, Reads, RequestId, Result, SeqKey, SeqRequest, SystemClock,
+    Clock as _, ConsensusDriver, Epoch, Error, ErrorKind, Leadership, Member, Members,
+    MembershipChange, Oracle, OracleOptions, Reads, RequestId, Result, SeqKey, SeqRequest,
+    SystemClock,
 };
 use tsoracle_openraft::{Config, OpenraftDriver, open};
 
@@ -128,6 +129,19 @@ impl Nodes {
         .await
     }
 
+    /// The node that leads, once all know it.
+    pub(crate) async fn known_leader(&self) -> u32 {
+        eventually(async || {
+            let leader = self.leader().await;
+            for node in self.running.values() {
+                let known = node.driver.membership().unwrap().members().await.ok()?;
+                (known.leader == Some(leader.into())).then_some(())?;
+            }
+            Some(leader)
+        })
+        .await
+    }
+
     /// The epoch that a node serves under, once it does.
     pub(crate) async fn epoch(&self, node: u32) -> Epoch {
         eventually(async || self.running[&node].oracle.get_ts(1).await.ok()).await.epoch
@@ -151,22 +165,24 @@ impl Nodes {
         .await
     }
 
-    /// Makes a change through the leader.
+    /// Makes a change through the leader; anew where leadership moved meanwhile, as on a busy machine: one that is
+    /// in effect already is no error.
     pub(crate) async fn change(&self, change: MembershipChange) -> Result<()> {
-        let leader = self.leader().await;
-        let membership = self.running[&leader].oracle.membership().unwrap();
-        timeout(PATIENCE, membership.change(change)).await.unwrap()
+        eventually(async || {
+            let leader = self.leader().await;
+            let membership = self.running[&leader].oracle.membership().unwrap();
+            let made = membership.change(change.clone()).await;
+            let moved = |error: &Error| {
+                matches!(error.kind(), ErrorKind::NotLeader(_) | ErrorKind::Uncertain)
+            };
+            Some(made).filter(|made| !made.as_ref().is_err_and(moved))
+        })
+        .await
     }
 
-    /// Removes a node. Where leadership changes meanwhile, it is not certain whether it was, and is done again.
+    /// Removes a node.
     pub(crate) async fn remove(&self, id: u32) {
-        let change = || MembershipChange::Remove { id: id.into(), force: false };
-        eventually(async || match self.change(change()).await {
-            Ok(()) => Some(()),
-            Err(error) if error.is_retryable() => None,
-            Err(error) => panic!("{error:#}"),
-        })
-        .await;
+        self.change(MembershipChange::Remove { id: id.into(), force: false }).await.unwrap();
     }
 
     /// The members as a node sees them, once they are as wanted.

@@ -1,12 +1,15 @@
 //! A driver that notes which reigns its fences replaced.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    ops::RangeFrom,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, Membership, NodeId, Outcome,
-    Reads, Result, Snapshot, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Epoch, Leadership, Membership, NodeId,
+    Outcome, Reads, Result, Snapshot, Version,
     state::{REIGN, Record, ReignRecord, Stage},
 };
 
@@ -21,9 +24,10 @@ impl Spy {
         Arc::new(Self { driver, replaced: Mutex::default() })
     }
 
-    /// What the latest fence replaced.
-    pub(crate) fn replaced(&self) -> Option<ReignRecord> {
-        self.replaced.lock().unwrap().last().cloned()
+    /// Whether a fence replaced a reign of one of these epochs, and that was released.
+    pub(crate) fn has_replaced_released(&self, epochs: RangeFrom<Epoch>) -> bool {
+        let replaced = self.replaced.lock().unwrap();
+        replaced.iter().any(|reign| epochs.contains(&reign.epoch) && reign.released)
     }
 }
 

@@ -1,15 +1,10 @@
 //! The connections below HTTP/2: TLS, the secret, and what HTTP/2 begins with, all of it within bounded time.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use rustls_pki_types::CertificateDer;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split},
     net::TcpStream,
     time::timeout,
 };
@@ -48,14 +43,17 @@ impl Caller {
 }
 
 /// Takes a connection, up to where HTTP/2 begins. Returns why it is refused.
-pub(super) async fn take(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), String> {
+pub(super) async fn take(
+    cluster: &Cluster,
+    stream: TcpStream,
+) -> Result<(Box<dyn Duplex>, Caller), String> {
     match timeout(HANDSHAKE, agree(cluster, stream)).await {
         Ok(agreed) => agreed,
         Err(_) => Err("a caller took too long to say who it is".into()),
     }
 }
 
-async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), String> {
+async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Box<dyn Duplex>, Caller), String> {
     let ended = |error: io::Error| format!("a caller ended before it had said who it is: {error}");
     stream.set_nodelay(true).map_err(ended)?;
     let mut caller = Caller::default();
@@ -96,7 +94,9 @@ async fn agree(cluster: &Cluster, stream: TcpStream) -> Result<(Begun, Caller), 
     if preface != *PREFACE {
         return Err("a caller does not speak as a node does".into());
     }
-    Ok((Begun { preface: 0, stream }, caller))
+    // HTTP/2 reads it once more.
+    let (read, write) = split(stream);
+    Ok((Box::new(join(io::Cursor::new(preface).chain(read), write)), caller))
 }
 
 fn reason(error: &io::Error) -> String {
@@ -156,60 +156,6 @@ impl Inner {
             return Ok(());
         }
         tls.check(certificate, node, known.as_deref())
-    }
-}
-
-/// A connection whose HTTP/2 preface was read already, and is read once more.
-pub(super) struct Begun {
-    /// How much of it was.
-    preface: usize,
-    stream: Box<dyn Duplex>,
-}
-
-impl AsyncRead for Begun {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let rest = &PREFACE[self.preface..];
-        if rest.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let count = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..count]);
-        self.preface += count;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Begun {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -3,7 +3,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use async_trait::async_trait;
 use tokio::time::timeout;
+use tsoracle_core::NodeId;
 
 use super::{
     formation::{Meeting, Refused},
@@ -11,7 +13,7 @@ use super::{
     proto::{Introduction, refusal::Reason},
     *,
 };
-use crate::{ClusterId, Config};
+use crate::{Calls as _, ClusterId, Config, Formed};
 
 /// For what never takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,6 +3,7 @@
 mod callers;
 mod clocks;
 mod connection;
+mod connections;
 mod disowned;
 mod formation;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod formation_test;
 mod frame;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
+mod handler;
 mod meeting;
 mod peer;
 pub(crate) mod peer_ids;
@@ -18,28 +20,26 @@ mod secret;
 mod server;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
-use tsoracle_core::{
-    BootTime, Clock as _, Error, ErrorKind, Finding, NodeId, Refusals, Report, Result, SystemClock,
-    Unreached, supervised,
-};
+use tsoracle_core::{Clock as _, Error, ErrorKind, Refusals, Result, SystemClock, supervised};
 
 use self::{
     callers::Callers, clocks::PeerClocks, disowned::Disowned, formation::Formation,
-    frame::Envelope, peer::Peer, presence::Presence, proto::Failure,
+    frame::Envelope, peer::Peer, presence::Presence,
 };
-use crate::{Cluster, Formed, Identity, PeerTls};
+use crate::{Cluster, Identity};
 
+pub use connections::Connections;
 pub use frame::{MAX_BODY_BYTES, VERSION};
+pub use handler::{Handler, Sender};
 pub use peer_ids::{KnownId, PeerIds, Remember};
 pub use secret::Secret;
 
@@ -47,149 +47,6 @@ pub use secret::Secret;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod proto {
     tonic::include_proto!("tsoracle.peer.v1");
-}
-
-/// Who has sent a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sender {
-    /// Its place in the cluster.
-    pub node: u32,
-    /// The id of its directory: another one under the same number is another, wiped node.
-    pub id: NodeId,
-}
-
-/// How a driver answers its peers.
-#[async_trait]
-pub trait Handler: Send + Sync + 'static {
-    /// Whether to listen to `sender`, as far as the driver knows: by which id it is known is checked
-    /// besides. Asked for every call, answer, and new session.
-    ///
-    /// # Errors
-    /// The reason why not: `Config` if that will not change by itself. The other side gets it.
-    fn admit(&self, sender: Sender) -> Result<()>;
-
-    /// Answers a call. It runs in a task of its own, to its end, even if the caller gives up.
-    ///
-    /// # Errors
-    /// The caller gets `Config` as such, anything else as `Unavailable`.
-    async fn call(&self, sender: Sender, kind: u32, body: Bytes) -> Result<Bytes>;
-
-    /// Takes a message from `sender`. Nothing more of it is read before this is done.
-    async fn received(&self, sender: Sender, body: Bytes);
-
-    /// The session with `peer` stands, for the first time or again. What was sent since it broke, or
-    /// shortly before, is lost.
-    fn connected(&self, peer: u32);
-
-    /// No session that `peer` has begun stands any more: what it was about to bring comes no more.
-    fn disconnected(&self, _peer: u32) {}
-
-    /// The peer address of `node`, if it is a member that the driver knows of besides those of the config.
-    fn address(&self, _node: u32) -> Option<String> {
-        None
-    }
-}
-
-/// What a driver does with the connections of its node: a [`Transport`] does it over gRPC, and a simulation in
-/// its own way. Each method is as that of the transport.
-#[allow(missing_docs, reason = "the transport's methods say it")]
-#[async_trait]
-pub trait Connections: Calls {
-    fn serve(&self, handler: Arc<dyn Handler>);
-    fn set_peer(&self, node: u32, address: &str) -> Result<()>;
-    fn failure(&self) -> watch::Receiver<Option<Error>>;
-    fn formed(&self) -> watch::Receiver<Option<Formed>>;
-    fn waits_for(&self) -> Option<String>;
-    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>);
-    async fn invite(&self, node: u32) -> Result<bool>;
-    async fn forget(&self, node: u32) -> Result<()>;
-    fn drop_peer(&self, node: u32);
-    fn was_removed(&self, node: u32) -> bool;
-    fn report(&self) -> Report;
-    fn unreached(&self) -> BTreeMap<u32, Unreached>;
-    fn peer_clocks(&self, boot: BootTime) -> Vec<u64>;
-    fn local_addr(&self) -> SocketAddr;
-    async fn shutdown(&self);
-}
-
-/// Of the [`Connections`] what most parts need.
-#[async_trait]
-pub trait Calls: fmt::Debug + Send + Sync + 'static {
-    /// As [`Transport::call`].
-    ///
-    /// # Errors
-    /// As there.
-    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes>;
-}
-
-#[async_trait]
-impl Connections for Transport {
-    fn serve(&self, handler: Arc<dyn Handler>) {
-        self.serve(handler);
-    }
-
-    fn set_peer(&self, node: u32, address: &str) -> Result<()> {
-        self.set_peer(node, address)
-    }
-
-    fn failure(&self) -> watch::Receiver<Option<Error>> {
-        self.failure()
-    }
-
-    fn formed(&self) -> watch::Receiver<Option<Formed>> {
-        self.formed()
-    }
-
-    fn waits_for(&self) -> Option<String> {
-        self.waits_for()
-    }
-
-    fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>) {
-        self.set_members(members, removed);
-    }
-
-    async fn invite(&self, node: u32) -> Result<bool> {
-        self.invite(node).await
-    }
-
-    async fn forget(&self, node: u32) -> Result<()> {
-        self.forget(node).await
-    }
-
-    fn drop_peer(&self, node: u32) {
-        self.drop_peer(node);
-    }
-
-    fn was_removed(&self, node: u32) -> bool {
-        self.was_removed(node)
-    }
-
-    fn report(&self) -> Report {
-        self.report()
-    }
-
-    fn unreached(&self) -> BTreeMap<u32, Unreached> {
-        self.unreached()
-    }
-
-    fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
-        self.peer_clocks(boot)
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        self.local_addr()
-    }
-
-    async fn shutdown(&self) {
-        self.shutdown().await;
-    }
-}
-
-#[async_trait]
-impl Calls for Transport {
-    async fn call(&self, to: u32, kind: u32, body: Bytes, deadline: Duration) -> Result<Bytes> {
-        self.call(to, kind, body, deadline).await
-    }
 }
 
 /// The connections to the peers, and from them. Cheap to clone.
@@ -219,7 +76,7 @@ struct Inner {
 
 impl Transport {
     /// Listens for peers, and knows those of the config. No peer is answered before
-    /// [`serve`](Self::serve). All its tasks run on the runtime that this is called on.
+    /// [`serve`](Connections::serve). All its tasks run on the runtime that this is called on.
     ///
     /// # Errors
     /// `Config` if the address cannot be listened on, or the certificates are of no use.
@@ -266,163 +123,6 @@ impl Transport {
         Ok(transport)
     }
 
-    /// Begins to answer peers, with `handler`; and to form a cluster with them, if this node belongs to none.
-    pub fn serve(&self, handler: Arc<dyn Handler>) {
-        *lock(&self.0.handler) = Some(handler);
-        if let Some(listener) = lock(&self.0.listener).take() {
-            let accepting = server::accept(self.0.clone(), listener);
-            let accepting = self.0.spawn("the connections of peers", accepting);
-            *lock(&self.0.accepting) = Some(accepting);
-            let forming = self.0.spawn("the formation of the cluster", form(self.0.clone()));
-            *lock(&self.0.forming) = Some(forming);
-        }
-    }
-
-    /// The cluster that this node belongs to, once it does. Before that, the handler hears nothing.
-    pub fn formed(&self) -> watch::Receiver<Option<Formed>> {
-        self.0.formation.subscribe()
-    }
-
-    /// What this node waits for while it belongs to no cluster.
-    pub fn waits_for(&self) -> Option<String> {
-        self.0.formation.waits_for(SystemClock.now().boot)
-    }
-
-    /// The cluster was changed, and has these nodes now, whose addresses are known. Those that were `removed` are
-    /// refused from now on, and told why. The others are called, since it is by their refusal that this node learns
-    /// that it was removed itself.
-    pub fn set_members(&self, members: BTreeSet<u32>, removed: BTreeSet<u32>) {
-        let own = self.0.envelope.node;
-        let others: BTreeSet<_> = members.iter().copied().filter(|node| *node != own).collect();
-        for node in &others {
-            if let Ok(peer) = self.0.peer(*node) {
-                peer.keep_session(&self.0);
-            }
-        }
-        self.0.envelope.disowned.set_members(others);
-        for removed in self.0.envelope.ids.set_members(members, removed) {
-            self.drop_peer(removed);
-        }
-    }
-
-    /// Ends the connection to a node that is spoken to no more.
-    pub fn drop_peer(&self, node: u32) {
-        if let Some(peer) = lock(&self.0.peers).remove(&node) {
-            peer.dropped();
-        }
-        self.0.clocks.forget(node);
-    }
-
-    /// What the wall clocks of the peers show when the boot clock of this node shows `boot`, in milliseconds since 1970,
-    /// as far as they have told.
-    pub fn peer_clocks(&self, boot: BootTime) -> Vec<u64> {
-        self.0.clocks.at(boot)
-    }
-
-    /// Whether that node was a member once, and was removed.
-    pub fn was_removed(&self, node: u32) -> bool {
-        self.0.envelope.ids.was_removed(node)
-    }
-
-    /// What this node waits for to be in a cluster, which nodes run twice, and where, and the certificates with what is
-    /// wrong with them.
-    pub fn report(&self) -> Report {
-        let mut report = self.0.cluster.tls.as_ref().map(PeerTls::report).unwrap_or_default();
-        let waits = self.waits_for().map(|what| Finding::new("cluster_not_formed", what, FORMING));
-        let twice = self.0.presence.duplicates().into_iter().map(|(node, what)| {
-            let remedy =
-                "stop one of the two; a directory that was copied is of no use to a second process";
-            Finding::new("node_runs_twice", what, remedy).about(node.to_string())
-        });
-        report.findings.extend(waits.into_iter().chain(twice));
-        report
-    }
-
-    /// The peers with which no session of this node's stands.
-    pub fn unreached(&self) -> BTreeMap<u32, Unreached> {
-        let peers = lock(&self.0.peers);
-        peers.iter().filter_map(|(node, peer)| Some((*node, peer.unreached()?))).collect()
-    }
-
-    /// Has the node at the address of `node` known as that, if it waits there to be added to a cluster: true if it
-    /// did. Durable on return.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn invite(&self, node: u32) -> Result<bool> {
-        let directory = self.0.formation.waiting_directory(node, SystemClock.now().boot);
-        let ids = &self.0.envelope.ids;
-        match directory.filter(|directory| ids.get(node) != Some(*directory)) {
-            Some(directory) => ids.remember(vec![(node, directory)], vec![]).await.map(|()| true),
-            None => Ok(false),
-        }
-    }
-
-    /// Forgets a node that was not added after all.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn forget(&self, node: u32) -> Result<()> {
-        self.drop_peer(node);
-        self.0.envelope.ids.forget(node).await
-    }
-
-    /// The address really bound.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.0.local_addr
-    }
-
-    /// Where `node` is from now on. That it is there already is no change.
-    ///
-    /// # Errors
-    /// `Config` if the address cannot be used, or may not be spoken to in plaintext.
-    pub fn set_peer(&self, node: u32, address: &str) -> Result<()> {
-        let mut peers = lock(&self.0.peers);
-        if peers.get(&node).is_some_and(|peer| peer.address() == address) {
-            return Ok(());
-        }
-        self.0.cluster.allow(address)?;
-        let peer = Peer::new(node, address, &self.0.cluster)?;
-        peers.insert(node, Arc::new(peer));
-        self.0.envelope.disowned.note_member(node);
-        Ok(())
-    }
-
-    /// Why this node must end, once it must. `Excluded`: a majority of the members that knew it refuses it, since
-    /// they knew it under another id, or removed it; it must not take part as if nothing had happened. `Fatal`: a
-    /// task that speaks with peers has panicked.
-    pub fn failure(&self) -> watch::Receiver<Option<Error>> {
-        self.0.envelope.disowned.failure()
-    }
-
-    /// Asks `to`, and waits for its answer, for `deadline` at most.
-    ///
-    /// # Errors
-    /// `Unavailable` if there was none; the call may have been heard all the same. `Config` if one
-    /// side refuses the other: another cluster or format, or a node that was wiped. `Invalid` if the
-    /// body is too large.
-    pub async fn call(
-        &self,
-        to: u32,
-        kind: u32,
-        body: impl Into<Bytes>,
-        deadline: Duration,
-    ) -> Result<Bytes> {
-        let frame = self.0.envelope.wrap(to, kind, body.into())?;
-        let peer = self.0.peer(to)?;
-        let handler = self.0.handler()?;
-        let mut answer = peer.call(&self.0, frame, deadline).await?;
-        let failure = answer.failure.take();
-        let (sender, body) = self.0.envelope.open(answer).map_err(|reason| {
-            Error::new(ErrorKind::Config, format!("the answer of peer {to} is refused: {reason}"))
-        })?;
-        self.0.admit(&*handler, sender)?;
-        match failure {
-            None => Ok(body),
-            Some(Failure { reason, is_lasting }) => Err(peer.refused(&reason, is_lasting)),
-        }
-    }
-
     /// Sends a message to `to`, after all those sent before. If there is no session at the moment, or
     /// it is full, the message is dropped, and [`Handler::connected`] tells when there is one again.
     /// Never waits.
@@ -437,25 +137,7 @@ impl Transport {
             peer.send(&self.0, frame);
         }
     }
-
-    /// Stops listening and speaking. Afterwards the address is free again, and the handler is not
-    /// called any more, but for calls that it has not answered yet.
-    pub async fn shutdown(&self) {
-        self.0.stop.send_replace(true);
-        lock(&self.0.handler).take();
-        lock(&self.0.listener).take();
-        lock(&self.0.peers).clear();
-        let accepting = lock(&self.0.accepting).take();
-        let forming = lock(&self.0.forming).take();
-        for task in accepting.into_iter().chain(forming) {
-            let _ = task.await;
-        }
-    }
 }
-
-/// What to do about a cluster that is not formed.
-const FORMING: &str =
-    "start that node, with the same list of peers on all nodes, or mend the network between them";
 
 /// How often a node that belongs to no cluster looks what it waits for, and logs it; the first time after a
 /// little longer, since others may be about to start.

@@ -4,18 +4,20 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
+use async_trait::async_trait;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::mpsc,
     time::timeout,
 };
+use tsoracle_core::NodeId;
 
 use super::{
     proto::{Frame, peer_client::PeerClient},
     *,
 };
-use crate::{ClusterId, Config};
+use crate::{Calls as _, ClusterId, Config, Formed};
 
 /// What never happens is waited for so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -133,7 +135,7 @@ impl Node {
     /// Calls again where one side had not known the other yet.
     pub(super) async fn call(&self, to: u32, kind: u32, deadline: Duration) -> Result<Bytes> {
         loop {
-            match self.transport.call(to, kind, &b"hello"[..], deadline).await {
+            match self.transport.call(to, kind, Bytes::from_static(b"hello"), deadline).await {
                 Err(error) if error.to_string().contains("is not known yet") => {}
                 answered => return answered,
             }

@@ -28,7 +28,7 @@ async fn a_follower_knows_who_leads_and_is_followed() {
     let output = ask(&follower, &["status", "--json"]).await;
     assert_eq!(output.status.code(), Some(1), "no server that was named serves");
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&answer["phase"], &answer["health"]), (&json!("following"), &json!("NOT_SERVING")));
+    assert_eq!((&answer["phase"], &answer["health"]), (&json!("following"), &json!("SERVING")));
     assert_eq!((&answer["leader"], &answer["epoch"]), (&json!(address), &json!("1")));
 
     assert_eq!(stdout(&ask(&follower, &["seq", "k", "--count", "2"]).await), "0 to 1 (2 values)");

@@ -20,7 +20,8 @@ use tsoracle_proto::{
 
 use super::{Ending, run::Run};
 use crate::{
-    meters::{CallMeters, Method},
+    meters::CallMeters,
+    method::Method,
     rights::{Client, Right},
     service::{convert, denied},
     status::{self, Asked, Failures, Statuses},

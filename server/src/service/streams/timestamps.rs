@@ -12,7 +12,8 @@ use tsoracle_proto::v1::{GetTsRequest, GetTsResponse};
 
 use super::Ending;
 use crate::{
-    meters::{CallMeters, Method},
+    meters::CallMeters,
+    method::Method,
     rights::{Client, Right},
     service::convert,
     status::{self, Asked, Statuses},
