@@ -38,7 +38,6 @@ mod supervised;
 #[cfg(target_os = "linux")]
 mod tasks;
 mod tls;
-#[allow(clippy::unwrap_used, reason = "clippy knows only the test functions as tests")]
 mod unfinished;
 mod verify;
 mod web;
