@@ -43,6 +43,9 @@ def files(root, control):
         "usr/share/zsh/vendor-completions/_tsoracle": 0o644,
         "usr/share/fish/vendor_completions.d/tsoracle.fish": 0o644,
         "usr/share/doc/tsoracle/copyright": 0o644,
+        "usr/share/doc/tsoracle/OPERATIONS.md": 0o644,
+        "usr/share/tsoracle/alerts.yml": 0o644,
+        "usr/share/tsoracle/dashboard.json": 0o644,
     }
     for name, mode in modes.items():
         found = (root / name).stat().st_mode & 0o7777
@@ -54,6 +57,10 @@ def files(root, control):
     for page in pages:
         text = gzip.open(root / f"usr/share/man/man1/{page}.1.gz", "rt", encoding="utf-8").read()
         check(f"there is a page {page}(1)", f".TH {page} " in text, text[:200])
+    operations = (root / "usr/share/doc/tsoracle/OPERATIONS.md").read_text()
+    named = re.findall(r"`(/usr/share/tsoracle[^`]*)`, as `([^`]*)` and `([^`]*)`", operations)
+    there = [root / place.lstrip("/") / name for place, *names in named for name in names]
+    check("what OPERATIONS.md says is in the package is there", there and all(path.is_file() for path in there), there)
     conffiles = (control / "conffiles").read_text().split()
     check("the config file is the operator's", conffiles == ["/etc/tsoracle/tsoracle.toml"], conffiles)
 
@@ -118,9 +125,18 @@ def service(root, scratch, settings):
     command = line.replace("/usr/bin/", f"{root}/usr/bin/").replace("/etc/tsoracle/", f"{root}/etc/tsoracle/")
     calls = scratch / "calls-of-system"
     manager = Manager(scratch)
+    config = (root / "etc/tsoracle/tsoracle.toml").read_text()
+    check("the status page is for this machine", '\nadmin-listen = "127.0.0.1:50554"\n' in config, config)
+    [state] = re.findall(r'^path = "(.*)"$', config, re.M)
+    restore = f"sudo -u {settings['User'][0]} tsoracle restore "
+    documents = [run(f"{root}/usr/bin/tsoracle", "restore", "--help"), (root / "usr/share/doc/tsoracle/OPERATIONS.md").read_text()]
+    for document in documents:
+        lines = [line for line in re.sub(r" \\\n *", " ", document).splitlines() if restore in line]
+        check("a restore is by the service's user, into what it serves", lines and all(f"file:{state}" in line for line in lines), lines)
     environment = {
         "NOTIFY_SOCKET": str(manager.path),
         "WATCHDOG_USEC": "1000000",
+        "TSORACLE_ADMIN_LISTEN": f"unix:{scratch}/admin",
         "TSORACLE_LISTEN": f"unix:{scratch}/socket",
         "TSORACLE_DRIVER": f"file:{scratch}/state",
     }
@@ -133,6 +149,8 @@ def service(root, scratch, settings):
         [pid] = run("pgrep", "-P", str(process.pid)).split()
         stamp = run(f"{root}/usr/bin/tsoracle", "ts", "--endpoint", f"unix:{scratch}/socket")
         check("a timestamp is given", int(stamp) > 0)
+        page = run("curl", "--silent", "--fail", "--unix-socket", f"{scratch}/admin", "http://localhost/")
+        check("it has a status page", "<title>tsoracle</title>" in page, page)
         manager.until("WATCHDOG=1")
         manager.until("WATCHDOG=1")
         run("sh", "-c", reload.replace("$MAINPID", pid))

@@ -50,6 +50,8 @@ class Pod:
         places = {
             "$(NODE)": str(self.number),
             "0.0.0.0": self.address,
+            # Of its own in a pod, and of all of them here.
+            "127.0.0.1": self.address,
             "/var/lib/tsoracle": str(self.state),
             "/etc/tsoracle/certs": str(self.directory / "tsoracle-certs"),
             "/etc/tsoracle/config": str(self.directory),
@@ -73,6 +75,12 @@ class Pod:
             if self.process.poll() is not None:
                 sys.exit(f"node {self.number} has ended:\n{(self.directory / f'log-{self.number}').read_text()}")
             return False
+
+    def page(self):
+        [place] = [argument.split("=")[1] for argument in self.container["args"] if argument.startswith("--admin-listen=")]
+        check("the status page is at a port of the pod alone", place.startswith("127.0.0.1:"), place)
+        with urllib.request.urlopen(f"http://{self.value(place)}/", timeout=PATIENCE) as answer:
+            return answer.read().decode()
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -147,6 +155,7 @@ def main():
             pod.start()
         for pod in pods:
             until(f"node {pod.number} is ready", lambda: pod.probe("readinessProbe") and pod.probe("startupProbe"))
+            check(f"node {pod.number} has a status page", "<title>tsoracle</title>" in pod.page())
         certs = directory / "tsoracle-certs"
         endpoints = ",".join(f"{name}-{number}.{service}:50551" for number in numbers)
         client = ["--endpoint", endpoints, "--timeout", "60s", "--tls-ca", certs / "ca.pem"]

@@ -1,8 +1,12 @@
-use std::io;
+use std::{error::Error as _, io};
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tsoracle_client::{Client, TlsOptions};
-use tsoracle_proto::{Address, Authorized, Bearer, Scheme, with_advice};
+use tsoracle_proto::{
+    Address, Authorized, Bearer, Scheme,
+    v1::{GetCurrentMaxSafeRequest, tso_service_client::TsoServiceClient},
+    with_advice,
+};
 use tsoracle_types::on_one_line;
 
 use super::Options;
@@ -45,7 +49,10 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
         match endpoint.connect().await {
             Ok(channel) => {
                 let channel = Channel::new(channel, bearer.clone());
-                nodes.push(Node { name: name.clone(), channel });
+                match first_call(&channel).await {
+                    Ok(()) => nodes.push(Node { name: name.clone(), channel }),
+                    Err(cause) => causes.push(format!("{name}: {cause}")),
+                }
             }
             Err(error) => causes.push(format!("{name}: {}", with_advice(&on_one_line(&error)))),
         }
@@ -55,6 +62,19 @@ pub(super) async fn connect(options: &Options) -> io::Result<Vec<Node>> {
         return Err(io::Error::new(io::ErrorKind::NotConnected, format!("cannot reach {causes}")));
     }
     Ok(nodes)
+}
+
+/// Calls what any server has, whatever it answers: some connections fail only then, such as those in plain text to a
+/// server that expects TLS.
+async fn first_call(channel: &Channel) -> Result<(), String> {
+    let request = GetCurrentMaxSafeRequest {};
+    match TsoServiceClient::new(channel.clone()).get_current_max_safe(request).await {
+        Err(status) => match status.source() {
+            Some(source) => Err(with_advice(&on_one_line(source))),
+            None => Ok(()),
+        },
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Connects to `name` again, on a connection of its own.

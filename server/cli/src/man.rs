@@ -46,8 +46,8 @@ fn write_all(command: &Command, directory: &Path) -> io::Result<()> {
     let mut page = Vec::new();
     render(command, &mut page)?;
     fs::write(directory.join(Man::new(command.clone()).get_filename()), page)?;
-    let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
-    shown.map(|command| write_all(command, directory)).collect()
+    let mut shown = command.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.try_for_each(|command| write_all(command, directory))
 }
 
 /// What `clap_mangen` makes of a command, but for what stands below the options: that has examples, which are to be

@@ -22,7 +22,8 @@ use crate::{
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  tsoracle restore /backups/tsoracle-2026-11-30 file:/var/lib/tsoracle
+  tsoracle restore /backups/tsoracle-2026-11-30 file:./restored
+  sudo -u tsoracle tsoracle restore /var/lib/tsoracle/backup file:/var/lib/tsoracle/state
   tsoracle restore backup 'openraft:./n1?node=1&peers=1=10.0.0.1:7101/10.0.0.1:7100'
   tsoracle restore backup etcd://10.0.0.1:2379/tsoracle --floor orders=70000 --floor invoices=20100
   tsoracle restore backup file:./data --accept-sequence-loss
@@ -36,6 +37,9 @@ go on at once, above all that can have been given out since: above the clock, an
 it is old, and by the margin. Sequences do not: values that were granted after the backup
 was taken would be granted once more. Each is refused until it is opened from a floor above those, or
 all are with their loss accepted: here, or later by `tsoracle seq-open`.
+
+Run it as the user that will serve, who cannot read what root leaves: the second example is for the
+service of the Debian package, which is stopped meanwhile, and whose old state was moved away.
 
 If it is interrupted, nothing opens the target: restore into it again, and remove it before if that is
 refused.

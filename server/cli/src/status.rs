@@ -132,10 +132,10 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         Err(status) if is_denial(status) => {
             let (leads, health) = tokio::join!(
                 health(channel.clone(), LEADER, timeout),
-                health(channel, READY, timeout),
+                health(channel, READY, timeout)
             );
-            let (health, serves) = (Some(health), leads == "SERVING");
-            return Report { phase: "denied", health, serves, error: Some(said(status)), ..report };
+            let report = Report { health: Some(health), serves: leads == "SERVING", ..report };
+            return Report { phase: "denied", error: Some(said(status)), ..report };
         }
         // The first call on a connection that fails tells why; later ones, that it is gone.
         Err(status) if status.source().is_some() => {

@@ -27,7 +27,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   tsoracle backup --endpoint db1,db2,db3 /backups/tsoracle-$(date +%F)
   tsoracle backup verify /backups/tsoracle-2026-11-30
-  tsoracle restore /backups/tsoracle-2026-11-30 file:/var/lib/tsoracle
+  tsoracle restore /backups/tsoracle-2026-11-30 file:./restored
 
 A backup is the state of one version, taken from the leader while it serves, which it does not
 hold up. The client needs the right `backup`. If the leader changes meanwhile, the copy is begun

@@ -186,11 +186,10 @@ fn wrong_values_say_what_is_wrong() {
     assert!(line.contains("--tls-key"), "{line}");
     let line = refused(&["serve", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
     assert!(line.contains("cannot read cert.pem"), "{line}");
-    let line = refused(&["ts", "--endpoint", "no endpoint"]);
-    assert!(line.contains("no endpoint"), "{line}");
     for arguments in [
         &["serve", "--lease", "soon"][..],
         &["serve", "--lsieten", "x"],
+        &["ts", "--endpoint", "no endpoint"],
         &["ts", "--count", "0"],
         &["ts", "--count", "262145"],
         &["seq"],
