@@ -1,7 +1,7 @@
 //! What a person does about a connection that came to nothing.
 
 /// By words in what the libraries below say of it, which tell how the two sides misunderstood each other.
-const ADVICE: [(&str, &str); 13] = [
+const ADVICE: [(&str, &str); 14] = [
     (
         "frame with invalid size",
         "it does not speak plain HTTP/2: does it expect TLS, or is it another program?",
@@ -13,6 +13,10 @@ const ADVICE: [(&str, &str); 13] = [
     ("BadCertificate", "it does not accept this client's certificate"),
     (
         "broken pipe",
+        "it closed the connection: does it expect TLS, or ask this client for a certificate?",
+    ),
+    (
+        "operation was canceled: connection",
         "it closed the connection: does it expect TLS, or ask this client for a certificate?",
     ),
     ("UnknownIssuer", "its certificate is not from an authority that this client trusts"),

@@ -233,6 +233,41 @@ fn an_earlier_stream_is_not_given_what_a_later_one_is_for() {
 }
 
 #[test]
+fn a_stream_that_has_ended_sends_nothing() {
+    let mut fixture = Fixture::new(true);
+    fixture.queue.end(1, &Lost::Malformed("broken".into()));
+    fixture.new_request("a");
+    assert_eq!(fixture.seal(1), Some(None));
+}
+
+#[test]
+fn nothing_is_sent_for_callers_that_have_all_left() {
+    let mut fixture = Fixture::new(true);
+    let gone = fixture.new_request("a");
+    fixture.queue.leave(&gone);
+    assert_eq!(fixture.seal(1), None, "it waits");
+}
+
+#[test]
+fn so_many_callers_wait_and_no_more() {
+    let mut fixture = Fixture::new(true);
+    let until = Instant::now() + std::time::Duration::from_secs(60);
+    let is_taken = |fixture: &mut Fixture| {
+        let entry = Entry::New { key: SeqKey::new("a").unwrap(), count: 1 };
+        fixture.queue.join(entry, until, Waker::noop()).is_some()
+    };
+    let first = fixture.new_request("a");
+    (1..MAX_WAITING).for_each(|_| drop(fixture.new_request("a")));
+    assert!(!is_taken(&mut fixture));
+    // Whoever leaves makes room, and so do all that are answered.
+    fixture.queue.leave(&first);
+    assert!(is_taken(&mut fixture) && !is_taken(&mut fixture));
+    let sent = fixture.sealed().run.unwrap().key_bytes.len();
+    fixture.answer_run(&vec![Some(0); sent]).unwrap();
+    assert!((0..sent).all(|_| is_taken(&mut fixture)) && !is_taken(&mut fixture));
+}
+
+#[test]
 fn a_batch_is_bounded() {
     let mut fixture = Fixture::new(true);
     (0..MAX_REQUESTS + 1).for_each(|_| drop(fixture.new_request("a")));
@@ -301,7 +336,23 @@ fn an_answer_that_does_not_fit_breaks_the_stream() {
         let answered = fixture.queue.answer(StreamSeqResponse { outcomes, run });
         assert!(answered.result.is_err(), "{what}");
         let outcome = places[0].outcome.get().unwrap().of(places[0].index);
-        let error = outcome.unwrap_err().error;
+        let NotGranted { error, request } = outcome.unwrap_err();
         assert!(matches!(error, CallError::Lost(Lost::Malformed(_))), "{what}");
+        assert_eq!(
+            request.unwrap().id(true).number,
+            1,
+            "{what}: it is sent again under its number"
+        );
     }
+}
+
+#[test]
+fn an_empty_outcome_is_no_answer() {
+    let mut fixture = Fixture::new(false);
+    let place = fixture.new_request("a");
+    fixture.sealed();
+    let outcomes = vec![SeqOutcome::default()];
+    fixture.queue.answer(StreamSeqResponse { outcomes, run: None }).result.unwrap_err();
+    let error = place.outcome.get().unwrap().of(place.index).unwrap_err().error;
+    assert!(matches!(error, CallError::Lost(Lost::Malformed(_))));
 }
