@@ -146,7 +146,12 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
 fn contents(state: &StoppedState) -> Result<(u32, Contents), Failure> {
     match inspected::contents(state)? {
         Some(found) => Ok(found),
-        None => Err(Failure::failed("the state was never used: no node has reigned over it")),
+        None => {
+            // With what is known of it besides: it may have been used, and have lost that.
+            let mut what = "no node has reigned over this state".to_owned();
+            state.notes.iter().for_each(|note| what += &format!("; {note}"));
+            Err(Failure::failed(what))
+        }
     }
 }
 

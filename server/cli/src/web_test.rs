@@ -140,8 +140,9 @@ async fn an_idle_leader_that_cannot_renew_its_lease_is_not_ready() {
     };
     let_lapse().await;
     assert_eq!(node.ready().await.0, 200, "it renews it for that");
-    let_lapse().await;
+    // In this order: a renewal that is under way may still be stored.
     node.driver.hangs.store(true, Ordering::Relaxed);
+    let_lapse().await;
     let asking = node.ready();
     let passing = async {
         loop {

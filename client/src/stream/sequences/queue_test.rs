@@ -347,6 +347,17 @@ fn an_answer_that_does_not_fit_breaks_the_stream() {
 }
 
 #[test]
+fn an_answer_without_a_request_is_refused_and_takes_nothing() {
+    let mut fixture = Fixture::new(true);
+    let waits = fixture.new_request("a");
+    fixture.answer_run(&[Some(1)]).unwrap_err();
+    assert!(waits.outcome.get().is_none());
+    fixture.sealed();
+    fixture.answer_run(&[Some(1)]).unwrap();
+    assert_eq!(start(&waits), Some(1));
+}
+
+#[test]
 fn an_empty_outcome_is_no_answer() {
     let mut fixture = Fixture::new(false);
     let place = fixture.new_request("a");
