@@ -39,7 +39,7 @@ fn each_line_is_an_object() {
     let said = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
     let serving = said("serving");
     assert_eq!((&serving["level"], &serving["epoch"]), (&"INFO".into(), &"1".into()));
-    assert_eq!(serving["target"], "tsoracle_core::engine");
+    assert!(serving["target"].as_str().unwrap().starts_with("tsoracle_core::engine"), "{serving}");
     assert!(said("the reign has ended")["claim"].is_u64());
 }
 
