@@ -3,8 +3,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tsoracle_core::{
-    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, NodeId, Outcome,
-    Reads, Result, Snapshot, Version,
+    BootTime, CommitLimits, ConsensusDriver, Effect, Leadership, NodeId, Outcome, Reads, Result,
+    Snapshot, Version,
 };
 
 use crate::{Node, commit, leadership};
