@@ -145,6 +145,32 @@ fn a_place_that_became_free_goes_to_one_who_fits() {
 }
 
 #[test]
+fn whoever_comes_to_a_place_that_became_free_is_woken_when_its_time_is_over() {
+    let queue = queue(1);
+    let start = queue.base + Duration::from_millis(MINUTE);
+    let (gone, _stays) = (join(&queue, 0, 1), join(&queue, 0, 1));
+    queue.expire(start);
+    queue.leave(&gone);
+    let woken = Arc::<Woken>::default();
+    let joined = queue.join(0, 1, 30, &woken.clone().into()).unwrap().unwrap();
+    assert_eq!(joined.place.index, gone.place.index);
+    queue.expire(start + Duration::from_millis(1));
+    queue.expire(start + Duration::from_millis(31));
+    assert_eq!(woken.count(), 1);
+}
+
+#[test]
+fn whoever_leaves_what_was_sent_is_counted_until_it_is_answered() {
+    let queue = queue(1);
+    let [gone, stays] = [(); 2].map(|()| join(&queue, 0, 1));
+    assert_eq!(seal(&queue, 1), Some(Some(2)));
+    queue.leave(&gone);
+    answer(&queue, 5, 2).unwrap();
+    assert_eq!(got(&queue, &stays), Some(6));
+    assert_eq!(queue.in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn what_all_have_left_is_not_asked_for() {
     let queue = queue(2);
     for shard in [0, 1] {
