@@ -89,6 +89,7 @@ fn log(before: &[(Finding, BootTime)], found: &[Finding]) {
     }
     let over = before.iter().filter(|(old, _)| !found.iter().any(|other| other.is_same(old)));
     for (Finding { kind, about, .. }, _) in over {
+        let about = Some(about).filter(|about| !about.is_empty());
         tracing::info!(problem = kind, about, "a problem is over");
     }
 }

@@ -1,6 +1,10 @@
 //! Looking at the state of a stopped node.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -112,7 +116,7 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
                 version,
                 epoch: contents.epoch,
                 rules,
-                taken_ms: SystemClock.now().wall_ms,
+                taken_ms: last_written_ms(&path).unwrap_or_else(|| SystemClock.now().wall_ms),
             };
             let new = NewFile::create(file, *force)?;
             let mut entries = inspected::entries(&state);
@@ -141,6 +145,21 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
         notes: state.notes.clone(),
     };
     output.print(&report, || text(&report))
+}
+
+/// When something was written to a directory last, as far as its files say: of that time is what is in it.
+fn last_written_ms(directory: &Path) -> Option<u64> {
+    let entries = fs::read_dir(directory).ok()?;
+    let written = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let metadata = entry.metadata().ok()?;
+        if metadata.is_dir() {
+            return last_written_ms(&entry.path());
+        }
+        let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
+    });
+    written.max().map(|ms| ms.min(SystemClock.now().wall_ms))
 }
 
 fn contents(state: &StoppedState) -> Result<(u32, Contents), Failure> {

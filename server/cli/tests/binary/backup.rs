@@ -8,6 +8,7 @@ use std::{
     },
     path::Path,
     process::Output,
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
@@ -242,6 +243,7 @@ fn held(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 /// A stopped node that holds thirty numbers of `a`, and what it holds as a backup.
 fn is_looked_at(here: &Path, name: &str, path: &str) {
     let short = format!("{name}:{path}");
+    written_at(&here.join(path), SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
     let before = held(&here.join(path));
     let found = json(&run(here, &["inspect", &short, "--json"]));
     has_counts(&found);
@@ -262,6 +264,21 @@ fn is_looked_at(here: &Path, name: &str, path: &str) {
     assert!(line.contains("--force"), "{line}");
     let verified = json(&run(here, &["backup", "verify", "exported", "--json"]));
     assert_eq!(verified["number"], found["number"]);
+    assert_eq!(verified["taken"], "2026-09-21T14:13:20.000Z", "when it was written last");
+}
+
+/// Has all files of a directory look as if nothing had been written since then.
+fn written_at(directory: &Path, time: SystemTime) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => written_at(&path, time),
+            false => {
+                let file = fs::File::options().append(true).open(&path).unwrap();
+                file.set_modified(time).unwrap();
+            }
+        }
+    }
 }
 
 /// A driver of one node, killed as it is, so that what it holds lies in its log.
