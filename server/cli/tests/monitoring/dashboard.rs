@@ -147,8 +147,10 @@ fn each_query_of_the_dashboard_has_an_answer_through_a_failover() {
     for (title, query) in queries() {
         let query = query.replace("$job", "tsoracle").replace("$instance", ".*");
         let query = query.replace("$__rate_interval", "1m");
-        let answer = prometheus.ask(&query).unwrap_or_else(|error| panic!("{title}: {error}"));
-        let is_right = EMPTY.iter().any(|(part, _)| query.contains(part));
-        assert!(!answer.is_empty() || is_right, "{title} shows nothing: {query}");
+        prometheus.ask(&query).unwrap_or_else(|error| panic!("{title}: {error}"));
+        if !EMPTY.iter().any(|(part, _)| query.contains(part)) {
+            // A rate is there once the new leader was looked at twice.
+            prometheus.wait_for(&query);
+        }
     }
 }
