@@ -49,8 +49,8 @@ pub struct Restored {
 /// Restores a backup into `target`, which was never used and which this node leads. `open` opens the backup, which is
 /// read twice: all of it is checked before anything is done. Reports how many entries are there, now and then.
 ///
-/// Nothing serves over a restore that was interrupted after its first commit. Before that the target is as empty as it was, and whoever
-/// opens it keeps others away.
+/// No node serves a target whose restore was interrupted after its first commit. Before that commit the target is as empty as it
+/// was, and the caller, who opened it, has to keep others from opening it.
 ///
 /// # Errors
 /// `Rejected` for a time that is refused; `Config` if the target was used before or the backup is of a newer release; `Corrupt` if it is damaged; those of

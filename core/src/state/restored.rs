@@ -24,7 +24,7 @@ pub enum RestoredTime {
 }
 
 /// Where the high-water of a restored state is, at `now_ms`: the backup was taken at `taken_ms`, when it was at
-/// `backup_ms`. Whoever insists may set one that is far from the clock, or that may repeat timestamps.
+/// `backup_ms`. An operator who insists may set one that is far from the clock, or that may repeat timestamps.
 pub(crate) fn high_water_ms(
     time: RestoredTime,
     (backup_ms, taken_ms, now_ms): (u64, u64, u64),

@@ -259,7 +259,7 @@ fn so_many_callers_wait_and_no_more() {
     let first = fixture.new_request("a");
     (1..MAX_WAITING).for_each(|_| drop(fixture.new_request("a")));
     assert!(!is_taken(&mut fixture));
-    // Whoever leaves makes room, and so do all that are answered.
+    // A caller that leaves makes room for one, and an answer for its batch.
     fixture.queue.leave(&first);
     assert!(is_taken(&mut fixture) && !is_taken(&mut fixture));
     let sent = fixture.sealed().run.unwrap().key_bytes.len();
