@@ -164,11 +164,13 @@ fn assembled(assembly: Assembly) -> (Version, Vec<Entry>) {
 
 async fn a_copy_among(before: Vec<Op>, during: Vec<Op>, page_entries: usize, most_bytes: usize) {
     let (cluster, node) = Cluster::serving().await;
-    let mut none = node.oracle.copy_state().await.unwrap();
+    // One that is given up. What is taken of it makes a whole as well.
+    let mut other = node.oracle.copy_state().await.unwrap();
+    let mut parts = assembly(1 << 20);
     for op in before.into_iter().filter(|op| !matches!(op, Op::Part)) {
-        act(&node, op, &mut none, &mut assembly(1 << 20)).await;
+        act(&node, op, &mut other, &mut parts).await;
     }
-    drop(none);
+    drop(other);
     cluster.keep_history();
     let begun = cluster.version();
     let copy = node.oracle.copy_state().await.unwrap();
