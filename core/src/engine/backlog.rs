@@ -79,6 +79,27 @@ impl Backlog {
         dealt
     }
 
+    /// Takes out what may be worked out while a commit is in flight, behind what was taken out for `before`, if
+    /// that is anything. Where several callers wait, it depends on all that has come by then whose turn it is.
+    pub(super) fn deal_ahead(
+        &mut self,
+        before: Option<Option<CallerId>>,
+        most: usize,
+    ) -> VecDeque<Pending> {
+        let mut dealt = VecDeque::new();
+        if self.light_lately == 0
+            && self.queues.len() == 1
+            && let Some((caller, queue)) = self.queues.first_mut()
+            && before.is_none_or(|before| before == *caller)
+        {
+            take(queue, most, &mut dealt);
+            if queue.is_empty() {
+                self.queues.swap_remove_index(0);
+            }
+        }
+        dealt
+    }
+
     /// Puts back what did not go into the commit, ahead of what has come since.
     pub(super) fn put_back(&mut self, dealt: VecDeque<Pending>) {
         for call in dealt.into_iter().rev() {

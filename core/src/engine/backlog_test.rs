@@ -152,3 +152,51 @@ fn what_was_given_up_is_dropped_and_gives_its_places_back() {
     drop(dealt);
     assert_eq!(all.room.used(), 30_000);
 }
+
+#[test]
+fn what_one_caller_alone_waits_for_is_dealt_ahead() {
+    let mut arriving = Arriving::new();
+    arriving.send(1, 0..10);
+    arriving.send(1, 10..20);
+    let dealt = arriving.backlog.deal_ahead(None, 15);
+    assert_eq!(arriving.of(1, &dealt), (0..15).collect::<Vec<_>>());
+    let before = dealt.front().map(Pending::caller);
+    assert_eq!(commands(&arriving.backlog.deal_ahead(before, 0)), 0, "there is no more room");
+    let rest = arriving.backlog.deal_ahead(before, 100);
+    assert_eq!(arriving.of(1, &rest), (15..20).collect::<Vec<_>>());
+    assert!(arriving.backlog.is_empty());
+}
+
+#[test]
+fn nothing_is_dealt_ahead_where_it_may_be_the_turn_of_another_caller() {
+    let mut arriving = Arriving::new();
+    arriving.send(1, 0..10);
+    arriving.send(2, 0..10);
+    assert_eq!(commands(&arriving.backlog.deal_ahead(None, 100)), 0, "both are there");
+    assert_eq!(commands(&arriving.backlog.deal()), 20);
+    arriving.send(1, 0..10);
+    let before = arriving.backlog.deal_ahead(None, 100).front().map(Pending::caller);
+    arriving.send(2, 0..10);
+    assert_eq!(
+        commands(&arriving.backlog.deal_ahead(before, 100)),
+        0,
+        "the other one goes with the rest"
+    );
+    arriving.send(1, 10..20);
+    assert_eq!(commands(&arriving.backlog.deal_ahead(before, 100)), 0, "both are there");
+    assert_eq!(commands(&arriving.backlog.deal()), 20);
+    // One that asks for much, and one that asks for little.
+    arriving.send(1, 20..1_000);
+    arriving.send(2, 10..20);
+    assert!(commands(&arriving.backlog.deal()) < 990);
+    arriving.backlog.deal();
+    arriving.send(1, 1_000..1_010);
+    while arriving.backlog.queues.len() > 1 {
+        arriving.backlog.deal();
+    }
+    assert_eq!(
+        commands(&arriving.backlog.deal_ahead(None, 100)),
+        0,
+        "the other one comes again soon"
+    );
+}

@@ -1,7 +1,8 @@
 //! Group commit: requests that arrive while a commit is in flight go together into the next one.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
+use super::ahead::Ahead;
 use super::{
     Shared,
     backlog::MOST_COMMANDS,
@@ -19,13 +20,15 @@ use crate::{
 const MOST_ATTEMPTS: usize = 8;
 
 /// Commands that were worked out together on one version of the state.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(crate) struct Group {
     plan: Plan,
-    /// The engine's own commands first, then those of the callers in their order.
+    /// Of the callers' commands in their order, and of the engine's own.
     results: Vec<Result<Reply, Reject>>,
-    /// How many of the engine's own commands were looked at, and how many of them worked out.
-    own: (usize, usize),
+    /// How many of the engine's own commands were looked at.
+    own_seen: usize,
+    /// The results of those of them that were worked out.
+    own: Range<usize>,
 }
 
 /// What is needed to answer a group once it is stored.
@@ -43,6 +46,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) shares: Shares,
     /// What the next commits need is likely to be not known.
     pub(super) reads_ahead: bool,
+    /// What was worked out while a commit was in flight.
+    pub(super) ahead: Ahead,
 }
 
 impl Planner<'_> {
@@ -62,9 +67,20 @@ impl Planner<'_> {
         pending: &mut VecDeque<Pending>,
         at: Moment,
     ) -> Result<Group> {
-        let limits = self.shared.guard.driver().limits();
         let commands = pending.iter().map(Pending::len).sum::<usize>() + own.len();
-        let mut group = Group::with_capacity(commands.min(MOST_COMMANDS));
+        let group = Group::with_capacity(commands.min(MOST_COMMANDS));
+        self.complete(group, own, pending, at).await
+    }
+
+    /// As [`group`](Self::group), where the first of the pending commands are worked out already.
+    pub(crate) async fn complete(
+        &mut self,
+        mut group: Group,
+        own: &[Command],
+        pending: &mut VecDeque<Pending>,
+        at: Moment,
+    ) -> Result<Group> {
+        let limits = self.shared.guard.driver().limits();
         let mut attempts = 0;
         loop {
             // Where too much has to be read, what is known enough for goes ahead.
@@ -105,7 +121,7 @@ impl Planner<'_> {
 
     /// Goes on with a group, up to the first command that does not fit, or for which something has to be
     /// read first.
-    fn plan(
+    pub(super) fn plan(
         &mut self,
         group: &mut Group,
         own: &[Command],
@@ -113,10 +129,13 @@ impl Planner<'_> {
         at: Moment,
         limits: CommitLimits,
     ) -> Result<()> {
-        for command in &own[group.own.0..] {
+        for command in &own[group.own_seen..] {
+            if group.own.is_empty() {
+                group.own = group.results.len()..group.results.len();
+            }
             // What does not fit any more is due again soon.
-            group.own.1 += usize::from(group.add(self, None, command, limits)?);
-            group.own.0 += 1;
+            group.own.end += usize::from(group.add(self, None, command, limits)?);
+            group.own_seen += 1;
         }
         let mut done = group.of_callers();
         for call in pending {
@@ -148,7 +167,7 @@ impl Planner<'_> {
     ) -> Result<()> {
         let mut reads = missing;
         let calls = pending.iter().flat_map(Pending::commands).skip(group.of_callers());
-        let commands = own[group.own.0..].iter().chain(calls);
+        let commands = own[group.own_seen..].iter().chain(calls);
         // More than a commit takes would only be read in vain.
         let most = self.shared.guard.driver().limits().writes;
         for command in commands.take(MOST_COMMANDS) {
@@ -174,7 +193,7 @@ impl Planner<'_> {
 impl Group {
     fn with_capacity(commands: usize) -> Self {
         let (plan, results) = (Plan::with_capacity(commands), Vec::with_capacity(commands));
-        Self { plan, results, own: (0, 0) }
+        Self { plan, results, ..Self::default() }
     }
 
     /// Adds a command; false if it does not fit any more.
@@ -197,12 +216,17 @@ impl Group {
 
     /// How many commands of callers were worked out.
     fn of_callers(&self) -> usize {
-        self.results.len() - self.own.1
+        self.results.len() - self.own.len()
     }
 
     /// Whether there is nothing to be stored.
     pub(crate) fn is_empty(&self) -> bool {
         self.plan.is_empty()
+    }
+
+    /// Whether one of the engine's own commands was worked out.
+    pub(crate) fn has_own(&self) -> bool {
+        !self.own.is_empty()
     }
 
     pub(crate) fn commands(&self) -> usize {
@@ -235,7 +259,7 @@ impl Group {
         }
         let (effect, writes) = self.plan.finish(next);
         let mut results = self.results;
-        results.drain(..self.own.1);
+        results.drain(self.own);
         (effect, writes, Answers { waiters, results })
     }
 }

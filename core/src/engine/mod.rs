@@ -1,5 +1,6 @@
 //! Leading: from a claim of leadership to an open reign, and until it ends.
 
+mod ahead;
 mod backlog;
 mod clock_guard;
 mod follow;

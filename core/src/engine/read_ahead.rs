@@ -22,15 +22,16 @@ type ReadAhead = Vec<(Reads, Snapshot)>;
 
 impl Planner<'_> {
     /// Awaits the commit that makes these writes and that version, and lays them over what is known. Unless it is stored,
-    /// the caller forgets everything: nothing is planned before that.
+    /// the caller forgets everything, and what was planned on it.
     ///
-    /// Where the last commits needed reads, what arrives meanwhile goes to the backlog, and what it needs and is not
-    /// known is read.
+    /// What arrives meanwhile is worked out if `plans_ahead`. Where the last commits needed reads, what it needs and is not
+    /// known is read instead.
     pub(super) async fn committed<T>(
         &mut self,
         (next, writes): (Version, Writes),
         requests: &mut mpsc::UnboundedReceiver<Pending>,
         backlog: &mut Backlog,
+        plans_ahead: bool,
         committing: impl Future<Output = T>,
     ) -> T {
         let mut committing = pin!(committing);
@@ -38,10 +39,22 @@ impl Planner<'_> {
             // The disk is busy already while the working set is brought up to date.
             let begun = poll_fn(|context| Poll::Ready(committing.as_mut().poll(context))).await;
             self.known.advance(next, writes);
-            return match begun {
-                Poll::Ready(committed) => committed,
-                Poll::Pending => committing.await,
-            };
+            if let Poll::Ready(committed) = begun {
+                return committed;
+            }
+            loop {
+                tokio::select! {
+                    biased;
+                    committed = &mut committing => return committed,
+                    Some(arrived) = requests.recv(), if plans_ahead => {
+                        backlog.push(arrived);
+                        while let Ok(arrived) = requests.try_recv() {
+                            backlog.push(arrived);
+                        }
+                        self.plan_ahead(backlog);
+                    }
+                }
+            }
         }
         let mut reading = FuturesUnordered::new();
         let (mut asked, mut found) = (false, vec![]);

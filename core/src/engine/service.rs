@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Ended, Shared,
+    ahead::Ahead,
     backlog::Backlog,
     group::{Answers, Group, Planner},
     handover::Handover,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     BootTime, Error, ErrorKind, Now, Result,
-    state::{Command, Moment, WorkingSet, millis},
+    state::{Command, WorkingSet},
 };
 
 /// How often an idle leader looks at the wall clock, without writing anything.
@@ -84,6 +85,7 @@ impl<'a> Service<'a> {
                     shared.used.clone(),
                 ),
                 reads_ahead: false,
+                ahead: Ahead::default(),
             },
             arrivals,
             backlog: Backlog::default(),
@@ -121,7 +123,7 @@ impl<'a> Service<'a> {
         }
         // A renewal that failed is tried again at once: its time may be far off, and those who want
         // it have logged that already.
-        if self.renew_now || !self.backlog.is_empty() {
+        if self.renew_now || !self.backlog.is_empty() || !self.planner.ahead.is_empty() {
             self.take_arrived();
             return true;
         }
@@ -190,14 +192,15 @@ impl<'a> Service<'a> {
         expiries: Vec<Command>,
         now: Now,
     ) -> Result<(), Ended> {
-        let at = self.moment(now);
+        let at = self.planner.moment(now);
         let mut own = Vec::new();
         if let Some((high_water_ms, _)) = renewal {
             own.push(Command::Extend { high_water_ms, elapsed_ms: at.elapsed_ms });
         }
         own.extend(expiries);
-        let mut dealt = self.backlog.deal();
-        let planning = self.planner.group(&own, &mut dealt, at);
+        let (group, mut dealt) = self.take_ahead();
+        dealt.extend(self.backlog.deal());
+        let planning = self.planner.complete(group, &own, &mut dealt, at);
         let group = match self.struggle.watch(self.shared, Some(self.reign), planning).await {
             Ok(group) => group,
             Err(error) => {
@@ -210,6 +213,8 @@ impl<'a> Service<'a> {
             self.backlog.put_back(dealt);
             return Err(Ended::Fenced);
         }
+        self.renew_now |= renewal.is_some();
+        let renewal = renewal.filter(|_| group.has_own());
         if group.commands() == 0 {
             self.backlog.put_back(dealt);
             return Ok(());
@@ -262,7 +267,10 @@ impl<'a> Service<'a> {
             }
         });
         let (requests, backlog) = (&mut self.arrivals.requests, &mut self.backlog);
-        let storing = self.planner.committed((next, writes), requests, backlog, storing);
+        // A renewal that had no room goes first.
+        let plans_ahead = !self.renew_now;
+        let storing =
+            self.planner.committed((next, writes), requests, backlog, plans_ahead, storing);
         let verdict = self.struggle.watch(self.shared, Some(self.reign), storing).await;
         match (&verdict, &tapped) {
             (Verdict::Stored, Some(effect)) => self.taps.stored(base, effect),
@@ -291,8 +299,8 @@ impl<'a> Service<'a> {
         if matches!(verdict, Verdict::Stored) {
             return Ok(Ok(()));
         }
-        // Whatever was planned on is read again.
-        self.planner.forget();
+        // Whatever was planned on is read again, and what was planned on it is planned again.
+        self.drop_plans();
         let is_ours = match verdict {
             Verdict::Conflict(found) => {
                 let looking = self.planner.is_ours(found);
@@ -309,6 +317,23 @@ impl<'a> Service<'a> {
             Verdict::Failed(error) => Err(Ended::Failed(error)),
             Verdict::NotStored(error) | Verdict::Unknown(error) => Ok(Err(error)),
         }
+    }
+
+    /// What was worked out ahead, unless some caller has given up since: nothing is spent for it.
+    fn take_ahead(&mut self) -> (Group, VecDeque<Pending>) {
+        let (group, dealt) = self.planner.ahead.take();
+        if !dealt.iter().any(Pending::is_abandoned) {
+            return (group, dealt);
+        }
+        self.backlog.put_back(dealt);
+        Default::default()
+    }
+
+    /// Forgets what is known, and has planned again what was worked out on it.
+    fn drop_plans(&mut self) {
+        let (_, dealt) = self.planner.ahead.take();
+        self.backlog.put_back(dealt);
+        self.planner.forget();
     }
 
     /// Acts on a commit that was stored.
@@ -339,11 +364,6 @@ impl<'a> Service<'a> {
         self.struggle.watch(self.shared, Some(self.reign), pausing).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);
         Ok(())
-    }
-
-    fn moment(&self, now: Now) -> Moment {
-        let elapsed_ms = millis(now.boot.since(self.reign.opened));
-        Moment { now_ms: self.reign.wall_ms(now), elapsed_ms }
     }
 
     fn is_lively(&self, now: Now) -> bool {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a rig, a failed unwrap is a failed test")]
 
 mod admin;
+mod ahead;
 mod clocks;
 mod contention;
 mod copying;

@@ -28,6 +28,9 @@ pub(crate) enum Clause {
     /// *After anything but `Stored` the working set goes.* What was planned and not stored is written by
     /// the next commit: a block is spent on a request that was refused.
     LostPlansDropped,
+    /// *What was planned on a commit is sent once that is stored, and dropped otherwise.* It is sent on
+    /// whatever is stored in its place, with a block of the request that was refused.
+    AheadAfterStored,
     /// *An uncertain commit is settled by name.* Another one made the next version.
     SettledByName,
     /// *A state that is still at the base does not tell.* The commit lands later.

@@ -2,8 +2,8 @@
 
 use crate::clauses::Clause;
 use crate::model::{
-    ASKED_AGAIN, BOTH_SERVE, Blocks, CONFLICT, Commit, EXACTLY_ONCE, FENCE_TELLS, FINAL, Kind,
-    READS, Reign, SETTLED, STALE, Settling, State, UNCERTAIN,
+    AHEAD, ASKED_AGAIN, BOTH_SERVE, Blocks, CONFLICT, Commit, EXACTLY_ONCE, FENCE_TELLS, FINAL,
+    Kind, READS, Reign, SETTLED, STALE, Settling, State, UNCERTAIN,
 };
 
 /// What a read tells about a commit.
@@ -44,7 +44,9 @@ impl Settling {
         match (commit.kind, &mut it.reign) {
             (Kind::Fence, reign) => {
                 let start = version.number;
-                *reign = Some(Reign { start, version, record: None, own: None, leased: false });
+                let fresh =
+                    Reign { start, version, record: None, own: None, leased: false, ahead: None };
+                *reign = Some(fresh);
             }
             (kind, Some(reign)) if commit.base.number >= reign.start => {
                 reign.version = version;
@@ -57,6 +59,9 @@ impl Settling {
             }
             _ => {}
         }
+        if commit.kind == Kind::Grant {
+            self.send_ahead(state, &commit);
+        }
         for request in 0..2 {
             if commit.waiting[request] {
                 self.answer(state, request, commit.blocks[request]);
@@ -67,6 +72,31 @@ impl Settling {
         if other && first.is_some() && state.commits.iter().all(|other| !other.awaited) {
             self.reaches(state, BOTH_SERVE);
         }
+    }
+
+    /// Sends what was planned on a commit, on what is stored now.
+    fn send_ahead(&self, state: &mut State, commit: &Commit) {
+        let Some(reign) = &mut state.nodes[commit.node].reign else { return };
+        let Some(mut ahead) = reign.ahead.take() else { return };
+        ahead.base = reign.version;
+        self.reaches(state, AHEAD);
+        self.submit(state, ahead);
+    }
+
+    fn drop_ahead(&self, state: &mut State, node: usize) {
+        if let Some(reign) = &mut state.nodes[node].reign {
+            reign.ahead = None;
+        }
+    }
+
+    /// Plans a request on a commit that is in flight.
+    fn plan_ahead(&self, state: &mut State, in_flight: &Commit, request: usize) {
+        let Some(reign) = &mut state.nodes[in_flight.node].reign else { return };
+        if in_flight.kind != Kind::Grant || reign.ahead.is_some() {
+            return;
+        }
+        state.refused[request] = false;
+        reign.ahead = Some(grant(in_flight.node, &in_flight.version, &in_flight.blocks, request));
     }
 
     fn drop_plans(&self, reign: &mut Reign) {
@@ -143,6 +173,11 @@ impl Settling {
                     .is_some_and(|reign| reign.version.number == commit.version.number);
                 if by_own {
                     self.reaches(state, SETTLED);
+                    if self.rules.keep(Clause::AheadAfterStored) {
+                        self.drop_ahead(state, node);
+                    } else {
+                        self.send_ahead(state, &commit);
+                    }
                 } else {
                     self.end_reign(state, &commit);
                 }
@@ -241,6 +276,8 @@ impl Settling {
                 let same = |commit: &&mut Commit| commit.version == in_flight.version;
                 let commit = state.commits.iter_mut().find(same);
                 commit.into_iter().for_each(|commit| commit.waiting[request] = true);
+            } else {
+                self.plan_ahead(state, &in_flight, request);
             }
             return;
         }
@@ -249,11 +286,7 @@ impl Settling {
             return;
         }
         state.refused[request] = false;
-        let mut grant = plan(node, Kind::Grant, &version);
-        grant.blocks = record;
-        grant.blocks[request] = Some(next(&record));
-        grant.planned[request] = true;
-        grant.waiting[request] = true;
+        let grant = grant(node, &version, &record, request);
         self.submit(state, grant);
         if !self.rules.keep(Clause::LostPlansDropped)
             && let Some(reign) = &mut state.nodes[node].reign
@@ -284,6 +317,16 @@ impl Settling {
 
 fn next(blocks: &Blocks) -> u8 {
     blocks.iter().flatten().max().map_or(0, |block| block + 1)
+}
+
+/// A commit that hands out the next block.
+fn grant(node: usize, base: &crate::model::Version, record: &Blocks, request: usize) -> Commit {
+    let mut grant = plan(node, Kind::Grant, base);
+    grant.blocks = *record;
+    grant.blocks[request] = Some(next(record));
+    grant.planned[request] = true;
+    grant.waiting[request] = true;
+    grant
 }
 
 fn plan(node: usize, kind: Kind, base: &crate::model::Version) -> Commit {

@@ -10,6 +10,7 @@ pub(crate) const FINAL: &str = "settling is final";
 pub(crate) const READS: &str = "reads show what is stored";
 
 pub(crate) const BOTH_SERVE: &str = "two nodes hand out a block each";
+pub(crate) const AHEAD: &str = "what was planned on a commit in flight is sent";
 pub(crate) const CONFLICT: &str = "a commit is told to be not stored";
 pub(crate) const ASKED_AGAIN: &str = "a block is told to a request that asks again";
 pub(crate) const SETTLED: &str = "a version-only commit decides";
@@ -74,6 +75,8 @@ pub(crate) struct Reign {
     /// The last of its own writes, and the number of the commit.
     pub(crate) own: Option<(u8, Blocks)>,
     pub(crate) leased: bool,
+    /// What was planned on the commit in flight, to be sent once that is stored.
+    pub(crate) ahead: Option<Commit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -359,6 +362,7 @@ impl Model for Settling {
             Property::always(FINAL, |_, it: &State| it.broken != Some(FINAL)),
             Property::always(READS, |_, it: &State| it.broken != Some(READS)),
             Property::sometimes(BOTH_SERVE, |_, it: &State| it.broken == Some(BOTH_SERVE)),
+            Property::sometimes(AHEAD, |_, it: &State| it.broken == Some(AHEAD)),
             Property::sometimes(CONFLICT, |_, it: &State| it.broken == Some(CONFLICT)),
             Property::sometimes(ASKED_AGAIN, |_, it: &State| it.broken == Some(ASKED_AGAIN)),
             Property::sometimes(SETTLED, |_, it: &State| it.broken == Some(SETTLED)),

@@ -55,7 +55,7 @@ impl Service<'_> {
     }
 
     async fn commit_release(&mut self) -> Result<Result<()>, Ended> {
-        let at = self.moment(self.shared.clock.now());
+        let at = self.planner.moment(self.shared.clock.now());
         let mut none = VecDeque::new();
         match self.planner.group(&[Command::Release], &mut none, at).await {
             // An attempt before this one, or a later reign, has ended it.
@@ -78,11 +78,14 @@ impl Service<'_> {
 
     /// Commits the requests that are there already, and closes the queue.
     async fn commit_accepted(&mut self) -> Result<(), Ended> {
+        if !self.planner.ahead.is_empty() {
+            self.drop_plans();
+        }
         self.arrivals.requests.close();
         while let Some(accepted) = self.arrivals.requests.recv().await {
             self.backlog.push(accepted);
         }
-        let at = self.moment(self.shared.clock.now());
+        let at = self.planner.moment(self.shared.clock.now());
         // What cannot be planned now is given back to its callers as not committed.
         while !self.backlog.is_empty() {
             let mut dealt = self.backlog.deal();
