@@ -2,7 +2,7 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use clap::Args;
 use serde::{Serialize, Serializer};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tsoracle_core::{Clock as _, SystemClock, Timestamp};
 use tsoracle_proto::{
@@ -15,7 +15,7 @@ use tsoracle_proto::{
 };
 
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints, said},
+    endpoints::{Channel, Dialer, Endpoints, said, within},
     failure::Failure,
     leader::leader_of,
     output::Output,
@@ -233,12 +233,6 @@ async fn health(channel: Channel, name: &str, timeout: Duration) -> &'static str
         }
     }
     UNKNOWN
-}
-
-fn within<T>(message: T, timeout: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    request
 }
 
 /// From here on it is worth a word that timestamps are ahead of the clock.

@@ -280,8 +280,7 @@ impl Suite {
             Kind::ClientTs | Kind::ClientSeq => Some(&self.client),
             Kind::Other => None,
         };
-        let target =
-            target.ok_or_else(|| Failure::failed(format!("there is no load {spec:?}")))?;
+        let target = target.ok_or_else(|| Failure::failed(format!("there is no load {spec:?}")))?;
         Ok(self.load_for(target, spec, window).await)
     }
 }

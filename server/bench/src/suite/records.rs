@@ -181,7 +181,9 @@ impl Records {
     pub(crate) fn best_echo(&self) -> Vec<f64> {
         let mut best: Vec<f64> = Vec::new();
         let echoes = self.0.iter();
-        for (_, runs) in echoes.filter(|(spec, _)| spec.kind == Kind::Echo && spec.note.0.is_empty()) {
+        for (_, runs) in
+            echoes.filter(|(spec, _)| spec.kind == Kind::Echo && spec.note.0.is_empty())
+        {
             for (round, run) in runs.iter().enumerate() {
                 match best.get_mut(round) {
                     Some(most) => *most = most.max(run.calls_per_second),

@@ -165,9 +165,9 @@ fn tls(
     tls.map(Some).map_err(usage_if_config)
 }
 
-fn set<T>(option: &mut T, given: Option<T>) {
+fn set<T>(option: &mut T, given: Option<impl Into<T>>) {
     if let Some(value) = given {
-        *option = value;
+        *option = value.into();
     }
 }
 
