@@ -6,8 +6,8 @@
 //! from session time, which no wall clock moves and which runs only while a leader serves.
 
 use super::{
-    Answer, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, Requester, View,
-    Writes, keys,
+    Answer, Capped, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, Requester,
+    View, Writes, keys,
     plan::Planned,
     record::{LEASE_RULES, LeaseRecord, Leases, Meta, OWNER_RULES, cast, load},
     reign,
@@ -142,7 +142,7 @@ impl Table {
             self.put(&LeaseRecord { superseded: true, ..current });
         }
         if self.leases.count >= limits.leases {
-            return Err(Reject::TooManyLeases { limit: limits.leases });
+            return Err(Reject::TooMany { what: Capped::Leases, limit: limits.leases });
         }
         self.leases.count += 1;
         self.leases.last_id += 1;

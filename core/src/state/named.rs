@@ -2,7 +2,7 @@
 //! session.
 
 use super::{
-    Advance, NameRetention, Record, Reject, Reply, View, Writes,
+    Advance, Capped, NameRetention, Record, Reject, Reply, View, Writes,
     answers::{AnswerRecord, Digest},
     keys,
     plan::Planned,
@@ -37,7 +37,7 @@ pub(super) fn admit(
     let count = count(view)?;
     let limit = advance.limits.named;
     Ok(match count >= limit {
-        true => Admission::Refused(Reject::TooManyNamed { limit }),
+        true => Admission::Refused(Reject::TooMany { what: Capped::Named, limit }),
         false => Admission::Fresh(count + 1),
     })
 }

@@ -1,7 +1,7 @@
 //! Handing out blocks without a gap, from 0 or a seed on, until a sequence is deleted.
 
 use super::{
-    Advance, Reject, Reply, Seed, View, Writes, keys, named,
+    Advance, Capped, Reject, Reply, Seed, View, Writes, keys, named,
     plan::Planned,
     record::{ANSWER_RULES, Meta, load},
     reign, restored,
@@ -77,7 +77,7 @@ pub(super) fn seed(view: &dyn View, epoch: Epoch, seed: &Seed) -> Result<Planned
         return Ok(Err(reject));
     }
     if meta.keys >= seed.limits.keys {
-        return Ok(Err(Reject::TooManyKeys { limit: seed.limits.keys }));
+        return Ok(Err(Reject::TooMany { what: Capped::Sequences, limit: seed.limits.keys }));
     }
     meta.keys += 1;
     let mut writes = Writes::default();
@@ -120,7 +120,10 @@ fn take(
         let start = match load::<u64>(view, &stored)? {
             Some(next) => *next,
             None if meta.keys >= advance.limits.keys => {
-                return Ok(Err(Reject::TooManyKeys { limit: advance.limits.keys }));
+                return Ok(Err(Reject::TooMany {
+                    what: Capped::Sequences,
+                    limit: advance.limits.keys,
+                }));
             }
             None => {
                 meta.keys += 1;

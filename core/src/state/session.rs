@@ -5,7 +5,7 @@ use siphasher::sip128::SipHasher13;
 use smallvec::SmallVec;
 
 use super::{
-    Advance, Record, Reject, Reply, View, Writes,
+    Advance, Capped, Record, Reject, Reply, View, Writes,
     answers::{AnswerPage, AnswerRecord, Digest},
     keys::{self, Key},
     plan::Planned,
@@ -99,7 +99,10 @@ pub(super) fn admit(
         return Ok(if id.retry || was_known {
             Admission::Refused(Reject::SessionUnknown)
         } else if meta.sessions >= advance.limits.sessions {
-            Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })
+            Admission::Refused(Reject::TooMany {
+                what: Capped::Sessions,
+                limit: advance.limits.sessions,
+            })
         } else {
             fresh(0, Page { key, digest: Digest::Keyed })
         });

@@ -195,10 +195,16 @@ async fn how_long_a_lease_may_run_and_how_many_there_may_be_is_configured() {
     }
     acquire(&node, "h", 1).await.unwrap();
     let refused = acquire(&node, "i", 1).await.unwrap_err();
-    assert_eq!(*refused.kind(), ErrorKind::Rejected(Reject::TooManyLeases { limit: 1 }));
+    assert_eq!(
+        *refused.kind(),
+        ErrorKind::Rejected(Reject::TooMany { what: Capped::Leases, limit: 1 })
+    );
     node.oracle.seed_seq(SeqKey::new("a").unwrap(), 7).await.unwrap();
     let refused = node.oracle.seed_seq(SeqKey::new("b").unwrap(), 7).await.unwrap_err();
-    assert_eq!(*refused.kind(), ErrorKind::Rejected(Reject::TooManyKeys { limit: 1 }));
+    assert_eq!(
+        *refused.kind(),
+        ErrorKind::Rejected(Reject::TooMany { what: Capped::Sequences, limit: 1 })
+    );
 }
 
 #[tokio::test]
