@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tsoracle_core::{
     ErrorKind, LeaseHolder, LeaseId, ManualClock, Reject, Result, SeqKey, SeqList, StampingLease,
+    state::Capped,
 };
 
 use crate::rig::{Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
