@@ -223,6 +223,10 @@ impl Running {
         Ok(())
     }
 
+    fn disk(&self, node: usize) -> &Disk {
+        &self.disks[node]
+    }
+
     fn client(&self) -> Result<Arc<dyn Service>> {
         let endpoints = (0..self.site.nodes()).map(|node| self.site.service(node).to_string());
         let client = Client::builder().endpoints(endpoints).timeout(CLIENT_TIMEOUT).build();
@@ -385,14 +389,14 @@ fn with_disks(of: &Processes, cluster: &Shared<Launched>, processes: Cluster) ->
     Cluster {
         disk: Some(tsoracle_conformance::Disk {
             hang: Fault {
-                begin: does!(cluster, |running, node| running.disks[node].hang().await),
-                end: does!(cluster, |running, node| running.disks[node].mend()),
+                begin: does!(cluster, |running, node| running.disk(node).hang().await),
+                end: does!(cluster, |running, node| running.disk(node).mend()),
             },
             lose_power: does!(cluster, |running, node| running.lose_power(node)),
         }),
         slow_disk: Some(Fault {
-            begin: does!(cluster, |running, (node, by)| running.disks[node].slow_down(by)),
-            end: does!(cluster, |running, (node, _)| running.disks[node].be_sound()),
+            begin: does!(cluster, |running, (node, by)| running.disk(node).slow_down(by)),
+            end: does!(cluster, |running, (node, _)| running.disk(node).be_sound()),
         }),
         hung_files: of.hung_files.iter().map(|kind| hung(cluster, kind)).collect(),
         ..processes
@@ -403,11 +407,11 @@ fn with_disks(of: &Processes, cluster: &Shared<Launched>, processes: Cluster) ->
 fn hung(cluster: &Shared<Launched>, kind: &HungFiles) -> tsoracle_conformance::HungFiles {
     let HungFiles { word, operations, name, ends_commits } = *kind;
     let begin = cluster.action(move |launched, node: usize| {
-        Box::pin(async move { launched.running()?.disks[node].hang_in(operations, name) })
+        Box::pin(async move { launched.running()?.disk(node).hang_in(operations, name) })
     });
     tsoracle_conformance::HungFiles {
         word: word.into(),
-        hang: Fault { begin, end: does!(cluster, |running, node| running.disks[node].be_sound()) },
+        hang: Fault { begin, end: does!(cluster, |running, node| running.disk(node).be_sound()) },
         ends_commits,
     }
 }

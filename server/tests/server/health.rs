@@ -17,7 +17,7 @@ use tonic_reflection::pb::{
 use tsoracle_core::{Leadership, ManualClock, OracleOptions};
 use tsoracle_server::Server;
 
-use crate::common::{Running, channel, driver::Scripted};
+use crate::common::{Running, driver::Scripted};
 
 /// What says that the node takes part, that it leads, and that it lives.
 const READY: [&str; 2] = ["", "tsoracle.v1.Ready"];
