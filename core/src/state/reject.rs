@@ -1,10 +1,8 @@
-use serde::{Deserialize, Serialize};
-
 use super::{Capped, record::RULES, sequence::LAST_START};
 use crate::{Epoch, LeaseId, SeqKey, Timestamp};
 
 /// Why the state refused a command. A refusal writes nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reject {
     /// The epoch no longer leads, or its reign is not open.
