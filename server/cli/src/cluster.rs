@@ -1,6 +1,6 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tsoracle_proto::{
     metadata,
     v1::{
@@ -10,7 +10,7 @@ use tsoracle_proto::{
 };
 
 use crate::{
-    endpoints::{Dialer, Endpoints, said},
+    endpoints::{Dialer, Endpoints, said, within},
     failure::Failure,
     leader::Leader,
     output::Output,
@@ -143,8 +143,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Some(change) => {
             let mut leader = Leader::new(&endpoints)?;
             let asked = leader.ask(async |channel, timeout| {
-                let mut request = Request::new(ChangeRequest { change: Some(change.clone()) });
-                request.set_timeout(timeout);
+                let request = within(ChangeRequest { change: Some(change.clone()) }, timeout);
                 ClusterServiceClient::new(channel).change(request).await
             });
             asked.await.map_err(|error| match error.status() {
@@ -178,8 +177,7 @@ async fn members(dialer: &Dialer, endpoints: &[String]) -> Result<MembersRespons
     for endpoint in endpoints {
         let answer = match dialer.dial(endpoint).await {
             Ok(channel) => {
-                let mut request = Request::new(MembersRequest {});
-                request.set_timeout(dialer.timeout);
+                let request = within(MembersRequest {}, dialer.timeout);
                 ClusterServiceClient::new(channel).members(request).await
             }
             Err(error) => Err(Status::unavailable(error)),

@@ -2,7 +2,7 @@ use std::{env, error::Error as _, fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tonic::{
-    Status,
+    Request, Status,
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
@@ -213,6 +213,13 @@ impl Dialer {
         let scheme = if self.tls.is_some() { Scheme::Tls } else { Scheme::Plaintext };
         Ok(Address::of_user(endpoint, scheme)?.uri(scheme))
     }
+}
+
+/// A request that is answered within `timeout`, or not at all.
+pub(crate) fn within<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
 }
 
 /// What a server says about a call, or what the connection to it came to and what a person does about that.

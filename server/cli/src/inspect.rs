@@ -14,6 +14,7 @@ use tsoracle_core::{
 };
 
 use crate::{
+    ask::Next,
     backup::{self, NewFile, PRODUCT},
     drivers,
     failure::{Failure, usage_if_config},
@@ -75,12 +76,6 @@ struct Report {
     exported: Option<String>,
     /// What a person has to know.
     notes: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Next<'a> {
-    key: &'a str,
-    next: u64,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {

@@ -1,10 +1,9 @@
 use clap::Args;
 use serde::Serialize;
-use tonic::Request;
 use tsoracle_proto::v1::{ReloadRequest, cluster_service_client::ClusterServiceClient};
 
 use crate::{
-    endpoints::{Dialer, Endpoints, said},
+    endpoints::{Dialer, Endpoints, said, within},
     failure::Failure,
     output::Output,
 };
@@ -59,9 +58,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn ask(endpoint: &str, dialer: &Dialer) -> Result<Vec<String>, String> {
     let mut cluster = ClusterServiceClient::new(dialer.dial(endpoint).await?);
-    let mut request = Request::new(ReloadRequest {});
-    request.set_timeout(dialer.timeout);
-    match cluster.reload(request).await {
+    match cluster.reload(within(ReloadRequest {}, dialer.timeout)).await {
         Ok(answer) => Ok(answer.into_inner().next_start),
         Err(status) => Err(format!("{}: {}", status.code(), said(&status))),
     }

@@ -8,8 +8,8 @@ use tsoracle_proto::v1::{
 };
 
 use crate::{
-    ask::KeyArguments,
-    endpoints::{Endpoints, Routes},
+    ask::{KeyArguments, Next},
+    endpoints::{Endpoints, Routes, within},
     failure::Failure,
     leader::Leader,
     output::Output,
@@ -123,12 +123,6 @@ pub(crate) struct SeedArguments {
     output: Output,
 }
 
-#[derive(Serialize)]
-struct Next<'a> {
-    key: &'a str,
-    next: u64,
-}
-
 pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
     let ListArguments { prefix, mut after, limit, endpoints, routes, output } = arguments;
     let client = endpoints.connect_with(routes).await?;
@@ -192,9 +186,7 @@ pub(crate) async fn open(arguments: OpenArguments) -> Result<(), Failure> {
             accept_sequence_loss: all && index == last,
         };
         let asked = leader.ask(async |channel, timeout| {
-            let mut request = tonic::Request::new(request.clone());
-            request.set_timeout(timeout);
-            SequenceServiceClient::new(channel).open_seqs(request).await
+            SequenceServiceClient::new(channel).open_seqs(within(request.clone(), timeout)).await
         });
         let OpenSeqsResponse { entries: opened, closed: others, .. } = asked.await?;
         entries.extend(opened);

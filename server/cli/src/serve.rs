@@ -6,7 +6,7 @@ use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
 };
-use tsoracle_server::{Place, Reloads, Server, TlsOptions};
+use tsoracle_server::{Builder, Place, Reloads, Server, TlsOptions};
 
 use crate::{
     access,
@@ -39,16 +39,10 @@ const RELOAD: Duration = Duration::from_secs(10);
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
     let is_traced = start_log(&settings)?;
-    let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
+    let (config, limits, tls) = (driver(&settings)?, settings.limits()?, settings.tls()?);
+    let (name, options) = (config.name().to_owned(), oracle_options(&settings, &config)?);
     let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
-    let config = driver(&settings)?;
-    let name = config.name().to_owned();
-    let space = drivers::directory(&config)?
-        .map(|directory| Space { directory, reserve: settings.reserve_bytes });
-    let options = OracleOptions { space, ..options };
-    if let Some(tls) = &tls {
-        warn_of_one_authority(&config, tls);
-    }
+    warn_of_one_authority(&config, tls.as_ref());
     let place = settings.listen.as_deref().unwrap_or(LISTEN);
     place::check_place("--listen", place)?;
     let mut signals = Signals::install()?;
@@ -78,37 +72,28 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
-    let mut server = Server::builder().driver(driver.clone()).options(options);
-    server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
-    if let Some(endpoint) = service_endpoint.clone() {
-        server = server.advertise(endpoint);
-    }
-    if is_traced {
-        server = server.spans(traces::span_of);
-    }
-    if let Some(tls) = tls {
-        server = server.tls(tls).reload(reloader.subscribe());
-    }
+    let server = Server::builder().driver(driver.clone()).options(options).limits(limits.clone());
+    let server = server.access(access.trusting(trust)).reloads(reloads.clone());
+    let server =
+        reached_by_clients(server.reload(reloader.subscribe()), service_endpoint.clone(), tls);
+    let server = if is_traced { server.spans(traces::span_of) } else { server };
     let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
     let counting = keep_up_meters(oracle.clone());
     log::report(&oracle);
     tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
     let followed = manager.follow(oracle.clone());
-    if let Some(web) = &web {
+    let pages = web.map(|web| {
         web.show(oracle.clone(), service_endpoint);
         tokio::spawn(web.clone().keep_up());
-    }
-    let pages = web.map(|web| web.pages(Hosts::of(&settings)));
+        web.pages(Hosts::of(&settings))
+    });
     let reload = reloader.subscribe();
     let administrators = administrators.serve(oracle, (&access, pages), limits, reload, reloads);
     let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
     let stopped = listening.serve_with_shutdown(stopping(signals, &manager));
     let ended = tokio::select! {
-        stopped = stopped => match stopped {
-            Ok(()) => Ok(()),
-            Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
-        },
+        served = served(stopped, &*driver) => served,
         error = probes => Err(error.into()),
         error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
@@ -133,6 +118,29 @@ fn driver(settings: &Settings) -> Result<DriverConfig, Failure> {
         require_state(&config)?;
     }
     Ok(config)
+}
+
+/// How the oracle over this driver serves.
+fn oracle_options(settings: &Settings, config: &DriverConfig) -> Result<OracleOptions, Failure> {
+    let space = drivers::directory(config)?
+        .map(|directory| Space { directory, reserve: settings.reserve_bytes });
+    Ok(OracleOptions { space, ..settings.oracle_options()? })
+}
+
+/// Says where clients reach the server, and whether they speak TLS with it.
+fn reached_by_clients(
+    server: Builder,
+    endpoint: Option<String>,
+    tls: Option<TlsOptions>,
+) -> Builder {
+    let server = match endpoint {
+        Some(endpoint) => server.advertise(endpoint),
+        None => server,
+    };
+    match tls {
+        Some(tls) => server.tls(tls),
+        None => server,
+    }
 }
 
 /// Waits until this process is asked to stop.
@@ -219,20 +227,27 @@ fn reload_on_hangup(
     })
 }
 
-/// Why the cluster goes on without this node, if that is why it has ended.
-async fn excluded(driver: &dyn ConsensusDriver) -> Option<Failure> {
-    let error = driver.read(&Reads::default()).await.err()?;
-    (*error.kind() == ErrorKind::Excluded).then(|| error.into())
+/// How serving has ended. If the cluster goes on without this node, that is the reason.
+async fn served(
+    stopped: impl Future<Output = tsoracle_core::Result<()>>,
+    driver: &dyn ConsensusDriver,
+) -> Result<(), Failure> {
+    let Err(error) = stopped.await else { return Ok(()) };
+    match driver.read(&Reads::default()).await {
+        Err(excluded) if *excluded.kind() == ErrorKind::Excluded => Err(excluded.into()),
+        _ => Err(error.into()),
+    }
 }
 
 /// Warns if clients have certificates of the authority that the nodes of a cluster trust each other by.
-fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
+fn warn_of_one_authority(config: &DriverConfig, tls: Option<&TlsOptions>) {
     #[derive(Deserialize)]
     struct Peers {
         peer_ca: Option<PathBuf>,
     }
     let Ok(Peers { peer_ca: Some(peer_ca) }) = config.options() else { return };
-    if fs::read(&peer_ca).is_ok_and(|authorities| tls.lets_in_what_is_signed_by(&authorities)) {
+    let Ok(authorities) = fs::read(&peer_ca) else { return };
+    if tls.is_some_and(|tls| tls.lets_in_what_is_signed_by(&authorities)) {
         tracing::warn!(
             peer_ca = %peer_ca.display(),
             "the authority that nodes are trusted by signs certificates of clients, too: a client whose certificate \

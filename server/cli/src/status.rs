@@ -2,20 +2,20 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use clap::Args;
 use serde::{Serialize, Serializer};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tsoracle_core::{Clock as _, SystemClock, Timestamp};
 use tsoracle_proto::{
     metadata,
     v1::{
         GetCurrentMaxSafeRequest, LeaderHint, MembersRequest, ReadSeqRequest, TroublesRequest,
-        cluster_service_client::ClusterServiceClient,
+        TroublesResponse, cluster_service_client::ClusterServiceClient,
         sequence_service_client::SequenceServiceClient, tso_service_client::TsoServiceClient,
     },
 };
 
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints, said},
+    endpoints::{Channel, Dialer, Endpoints, said, within},
     failure::Failure,
     leader::leader_of,
     output::Output,
@@ -90,6 +90,19 @@ struct Report {
 }
 
 impl Report {
+    fn with_troubles(self, told: TroublesResponse) -> Self {
+        Self {
+            rules: told.rules,
+            newest_rules: Some(told.newest_rules).filter(|newest| *newest > 0),
+            release_before: told.rules.map(|_| told.kept_from_release_before.is_none()),
+            release_before_reason: told.kept_from_release_before,
+            free_bytes: told.free_bytes,
+            reserve_bytes: told.reserve_bytes,
+            troubles: told.troubles,
+            ..self
+        }
+    }
+
     fn with_error(self, status: &Status) -> Self {
         Self { error: Some(format!("{}: {}", status.code(), said(status))), ..self }
     }
@@ -150,23 +163,12 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
         cluster.members(within(MembersRequest {}, timeout)),
     );
+    let report = Report { health: Some(health), serves: leads == "SERVING", ..report };
     // A node of an earlier release has none to tell.
-    let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
-    let report = Report {
-        health: Some(health),
-        serves: leads == "SERVING",
-        rules: troubles.rules,
-        newest_rules: Some(troubles.newest_rules).filter(|newest| *newest > 0),
-        release_before: troubles.rules.map(|_| troubles.kept_from_release_before.is_none()),
-        release_before_reason: troubles.kept_from_release_before,
-        free_bytes: troubles.free_bytes,
-        reserve_bytes: troubles.reserve_bytes,
-        troubles: troubles.troubles,
-        ..report
-    };
+    let report = report.with_troubles(troubles.map(Response::into_inner).unwrap_or_default());
     match led {
         Led::Here => {
-            let answer = max_safe.map(tonic::Response::into_inner).unwrap_or_default();
+            let answer = max_safe.map(Response::into_inner).unwrap_or_default();
             let epoch = u128::from(answer.epoch_hi) << 64 | u128::from(answer.epoch_lo);
             Report {
                 phase: "leading",
@@ -233,12 +235,6 @@ async fn health(channel: Channel, name: &str, timeout: Duration) -> &'static str
         }
     }
     UNKNOWN
-}
-
-fn within<T>(message: T, timeout: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    request
 }
 
 /// From here on it is worth a word that timestamps are ahead of the clock.
