@@ -67,7 +67,7 @@ impl Elector {
             }
             Some(holder) if self.is_ours(&holder) => {
                 self.created = Some(holder.created);
-                self.probe.leave();
+                self.probe.stop();
                 (Elected::This(holder.created), self.keep().await?)
             }
             Some(holder) => {

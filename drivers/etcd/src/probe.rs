@@ -46,7 +46,7 @@ impl Probe {
     }
 
     /// Asks no service from now on.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn stop(&self) {
         self.leader.send_replace(None);
     }
 
@@ -54,11 +54,11 @@ impl Probe {
         self.dead.load(Ordering::Acquire) == created
     }
 
-    /// Does what it was told, and has the election looked at when a leader is dead.
+    /// Asks the leader's service, and has the election looked at when it does not answer any more.
     pub(crate) async fn run(&self, news: &News) {
-        let mut told = self.leader.subscribe();
+        let mut changes = self.leader.subscribe();
         loop {
-            let leader = told.borrow_and_update().clone();
+            let leader = changes.borrow_and_update().clone();
             let watching = async {
                 if let Some(leader) = leader.filter(|leader| !leader.endpoint.is_empty()) {
                     silence(&leader.endpoint, self.max_silence).await;
@@ -69,7 +69,7 @@ impl Probe {
             };
             tokio::select! {
                 () = watching => {}
-                _ = told.changed() => {}
+                _ = changes.changed() => {}
             }
         }
     }
