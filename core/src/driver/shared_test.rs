@@ -101,13 +101,13 @@ impl SharedStore for Service {
     }
 }
 
-async fn shows(driver: &impl ConsensusDriver, what: impl Fn(&Leadership) -> bool) -> Leadership {
+async fn shows(driver: &SharedDriver<Service>, what: impl Fn(&Leadership) -> bool) -> Leadership {
     let mut leadership = driver.leadership();
     let waited = timeout(PATIENCE, leadership.wait_for(what)).await;
     waited.expect("it did not come to that").expect("the channel has closed").clone()
 }
 
-async fn leads(driver: &impl ConsensusDriver, claim: u64) {
+async fn leads(driver: &SharedDriver<Service>, claim: u64) {
     shows(driver, |now| *now == Leadership::Leader { claim }).await;
 }
 
@@ -270,7 +270,8 @@ async fn commits_in_flight_end_before_leadership_does() {
     service.now().holds_commits = false;
     service.1.notify_waiters();
     stopping.await.unwrap();
-    assert_eq!((service.now().committed, service.now().given_up), (1, 1));
+    assert_eq!(service.now().committed, 1);
+    assert_eq!(service.now().given_up, 1);
     assert!(driver.leadership().has_changed().is_err(), "the channel is open");
 }
 
