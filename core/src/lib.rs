@@ -38,10 +38,10 @@ pub use backup::{
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 pub use driver::{
     Announcer, Certificate, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory,
-    DriverOption, Effect, Entry, Finding, KeyRange, Leadership, LocalDriver, Member, MemberReport,
-    Members, Membership, MembershipChange, MemoryStore, Observed, OpenContext, OpenFuture, Outcome,
-    Problem, Reads, Registry, Report, SeqStore, Snapshot, StoppedReader, StoppedState, Unreached,
-    VERSION, Version, new_node,
+    DriverOption, Effect, Elected, Election, Entry, Finding, KeyRange, Leadership, LocalDriver,
+    Member, MemberReport, Members, Membership, MembershipChange, MemoryStore, News, OpenContext,
+    OpenFuture, Outcome, Problem, Reads, Registry, Report, SeqStore, SharedDriver, SharedStore,
+    Snapshot, StoppedReader, StoppedState, Unreached, VERSION, Version, new_node,
 };
 #[doc(hidden)]
 pub use driver::{Linked, LinkedReader};

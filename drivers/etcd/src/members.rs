@@ -223,15 +223,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Errors
 /// The one given, if another attempt is of no use, or it is too late for one.
 pub(crate) async fn pause_before_retry(error: Error, deadline: BootTime) -> Result<()> {
-    let is_uncertain = *error.kind() == ErrorKind::Uncertain;
-    if is_uncertain || *error.kind() == ErrorKind::Unavailable {
+    if matches!(error.kind(), ErrorKind::Uncertain | ErrorKind::Unavailable) {
         SystemClock.sleep(PAUSE).await;
         if SystemClock.now().boot < deadline {
             return Ok(());
         }
     }
-    Err(match is_uncertain {
-        true => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
-        false => error,
-    })
+    Err(error)
 }
