@@ -34,7 +34,7 @@ impl EtcdDriver {
     pub async fn open(config: Config, context: OpenContext) -> Result<Arc<Self>> {
         config.validate()?;
         let etcd = Etcd::new(&config)?;
-        etcd.members.watch(context.reload);
+        let certificates = etcd.members.keep_up(context.reload);
         first_look(&etcd).await?;
         let (announcer, leadership) = Announcer::new();
         let (left, stopped) = watch::channel(None);
@@ -44,7 +44,7 @@ impl EtcdDriver {
         let endpoint = context.service_endpoint.unwrap_or_default();
         let elector = Elector::new(shared.clone(), announcer, (config.ttl, config.probe), endpoint);
         // One task, so that a panic anywhere in it ends everything.
-        tokio::spawn(run(shared.clone(), elector, left));
+        tokio::spawn(run(shared.clone(), elector, certificates, left));
         Ok(Arc::new(Self { node, leadership, shared, stopped }))
     }
 }
@@ -53,6 +53,7 @@ impl EtcdDriver {
 async fn run(
     shared: Arc<Shared>,
     mut elector: Elector,
+    certificates: impl Future<Output = ()>,
     left: watch::Sender<Option<Result<(), String>>>,
 ) {
     let working = async {
@@ -61,6 +62,7 @@ async fn run(
             () = elector.run() => {}
             () = watch(&shared) => {}
             () = shared.etcd.members.stay_connected() => {}
+            () = certificates => {}
         }
     };
     if let Err(panic) = supervised("the election in etcd", working).await {
