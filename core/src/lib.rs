@@ -45,7 +45,7 @@ pub use driver::{
 };
 #[doc(hidden)]
 pub use driver::{Linked, LinkedReader};
-pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock};
+pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock, size_in_words};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
 pub use import::StateCounts;

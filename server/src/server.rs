@@ -38,6 +38,7 @@ pub struct Server {
     /// The oracle was started for this server, and stops with it.
     pub(crate) owns_oracle: bool,
     pub(crate) tls: Option<Watched<ServerConfig>>,
+    reload: Reload,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
     reloads: Option<Reloads>,
@@ -160,7 +161,6 @@ impl Builder {
             }
         };
         if let Some(tls) = &tls {
-            tls.watch(self.reload);
             let reporting = tls.clone();
             oracle.report_also(move |_| reporting.report());
         }
@@ -169,11 +169,12 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, reloads, pages, for_administrators, spans, .. } = self;
+        let Self { reload, limits, access, reloads, pages, for_administrators, spans, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
             tls,
+            reload,
             limits,
             access,
             reloads,
@@ -251,6 +252,14 @@ impl Server {
             .add_service(Edge::new(sequences, gate.clone(), observed.clone(), time))
             .add_service(Edge::new(cluster, gate.clone(), observed.clone(), time))
             .add_service(Edge::new(backups, gate, observed, time))
+    }
+
+    /// Keeps certificates and keys up with their files, for ever.
+    pub(crate) async fn certificates(&self) {
+        match &self.tls {
+            Some(tls) => tls.keep_up(self.reload.clone()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// For connections.

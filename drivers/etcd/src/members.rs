@@ -76,8 +76,8 @@ impl Members {
     }
 
     /// Reads the certificates again when they change, or `reload` asks for it, from now on.
-    pub(crate) fn watch(&self, reload: Reload) {
-        self.endpoints.watch(reload);
+    pub(crate) fn keep_up(&self, reload: Reload) -> impl Future<Output = ()> + Send + use<> {
+        self.endpoints.keep_up(reload)
     }
 
     /// The certificates with what is wrong with them, and whether etcd answers.

@@ -21,17 +21,17 @@ pub(crate) struct Store {
     etcd: Arc<Etcd>,
     probe: Arc<Probe>,
     elector: Mutex<Elector>,
+    reload: Reload,
 }
 
 impl Store {
     pub(crate) fn new(config: &Config, context: OpenContext) -> Result<Self> {
         config.validate()?;
         let etcd = Arc::new(Etcd::new(config)?);
-        etcd.members.watch(context.reload);
         let probe = Arc::new(Probe::new(config.probe));
         let endpoint = context.service_endpoint.unwrap_or_default();
         let elector = Elector::new(etcd.clone(), probe.clone(), config, endpoint).into();
-        Ok(Self { etcd, probe, elector })
+        Ok(Self { etcd, probe, elector, reload: context.reload })
     }
 }
 
@@ -87,6 +87,7 @@ impl SharedStore for Store {
             () = watch(&self.etcd, news) => {}
             () = self.probe.run(news) => {}
             () = self.etcd.members.stay_connected() => {}
+            () = self.etcd.members.keep_up(self.reload.clone()) => {}
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     endpoints::{Dialer, Endpoints, said, within},
     failure::Failure,
     leader::Leader,
-    output::Output,
+    output::{Output, word},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -205,7 +205,8 @@ fn show(members: &MembersResponse, output: Output) -> Result<(), Failure> {
                 (false, true) => "votes",
                 (false, false) => "learns",
             };
-            format!("{}  {role}  peer {}  service {}", shown.id, shown.peer, shown.service)
+            let (peer, service) = (word(&shown.peer), word(&shown.service));
+            format!("{}  {role}  peer {peer}  service {service}", shown.id)
         })?;
     }
     Ok(())

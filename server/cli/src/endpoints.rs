@@ -1,4 +1,10 @@
-use std::{env, error::Error as _, fs, path::PathBuf, time::Duration};
+use std::{
+    env::{self, VarError},
+    error::Error as _,
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use tonic::{
@@ -142,7 +148,10 @@ impl Endpoints {
             }
             None => match env::var(TOKEN) {
                 Ok(token) if !token.is_empty() => (token, TOKEN.into()),
-                _ => return Ok(None),
+                Ok(_) | Err(VarError::NotPresent) => return Ok(None),
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::usage(format!("{TOKEN} holds no token: it is no text")));
+                }
             },
         };
         match token_mistake(&token) {

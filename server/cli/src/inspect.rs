@@ -19,7 +19,7 @@ use crate::{
     drivers,
     failure::{Failure, usage_if_config},
     log,
-    output::Output,
+    output::{Output, word},
     time::readable,
     unfinished,
 };
@@ -122,7 +122,7 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
         for sequence in inspected::sequences(&state) {
             let (key, next) = sequence?;
             let next = Next { key: key.as_str(), next };
-            output.print(&next, || format!("{} {}", next.key, next.next))?;
+            output.print(&next, || format!("{} {}", word(next.key), next.next))?;
         }
         return Ok(());
     }
@@ -180,7 +180,7 @@ fn text(report: &Report) -> String {
         text += "; its sequences are closed";
     }
     for note in &report.notes {
-        text += &format!("\nnote: {note}");
+        text += &format!("\nnote: {}", word(note));
     }
     if let Some(file) = &report.exported {
         text += &format!("\nexported to {file}");

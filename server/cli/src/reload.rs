@@ -5,7 +5,7 @@ use tsoracle_proto::v1::{ReloadRequest, cluster_service_client::ClusterServiceCl
 use crate::{
     endpoints::{Dialer, Endpoints, said, within},
     failure::Failure,
-    output::Output,
+    output::{Output, word},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -67,10 +67,13 @@ async fn ask(endpoint: &str, dialer: &Dialer) -> Result<Vec<String>, String> {
 fn text(report: &Report<'_>) -> String {
     let endpoint = report.endpoint;
     match (&report.error, &report.next_start[..]) {
-        (Some(error), _) => format!("{endpoint}  {error}"),
+        (Some(error), _) => format!("{endpoint}  {}", word(error)),
         (None, []) => format!("{endpoint}  taken up"),
         (None, later) => {
-            format!("{endpoint}  taken up; holds from the next start on: {}", later.join(", "))
+            format!(
+                "{endpoint}  taken up; holds from the next start on: {}",
+                word(&later.join(", "))
+            )
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     endpoints::{Endpoints, Routes, within},
     failure::Failure,
     leader::Leader,
-    output::Output,
+    output::{Output, word},
     restore::Floors,
 };
 
@@ -133,7 +133,9 @@ pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
             if left == 0 {
                 return Ok(());
             }
-            output.print(&Next { key: key.as_str(), next }, || format!("{key} {next}"))?;
+            output.print(&Next { key: key.as_str(), next }, || {
+                format!("{} {next}", word(key.as_str()))
+            })?;
             after = key.into();
             left -= 1;
         }
@@ -198,7 +200,7 @@ pub(crate) async fn open(arguments: OpenArguments) -> Result<(), Failure> {
     output.print(&opened, || {
         let mut text = String::new();
         for Next { key, next } in &opened.entries {
-            text.push_str(&format!("{key} {next}\n"));
+            text.push_str(&format!("{} {next}\n", word(key)));
         }
         text + if opened.closed { "all others are closed" } else { "all are open" }
     })

@@ -1,7 +1,7 @@
 use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::{signal::unix::SignalKind, time::timeout};
+use tokio::{signal::unix::SignalKind, task::JoinHandle, time::timeout};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
@@ -33,12 +33,15 @@ const TRACED: f64 = 0.01;
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long a driver that has failed may take to say whether it is excluded.
+const LOOKS: Duration = Duration::from_millis(300);
+
 /// How long reading files again may take until the service manager is told that it is done.
 const RELOAD: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let settings = given.clone().complete()?;
-    let is_traced = start_log(&settings)?;
+    let traced = start_log(&settings)?;
     let (config, limits, tls) = (driver(&settings)?, settings.limits()?, settings.tls()?);
     let (name, options) = (config.name().to_owned(), oracle_options(&settings, &config)?);
     let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
@@ -76,18 +79,21 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let server = server.access(access.trusting(trust)).reloads(reloads.clone());
     let server =
         reached_by_clients(server.reload(reloader.subscribe()), service_endpoint.clone(), tls);
-    let server = if is_traced { server.spans(traces::span_of) } else { server };
+    let server = if traced.is_some() { server.spans(traces::span_of) } else { server };
     let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
     let counting = keep_up_meters(oracle.clone());
     log::report(&oracle);
-    tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
+    // Whatever lasts as long as the server is polled with it: what panics in a task of its own is missed by nobody.
+    let announcing = announce(oracle.clone(), place, name, manager.clone());
     let followed = manager.follow(oracle.clone());
-    let pages = web.map(|web| {
+    if let Some(web) = &web {
         web.show(oracle.clone(), service_endpoint);
-        tokio::spawn(web.clone().keep_up());
-        web.pages(Hosts::of(&settings))
-    });
+    }
+    let looking = keep_up_problems(web.clone());
+    let is_traced = traced.is_some();
+    let sending = sending(traced);
+    let pages = web.map(|web| web.pages(Hosts::of(&settings)));
     let reload = reloader.subscribe();
     let administrators = administrators.serve(oracle, (&access, pages), limits, reload, reloads);
     let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
@@ -97,12 +103,15 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         error = probes => Err(error.into()),
         error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
+        error = endless("the line that says where it serves", announcing) => Err(error.into()),
         error = endless("the service manager", followed) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
+        error = endless("what is wrong", looking) => Err(error.into()),
+        error = endless("traces", sending) => Err(error.into()),
         failed = administrators => failed,
     };
     if is_traced {
-        traces::flush().await;
+        traces::flush(ended.is_ok()).await;
     }
     ended
 }
@@ -155,18 +164,17 @@ async fn stopping(mut signals: Signals, manager: &ServiceManager) {
     });
 }
 
-/// Logs from now on, and says whether requests are traced.
-fn start_log(settings: &Settings) -> Result<bool, Failure> {
-    let traced = start_traces(settings)?;
-    let is_traced = traced.is_some();
+/// Logs from now on. The task that sends traces, if requests are traced.
+fn start_log(settings: &Settings) -> Result<Option<JoinHandle<()>>, Failure> {
+    let (layer, sending) = start_traces(settings)?.unzip();
     let (filter, format) =
         (log::filter(settings.log.as_deref())?, settings.log_format.unwrap_or_default());
-    log::start(filter, format, traced.into_iter().collect())?;
-    Ok(is_traced)
+    log::start(filter, format, layer.into_iter().collect())?;
+    Ok(sending)
 }
 
 /// Traces requests, if they are to be.
-fn start_traces(settings: &Settings) -> Result<Option<log::BoxedLayer>, Failure> {
+fn start_traces(settings: &Settings) -> Result<Option<(log::BoxedLayer, JoinHandle<()>)>, Failure> {
     let ratio = settings.trace_ratio.unwrap_or(TRACED);
     if !(0.0..=1.0).contains(&ratio) {
         return Err(Failure::usage(format!("--trace-ratio is from 0 to 1, not {ratio}")));
@@ -185,6 +193,24 @@ async fn keep_up_meters(oracle: Oracle) {
     match recorder::is_installed() {
         true => match meters::keep_up(oracle).await {},
         false => pending().await,
+    }
+}
+
+/// Looks what is wrong, if there is an address at which that is told.
+async fn keep_up_problems(web: Option<Web>) {
+    match web {
+        Some(web) => web.keep_up().await,
+        None => pending().await,
+    }
+}
+
+/// Waits for the task that sends traces, and panics as it has.
+async fn sending(task: Option<JoinHandle<()>>) {
+    let Some(task) = task else { return pending().await };
+    if let Err(error) = task.await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -233,8 +259,9 @@ async fn served(
     driver: &dyn ConsensusDriver,
 ) -> Result<(), Failure> {
     let Err(error) = stopped.await else { return Ok(()) };
-    match driver.read(&Reads::default()).await {
-        Err(excluded) if *excluded.kind() == ErrorKind::Excluded => Err(excluded.into()),
+    // A disk that hangs would keep the process.
+    match timeout(LOOKS, driver.read(&Reads::default())).await {
+        Ok(Err(excluded)) if *excluded.kind() == ErrorKind::Excluded => Err(excluded.into()),
         _ => Err(error.into()),
     }
 }
@@ -256,8 +283,13 @@ fn warn_of_one_authority(config: &DriverConfig, tls: Option<&TlsOptions>) {
     }
 }
 
-/// Says once where this node serves, when it does or when it will not for now.
+/// Says once where this node serves, when it does or when it will not for now. Never returns.
 async fn announce(oracle: Oracle, place: Place, driver: String, manager: ServiceManager) {
+    say_where(oracle, place, driver, manager).await;
+    pending().await
+}
+
+async fn say_where(oracle: Oracle, place: Place, driver: String, manager: ServiceManager) {
     let mut phase = oracle.phase();
     let settled =
         phase.wait_for(|phase| !matches!(phase, Phase::Electing | Phase::TakingOver { .. }));

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::{Serialize, Serializer};
 use tonic::{Code, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tsoracle_core::{Clock as _, SystemClock, Timestamp};
+use tsoracle_core::{Clock as _, SystemClock, Timestamp, size_in_words};
 use tsoracle_proto::{
     metadata,
     v1::{
@@ -18,7 +18,7 @@ use crate::{
     endpoints::{Channel, Dialer, Endpoints, said, within},
     failure::Failure,
     leader::leader_of,
-    output::Output,
+    output::{Output, word},
 };
 
 /// The names under which a node's health says whether it leads, and whether it takes part.
@@ -38,12 +38,13 @@ Examples:
   tsoracle status --json | jq -r .phase         leading, following, no leader, failing, unreachable
   until tsoracle status --timeout 1s; do :; done
 
-Asking changes nothing. In JSON the epoch is a string, since it has 128 bits. The leader tells as well
-by how much timestamps are ahead of its wall clock (ahead_of_clock_ms), and by how much that clock is
-ahead of what it believes, or behind (clock_off_ms; 0 while it follows the clock). A node that keeps
-its state on a disk tells how much is free there (free_bytes), and from where on nothing new is begun
-(reserve_bytes). The leader tells by which version of the rules its state goes (rules, of at most
-newest_rules in this release), and whether the release before could be put back (release_before).
+Below the line of a server is what it says is wrong. Asking changes nothing. In JSON the epoch is a
+string, since it has 128 bits. The leader tells as well by how much timestamps are ahead of its wall
+clock (ahead_of_clock_ms), and by how much that clock is ahead of what it believes, or behind
+(clock_off_ms; 0 while it follows the clock). A node that keeps its state on a disk tells how much is
+free there (free_bytes), and from where on nothing new is begun (reserve_bytes). The leader tells by
+which version of the rules its state goes (rules, of at most newest_rules in this release), and
+whether the release before could be put back (release_before).
 
 Exit codes: 0 one of them serves, 1 none does, 2 wrong arguments.";
 
@@ -252,7 +253,7 @@ fn text(report: &Report) -> String {
     let mut text = format!("{}  {}", report.endpoint, report.phase);
     // Writing to a string cannot fail.
     if let Some(leader) = report.leader.as_ref().filter(|leader| **leader != report.endpoint) {
-        let _ = write!(text, " {leader}");
+        let _ = write!(text, " {}", word(leader));
     }
     if let Some(epoch) = report.epoch {
         let _ = write!(text, ", epoch {epoch}");
@@ -272,26 +273,56 @@ fn text(report: &Report) -> String {
             let _ = write!(text, ", wall clock not believed: {off} {side}");
         }
     }
-    if let (Some(rules), Some(newest)) = (report.rules, report.newest_rules) {
-        let _ = write!(text, ", rules {rules} of {newest}, ");
-        match &report.release_before_reason {
-            None => text.push_str("can go back to the release before"),
-            Some(reason) => {
-                let _ = write!(text, "cannot go back to the release before, since {reason}");
-            }
-        }
-    }
     if let Some(free) = report.free_bytes {
-        let _ = write!(text, ", {:.1} GB free", free as f64 / 1e9);
+        let _ = write!(text, ", {} free", size_in_words(free));
     }
     if let Some(health) = report.health {
         let _ = write!(text, ", health {health}");
     }
     if let Some(error) = &report.error {
-        let _ = write!(text, ": {error:#}");
+        let _ = write!(text, ": {}", word(error));
+    }
+    // What is long has a line of its own.
+    if let (Some(rules), Some(newest)) = (report.rules, report.newest_rules) {
+        let _ = write!(text, "\n    rules {rules} of {newest}, ");
+        match &report.release_before_reason {
+            None => text.push_str("can go back to the release before"),
+            Some(reason) => {
+                let _ =
+                    write!(text, "cannot go back to the release before, since {}", word(reason));
+            }
+        }
     }
     for trouble in &report.troubles {
-        let _ = write!(text, "; {trouble}");
+        let _ = write!(text, "\n    {}", word(trouble));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_has_a_line_of_its_own() {
+        let report = Report {
+            endpoint: "h:1".into(),
+            phase: "leading",
+            leader: Some("h:1".into()),
+            epoch: Some(7),
+            rules: Some(3),
+            newest_rules: Some(6),
+            free_bytes: Some(1_500_000),
+            health: Some("SERVING"),
+            troubles: vec!["a disk\n is slow".into(), "its clock is wrong".into()],
+            ..Report::default()
+        };
+        let lines = [
+            "h:1  leading, epoch 7, 1.5 MB free, health SERVING",
+            "    rules 3 of 6, can go back to the release before",
+            "    a disk\\n is slow",
+            "    its clock is wrong",
+        ];
+        assert_eq!(text(&report), lines.join("\n"));
+    }
 }

@@ -1,12 +1,15 @@
 //! Who may do what, as an operator sets it up: tokens, a policy, an admin address, an audit log.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Output};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, run, stdout, tsoracle, until};
+use crate::{
+    node::{Node, error_line, finished, json, run, stdout, tsoracle, until},
+    ports,
+};
 
 const POLICY: &str = "
 [policy.roles]
@@ -52,7 +55,7 @@ impl Place {
         if let Some(name) = name {
             command.args(["--token-file", &format!("{name}.token")]);
         }
-        command.output().unwrap()
+        finished(&mut command)
     }
 
     fn audited(&self) -> Vec<Value> {
@@ -62,7 +65,7 @@ impl Place {
 }
 
 fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+    ports::free_port().replace("127.0.0.1:", "")
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn tokens_prove_identities_and_a_policy_says_what_they_may() {
     assert_eq!(status["phase"], "leading");
     let mut command = tsoracle(place.path(), &["ts", "--endpoint", &node.address]);
     let token = fs::read_to_string(place.path().join("billing.token")).unwrap();
-    stdout(&command.env("TSORACLE_TOKEN", token.trim()).output().unwrap());
+    stdout(&finished(command.env("TSORACLE_TOKEN", token.trim())));
 
     until("the audit log is written", || place.audited().len() >= 5);
     let audited: Vec<_> = place
@@ -259,7 +262,7 @@ fn a_token_that_cannot_be_one_is_not_sent() {
     place.write("short", "tso_12");
     let line = error_line(&run(place.path(), &["ts", "--token-file", "short"]), 2);
     assert!(line.contains("68 characters, this one has 6"), "{line}");
-    let output = tsoracle(place.path(), &["status"]).env("TSORACLE_TOKEN", "x").output().unwrap();
+    let output = finished(tsoracle(place.path(), &["status"]).env("TSORACLE_TOKEN", "x"));
     assert!(error_line(&output, 2).contains("TSORACLE_TOKEN"));
     let output = run(place.path(), &["token", "new", "anonymous", "--tokens", "t"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");

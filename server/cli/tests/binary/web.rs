@@ -15,8 +15,9 @@ use std::{
 use tempfile::TempDir;
 use tokio::net::TcpStream as Connection;
 
-use crate::node::{
-    Answer, Node, error_line, free_port, get, run, status, stdout, try_http, tsoracle, until,
+use crate::{
+    node::{Answer, Node, error_line, get, run, status, stdout, try_http, tsoracle, until},
+    ports::free_port,
 };
 
 struct Served {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tsoracle_testbed::WallClock;
 
-use crate::node::{Node, run, stdout, tsoracle};
+use crate::node::{Node, finished, run, stdout, tsoracle};
 
 /// The lines of a log, each of which is an object with what every line has.
 fn objects(log: &str) -> Vec<Value> {
@@ -67,7 +67,7 @@ fn why_a_server_has_failed_is_said_in_an_object() {
     };
     failed(run(directory.path(), &["serve", "file:taken", "--log-format", "json"]));
     let mut by_variable = tsoracle(directory.path(), &["serve", "file:taken"]);
-    failed(by_variable.env("TSORACLE_LOG_FORMAT", "json").output().unwrap());
+    failed(finished(by_variable.env("TSORACLE_LOG_FORMAT", "json")));
     let config = "driver = \"file:taken\"\nlog-format = \"json\"\n";
     fs::write(directory.path().join("tsoracle.toml"), config).unwrap();
     failed(run(directory.path(), &["serve", "--config", "tsoracle.toml"]));
@@ -97,7 +97,7 @@ fn a_panic_is_an_object_with_its_backtrace() {
     let serve = ["serve", "memory", "--listen", "127.0.0.1:0", "--log-format", "json"];
     let mut command = tsoracle(directory.path(), &serve);
     command.envs(clock.environment()).env("RUST_BACKTRACE", "1");
-    let ended = command.output().unwrap();
+    let ended = finished(&mut command);
     assert_eq!(ended.status.code(), Some(1));
     let lines = objects(&String::from_utf8(ended.stderr).unwrap());
     let panicked =
