@@ -3,8 +3,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tsoracle_core::{
-    BootTime, CommitLimits, Effect, Election, Error, ErrorKind, News, OpenContext, Reads, Report,
-    Result, SharedStore, Snapshot, Version,
+    BootTime, CommitLimits, Effect, Election, Error, ErrorKind, News, OpenContext, Reads, Reload,
+    Report, Result, SharedStore, Snapshot, Version,
 };
 
 use crate::{

@@ -169,15 +169,17 @@ impl Endpoints {
     pub async fn connect_with(&self, routes: Routes) -> Result<Client, Failure> {
         let mut builder = Client::builder().endpoints(self.names()).timeout(self.timeout);
         if let Some(ca) = &self.tls_ca {
-            let mut tls = TlsOptions::new(read(ca)?);
+            let mut tls = TlsOptions::from_file(ca);
             if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
-                tls = tls.identity(read(cert)?, read(key)?);
+                tls = tls.identity_files(cert, key);
             }
             builder = builder.tls(tls);
         }
-        if let Some(token) = self.token()? {
-            builder = builder.token(token);
-        }
+        builder = match (self.token()?, &self.token_file) {
+            (Some(_), Some(file)) => builder.token_file(file),
+            (Some(token), None) => builder.token(token),
+            (None, _) => builder,
+        };
         for (prefix, endpoints) in routes.routes {
             builder = builder.route(prefix, endpoints);
         }

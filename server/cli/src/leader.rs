@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tonic::{Code, Response, Status};
-use tsoracle_core::{BootTime, Clock as _, SystemClock};
+use tsoracle_client::ErrorKind;
+use tsoracle_core::{BootTime, Clock as _, SystemClock, on_one_line};
 use tsoracle_proto::{
     metadata,
     v1::{MembersRequest, MembersResponse, cluster_service_client::ClusterServiceClient},
@@ -20,6 +21,9 @@ const MAX_HINTS: usize = 8;
 
 /// Pause before the servers are asked again.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// The words of a server that does not lead.
+const NOT_LEADER: &str = "not leader";
 
 /// Finds the leader, and stays with it.
 #[derive(Debug)]
@@ -160,10 +164,24 @@ async fn advice(endpoint: &str, channel: Channel, timeout: Duration) -> String {
     }
 }
 
+/// Why a call of the client came to nothing. Where no server leads that was named, it is worth a word who does.
+pub(crate) async fn explained(endpoints: &Endpoints, error: tsoracle_client::Error) -> Failure {
+    let is_led_elsewhere = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable)
+        && on_one_line(&error).contains(NOT_LEADER);
+    let Ok(dialer) = endpoints.dialer() else { return error.into() };
+    for endpoint in endpoints.names().filter(|_| is_led_elsewhere) {
+        if let Ok(channel) = dialer.dial(endpoint).await {
+            let advice = advice(endpoint, channel, dialer.timeout).await;
+            return Failure::failed(format!("{error:#}; {advice}"));
+        }
+    }
+    error.into()
+}
+
 /// Where the leader is, if the node that was asked does not lead. Without that trailer it is a refusal.
 fn elsewhere(status: &Status) -> Option<Option<String>> {
     let hint = metadata::leader_hint(status.metadata());
     let is_elsewhere = status.code() == Code::FailedPrecondition
-        && (hint.is_some() || status.message() == "not leader");
+        && (hint.is_some() || status.message() == NOT_LEADER);
     is_elsewhere.then(|| hint.and_then(|hint| hint.leader_endpoint))
 }

@@ -158,6 +158,18 @@ pub(crate) fn to_file(path: &Path) -> Result<impl Fn(&str) + Send + Sync + use<>
     Ok(move |line: &str| log.push((printable_json(line) + "\n").as_bytes()))
 }
 
+/// Writes a line of the audit log, which is an object, into that of the log.
+pub(crate) fn audited(line: &str) {
+    const TARGET: &str = "tsoracle::audit";
+    if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        return;
+    }
+    if let (Some(log), Ok(audited)) = (LOG.get(), serde_json::from_str::<Value>(line)) {
+        let fields = [("target", TARGET.into()), ("audit", audited)];
+        log.push(object("INFO", "an entry of the audit log", &fields).as_bytes());
+    }
+}
+
 fn is_json() -> bool {
     FORMAT.get() == Some(&Format::Json)
 }

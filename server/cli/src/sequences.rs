@@ -11,7 +11,7 @@ use crate::{
     ask::{KeyArguments, Next},
     endpoints::{Endpoints, Routes, within},
     failure::Failure,
-    leader::Leader,
+    leader::{Leader, explained},
     output::{Output, word},
     restore::Floors,
 };
@@ -148,13 +148,20 @@ pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
 
 pub(crate) async fn seed(arguments: SeedArguments) -> Result<(), Failure> {
     let SeedArguments { key, start, endpoints, routes, output } = arguments;
-    endpoints.connect_with(routes).await?.seed_seq(&key, start).await?;
+    let client = endpoints.connect_with(routes).await?;
+    if let Err(error) = client.seed_seq(&key, start).await {
+        return Err(explained(&endpoints, error).await);
+    }
     output.print(&Next { key: &key, next: start }, || start.to_string())
 }
 
 pub(crate) async fn delete(arguments: KeyArguments) -> Result<(), Failure> {
     let KeyArguments { key, endpoints, routes, output } = arguments;
-    let next = endpoints.connect_with(routes).await?.delete_seq(&key).await?;
+    let client = endpoints.connect_with(routes).await?;
+    let next = match client.delete_seq(&key).await {
+        Ok(next) => next,
+        Err(error) => return Err(explained(&endpoints, error).await),
+    };
     output.print(&Next { key: &key, next }, || next.to_string())
 }
 

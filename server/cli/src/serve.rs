@@ -40,6 +40,7 @@ const LOOKS: Duration = Duration::from_millis(300);
 const RELOAD: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
+    let config_file = access::content(given.config.as_deref());
     let settings = given.clone().complete()?;
     let traced = start_log(&settings)?;
     let (config, limits, tls) = (driver(&settings)?, settings.limits()?, settings.tls()?);
@@ -59,7 +60,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let place = listener.place().clone();
     let trust = access::trust_of_clients(&settings, &place, tls.is_some())?;
     let administrators = Administrators::listen(&settings).await?;
-    let access = access::open(&settings)?;
+    let (access, followed) = access::open(&settings, config_file)?;
     let reached = place.address().filter(|address| !address.ip().is_unspecified());
     let service_endpoint = advertise.or_else(|| reached.map(|address| address.to_string()));
     let context =
@@ -86,7 +87,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     log::report(&oracle);
     // Whatever lasts as long as the server is polled with it: what panics in a task of its own is missed by nobody.
     let announcing = announce(oracle.clone(), place, name, manager.clone());
-    let followed = manager.follow(oracle.clone());
+    let notifying = manager.follow(oracle.clone());
     if let Some(web) = &web {
         web.show(oracle.clone(), service_endpoint);
     }
@@ -96,7 +97,8 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let pages = web.map(|web| web.pages(Hosts::of(&settings)));
     let reload = reloader.subscribe();
     let administrators = administrators.serve(oracle, (&access, pages), limits, reload, reloads);
-    let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
+    let files = (given, settings);
+    let following = access::follow(files, followed, access.clone(), reloader, reload_requests);
     let stopped = listening.serve_with_shutdown(stopping(signals, &manager));
     let ended = tokio::select! {
         served = served(stopped, &*driver) => served,
@@ -104,7 +106,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
         error = endless("the line that says where it serves", announcing) => Err(error.into()),
-        error = endless("the service manager", followed) => Err(error.into()),
+        error = endless("the service manager", notifying) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
         error = endless("what is wrong", looking) => Err(error.into()),
         error = endless("traces", sending) => Err(error.into()),

@@ -1,7 +1,9 @@
 //! Mounted in a server of tonic's own.
 
+use http::Method;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
+use tsoracle_core::SeqKey;
 use tsoracle_proto::v1::{self, tso_service_client::TsoServiceClient};
 use tsoracle_server::Server;
 
@@ -25,6 +27,24 @@ async fn the_services_mount_beside_others() {
     client.get_ts(v1::GetTsRequest { count: 1 }).await.unwrap();
     serving.abort();
     server.oracle().shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_web_page_can_send_is_no_call_there_either() {
+    let server = Server::builder().driver(memory().await).build().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = tonic::transport::Server::builder().add_routes(server.routes());
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let connection = Connection::open(address).await;
+    let path = "tsoracle.v1.SequenceService/SeedSeq";
+    let seed = v1::SeedSeqRequest { key: "orders".into(), start: 7 };
+    for (method, kind) in [(Method::POST, "text/plain"), (Method::PUT, "application/grpc")] {
+        connection.status_of(method, path, Some(kind), &seed).await;
+    }
+    assert_eq!(server.oracle().read_seq(SeqKey::new("orders").unwrap()).await.unwrap(), None);
+    let answer = connection.call(path, &[], &seed).await.unwrap();
+    assert_eq!(answer.grpc_status(), Some("0"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -137,6 +137,11 @@ impl Settings {
         tls("admin-", &self.admin_tls_cert, &self.admin_tls_key, self.admin_tls_client_ca.as_ref())
     }
 
+    /// Whether there is anything by which a client can prove who it is.
+    pub(crate) fn proves_identities(&self) -> bool {
+        self.tokens.is_some() || self.tls_client_ca.is_some() || self.proves_administrators()
+    }
+
     /// Whether administrators have to have certificates.
     pub(crate) fn proves_administrators(&self) -> bool {
         self.admin_tls_client_ca.is_some()

@@ -497,7 +497,9 @@ fn a_follower_alone_says_where_the_leader_is() {
     });
     let (leader, follower) = (find("leading").unwrap(), find("following").unwrap());
     let open = ["seq-open", "--accept-sequence-loss"];
-    for command in [&["backup", "copy"][..], &["cluster", "transfer", "--to", "1"], &open] {
+    let transfer = ["cluster", "transfer", "--to", "1"];
+    let (seed, delete) = (["seq-seed", "k", "7"], ["seq-delete", "k"]);
+    for command in [&["backup", "copy"][..], &transfer, &open, &seed, &delete] {
         let at = ["--endpoint", &admins[follower], "--timeout", "1s"];
         let line = error_line(&run(here, &[command, &at].concat()), 1);
         assert!(line.contains("addresses of all nodes"), "{line}");

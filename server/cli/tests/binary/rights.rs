@@ -185,6 +185,56 @@ fn a_policy_is_taken_up_while_the_server_runs_and_a_bad_one_is_not() {
 }
 
 #[test]
+fn a_token_is_revoked_whatever_else_is_wrong() {
+    let place = Place::new(POLICY);
+    for name in ["billing", "watcher"] {
+        place.token(name);
+    }
+    let mut node = place.serve(&["--tokens", "tokens"]);
+    place.write("config.toml", "[policy.identities]\nbilling = ['writer']");
+    node.wait_for_log("no right \"writer\"");
+    stdout(&place.ask(&node, Some("billing"), &["ts"]));
+    stdout(&run(place.path(), &["token", "revoke", "billing", "--tokens", "tokens"]));
+    node.wait_for_log("tokens are taken up");
+    let line = error_line(&place.ask(&node, Some("billing"), &["ts"]), 1);
+    assert!(line.contains("revoked"), "{line}");
+    // The policy of before holds, also when the files of tokens cannot be used.
+    stdout(&place.ask(&node, Some("watcher"), &["frontier"]));
+    place.write("tokens", "nonsense");
+    node.wait_for_log("no right \"writer\"");
+    stdout(&place.ask(&node, Some("watcher"), &["frontier"]));
+}
+
+#[test]
+fn a_client_that_runs_takes_up_a_new_token() {
+    let place = Place::new(POLICY);
+    place.token("billing");
+    let node = place.serve(&["--tokens", "tokens"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(async {
+        let builder = tsoracle_client::Client::builder().endpoints([&node.address]);
+        builder.token_file(place.path().join("billing.token")).build().unwrap()
+    });
+    let ask = || runtime.block_on(client.get_seq("invoices/1", 1));
+    ask().unwrap();
+    stdout(&run(place.path(), &["token", "revoke", "billing", "--tokens", "tokens"]));
+    until("the token is good for nothing", || ask().is_err());
+    assert_eq!(ask().unwrap_err().kind(), tsoracle_client::ErrorKind::Denied);
+    place.token("billing");
+    until("the client has the new one, and the server", || ask().is_ok());
+}
+
+#[test]
+fn a_policy_that_cannot_be_proven_or_lets_strangers_administrate_is_warned_of() {
+    let place = Place::new(POLICY);
+    let mut node = place.serve(&[]);
+    node.wait_for_log("nothing proves the identities of the policy");
+    let place = Place::new("[policy.identities]\nanonymous = ['admin']");
+    let mut node = place.serve(&[]);
+    node.wait_for_log("clients that prove nothing may change the cluster");
+}
+
+#[test]
 fn an_administrator_asks_for_what_the_files_say_and_hears_what_came_of_it() {
     let place = Place::new(POLICY);
     for name in ["billing", "ops"] {
@@ -235,6 +285,11 @@ fn what_would_leave_the_door_open_is_refused_at_the_start() {
         ("", &["--admin-tls-cert", "a.pem"], "--admin-tls-key"),
         ("", &["--tokens", "none"], "cannot read the tokens none"),
         ("[policy.identities]\na = ['client']", &[], "the role admin"),
+        (
+            "[policy.identities]\na = ['client']",
+            &["--admin-listen", "0.0.0.0:0", "--insecure-listen"],
+            "the role admin",
+        ),
         ("[policy.identities]\na = ['writer']", &[], "no right \"writer\""),
         ("[policy.identities]\na = ['seq:x/*', 'seq:x/y']", &[], "part of seq:x/*"),
         ("[policy.identities]\na = 'admin'", &[], "a list of roles and rights"),

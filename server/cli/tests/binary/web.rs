@@ -155,6 +155,10 @@ fn names_that_nobody_has_given_the_node_are_refused() {
             "{refused:?}"
         );
     }
+    // Of several names each has to be one of the node's.
+    for hosts in ["localhost\r\nhost: evil.example", "evil.example\r\nhost: localhost"] {
+        assert_eq!(asked(hosts, "/status").code, 421, "{hosts}");
+    }
     // Supervisors ask by whatever name.
     assert_eq!(asked("anything.example", "/livez").code, 200);
 }

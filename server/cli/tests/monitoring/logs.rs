@@ -44,6 +44,24 @@ fn each_line_is_an_object() {
 }
 
 #[test]
+fn an_entry_of_the_audit_log_is_an_object_within_the_line() {
+    let directory = TempDir::new().unwrap();
+    let arguments = ["file", "--log-format", "json"];
+    let node = Node::start(directory.path(), &arguments);
+    stdout(&node.ask(&["seq-seed", "orders", "7"]));
+    let lines = ended(node);
+    let entry = lines.iter().find(|line| line["target"] == "tsoracle::audit").expect("an entry");
+    let fields = ["event", "right", "object", "outcome"].map(|name| entry["audit"][name].clone());
+    assert_eq!(fields, ["done", "seed", "orders", "OK"].map(Value::from), "{entry}");
+    // The filter of the log is for it, too.
+    let directory = TempDir::new().unwrap();
+    let silent = [&arguments[..], &["--log", "info,tsoracle::audit=off"]].concat();
+    let node = Node::start(directory.path(), &silent);
+    stdout(&node.ask(&["seq-seed", "orders", "7"]));
+    assert!(ended(node).iter().all(|line| line["target"] != "tsoracle::audit"));
+}
+
+#[test]
 fn lines_that_were_lost_are_said_to_be_in_an_object() {
     let directory = TempDir::new().unwrap();
     let arguments = ["file", "--log-format", "json", "--log", "trace"];

@@ -29,6 +29,7 @@ const POLICY: &str = r#"{
         "ops": ["admin"],
         "slow": {"may": ["ts", "seq"], "rate": 5},
         "keeper": ["read:a/*", "seed:a/*", "delete:a/*"],
+        "janitor": ["release"],
         "small": {"may": ["seq", "lease"], "keys": 1, "leases": 1},
         "anonymous": ["ts"]
     }
@@ -48,7 +49,8 @@ fn rules(policy: &str, names: &[&str]) -> Rules {
     Rules::new(Some(Policy::new(&config).unwrap()), Some(tokens)).unwrap()
 }
 
-const NAMES: [&str; 7] = ["billing", "shop", "watcher", "ops", "slow", "small", "keeper"];
+const NAMES: [&str; 8] =
+    ["billing", "shop", "watcher", "ops", "slow", "small", "keeper", "janitor"];
 
 struct World {
     server: Running,
