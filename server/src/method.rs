@@ -22,7 +22,7 @@ const CALLS: [Call; 21] = [
     Call("/tsoracle.v1.TsoService/GetSafeFrontier", false, &[Status]),
     Call("/tsoracle.v1.TsoService/AcquireLease", false, &[Lease]),
     Call("/tsoracle.v1.TsoService/RenewLease", false, &[Lease]),
-    // One's own, or anybody's.
+    // The caller's own, or that of another identity.
     Call("/tsoracle.v1.TsoService/ReleaseLease", false, &[Lease, Release]),
     Call("/tsoracle.v1.SequenceService/ReadSeq", false, &[Read]),
     Call("/tsoracle.v1.SequenceService/ListSeqs", false, &[List]),

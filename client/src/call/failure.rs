@@ -50,6 +50,9 @@ impl Cluster {
         peer.state.note_headers(status.metadata());
         // Another connection may prove what this one did not.
         let is_unknown = status.code() == Code::Unauthenticated && self.pool.may_prove_more();
+        if is_unknown {
+            self.unset_serving(peer);
+        }
         if is_broken_connection(status) || is_unknown {
             self.pool.evict(peer);
         }

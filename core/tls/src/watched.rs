@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
     }
 
     /// Looks at the files from now on, for as long as there is a clone of this. Must be polled within a tokio runtime, by
-    /// whoever notices that it has panicked: without it certificates would expire that were renewed long ago.
+    /// the caller that notices that it has panicked: without it certificates would expire that were renewed long ago.
     pub fn keep_up(&self, mut reload: Reload) -> impl Future<Output = ()> + Send + use<T> {
         self.0.warn_of_open_key();
         let (watched, clock) = (Arc::downgrade(&self.0), self.0.clock.clone());

@@ -377,7 +377,7 @@ impl Addresses {
     }
 }
 
-/// Whether anybody can connect to an address of that form.
+/// Whether peers and clients can connect to an address of that form.
 fn is_reachable(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     let host = host.trim_start_matches('[').trim_end_matches(']');

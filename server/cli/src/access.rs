@@ -406,7 +406,7 @@ mod tests {
         let name = tsoracle_core::Identity::new("ops").unwrap();
         let record = serde_json::to_string(&TokenRecord::new(&name, [1; 32], "").1).unwrap();
         fs::write(path("tokens"), record).unwrap();
-        let mut given = Settings::default();
+        let mut given = settings("");
         given.config = Some(path("config.toml"));
         let config = content(given.config.as_deref());
         let begun_with = given.clone().complete().unwrap();

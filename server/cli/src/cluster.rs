@@ -205,7 +205,7 @@ fn show(members: &MembersResponse, output: Output) -> Result<(), Failure> {
                 (false, true) => "votes",
                 (false, false) => "learns",
             };
-            let (peer, service) = (word(&shown.peer), word(&shown.service));
+            let (peer, service) = (word(shown.peer), word(shown.service));
             format!("{}  {role}  peer {peer}  service {service}", shown.id)
         })?;
     }

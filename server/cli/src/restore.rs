@@ -125,7 +125,7 @@ impl Floors {
                     continue;
                 }
                 let floor = floor(line).and_then(|floor| match spaced(&floor.0) {
-                    // It would be another sequence, which nobody meant.
+                    // It would be another sequence, which is not what was meant.
                     true => Err(format!(
                         "the key {:?} begins or ends with a space; if it does, open it by --floor",
                         floor.0.as_str()

@@ -85,7 +85,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let oracle = listening.oracle().clone();
     let counting = keep_up_meters(oracle.clone());
     log::report(&oracle);
-    // Whatever lasts as long as the server is polled with it: what panics in a task of its own is missed by nobody.
+    // Whatever lasts as long as the server is polled with it: in a task of its own a panic would go unnoticed.
     let announcing = announce(oracle.clone(), place, name, manager.clone());
     let notifying = manager.follow(oracle.clone());
     if let Some(web) = &web {

@@ -296,3 +296,33 @@ async fn an_identity_has_no_more_than_its_limits() {
     let answer = world.call(small, method, &acquire("b", 1)).await;
     assert!(reason(&answer).contains("1 stamping leases"), "{}", reason(&answer));
 }
+
+#[tokio::test]
+async fn an_identity_begins_no_more_sessions_and_names_than_its_limits() {
+    let world = World::new().await;
+    let session = |first: u8| v1::RequestId {
+        session: vec![first; 16],
+        number: 1,
+        first_incomplete: 1,
+        ..v1::RequestId::default()
+    };
+    let named = |name: &str| v1::RequestId { name: name.into(), ..v1::RequestId::default() };
+    for (first, second, what) in [
+        (session(1), session(2), "1 sessions"),
+        (named("order-1"), named("order-2"), "1 named requests"),
+    ] {
+        let get_seq = |id: &v1::RequestId| v1::GetSeqRequest {
+            key: "a".into(),
+            count: 1,
+            request_id: Some(id.clone()),
+        };
+        let method = "TsoService/GetSeq";
+        assert_eq!(world.code(Some("small"), method, &get_seq(&first)).await, Code::Ok);
+        let refused = world.call(Some("small"), method, &get_seq(&second)).await;
+        assert_eq!(refused.grpc_status(), Some("8"), "{refused:?}");
+        assert!(reason(&refused).contains(what), "{}", reason(&refused));
+        let again = world.code(Some("small"), method, &get_seq(&first)).await;
+        assert_eq!(again, Code::Ok, "what it has goes on");
+        assert_eq!(world.code(Some("shop"), method, &get_seq(&second)).await, Code::Ok);
+    }
+}

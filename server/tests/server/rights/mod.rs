@@ -30,7 +30,7 @@ const POLICY: &str = r#"{
         "slow": {"may": ["ts", "seq"], "rate": 5},
         "keeper": ["read:a/*", "seed:a/*", "delete:a/*"],
         "janitor": ["release"],
-        "small": {"may": ["seq", "lease"], "keys": 1, "leases": 1},
+        "small": {"may": ["seq", "lease"], "keys": 1, "leases": 1, "sessions": 1, "named": 1},
         "anonymous": ["ts"]
     }
 }"#;
