@@ -301,7 +301,7 @@ async fn an_identity_has_no_more_than_its_limits() {
 async fn an_identity_begins_no_more_sessions_and_names_than_its_limits() {
     let world = World::new().await;
     let session = |first: u8| v1::RequestId {
-        session: vec![first; 16],
+        session: vec![first; 16].into(),
         number: 1,
         first_incomplete: 1,
         ..v1::RequestId::default()
