@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tsoracle_proto::Bearer;
-use tsoracle_types::{Clock, MAX_KEY_BYTES, SystemClock, on_one_line};
+use tsoracle_types::{Clock, MAX_KEY_BYTES, SystemClock};
 
 use crate::call::{Cluster, Oracles};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::peers::{Address, Dialer};
+use crate::peers::{Address, Dialer, Token};
 use crate::tls::TlsOptions;
 
 impl Client {
@@ -43,12 +44,19 @@ pub struct ClientBuilder {
     /// By prefix, the endpoints of another oracle.
     routes: BTreeMap<String, Vec<String>>,
     tls: Option<TlsOptions>,
-    token: Option<String>,
+    token: Option<TokenSource>,
     timeout: Duration,
     connect_timeout: Duration,
     attempt_timeout: Duration,
     unary: bool,
     clock: Arc<dyn Clock>,
+}
+
+/// Where a token comes from.
+#[derive(Clone)]
+enum TokenSource {
+    Text(String),
+    File(PathBuf),
 }
 
 /// Tokens never show.
@@ -125,7 +133,15 @@ impl ClientBuilder {
     /// can be read on its way.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Some(TokenSource::Text(token.into()));
+        self
+    }
+
+    /// The same with the token in a file. It is read for each connection, and once a server does not take it any more, the
+    /// next call makes a new one: a client that runs takes up a new token.
+    #[must_use]
+    pub fn token_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.token = Some(TokenSource::File(file.into()));
         self
     }
 
@@ -205,13 +221,18 @@ impl ClientBuilder {
 
     /// The oracle with these nodes.
     fn oracle(&self, endpoints: &[String]) -> Result<Cluster> {
-        let token = self.token.as_deref().map(Bearer::new).transpose().map_err(config)?;
+        let token = match &self.token {
+            None => None,
+            Some(TokenSource::Text(text)) => Some(Token::Given(Bearer::new(text).map_err(config)?)),
+            Some(TokenSource::File(file)) => Some(Token::File(file.clone())),
+        };
+        token.as_ref().map(Token::read).transpose().map_err(config)?;
         let dialer = Dialer::new(self.tls.clone(), token, self.connect_timeout);
         let mut addresses = Vec::with_capacity(endpoints.len());
         for text in endpoints {
             let address = Address::of_user(text, dialer.scheme()).map_err(config)?;
             dialer.endpoint(&address).map_err(|error| {
-                config(format!("endpoint {text:?} cannot be used")).with_source(on_one_line(&error))
+                config(format!("endpoint {text:?} cannot be used")).with_source(error)
             })?;
             if !addresses.contains(&address) {
                 addresses.push(address);

@@ -6,7 +6,7 @@ mod leader;
 mod pool;
 mod state;
 
-pub(crate) use dialer::{Channel, Dialer};
+pub(crate) use dialer::{Channel, Dialer, Token};
 pub(crate) use failure_detector::{SUSPECT_AFTER, unless_superseded};
 pub(crate) use leader::Leader;
 pub(crate) use pool::{Peer, Pool};

@@ -1,5 +1,7 @@
-use std::fmt;
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -11,22 +13,62 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 /// named; without them none is.
 #[derive(Clone)]
 pub struct TlsOptions {
-    ca_pem: Vec<u8>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    authorities: Pem,
+    identity: Option<(Pem, Pem)>,
     domain_name: Option<String>,
+}
+
+/// A text in PEM.
+#[derive(Clone)]
+enum Pem {
+    Memory(Vec<u8>),
+    File(PathBuf),
+}
+
+impl Pem {
+    fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+        match self {
+            Self::Memory(text) => Ok(text.into()),
+            Self::File(path) => fs::read(path)
+                .map(Cow::from)
+                .map_err(|error| format!("cannot read {}: {error}", path.display())),
+        }
+    }
+
+    /// Checks that it holds certificates.
+    fn check(&self, what: &str) -> Result<(), String> {
+        match self {
+            Self::Memory(text) => holds_certificates(text, what),
+            Self::File(path) => holds_certificates(&self.read()?, &path.display().to_string()),
+        }
+    }
 }
 
 impl TlsOptions {
     /// Options that trust the certificate authorities in `ca_pem`.
     #[must_use]
     pub fn new(ca_pem: impl Into<Vec<u8>>) -> Self {
-        Self { ca_pem: ca_pem.into(), identity: None, domain_name: None }
+        Self { authorities: Pem::Memory(ca_pem.into()), identity: None, domain_name: None }
+    }
+
+    /// Options that trust the certificate authorities in a file. It is read for each connection, so that a client that
+    /// runs takes up new ones: connections that stand go on.
+    #[must_use]
+    pub fn from_file(ca: impl Into<PathBuf>) -> Self {
+        Self { authorities: Pem::File(ca.into()), identity: None, domain_name: None }
     }
 
     /// The certificate chain and private key of this client, for servers that ask for one.
     #[must_use]
     pub fn identity(mut self, cert_pem: impl Into<Vec<u8>>, key_pem: impl Into<Vec<u8>>) -> Self {
-        self.identity = Some((cert_pem.into(), key_pem.into()));
+        self.identity = Some((Pem::Memory(cert_pem.into()), Pem::Memory(key_pem.into())));
+        self
+    }
+
+    /// The same from files, which are read for each connection.
+    #[must_use]
+    pub fn identity_files(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.identity = Some((Pem::File(cert.into()), Pem::File(key.into())));
         self
     }
 
@@ -39,24 +81,29 @@ impl TlsOptions {
 
     /// Checks the certificates, which would otherwise fail only when a server is verified.
     pub(crate) fn check(&self) -> Result<(), String> {
-        holds_certificates(&self.ca_pem, "the certificate authorities")?;
+        self.authorities.check("the certificate authorities")?;
         match &self.identity {
-            Some((cert, _)) => holds_certificates(cert, "the client's certificate chain"),
+            Some((cert, _)) => cert.check("the client's certificate chain"),
             None => Ok(()),
         }
     }
 
-    pub(crate) fn to_tonic(&self, handshake_timeout: Duration) -> ClientTlsConfig {
+    /// Whether this client's certificate may be another one by the next connection.
+    pub(crate) fn has_identity_files(&self) -> bool {
+        matches!(self.identity, Some((Pem::File(_), _) | (_, Pem::File(_))))
+    }
+
+    pub(crate) fn to_tonic(&self, handshake_timeout: Duration) -> Result<ClientTlsConfig, String> {
         let mut config = ClientTlsConfig::new()
             .timeout(handshake_timeout)
-            .ca_certificate(Certificate::from_pem(&self.ca_pem));
+            .ca_certificate(Certificate::from_pem(self.authorities.read()?));
         if let Some((cert, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(cert, key));
+            config = config.identity(Identity::from_pem(cert.read()?, key.read()?));
         }
         if let Some(name) = &self.domain_name {
             config = config.domain_name(name);
         }
-        config
+        Ok(config)
     }
 }
 

@@ -47,8 +47,7 @@ fn the_doc_shows_every_file_of_the_driver_and_how_it_is_tested() {
     let all = [
         "Cargo.toml",
         "src/config.rs",
-        "src/database.rs",
-        "src/driver.rs",
+        "src/store.rs",
         "src/lib.rs",
         "src/main.rs",
         "tests/conformance.rs",

@@ -38,14 +38,14 @@ pub use backup::{
 pub use caller::{Caller, CallerId, CallerLimits, Places, Room};
 pub use driver::{
     Announcer, Certificate, CommitLimits, ConsensusDriver, DriverConfig, DriverFactory,
-    DriverOption, Effect, Entry, Finding, KeyRange, Leadership, LocalDriver, Member, MemberReport,
-    Members, Membership, MembershipChange, MemoryStore, Observed, OpenContext, OpenFuture, Outcome,
-    Problem, Reads, Registry, Report, SeqStore, Snapshot, StoppedReader, StoppedState, Unreached,
-    VERSION, Version, new_node,
+    DriverOption, Effect, Elected, Election, Entry, Finding, KeyRange, Leadership, LocalDriver,
+    Member, MemberReport, Members, Membership, MembershipChange, MemoryStore, News, OpenContext,
+    OpenFuture, Outcome, Problem, Reads, Registry, Report, SeqStore, SharedDriver, SharedStore,
+    Snapshot, StoppedReader, StoppedState, Unreached, VERSION, Version, new_node,
 };
 #[doc(hidden)]
 pub use driver::{Linked, LinkedReader};
-pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock};
+pub use engine::{Change, MAX_HIGH_WATER_MS, Phase, WallClock, size_in_words};
 pub use error::{Error, ErrorKind, LeaderHint, Result};
 pub use identity::{Identity, MAX_IDENTITY_BYTES};
 pub use import::StateCounts;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     Clock, ConsensusDriver, Error, ErrorKind, Reads, Result, Version,
     import::{self, Importer, StateCounts, export, read},
-    state::{REIGN, Record, ReignRecord, Stage},
+    state::{REIGN, ReignRecord, Stage},
 };
 
 /// Copies a whole state from one driver to another, while no server runs over either: timestamps go on
@@ -91,15 +91,7 @@ async fn reign(
     clock: &dyn Clock,
 ) -> Result<(Version, Option<ReignRecord>)> {
     let snapshot = read(driver, clock, &Reads::keys([REIGN])).await?;
-    let stored = snapshot.values.into_iter().next().flatten();
-    let record = stored.map(|bytes| Record::decode(REIGN, bytes)).transpose()?;
-    Ok((
-        snapshot.version,
-        match record {
-            Some(Record::Reign(record)) => Some(*record),
-            _ => None,
-        },
-    ))
+    Ok((snapshot.version, ReignRecord::first_of(snapshot.values)?))
 }
 
 fn used_meanwhile() -> Error {

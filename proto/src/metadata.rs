@@ -26,11 +26,6 @@ pub const SESSIONS: &str = "tsoracle-sessions";
 /// `1`. It holds for this stream alone: another one may be served by another server.
 pub const SEQ_RUNS: &str = "tsoracle-seq-runs";
 
-/// Marks answers as coming from a server that honours request ids.
-pub fn insert_sessions(metadata: &mut MetadataMap) {
-    insert_flag(metadata, SESSIONS);
-}
-
 /// Sets one of the flags [`UNCOMMITTED`], [`SESSION_UNKNOWN`], [`SESSIONS`] and [`SEQ_RUNS`].
 pub fn insert_flag(metadata: &mut MetadataMap, flag: &'static str) {
     metadata.insert(flag, MetadataValue::from_static("1"));

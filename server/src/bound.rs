@@ -88,7 +88,10 @@ impl BoundServer {
             reason = failure(&server.oracle) => Some(reason),
             error = endless("health", following) => Some(error.to_string()),
             () = shutdown => None,
-            () = accept(&listener, &server, &mut connections) => None,
+            error = endless("connections", accept(&listener, &server, &mut connections)) => {
+                Some(error.to_string())
+            }
+            error = endless("certificates", server.certificates()) => Some(error.to_string()),
         };
         health.stop().await;
         drop(listener);
@@ -156,13 +159,20 @@ impl Connections {
 }
 
 async fn accept(listener: &Listener, server: &Server, connections: &mut Connections) {
+    let mut fails = false;
     loop {
         tokio::select! {
             Some(_) = connections.tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => connections.add(stream, peer),
+                Ok((stream, peer)) => {
+                    fails = false;
+                    connections.add(stream, peer);
+                }
                 Err(error) => {
-                    tracing::warn!(error = %format_args!("{error:#}"), "cannot accept a connection");
+                    // Logged once for as long as it lasts.
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(error = %format_args!("{error:#}"), "cannot accept connections");
+                    }
                     server.clock.sleep(ACCEPT_PAUSE).await;
                 }
             }

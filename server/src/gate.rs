@@ -45,6 +45,9 @@ impl Gate {
     pub(crate) fn admit(&self, request: &mut Request<Body>) -> Result<Arc<Client>, Status> {
         let client = match request.extensions().get::<Allowed>() {
             Some(allowed) => allowed.client.clone(),
+            None if not_grpc(request).is_some() => {
+                return Err(Status::unimplemented("a call is a POST of application/grpc"));
+            }
             None => self.of_another_server(request).map_err(|error| status(&error))?,
         };
         let path = request.uri().path();
@@ -57,8 +60,9 @@ impl Gate {
             client.audit().refused(client.who(), right, path, &status);
             return Err(status);
         }
-        // Those of streams count as they come.
-        if !method.streams() {
+        // Those of streams count as they come, and those of a batch together: a part of them would never be let
+        // after another one.
+        if !method.counts_itself() {
             client.count(1).map_err(|error| status(&error))?;
         }
         Ok(client)

@@ -22,7 +22,8 @@ const CALLS: [Call; 21] = [
     Call("/tsoracle.v1.TsoService/GetSafeFrontier", false, &[Status]),
     Call("/tsoracle.v1.TsoService/AcquireLease", false, &[Lease]),
     Call("/tsoracle.v1.TsoService/RenewLease", false, &[Lease]),
-    Call("/tsoracle.v1.TsoService/ReleaseLease", false, &[Lease]),
+    // The caller's own, or that of another identity.
+    Call("/tsoracle.v1.TsoService/ReleaseLease", false, &[Lease, Release]),
     Call("/tsoracle.v1.SequenceService/ReadSeq", false, &[Read]),
     Call("/tsoracle.v1.SequenceService/ListSeqs", false, &[List]),
     Call("/tsoracle.v1.SequenceService/SeedSeq", false, &[Seed]),
@@ -42,6 +43,7 @@ const CALLS: [Call; 21] = [
 pub(crate) struct Method(u8);
 
 impl Method {
+    const GET_SEQ_BATCH: Self = Self(2);
     pub(crate) const STREAM_TS: Self = Self(3);
     pub(crate) const STREAM_SEQ: Self = Self(4);
     pub(crate) const UNKNOWN: Self = Self(CALLS.len() as u8 - 1);
@@ -66,6 +68,11 @@ impl Method {
     /// Whether it is a stream.
     pub(crate) fn streams(self) -> bool {
         self.call().1
+    }
+
+    /// Whether it counts its requests by itself, once it knows how many there are.
+    pub(crate) fn counts_itself(self) -> bool {
+        self.streams() || self == Self::GET_SEQ_BATCH
     }
 
     /// Of which rights it needs one. Nothing for a call that there is not.
@@ -121,6 +128,7 @@ mod tests {
             let method = Method::of(path);
             assert_eq!((method.name(), method.rights()), ("unknown", None), "{path}");
         }
+        assert_eq!(Method::GET_SEQ_BATCH.name(), "GetSeqBatch");
         assert_eq!(Method::STREAM_TS.name(), "StreamTs");
         assert_eq!(Method::STREAM_SEQ.name(), "StreamSeq");
     }

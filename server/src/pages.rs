@@ -128,7 +128,7 @@ pub async fn serve_probes(listener: TcpListener, routes: impl Into<Routes>) {
     let routes = routes.into().prepare();
     let mut connections = JoinSet::new();
     let mut handles: Vec<AbortHandle> = vec![];
-    let mut fails = false;
+    let (mut fails, mut is_full) = (false, false);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -139,8 +139,13 @@ pub async fn serve_probes(listener: TcpListener, routes: impl Into<Routes>) {
                 fails = false;
                 handles.retain(|handle| !handle.is_finished());
                 if handles.len() >= CONNECTIONS {
+                    // Logged once for as long as it lasts.
+                    if !std::mem::replace(&mut is_full, true) {
+                        tracing::warn!(%peer, "too many connections of probes; the oldest are closed");
+                    }
                     handles.remove(0).abort();
                 }
+                is_full &= handles.len() > CONNECTIONS / 2;
                 let routes = routes.clone();
                 let answering = move |request: Request<Body>| asked(routes.clone(), request);
                 handles.push(connections.spawn(async move {

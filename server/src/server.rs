@@ -3,11 +3,10 @@ use std::{fmt, sync::Arc};
 use http::HeaderMap;
 use rustls::ServerConfig;
 use tokio::{net::ToSocketAddrs, sync::watch};
-use tonic::{service::Routes, transport::server::Router};
+use tonic::service::Routes;
 use tracing::Span;
 use tsoracle_core::{
     Clock, ConsensusDriver, Error, ErrorKind, Oracle, OracleOptions, Reload, Result, Room,
-    supervised,
 };
 use tsoracle_proto::{
     MAX_STREAM_SEQ_BYTES,
@@ -39,6 +38,7 @@ pub struct Server {
     /// The oracle was started for this server, and stops with it.
     pub(crate) owns_oracle: bool,
     pub(crate) tls: Option<Watched<ServerConfig>>,
+    reload: Reload,
     pub(crate) limits: Limits,
     pub(crate) access: Access,
     reloads: Option<Reloads>,
@@ -161,7 +161,6 @@ impl Builder {
             }
         };
         if let Some(tls) = &tls {
-            tls.watch(self.reload);
             let reporting = tls.clone();
             oracle.report_also(move |_| reporting.report());
         }
@@ -170,11 +169,12 @@ impl Builder {
             false => Statuses::new(self.advertise.as_deref().map(Into::into)),
         };
         let stopping = watch::Sender::new(false);
-        let Self { limits, access, reloads, pages, for_administrators, spans, .. } = self;
+        let Self { reload, limits, access, reloads, pages, for_administrators, spans, .. } = self;
         Ok(Server {
             oracle,
             owns_oracle,
             tls,
+            reload,
             limits,
             access,
             reloads,
@@ -254,30 +254,12 @@ impl Server {
             .add_service(Edge::new(backups, gate, observed, time))
     }
 
-    /// A router of tonic's with everything in it: [`routes`](Self::routes), health and reflection,
-    /// under the limits that tonic knows. More services can be added to it.
-    ///
-    /// The oracle runs on when it stops, and TLS must be set on it again.
-    ///
-    /// # Errors
-    /// `Fatal` if reflection cannot be set up.
-    pub async fn into_router(self) -> Result<Router> {
-        let health = Health::new().await;
-        let (following, phase) = (health.clone(), self.oracle.phase());
-        // Ends when the oracle does.
-        tokio::spawn(async move {
-            if supervised("health", following.follow(phase)).await.is_err() {
-                following.stop().await;
-            }
-        });
-        let limits = &self.limits;
-        let routes = self.all_routes(&health)?;
-        Ok(tonic::transport::Server::builder()
-            .max_concurrent_streams(limits.concurrent_streams)
-            .http2_max_header_list_size(limits.header_bytes)
-            .http2_keepalive_interval(Some(limits.keepalive_interval))
-            .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-            .add_routes(routes))
+    /// Keeps certificates and keys up with their files, for ever.
+    pub(crate) async fn certificates(&self) {
+        match &self.tls {
+            Some(tls) => tls.keep_up(self.reload.clone()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// For connections.

@@ -75,10 +75,7 @@ impl Statuses {
         match reject {
             Reject::Fenced { .. } => self.not_leader(None, asked),
             Reject::OutOfRange { .. } => Status::out_of_range(context),
-            Reject::TooManyKeys { .. }
-            | Reject::TooManySessions { .. }
-            | Reject::TooManyLeases { .. }
-            | Reject::TooManyNamed { .. }
+            Reject::TooMany { .. }
             | Reject::OverShare { .. }
             | Reject::OverOwnLimit { .. }
             | Reject::SpaceLow { .. }

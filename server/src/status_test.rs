@@ -1,4 +1,4 @@
-use tsoracle_core::{Epoch, LeaseId, SeqKey};
+use tsoracle_core::{Epoch, LeaseId, SeqKey, state::Capped};
 
 use super::*;
 
@@ -86,10 +86,25 @@ fn every_row_of_the_table() {
         (ErrorKind::Invalid, Code::InvalidArgument, none(), none()),
         (refused(Reject::IdReused { number: 1 }), Code::InvalidArgument, none(), none()),
         // Caps.
-        (refused(Reject::TooManyKeys { limit }), Code::ResourceExhausted, none(), none()),
-        (refused(Reject::TooManySessions { limit }), Code::ResourceExhausted, none(), none()),
+        (
+            refused(Reject::TooMany { what: Capped::Sequences, limit }),
+            Code::ResourceExhausted,
+            none(),
+            none(),
+        ),
+        (
+            refused(Reject::TooMany { what: Capped::Sessions, limit }),
+            Code::ResourceExhausted,
+            none(),
+            none(),
+        ),
         (refused(Reject::TooManyOpenRequests { limit }), Code::ResourceExhausted, none(), none()),
-        (refused(Reject::TooManyLeases { limit }), Code::ResourceExhausted, none(), none()),
+        (
+            refused(Reject::TooMany { what: Capped::Leases, limit }),
+            Code::ResourceExhausted,
+            none(),
+            none(),
+        ),
         (ErrorKind::Overloaded, Code::ResourceExhausted, none(), none()),
         // Transient trouble: certainly not committed, and unknown.
         (ErrorKind::Unavailable, Code::Unavailable, uncommitted(), uncommitted()),

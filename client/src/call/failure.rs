@@ -48,7 +48,12 @@ impl Cluster {
             return self.no_answer(peer);
         }
         peer.state.note_headers(status.metadata());
-        if is_broken_connection(status) {
+        // Another connection may prove what this one did not.
+        let is_unknown = status.code() == Code::Unauthenticated && self.pool.may_prove_more();
+        if is_unknown {
+            self.unset_serving(peer);
+        }
+        if is_broken_connection(status) || is_unknown {
             self.pool.evict(peer);
         }
         let (verdict, cause) = (judge(status, idempotency), cause_of(status));

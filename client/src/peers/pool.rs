@@ -68,6 +68,10 @@ impl<S: Send + Sync + 'static> Pool<S> {
         self.dialer.scheme()
     }
 
+    pub(crate) fn may_prove_more(&self) -> bool {
+        self.dialer.may_prove_more()
+    }
+
     pub(crate) fn leader(&self) -> &Arc<Leader> {
         &self.leader
     }

@@ -132,6 +132,40 @@ async fn clients_prove_who_they_are() {
 }
 
 #[tokio::test]
+async fn files_are_read_for_each_connection() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let tls = new.server("127.0.0.1").client_ca_root(Certificate::from_pem(new.pem()));
+    let node = Node::builder().tls(tls).start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let write = |names: [&str; 3], authority: &Authority| {
+        let (certificate, key) = authority.issue("a client");
+        for (name, text) in names.into_iter().zip([authority.pem(), certificate, key]) {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+    };
+    let names = ["ca.pem", "client.pem", "client.key"];
+    write(names, &old);
+    let [ca, certificate, key] = names.map(|name| directory.path().join(name));
+    let options = TlsOptions::from_file(&ca).identity_files(&certificate, &key);
+    let client = client(node.address(), options).with_timeout(Duration::from_secs(2));
+    client.get_ts().await.unwrap_err();
+    // The server is trusted now, and does not trust the client.
+    write(["ca.pem", "unused", "unused.key"], &new);
+    client.get_ts().await.unwrap_err();
+    std::fs::write(&ca, "").unwrap();
+    write(names, &new);
+    client.with_timeout(Duration::from_secs(60)).get_ts().await.unwrap();
+
+    std::fs::remove_file(&key).unwrap();
+    let again = TlsOptions::from_file(&ca).identity_files(&certificate, &key);
+    let again = Client::builder().endpoints([node.address()]).tls(again).build();
+    assert!(on_one_line(&again.unwrap_err()).contains("client.key"));
+    std::fs::write(&ca, "nothing").unwrap();
+    let again = Client::builder().endpoints([node.address()]).tls(TlsOptions::from_file(&ca));
+    assert!(on_one_line(&again.build().unwrap_err()).contains("ca.pem"));
+}
+
+#[tokio::test]
 async fn a_hint_never_leads_to_plaintext() {
     let authority = Authority::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

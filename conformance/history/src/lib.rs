@@ -182,11 +182,6 @@ pub struct Next {
 }
 
 impl Operation {
-    /// Whether this one had ended before `other` began.
-    pub fn precedes(&self, other: &Self) -> bool {
-        self.end_ns < other.start_ns
-    }
-
     /// The epoch that the answer carried, if there was an answer and it did.
     pub(crate) fn epoch(&self) -> Option<Epoch> {
         match &self.call {

@@ -140,10 +140,6 @@ impl Running {
         command
     }
 
-    fn disk(&self, node: usize) -> &Disk {
-        &self.disks[node]
-    }
-
     fn slow_link(&mut self, node: usize, by: Duration) -> Result<()> {
         let program = self.site.root().join("slow-link");
         if !program.exists() {
@@ -184,23 +180,18 @@ impl Running {
     }
 
     async fn stop(&mut self, node: usize) -> Result<()> {
-        match self.nodes[node].take() {
-            Some(process) => process.stop().await,
-            None => Err(failed(format!("node {node} does not run"))),
-        }
+        self.taken(node)?.stop().await
     }
 
-    async fn kill(&mut self, node: usize) -> Result<()> {
-        match self.nodes[node].take() {
-            Some(process) => {
-                drop(process);
-                Ok(())
-            }
-            None => Err(failed(format!("node {node} does not run"))),
-        }
+    fn kill(&mut self, node: usize) -> Result<()> {
+        self.taken(node).map(drop)
     }
 
-    async fn wipe(&mut self, node: usize) -> Result<()> {
+    fn taken(&mut self, node: usize) -> Result<Process> {
+        self.nodes[node].take().ok_or_else(|| failed(format!("node {node} does not run")))
+    }
+
+    fn wipe(&mut self, node: usize) -> Result<()> {
         if self.nodes[node].is_some() {
             return Err(failed(format!("node {node} runs, and cannot be wiped")));
         }
@@ -209,19 +200,14 @@ impl Running {
         Ok(fs::create_dir(directory)?)
     }
 
-    async fn lose_power(&mut self, node: usize) -> Result<()> {
-        self.kill(node).await?;
+    fn lose_power(&mut self, node: usize) -> Result<()> {
+        self.kill(node)?;
         self.disks[node].lose()
     }
 
-    async fn kill_backing_service(&mut self, service: usize) -> Result<()> {
-        match self.backing_services[service].take() {
-            Some(process) => {
-                drop(process);
-                Ok(())
-            }
-            None => Err(failed(format!("backing service {service} does not run"))),
-        }
+    fn kill_backing_service(&mut self, service: usize) -> Result<()> {
+        let process = self.backing_services[service].take();
+        process.map(drop).ok_or_else(|| failed(format!("backing service {service} does not run")))
     }
 
     async fn start_backing_service(&mut self, service: usize) -> Result<()> {
@@ -235,6 +221,10 @@ impl Running {
         let process = Process::start(&name, command, &self.site.log(&name), ready).await?;
         self.backing_services[service] = Some(process);
         Ok(())
+    }
+
+    fn disk(&self, node: usize) -> &Disk {
+        &self.disks[node]
     }
 
     fn client(&self) -> Result<Arc<dyn Service>> {
@@ -283,111 +273,145 @@ impl Launched {
     }
 }
 
-/// Has calls of one kind hang.
-fn hung(cluster: &Shared<Launched>, kind: &HungFiles) -> tsoracle_conformance::HungFiles {
-    let begun = *kind;
-    let begin = cluster.action(move |launched, node: usize| {
-        let HungFiles { operations, name, .. } = begun;
-        Box::pin(async move { launched.running()?.disk(node).hang_in(operations, name) })
-    });
-    let end = cluster.action(|launched, node: usize| {
-        Box::pin(async move { launched.running()?.disk(node).be_sound() })
-    });
-    let HungFiles { word, ends_commits, .. } = *kind;
-    tsoracle_conformance::HungFiles { word: word.into(), hang: Fault { begin, end }, ends_commits }
+/// Does something to a cluster that runs.
+macro_rules! does {
+    ($cluster:ident, |$running:ident, $on:tt| $act:expr) => {
+        $cluster.action(|launched, $on| {
+            Box::pin(async move {
+                let $running = launched.running()?;
+                $act
+            })
+        })
+    };
 }
 
 /// A cluster of processes, with the faults that this system lets be made.
 pub(super) fn cluster(of: &Processes) -> Cluster {
-    let cluster = Shared::new(Launched { of: of.clone(), running: None });
-    /// Does something to a cluster that runs.
-    macro_rules! does {
-        (|$running:ident, $on:tt| $act:expr) => {
-            cluster.action(|launched, $on| {
-                Box::pin(async move {
-                    let $running = launched.running()?;
-                    $act
-                })
-            })
-        };
-    }
-    let has_partitions = sandbox::lacking().is_none();
-    let has_slow_links = has_partitions && disk::has_compiler();
-    let has_disks = of.state_file.is_some() && disk::lacking().is_none();
+    let cluster = &Shared::new(Launched { of: of.clone(), running: None });
     let backing_services = of.backing_services.as_ref().filter(|all| all.count >= 3);
-    Cluster {
+    let processes = Cluster {
         pause: Some(Fault {
-            begin: does!(|running, node| running.running(node)?.pause().await),
-            end: does!(|running, node| running.running(node)?.resume()),
+            begin: does!(cluster, |running, node| running.running(node)?.pause().await),
+            end: does!(cluster, |running, node| running.running(node)?.resume()),
         }),
-        partition: has_partitions.then(|| Partition {
-            node: Fault {
-                begin: does!(|running, node| running.network.cut(node)),
-                end: does!(|running, node| running.network.heal(node)),
-            },
-            link: Fault {
-                begin: does!(|running, (one, other)| running.network.cut_link(one, other)),
-                end: does!(|running, (one, other)| running.network.heal_link(one, other)),
-            },
-        }),
-        stray: Some(Fault {
-            begin: does!(|running, node| running.begin_stray(node).await),
-            end: does!(|running, node| running.end_stray(node)),
-        }),
-        doubles: (has_partitions && of.has_doubles).then(|| Doubles {
-            prepare: does!(|running, ()| running.form_another().await),
-            run: Fault {
-                begin: does!(|running, (node, of)| running.begin_double(node, of).await),
-                end: does!(|running, (node, of)| running.end_double(node, of).await),
-            },
-        }),
-        replacement: of.has_members.then(|| Fault {
-            begin: does!(|running, node| running.remove(node).await),
-            end: does!(|running, node| running.replace(node).await),
-        }),
-        wipe: Some(does!(|running, node| running.wipe(node).await)),
-        disk: has_disks.then(|| tsoracle_conformance::Disk {
-            hang: Fault {
-                begin: does!(|running, node| running.disk(node).hang().await),
-                end: does!(|running, node| running.disk(node).mend()),
-            },
-            lose_power: does!(|running, node| running.lose_power(node).await),
-        }),
-        slow_disk: has_disks.then(|| Fault {
-            begin: does!(|running, (node, by)| running.disk(node).slow_down(by)),
-            end: does!(|running, (node, _)| running.disk(node).be_sound()),
-        }),
-        hung_files: match has_disks {
-            true => of.hung_files.iter().map(|kind| hung(&cluster, kind)).collect(),
-            false => vec![],
-        },
-        slow_link: has_slow_links.then(|| Fault {
-            begin: does!(|running, (node, by)| running.slow_link(node, by)),
-            end: does!(|running, (node, _)| running.fast_link(node)),
-        }),
-        one_way: has_partitions.then(|| Fault {
-            begin: does!(|running, (node, way)| running.network.cut_one_way(node, way)),
-            end: does!(|running, (node, way)| running.network.heal_one_way(node, way)),
-        }),
-        transfer: of.has_members.then(|| {
-            does!(|running, node| remote::change(running.site.service(node), remote::transfer())
-                .await)
-        }),
-        client: Some(does!(|running, ()| running.client())),
+        wipe: Some(does!(cluster, |running, node| running.wipe(node))),
+        client: Some(does!(cluster, |running, ()| running.client())),
         backing_services: backing_services.map(|all| BackingServices {
             count: all.count,
             kill: Fault {
-                begin: does!(|running, service| running.kill_backing_service(service).await),
-                end: does!(|running, service| running.start_backing_service(service).await),
+                begin: does!(cluster, |running, service| running.kill_backing_service(service)),
+                end: does!(cluster, |running, service| {
+                    running.start_backing_service(service).await
+                }),
             },
         }),
-        report: Some(does!(|running, ()| Ok(running.report()))),
+        report: Some(does!(cluster, |running, ()| Ok(running.report()))),
         ..Cluster::new(
             LEASE,
             cluster.action(|launched, count| Box::pin(launched.launch(count))),
-            does!(|running, node| running.start(node).await),
-            does!(|running, node| running.stop(node).await),
-            does!(|running, node| running.kill(node).await),
+            does!(cluster, |running, node| running.start(node).await),
+            does!(cluster, |running, node| running.stop(node).await),
+            does!(cluster, |running, node| running.kill(node)),
         )
+    };
+    with_links(cluster, with_disks(of, cluster, with_members(of, cluster, processes)))
+}
+
+/// The same, whose nodes take the place of others.
+fn with_members(of: &Processes, cluster: &Shared<Launched>, processes: Cluster) -> Cluster {
+    let has_doubles = sandbox::lacking().is_none() && of.has_doubles;
+    Cluster {
+        stray: Some(Fault {
+            begin: does!(cluster, |running, node| running.begin_stray(node).await),
+            end: does!(cluster, |running, node| running.end_stray(node)),
+        }),
+        doubles: has_doubles.then(|| Doubles {
+            prepare: does!(cluster, |running, ()| running.form_another().await),
+            run: Fault {
+                begin: does!(cluster, |running, (node, of)| running.begin_double(node, of).await),
+                end: does!(cluster, |running, (node, of)| running.end_double(node, of).await),
+            },
+        }),
+        replacement: of.has_members.then(|| Fault {
+            begin: does!(cluster, |running, node| running.remove(node).await),
+            end: does!(cluster, |running, node| running.replace(node).await),
+        }),
+        transfer: of.has_members.then(|| {
+            does!(cluster, |running, node| {
+                remote::change(running.site.service(node), remote::transfer()).await
+            })
+        }),
+        ..processes
+    }
+}
+
+/// The same, whose links can be cut and be slow.
+fn with_links(cluster: &Shared<Launched>, processes: Cluster) -> Cluster {
+    if sandbox::lacking().is_some() {
+        return processes;
+    }
+    Cluster {
+        partition: Some(Partition {
+            node: Fault {
+                begin: does!(cluster, |running, node| running.network.connect(node, false)),
+                end: does!(cluster, |running, node| running.network.connect(node, true)),
+            },
+            link: Fault {
+                begin: does!(cluster, |running, (one, other)| {
+                    running.network.connect_two(one, other, false)
+                }),
+                end: does!(cluster, |running, (one, other)| {
+                    running.network.connect_two(one, other, true)
+                }),
+            },
+        }),
+        slow_link: disk::has_compiler().then(|| Fault {
+            begin: does!(cluster, |running, (node, by)| running.slow_link(node, by)),
+            end: does!(cluster, |running, (node, _)| running.fast_link(node)),
+        }),
+        one_way: Some(Fault {
+            begin: does!(cluster, |running, (node, way)| {
+                running.network.connect_one_way(node, way, false)
+            }),
+            end: does!(cluster, |running, (node, way)| {
+                running.network.connect_one_way(node, way, true)
+            }),
+        }),
+        ..processes
+    }
+}
+
+/// The same, whose disks can hang, be slow, and lose what was not synced.
+fn with_disks(of: &Processes, cluster: &Shared<Launched>, processes: Cluster) -> Cluster {
+    if of.state_file.is_none() || disk::lacking().is_some() {
+        return processes;
+    }
+    Cluster {
+        disk: Some(tsoracle_conformance::Disk {
+            hang: Fault {
+                begin: does!(cluster, |running, node| running.disk(node).hang().await),
+                end: does!(cluster, |running, node| running.disk(node).mend()),
+            },
+            lose_power: does!(cluster, |running, node| running.lose_power(node)),
+        }),
+        slow_disk: Some(Fault {
+            begin: does!(cluster, |running, (node, by)| running.disk(node).slow_down(by)),
+            end: does!(cluster, |running, (node, _)| running.disk(node).be_sound()),
+        }),
+        hung_files: of.hung_files.iter().map(|kind| hung(cluster, kind)).collect(),
+        ..processes
+    }
+}
+
+/// Has calls of one kind hang.
+fn hung(cluster: &Shared<Launched>, kind: &HungFiles) -> tsoracle_conformance::HungFiles {
+    let HungFiles { word, operations, name, ends_commits } = *kind;
+    let begin = cluster.action(move |launched, node: usize| {
+        Box::pin(async move { launched.running()?.disk(node).hang_in(operations, name) })
+    });
+    tsoracle_conformance::HungFiles {
+        word: word.into(),
+        hang: Fault { begin, end: does!(cluster, |running, node| running.disk(node).be_sound()) },
+        ends_commits,
     }
 }

@@ -119,20 +119,12 @@ impl Network {
         ip(None, &format!("link del {near}\nlink set {port} master {}\n", bridge('p', number)))
     }
 
-    /// Has all be lost that a node sends to its peers, or that they send to it.
-    pub(super) fn cut_one_way(&self, node: usize, direction: Direction) -> Result<()> {
-        self.one_way(node, direction, misdirect_from)
-    }
-
-    pub(super) fn heal_one_way(&self, node: usize, direction: Direction) -> Result<()> {
-        self.one_way(node, direction, direct_from)
-    }
-
-    fn one_way(
+    /// Has all be lost that a node sends to its peers, or that they send to it, unless it `passes` again.
+    pub(super) fn connect_one_way(
         &self,
         node: usize,
         direction: Direction,
-        each: fn(u8, u8, u8, u8) -> Result<()>,
+        passes: bool,
     ) -> Result<()> {
         let (number, nodes) = self.bridges()?;
         for other in others(nodes, node) {
@@ -140,42 +132,33 @@ impl Network {
                 Direction::Out => (node as u8, other),
                 Direction::In => (other, node as u8),
             };
-            [CLIENTS, PEERS].into_iter().try_for_each(|net| each(number, net, from, to))?;
+            for net in [CLIENTS, PEERS] {
+                direct(number, net, (from, to), passes)?;
+            }
         }
         Ok(())
     }
 
-    /// Lets no more packets pass between a node and its peers, without telling either. Its link is
-    /// still up.
-    pub(super) fn cut(&self, node: usize) -> Result<()> {
-        let (number, nodes) = self.bridges()?;
-        ip(None, &format!("link set {} nomaster\n", link('p', number, node as u8)))?;
-        // Nor may they meet among the clients.
-        others(nodes, node).try_for_each(|other| misdirect(number, CLIENTS, node as u8, other))
-    }
-
-    pub(super) fn heal(&self, node: usize) -> Result<()> {
+    /// Lets no more packets pass between a node and its peers, without telling either, unless they `pass` again. Its
+    /// link is still up.
+    pub(super) fn connect(&self, node: usize, pass: bool) -> Result<()> {
         let (number, nodes) = self.bridges()?;
         let port = link('p', number, node as u8);
-        ip(None, &format!("link set {port} master {}\n", bridge('p', number)))?;
-        others(nodes, node).try_for_each(|other| direct(number, CLIENTS, node as u8, other))
+        let master = match pass {
+            true => format!("master {}", bridge('p', number)),
+            false => "nomaster".into(),
+        };
+        ip(None, &format!("link set {port} {master}\n"))?;
+        // Nor may they meet among the clients.
+        others(nodes, node)
+            .try_for_each(|other| direct_both(number, CLIENTS, (node as u8, other), pass))
     }
 
-    /// As [`cut`](Self::cut), but only between these two.
-    pub(super) fn cut_link(&self, one: usize, other: usize) -> Result<()> {
+    /// As [`connect`](Self::connect), but only between these two.
+    pub(super) fn connect_two(&self, one: usize, other: usize, pass: bool) -> Result<()> {
         let (number, _) = self.bridges()?;
-        for net in [CLIENTS, PEERS] {
-            misdirect(number, net, one as u8, other as u8)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn heal_link(&self, one: usize, other: usize) -> Result<()> {
-        let (number, _) = self.bridges()?;
-        for net in [CLIENTS, PEERS] {
-            direct(number, net, one as u8, other as u8)?;
-        }
-        Ok(())
+        direct_both(number, CLIENTS, (one as u8, other as u8), pass)?;
+        direct_both(number, PEERS, (one as u8, other as u8), pass)
     }
 
     fn bridges(&self) -> Result<(u8, u8)> {
@@ -234,27 +217,20 @@ fn build(number: u8, nodes: u8) -> Result<()> {
     Ok(())
 }
 
-/// Has what two nodes send each other go nowhere.
-fn misdirect(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
-    misdirect_from(number, net, one, other)?;
-    misdirect_from(number, net, other, one)
+/// As [`direct`], in both directions.
+fn direct_both(number: u8, net: u8, (one, other): (u8, u8), arrives: bool) -> Result<()> {
+    direct(number, net, (one, other), arrives)?;
+    direct(number, net, (other, one), arrives)
 }
 
-fn misdirect_from(number: u8, net: u8, from: u8, to: u8) -> Result<()> {
+/// Has what one node sends another one go nowhere, unless it `arrives` again.
+fn direct(number: u8, net: u8, (from, to): (u8, u8), arrives: bool) -> Result<()> {
     let (to, device) = (address(number, net, to), device(net));
-    let wrong = format!("neigh replace {to} lladdr {NOWHERE} dev {device} nud permanent\n");
-    ip(Some(&namespace(number, from)), &wrong)
-}
-
-/// Undoes [`misdirect`].
-fn direct(number: u8, net: u8, one: u8, other: u8) -> Result<()> {
-    direct_from(number, net, one, other)?;
-    direct_from(number, net, other, one)
-}
-
-fn direct_from(number: u8, net: u8, from: u8, to: u8) -> Result<()> {
-    let undo = format!("neigh del {} dev {}\n", address(number, net, to), device(net));
-    ip(Some(&namespace(number, from)), &undo)
+    let line = match arrives {
+        true => format!("neigh del {to} dev {device}\n"),
+        false => format!("neigh replace {to} lladdr {NOWHERE} dev {device} nud permanent\n"),
+    };
+    ip(Some(&namespace(number, from)), &line)
 }
 
 fn others(nodes: u8, node: usize) -> impl Iterator<Item = u8> {

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tsoracle_core::{ErrorKind, Reject, RequestName};
+use tsoracle_core::{ErrorKind, Reject, RequestName, state::Capped};
 
 use crate::{
     callers::{Caller, KEYS, Request},
@@ -121,8 +121,9 @@ impl Caller {
                     return;
                 }
                 Err(error) => {
-                    if let ErrorKind::Rejected(Reject::NameReused | Reject::TooManyNamed { .. }) =
-                        error.kind()
+                    if let ErrorKind::Rejected(
+                        Reject::NameReused | Reject::TooMany { what: Capped::Named, .. },
+                    ) = error.kind()
                     {
                         return;
                     }

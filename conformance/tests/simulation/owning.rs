@@ -2,7 +2,7 @@
 //! what must come.
 
 use tsoracle_conformance::history::{Ask, Block, Blocks, Call, Next};
-use tsoracle_core::{Error, ErrorKind, Oracle, Reject, Result, SeqKey, SeqRequest};
+use tsoracle_core::{Error, ErrorKind, Oracle, Reject, Result, SeqKey, SeqRequest, state::Capped};
 
 use crate::{
     callers::{Caller, KEYS, Request},
@@ -195,9 +195,8 @@ impl Caller {
                 }
                 ErrorKind::Rejected(reject) => {
                     let is_right = match reject {
-                        Reject::SequenceUnknown { .. } | Reject::TooManyKeys { .. } => {
-                            owned.next.is_none()
-                        }
+                        Reject::SequenceUnknown { .. }
+                        | Reject::TooMany { what: Capped::Sequences, .. } => owned.next.is_none(),
                         Reject::SequenceExists { next, .. } => owned.next == Some(*next),
                         _ => false,
                     };

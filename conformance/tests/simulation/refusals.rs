@@ -6,7 +6,7 @@ use std::{
     sync::Mutex,
 };
 
-use tsoracle_core::{LeaseId, Reject};
+use tsoracle_core::{LeaseId, Reject, state::Capped};
 
 use crate::{naming::Named, reached::Reached, sessions::Id, world::World};
 
@@ -109,11 +109,11 @@ impl Refusals {
         }) && !known.slept;
         let is_wrong = match reject {
             Reject::SessionUnknown => session_is_known,
-            Reject::TooManySessions { .. } => {
+            Reject::TooMany { what: Capped::Sessions, .. } => {
                 world.reached(Reached::Capped);
                 session_is_known
             }
-            Reject::TooManyKeys { .. } => {
+            Reject::TooMany { what: Capped::Sequences, .. } => {
                 world.reached(Reached::Capped);
                 asked.keys.iter().all(|key| was_known(known.keys.get(key)))
             }
@@ -131,7 +131,7 @@ impl Refusals {
                 let sent = asked.name.and_then(|name| known.names.get(name.text()));
                 sent.is_none_or(|requests| requests.len() < 2)
             }
-            Reject::TooManyNamed { .. } => {
+            Reject::TooMany { what: Capped::Named, .. } => {
                 world.reached(Reached::Capped);
                 let expires = known.slept && world.names_expire();
                 !expires && was_known(asked.name.and_then(|name| known.named.get(name.text())))
@@ -139,7 +139,7 @@ impl Refusals {
             Reject::LeaseUnknown { .. } => {
                 asked.lease.is_none_or(|lease| was_known(known.leases.get(&lease)))
             }
-            Reject::TooManyLeases { .. } => {
+            Reject::TooMany { what: Capped::Leases, .. } => {
                 world.reached(Reached::Capped);
                 false
             }

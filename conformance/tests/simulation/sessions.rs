@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tsoracle_core::{ErrorKind, Reject, RequestId, Session};
+use tsoracle_core::{ErrorKind, Reject, RequestId, Session, state::Capped};
 
 use crate::{
     callers::{Caller, KEYS, Request},
@@ -172,7 +172,9 @@ impl Caller {
                         }
                         return false;
                     }
-                    ErrorKind::Rejected(Reject::TooManySessions { .. }) if !may_be_done => {
+                    ErrorKind::Rejected(Reject::TooMany { what: Capped::Sessions, .. })
+                        if !may_be_done =>
+                    {
                         return false;
                     }
                     ErrorKind::Uncertain | ErrorKind::Fatal | ErrorKind::Corrupt => {

@@ -149,10 +149,7 @@ impl<W: Write> BackupWriter<W> {
 /// Reads a backup, and checks everything that can be checked: what it returns counts once it has come to its end.
 #[derive(Debug)]
 pub struct BackupReader<R> {
-    input: R,
-    /// Where in the file.
-    offset: u64,
-    digest: Sha256,
+    parts: Parts<R>,
     header: BackupHeader,
     entries: u64,
     /// Until the end was read.
@@ -196,9 +193,8 @@ impl<R: Read> BackupReader<R> {
         }
         let header: BackupHeader = postcard::from_bytes(&content)
             .map_err(|source| corrupt("its header cannot be read").with_source(source))?;
-        let Parts { input, offset, digest } = parts;
         let inspector = Some(Inspector::new(header.rules));
-        Ok(Self { input, offset, digest, header, entries: 0, inspector, contents: None })
+        Ok(Self { parts, header, entries: 0, inspector, contents: None })
     }
 
     /// What it is of.
@@ -208,7 +204,7 @@ impl<R: Read> BackupReader<R> {
 
     /// How much was read.
     pub const fn bytes(&self) -> u64 {
-        self.offset
+        self.parts.offset
     }
 
     /// What is in it, once the end was read.
@@ -222,11 +218,8 @@ impl<R: Read> BackupReader<R> {
     /// `Corrupt` for a file that is cut short, damaged or altered; `Fatal` if it cannot be read.
     pub fn next_entries(&mut self) -> Result<Option<Vec<Entry>>> {
         let Some(inspector) = &mut self.inspector else { return Ok(None) };
-        let before = self.digest.clone();
-        let mut parts =
-            Parts { input: &mut self.input, offset: self.offset, digest: self.digest.clone() };
-        let (kind, content) = parts.next()?;
-        (self.offset, self.digest) = (parts.offset, parts.digest);
+        let before = self.parts.digest.clone();
+        let (kind, content) = self.parts.next()?;
         match kind {
             ENTRIES => {
                 let entries = entries(&content)?;
@@ -257,7 +250,7 @@ impl<R: Read> BackupReader<R> {
                 "its digest is another one, so that it was altered after it was made",
             ));
         }
-        match self.input.by_ref().take(1).read_to_end(&mut vec![]).map_err(unreadable)? {
+        match self.parts.input.by_ref().take(1).read_to_end(&mut vec![]).map_err(unreadable)? {
             0 => Ok(()),
             _ => Err(corrupt("something follows its end")),
         }
@@ -265,8 +258,10 @@ impl<R: Read> BackupReader<R> {
 }
 
 /// Reads parts.
+#[derive(Debug)]
 struct Parts<R> {
     input: R,
+    /// Where in the file.
     offset: u64,
     digest: Sha256,
 }

@@ -89,9 +89,20 @@ impl DriverConfig {
             Error::setting(format!("driver {:?} cannot be configured so: {reason}", self.name))
         };
         match &self.options {
-            Options::Table(table) => {
-                T::deserialize(table.clone()).map_err(|error| refused(&error.message()))
-            }
+            Options::Table(table) => T::deserialize(table.clone()).map_err(|error| {
+                let reason = error.message();
+                let fails_so = |(key, value): &(&String, &toml::Value)| {
+                    let alone = toml::Table::from_iter([((*key).clone(), (*value).clone())]);
+                    T::deserialize(alone).is_err_and(|error| error.message() == reason)
+                };
+                match table.iter().find(fails_so) {
+                    // The value may be one that a debugger must not show; the file has it.
+                    Some((key, _)) if !reason.contains(key.as_str()) => {
+                        refused(&format_args!("`{key}`: {reason}"))
+                    }
+                    _ => refused(&reason),
+                }
+            }),
             Options::Pairs(pairs) => {
                 let mut seen = BTreeSet::new();
                 if let Some((key, _)) = pairs.iter().find(|(key, _)| !seen.insert(key)) {
@@ -192,7 +203,13 @@ mod tests {
             assert!(text.contains("`speed`") && text.contains("`ttl`"), "{text}");
         }
         assert!(sample("file:./x?node=1&node=2").unwrap_err().to_string().contains("`node`"));
-        assert!(sample("file:./x?node=many").is_err());
+        for wrong in ["node = 'many'", "ttl = 'soon'", "fast = 1"] {
+            let table = format!("driver = 'file'\nauthority = 'h'\n{wrong}").parse().unwrap();
+            let error = DriverConfig::from_table(table).unwrap().options::<Sample>().unwrap_err();
+            let key = wrong.split(' ').next().unwrap();
+            assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
+        }
+        assert!(sample("file:./x?node=many").unwrap_err().to_string().contains("`node`"));
         assert!(DriverConfig::parse(":./x").is_err());
         assert!(DriverConfig::from_table("path = './x'".parse().unwrap()).is_err());
     }

@@ -271,7 +271,7 @@ fn node_id(bytes: &[u8]) -> Result<NodeId> {
     })
 }
 
-fn draw() -> Result<u128> {
+pub(super) fn draw() -> Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
         .map_err(|source| fatal("no randomness for an id").with_source(source))?;

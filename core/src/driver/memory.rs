@@ -29,3 +29,9 @@ impl SeqStore for MemoryStore {
         Ok(())
     }
 }
+
+impl FromIterator<Entry> for MemoryStore {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}

@@ -10,6 +10,8 @@ mod memory;
 mod observed;
 mod registry;
 mod report;
+mod shared;
+mod shared_store;
 mod snapshot;
 mod stopped;
 mod store;
@@ -20,6 +22,7 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use self::observed::Observed;
 pub use self::{
     announcer::Announcer,
     config::DriverConfig,
@@ -27,9 +30,10 @@ pub use self::{
     local::{LocalDriver, new_node},
     membership::{Member, Members, Membership, MembershipChange},
     memory::MemoryStore,
-    observed::Observed,
     registry::{DriverFactory, DriverOption, OpenContext, OpenFuture, Registry},
     report::{Certificate, Finding, MemberReport, Problem, Report, Unreached},
+    shared::SharedDriver,
+    shared_store::{Elected, Election, News, SharedStore},
     snapshot::{KeyRange, Reads, Snapshot},
     stopped::{StoppedReader, StoppedState},
     store::SeqStore,
@@ -43,7 +47,8 @@ use crate::{BootTime, LeaderHint, NodeId, Result};
 /// to lead.
 ///
 /// For a store that one process owns, implement [`SeqStore`](crate::SeqStore) instead, and wrap it in a
-/// [`LocalDriver`](crate::LocalDriver).
+/// [`LocalDriver`](crate::LocalDriver); for a service that decides, [`SharedStore`](crate::SharedStore), and wrap it
+/// in a [`SharedDriver`](crate::SharedDriver).
 ///
 /// The state is an ordered map of bytes to bytes. One of its keys, [`VERSION`], holds its [`Version`]. The
 /// engine works out every commit on a version that it has read; a driver compares that version, and stores

@@ -18,11 +18,11 @@ const RESOLUTION: Duration = Duration::from_millis(10);
 ///
 /// What is forgotten makes evidence later than it was, and so a wait longer, never shorter.
 #[derive(Debug, Default)]
-pub struct Observed(Mutex<VecDeque<(Version, BootTime)>>);
+pub(crate) struct Observed(Mutex<VecDeque<(Version, BootTime)>>);
 
 impl Observed {
     /// Notes that the state is at `version`, or was.
-    pub fn note(&self, version: Version) {
+    pub(crate) fn note(&self, version: Version) {
         self.note_at(version, SystemClock.now().boot);
     }
 
@@ -42,7 +42,7 @@ impl Observed {
 
     /// When this very version was first observed, or a later one of its era: as
     /// [`ConsensusDriver::seen`](super::ConsensusDriver::seen) wants it.
-    pub fn seen(&self, version: &Version) -> Option<BootTime> {
+    pub(crate) fn seen(&self, version: &Version) -> Option<BootTime> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let older = seen.partition_point(|(other, _)| other.position() < version.position());
         let holds = |other: &Version| {

@@ -143,10 +143,7 @@ impl RefusalMeters {
 
     pub(crate) fn note(&self, reject: &Reject) {
         let (what, reason) = match reject {
-            Reject::TooManyKeys { .. } => (Capped::Sequences, 0),
-            Reject::TooManySessions { .. } => (Capped::Sessions, 0),
-            Reject::TooManyLeases { .. } => (Capped::Leases, 0),
-            Reject::TooManyNamed { .. } => (Capped::Named, 0),
+            Reject::TooMany { what, .. } => (*what, 0),
             Reject::OverShare { what, .. } => (*what, 1),
             Reject::OverOwnLimit { what, .. } => (*what, 2),
             Reject::SpaceLow { what, .. } => (*what, 3),

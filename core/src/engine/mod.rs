@@ -40,7 +40,9 @@ pub(crate) use self::{
     taps::{Tap, Tapped},
     wall_clock::EARLIEST_MS,
 };
-pub use self::{history::Change, wall_clock::WallClock, window::MAX_HIGH_WATER_MS};
+pub use self::{
+    history::Change, space::size_in_words, wall_clock::WallClock, window::MAX_HIGH_WATER_MS,
+};
 use crate::{Epoch, Error, LeaderHint};
 
 /// What this node is doing.

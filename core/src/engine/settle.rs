@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Shared, takeover::BACKOFF};
 use crate::{
     BootTime, Effect, Error, ErrorKind, Outcome, Reads, Result, Snapshot, Version,
-    state::{REIGN, Record, ReignRecord},
+    state::{REIGN, ReignRecord},
 };
 
 /// What became of a commit.
@@ -152,11 +152,7 @@ fn tell(
 
 /// The reign record of a snapshot that was read for it alone.
 pub(super) fn reign(snapshot: Snapshot) -> Result<Option<ReignRecord>> {
-    let bytes = snapshot.values.into_iter().next().flatten();
-    match bytes.map(|bytes| Record::decode(REIGN, bytes)).transpose()? {
-        Some(Record::Reign(record)) => Ok(Some(*record)),
-        _ => Ok(None),
-    }
+    ReignRecord::first_of(snapshot.values)
 }
 
 /// The error for a caller whose request was part of a commit that ended so. Nothing if it is

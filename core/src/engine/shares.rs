@@ -170,10 +170,7 @@ impl Shares {
 
     fn reason(&self, caller: Option<(CallerId, CallerLimits)>, reject: Reject) -> Reject {
         let (what, refused_at) = match reject {
-            Reject::TooManyKeys { limit } => (Capped::Sequences, limit),
-            Reject::TooManySessions { limit } => (Capped::Sessions, limit),
-            Reject::TooManyLeases { limit } => (Capped::Leases, limit),
-            Reject::TooManyNamed { limit } => (Capped::Named, limit),
+            Reject::TooMany { what, limit } => (what, limit),
             other => return other,
         };
         let limit = what.of(&self.limits);
@@ -338,8 +335,10 @@ mod tests {
             state.end(number);
         }
         assert_eq!(state.take(GREEDY, 2_000), 500);
-        let refused =
-            Reject::TooManySessions { limit: state.shares.limits(caller(GREEDY)).sessions };
+        let refused = Reject::TooMany {
+            what: Capped::Sessions,
+            limit: state.shares.limits(caller(GREEDY)).sessions,
+        };
         let explained = state.shares.explain(caller(GREEDY), refused);
         let expected =
             Reject::OverShare { what: Capped::Sessions, held: 750, left: 250, limit: 1_000 };
@@ -365,7 +364,10 @@ mod tests {
         let limited = Some((id(1), limits));
         assert_eq!(state.take_within(limited, 100), 10);
         assert_eq!(state.take(Some(2), 100), 100);
-        let refused = Reject::TooManySessions { limit: state.shares.limits(limited).sessions };
+        let refused = Reject::TooMany {
+            what: Capped::Sessions,
+            limit: state.shares.limits(limited).sessions,
+        };
         let explained = state.shares.explain(limited, refused);
         assert_eq!(explained, Reject::OverOwnLimit { what: Capped::Sessions, limit: 10 });
         state.end(3);

@@ -57,8 +57,8 @@ impl SpaceLeft {
         let what = format!(
             "little space is left in {directory}: {} are free, and {} are kept in reserve; while this node leads, new \
              keys, sessions, names and stamping leases are refused, and what exists goes on",
-            in_bytes(free),
-            in_bytes(reserve)
+            size_in_words(free),
+            size_in_words(reserve)
         );
         let remedy =
             "make space there, or give this node a larger disk; nothing has to be restarted";
@@ -103,7 +103,7 @@ pub(crate) async fn watch(shared: &Shared) -> Infallible {
 }
 
 /// A size as people read it.
-fn in_bytes(bytes: u64) -> String {
+pub fn size_in_words(bytes: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
     let mut shown = bytes as f64 / 1e3;
     let mut at = 0;
@@ -131,7 +131,7 @@ mod tests {
         let told = [0, 999, 1_500, 999_949, 999_950, 134_217_728, 1_000_000_000, u64::MAX];
         let expected =
             ["0.0 kB", "1.0 kB", "1.5 kB", "999.9 kB", "1.0 MB", "134.2 MB", "1.0 GB", "18.4 EB"];
-        assert_eq!(told.map(in_bytes), expected);
+        assert_eq!(told.map(size_in_words), expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
     CommitLimits, Entry, Epoch, Error, ErrorKind, KeyRange, MAX_BATCH, Reads, Result, SeqKey,
     Snapshot, Version,
     engine::{Reign, Tap, Tapped},
-    state::{BACKED_UP, Command, OpenSequences, REIGN, Record, Reply, Stage},
+    state::{BACKED_UP, Command, OpenSequences, REIGN, ReignRecord, Reply, Stage},
 };
 
 /// How many entries one read asks for. Some hold hundreds of small parts, of which fewer are asked for.
@@ -237,11 +237,8 @@ impl StateCopy {
 
     /// That the state is still of the reign that the commits are of.
     fn check_reign(&self, values: Vec<Option<Vec<u8>>>) -> Result<()> {
-        let stored = values.into_iter().next().flatten();
-        match stored.map(|bytes| Record::decode(REIGN, bytes)).transpose()? {
-            Some(Record::Reign(record))
-                if record.epoch == self.reign.epoch && record.stage == Stage::Open =>
-            {
+        match ReignRecord::first_of(values)? {
+            Some(record) if record.epoch == self.reign.epoch && record.stage == Stage::Open => {
                 Ok(())
             }
             _ => Err(Error::new(ErrorKind::NotLeader(None), "another node has taken over")),

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Limits, Record, Rules, View, Writes,
     keys::{self, Key},
@@ -16,7 +14,7 @@ use crate::Result;
 pub(crate) const CAPS: usize = 4;
 
 /// What there may be only so many of, in all.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Capped {
     /// Keys that have been used or seeded.
     Sequences,

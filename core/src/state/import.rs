@@ -49,35 +49,33 @@ pub(crate) fn copied(after: &[u8], limit: usize) -> Vec<KeyRange> {
     ranges.collect()
 }
 
-pub(super) fn import(view: &dyn View, step: &Import) -> Result<Planned> {
+pub(super) fn import(view: &dyn View, step: &Import) -> Planned {
     let record = ReignRecord::load(view)?;
     let progress = load::<Progress>(view, keys::IMPORT)?.cloned().unwrap_or_default();
     match step {
-        Import::Begin => Ok(begin(record, &progress)),
-        Import::Page { before, entries } => Ok(match importing(record) {
-            Ok(()) => page(&progress, *before, entries),
-            Err(reject) => Err(reject),
-        }),
+        Import::Begin => begin(record, &progress),
+        Import::Page { before, entries } => {
+            importing(record)?;
+            page(&progress, *before, entries)
+        }
         Import::Finish { entries, record: copied } => {
             let finished = finished(copied);
             // The answer to the first one may have been lost.
             if record.is_some_and(|record| is_same(record, &finished)) {
-                return Ok(Ok((Reply::Imported { entries: *entries }, Writes::default())));
+                return Ok((Reply::Imported { entries: *entries }, Writes::default()));
             }
-            if let Err(reject) = importing(record) {
-                return Ok(Err(reject));
-            }
+            importing(record)?;
             let rules = Meta::load(view)?.rules;
             if rules > RULES {
-                return Ok(Err(Reject::NewerRules { rules }));
+                return Err(Reject::NewerRules { rules }.into());
             }
             if progress.entries != *entries {
-                return Ok(Err(Reject::ImportBroken { entries: progress.entries }));
+                return Err(Reject::ImportBroken { entries: progress.entries }.into());
             }
             let mut writes = Writes::default();
             writes.put(keys::REIGN, finished);
             writes.delete(keys::IMPORT);
-            Ok(Ok((Reply::Imported { entries: *entries }, writes)))
+            Ok((Reply::Imported { entries: *entries }, writes))
         }
     }
 }
@@ -85,8 +83,8 @@ pub(super) fn import(view: &dyn View, step: &Import) -> Result<Planned> {
 fn begin(record: Option<&ReignRecord>, progress: &Progress) -> Planned {
     match record {
         None => {}
-        Some(record) if record.stage != Stage::Importing => return Err(Reject::NotEmpty),
-        Some(_) if progress.entries > 0 => return Err(Reject::Importing),
+        Some(record) if record.stage != Stage::Importing => return Err(Reject::NotEmpty.into()),
+        Some(_) if progress.entries > 0 => return Err(Reject::Importing.into()),
         Some(_) => {}
     }
     let record = ReignRecord {
@@ -121,7 +119,7 @@ fn page(progress: &Progress, before: u64, entries: &[Entry]) -> Planned {
         || !entries.is_sorted_by(|(a, _), (b, _)| a < b)
         || !entries.iter().all(|(key, _)| is_known(key))
     {
-        return Err(Reject::ImportBroken { entries: progress.entries });
+        return Err(Reject::ImportBroken { entries: progress.entries }.into());
     }
     let mut writes = Writes::default();
     for (key, value) in entries {

@@ -6,8 +6,8 @@
 //! from session time, which no wall clock moves and which runs only while a leader serves.
 
 use super::{
-    Answer, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, Requester, View,
-    Writes, keys,
+    Answer, Capped, LeaseAsk, LeaseGrant, Moment, Record, ReignRecord, Reject, Reply, Requester,
+    View, Writes, keys,
     plan::Planned,
     record::{LEASE_RULES, LeaseRecord, Leases, Meta, OWNER_RULES, cast, load},
     reign,
@@ -18,36 +18,30 @@ use crate::{Epoch, LeaseId, Result, engine::MAX_HIGH_WATER_MS};
 /// How many expired leases a command ends at most.
 pub(super) const EXPIRE_LEASES: usize = 64;
 
-pub(super) fn lease(view: &dyn View, epoch: Epoch, ask: &LeaseAsk, at: Moment) -> Result<Planned> {
-    let reign = match reign::serving(view, epoch)? {
-        Ok(reign) => reign.clone(),
-        Err(reject) => return Ok(Err(reject)),
-    };
+pub(super) fn lease(view: &dyn View, epoch: Epoch, ask: &LeaseAsk, at: Moment) -> Planned {
+    let reign = reign::serving(view, epoch)?.clone();
     let mut table = Table::load(view, reign, at)?;
     let reply = match ask {
         LeaseAsk::Acquire { holder, .. } => {
             let current = table.find(view, &keys::lease_of(holder))?;
-            table.acquire(ask, current)
+            table.acquire(ask, current)?
         }
         LeaseAsk::Renew { by, id } => {
             let lease = table.find(view, &keys::lease(*id))?;
-            table.renew(by, *id, lease)
+            table.renew(by, *id, lease)?
         }
         LeaseAsk::Release { by, id } => match table.find(view, &keys::lease(*id))? {
             Some(lease) if !by.may_act_for(lease.owner.as_ref()) => {
-                Err(Reject::LeaseOfAnother { id: *id })
+                return Err(Reject::LeaseOfAnother { id: *id }.into());
             }
             lease => {
                 lease.iter().for_each(|lease| table.remove(lease));
-                Ok(Reply::LeaseReleased)
+                Reply::LeaseReleased
             }
         },
-        LeaseAsk::Expire => Ok(Reply::LeasesExpired(table.ended.len() as u64)),
+        LeaseAsk::Expire => Reply::LeasesExpired(table.ended.len() as u64),
     };
-    Ok(match reply {
-        Ok(reply) => Ok((reply, table.finish(view)?)),
-        Err(reject) => Err(reject),
-    })
+    Ok((reply, table.finish(view)?))
 }
 
 /// The least of the high-water and all bounds. Leases count until a command has ended them, so that
@@ -142,7 +136,7 @@ impl Table {
             self.put(&LeaseRecord { superseded: true, ..current });
         }
         if self.leases.count >= limits.leases {
-            return Err(Reject::TooManyLeases { limit: limits.leases });
+            return Err(Reject::TooMany { what: Capped::Leases, limit: limits.leases });
         }
         self.leases.count += 1;
         self.leases.last_id += 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    LeaseAsk, LeaseGrant, Reject, Reply, Requester,
+    Capped, LeaseAsk, LeaseGrant, Reject, Reply, Requester,
     lease_test::{CAP, NOON_MS, World, acquire},
 };
 use crate::{LeaseId, Result};
@@ -104,7 +104,10 @@ impl Beliefs {
             }
             (
                 Ask::Acquire { .. },
-                Err(Reject::StaleHolder { .. } | Reject::TooManyLeases { limit: CAP }),
+                Err(
+                    Reject::StaleHolder { .. }
+                    | Reject::TooMany { what: Capped::Leases, limit: CAP },
+                ),
             )
             | (Ask::Renew { .. }, Err(Reject::LeaseOver { .. } | Reject::LeaseSuperseded { .. })) =>
                 {}

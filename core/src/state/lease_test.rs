@@ -1,7 +1,8 @@
 //! Stamping leases, rule by rule, and the world that their tests live in.
 
 use super::{
-    Answer, Command, LeaseAsk, LeaseGrant, Limits, Moment, Query, Reject, Reply, Requester, keys,
+    Answer, Capped, Command, LeaseAsk, LeaseGrant, Limits, Moment, Query, Reject, Reply, Requester,
+    keys,
     record::{FIRST_RULES, LEASE_RULES, Meta, OWNER_RULES},
     testing::{NODE, State, whole, with},
 };
@@ -245,7 +246,7 @@ fn the_cap_holds_until_leases_are_over() {
     let mut world = World::new();
     let names = ["a", "b", "c", "d"];
     let leases: Vec<_> = names.iter().map(|name| world.acquire(name, 1).unwrap()).collect();
-    let full = Err(Reject::TooManyLeases { limit: CAP });
+    let full = Err(Reject::TooMany { what: Capped::Leases, limit: CAP });
     assert_eq!(world.acquire("e", 1), full);
     assert_eq!(world.acquire("a", 2), full, "a superseded one takes its place as well");
     assert_eq!(world.acquire("a", 1).unwrap().id, leases[0].id, "nothing of it was done");

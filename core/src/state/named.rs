@@ -2,7 +2,7 @@
 //! session.
 
 use super::{
-    Advance, NameRetention, Record, Reject, Reply, View, Writes,
+    Advance, Capped, NameRetention, Record, Reject, Reply, View, Writes,
     answers::{AnswerRecord, Digest},
     keys,
     plan::Planned,
@@ -13,8 +13,6 @@ use crate::{Epoch, RequestName, Result, SeqBlock, Session};
 
 /// What becomes of a request under a name.
 pub(super) enum Admission {
-    /// It must not be executed.
-    Refused(Reject),
     /// It was executed before, and got these blocks.
     Answered(Vec<SeqBlock>),
     /// It is new, and the so many-th of its kind.
@@ -25,21 +23,21 @@ pub(super) fn admit(
     view: &dyn View,
     advance: &Advance,
     named: &NameRetention,
-) -> Result<Admission> {
+) -> Planned<Admission> {
     // One that has expired counts until a command has ended it: nothing is executed again too early.
     if let Some(record) = load::<NamedRecord>(view, &keys::named(named.name))? {
-        return Ok(if record.answer.digest == digest(advance, named.name) {
-            Admission::Answered(session::blocks(&advance.entries, &record.answer.starts))
-        } else {
-            Admission::Refused(Reject::NameReused)
-        });
+        if record.answer.digest != digest(advance, named.name) {
+            return Err(Reject::NameReused.into());
+        }
+        let blocks = session::blocks(&advance.entries, &record.answer.starts);
+        return Ok(Admission::Answered(blocks));
     }
     let count = count(view)?;
     let limit = advance.limits.named;
-    Ok(match count >= limit {
-        true => Admission::Refused(Reject::TooManyNamed { limit }),
-        false => Admission::Fresh(count + 1),
-    })
+    match count >= limit {
+        true => Err(Reject::TooMany { what: Capped::Named, limit }.into()),
+        false => Ok(Admission::Fresh(count + 1)),
+    }
 }
 
 /// Keeps what a request under a name was answered, at this session time.
@@ -62,11 +60,8 @@ pub(super) fn keep(
     meta.rules = meta.rules.max(NAMED_RULES);
 }
 
-pub(super) fn expire(view: &dyn View, epoch: Epoch, names: &[RequestName]) -> Result<Planned> {
-    let session_ms = match reign::serving(view, epoch)? {
-        Ok(reign) => reign.session_ms,
-        Err(reject) => return Ok(Err(reject)),
-    };
+pub(super) fn expire(view: &dyn View, epoch: Epoch, names: &[RequestName]) -> Planned {
+    let session_ms = reign::serving(view, epoch)?.session_ms;
     let before = count(view)?;
     let mut ended = 0;
     let mut writes = Writes::default();
@@ -81,7 +76,7 @@ pub(super) fn expire(view: &dyn View, epoch: Epoch, names: &[RequestName]) -> Re
     if ended > 0 {
         writes.put(keys::NAMED, before.saturating_sub(ended));
     }
-    Ok(Ok((Reply::Expired(ended), writes)))
+    Ok((Reply::Expired(ended), writes))
 }
 
 fn count(view: &dyn View) -> Result<u64> {

@@ -1,5 +1,5 @@
 use super::{
-    Limits, Reject, Reply,
+    Capped, Limits, Reject, Reply,
     record::{FIRST_RULES, Meta, NAMED_RULES},
     testing::{State, whole},
 };
@@ -67,7 +67,7 @@ fn the_cap_counts_names_and_spares_those_that_are_known() {
         state.apply(&[command]).remove(0)
     };
     assert!(ask(&mut state, "1").is_ok() && ask(&mut state, "2").is_ok());
-    assert_eq!(ask(&mut state, "3"), Err(Reject::TooManyNamed { limit: 2 }));
+    assert_eq!(ask(&mut state, "3"), Err(Reject::TooMany { what: Capped::Named, limit: 2 }));
     assert!(ask(&mut state, "1").is_ok());
     state.pass(1_001);
     state.expire();

@@ -6,19 +6,42 @@ use super::{
     written::Written,
 };
 use crate::{
-    Epoch, Result,
+    Epoch, Error, Result,
     driver::{CommitLimits, Effect, Version},
     state::{REIGN, Record},
 };
 
-/// The result of one command: its reply with the records to write, or a refusal.
-pub(crate) type Planned = Result<(Reply, Writes), Reject>;
+/// What a rule says: of a whole command its reply, with the records to write.
+pub(super) type Planned<T = (Reply, Writes)> = Result<T, Stop>;
 
-/// Works out what `command` of `epoch` does to the state behind `view`.
+/// Why a command does nothing.
+#[derive(thiserror::Error, Debug)]
+pub(super) enum Stop {
+    /// A rule refuses it.
+    #[error(transparent)]
+    Refused(#[from] Reject),
+    /// What it rests on cannot be read.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Works out what `command` of `epoch` does to the state behind `view`: its reply, with the records to write.
 ///
 /// # Errors
 /// Only those of `view`. A refusal is part of the answer, and comes without writes.
-pub fn plan(view: &dyn View, epoch: Epoch, command: &Command) -> Result<Planned> {
+pub fn plan(
+    view: &dyn View,
+    epoch: Epoch,
+    command: &Command,
+) -> Result<Result<(Reply, Writes), Reject>> {
+    match planned(view, epoch, command) {
+        Ok(planned) => Ok(Ok(planned)),
+        Err(Stop::Refused(reject)) => Ok(Err(reject)),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+fn planned(view: &dyn View, epoch: Epoch, command: &Command) -> Planned {
     match *command {
         Command::Fence { base, now_ms, headroom_ms, lease_ms } => {
             reign::fence(view, base, now_ms, headroom_ms, lease_ms)

@@ -226,11 +226,7 @@ impl Record {
     /// `Corrupt` if it cannot be read.
     pub fn decode(key: &[u8], bytes: Vec<u8>) -> Result<Self> {
         Ok(match key.first() {
-            Some(b'r') if bytes.first() == Some(&FORMAT) => {
-                let record: UnversionedReign = decode(key, &bytes, FORMAT)?;
-                Self::Reign(Box::new(record.into()))
-            }
-            Some(b'r') => Self::Reign(Box::new(decode(key, &bytes, REIGN_FORMAT)?)),
+            Some(b'r') => Self::Reign(Box::new(decode_reign(key, &bytes)?)),
             Some(b'm') => Self::Meta(decode(key, &bytes, FORMAT)?),
             Some(b'i') => Self::Progress(decode(key, &bytes, FORMAT)?),
             Some(b's' | b'p') => Self::Next(decode(key, &bytes, FORMAT)?),
@@ -308,6 +304,13 @@ fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8], format: u8) -> Result<T
     }
 }
 
+fn decode_reign(key: &[u8], bytes: &[u8]) -> Result<ReignRecord> {
+    match bytes.first() {
+        Some(&FORMAT) => decode::<UnversionedReign>(key, bytes, FORMAT).map(Into::into),
+        _ => decode(key, bytes, REIGN_FORMAT),
+    }
+}
+
 pub(super) fn unknown_format(key: &[u8], found: u8, known: u8) -> Error {
     let what = format_args!("the value under key {}", key.escape_ascii());
     Error::unknown_format(what, found.into(), known.into())
@@ -363,6 +366,12 @@ pub(super) fn cast<'r, T: Stored>(key: &[u8], record: &'r Record) -> Result<&'r 
 impl ReignRecord {
     pub(super) fn load(view: &dyn View) -> Result<Option<&Self>> {
         load(view, keys::REIGN)
+    }
+
+    /// That of a snapshot, of which it is the first value.
+    pub(crate) fn first_of(values: Vec<Option<Vec<u8>>>) -> Result<Option<Self>> {
+        let stored = values.into_iter().next().flatten();
+        stored.map(|bytes| decode_reign(keys::REIGN, &bytes)).transpose()
     }
 
     /// Session time `elapsed_ms` after the reign was opened.

@@ -5,18 +5,18 @@ use super::{
     plan::Planned,
     record::{Meta, RULES},
 };
-use crate::{Epoch, NodeId, Result, driver::Version, engine::MAX_HIGH_WATER_MS};
+use crate::{Epoch, NodeId, driver::Version, engine::MAX_HIGH_WATER_MS};
 
 /// How far timestamps are reserved at a time where they are ahead of the clock: for more than can be granted until
 /// the next renewal.
 pub(crate) const AHEAD_STEP_MS: u64 = 90;
 
 /// The record, if `epoch` holds it and has been opened; what every command but a fence asks first.
-pub(super) fn serving(view: &dyn View, epoch: Epoch) -> Result<Result<&ReignRecord, Reject>> {
-    Ok(match ReignRecord::load(view)? {
+pub(super) fn serving(view: &dyn View, epoch: Epoch) -> Planned<&ReignRecord> {
+    match ReignRecord::load(view)? {
         Some(record) if record.epoch == epoch && record.stage == Stage::Open => Ok(record),
-        record => Err(fenced(record)),
-    })
+        record => Err(fenced(record).into()),
+    }
 }
 
 pub(super) fn fence(
@@ -25,18 +25,18 @@ pub(super) fn fence(
     now_ms: u64,
     headroom_ms: u64,
     lease_ms: u64,
-) -> Result<Planned> {
+) -> Planned {
     let meta = Meta::load(view)?;
     if meta.rules > RULES {
-        return Ok(Err(Reject::NewerRules { rules: meta.rules }));
+        return Err(Reject::NewerRules { rules: meta.rules }.into());
     }
     let replaced = ReignRecord::load(view)?;
     if replaced.is_some_and(|old| old.stage == Stage::Importing) {
-        return Ok(Err(Reject::Importing));
+        return Err(Reject::Importing.into());
     }
     // By a clock that shows the end of time nothing is begun: after it no other reign could be.
     if now_ms > MAX_FLOOR_MS {
-        return Ok(Err(Reject::OutOfRange { high_water_ms: now_ms }));
+        return Err(Reject::OutOfRange { high_water_ms: now_ms }.into());
     }
     // The high-water is inclusive, so the floor lies strictly above it.
     let floor_ms = replaced.map_or(now_ms, |old| now_ms.max(old.high_water_ms + 1));
@@ -44,7 +44,7 @@ pub(super) fn fence(
     let needed_ms = floor_ms.saturating_add(headroom_ms.min(AHEAD_STEP_MS));
     let high_water_ms = now_ms.saturating_add(headroom_ms).max(needed_ms);
     if high_water_ms > MAX_HIGH_WATER_MS {
-        return Ok(Err(Reject::OutOfRange { high_water_ms }));
+        return Err(Reject::OutOfRange { high_water_ms }.into());
     }
     let epoch = next_epoch(base, replaced.map(|old| old.epoch));
     // Until it is opened, a successor must wait for the lease of the reign before.
@@ -64,7 +64,7 @@ pub(super) fn fence(
     let replaced = replaced.cloned().map(Box::new);
     let mut writes = store(record);
     writes.put(keys::META, meta);
-    Ok(Ok((Reply::Fenced { epoch, floor_ms, high_water_ms, replaced }, writes)))
+    Ok((Reply::Fenced { epoch, floor_ms, high_water_ms, replaced }, writes))
 }
 
 /// The era of the state and a counter, above the epoch before: one that was copied from elsewhere may be of
@@ -75,17 +75,17 @@ fn next_epoch(base: Version, before: Option<Epoch>) -> Epoch {
     counted.max(Epoch(before.0.saturating_add(1)))
 }
 
-pub(super) fn open(view: &dyn View, epoch: Epoch, node: NodeId, lease_ms: u64) -> Result<Planned> {
+pub(super) fn open(view: &dyn View, epoch: Epoch, node: NodeId, lease_ms: u64) -> Planned {
     let record = ReignRecord::load(view)?;
     let fenced_by_this = record.filter(|record| {
         record.epoch == epoch && matches!(record.stage, Stage::Fenced | Stage::Open)
     });
-    let Some(mut record) = fenced_by_this.cloned() else { return Ok(Err(fenced(record))) };
+    let Some(mut record) = fenced_by_this.cloned() else { return Err(fenced(record).into()) };
     record.stage = Stage::Open;
     record.lease_ms = lease_ms;
     record.opened_by = Some(node);
     record.released = false;
-    Ok(Ok((Reply::Opened, store(record))))
+    Ok((Reply::Opened, store(record)))
 }
 
 /// A renewal is always a write, even where it changes nothing: only then can a successor tell
@@ -95,28 +95,22 @@ pub(super) fn extend(
     epoch: Epoch,
     high_water_ms: u64,
     elapsed_ms: u64,
-) -> Result<Planned> {
-    let mut record = match serving(view, epoch)? {
-        Ok(record) => record.clone(),
-        Err(reject) => return Ok(Err(reject)),
-    };
+) -> Planned {
+    let mut record = serving(view, epoch)?.clone();
     if high_water_ms > MAX_HIGH_WATER_MS {
-        return Ok(Err(Reject::OutOfRange { high_water_ms }));
+        return Err(Reject::OutOfRange { high_water_ms }.into());
     }
     record.high_water_ms = record.high_water_ms.max(high_water_ms);
     record.session_ms = record.session_time(elapsed_ms);
     let reply = Reply::Extended { high_water_ms: record.high_water_ms };
-    Ok(Ok((reply, store(record))))
+    Ok((reply, store(record)))
 }
 
-pub(super) fn release(view: &dyn View, epoch: Epoch) -> Result<Planned> {
-    let mut record = match serving(view, epoch)? {
-        Ok(record) => record.clone(),
-        Err(reject) => return Ok(Err(reject)),
-    };
+pub(super) fn release(view: &dyn View, epoch: Epoch) -> Planned {
+    let mut record = serving(view, epoch)?.clone();
     record.stage = Stage::Released;
     record.released = true;
-    Ok(Ok((Reply::Released, store(record))))
+    Ok((Reply::Released, store(record)))
 }
 
 /// The highest time that an operator may set: a year before the end, so that there is something left to serve.
@@ -137,13 +131,11 @@ pub(super) fn check_floor(high_water_ms: u64, now_ms: Option<u64>) -> Result<(),
     }
 }
 
-pub(super) fn init(view: &dyn View, high_water_ms: u64, now_ms: Option<u64>) -> Result<Planned> {
+pub(super) fn init(view: &dyn View, high_water_ms: u64, now_ms: Option<u64>) -> Planned {
     if ReignRecord::load(view)?.is_some() {
-        return Ok(Err(Reject::NotEmpty));
+        return Err(Reject::NotEmpty.into());
     }
-    if let Err(reject) = check_floor(high_water_ms, now_ms) {
-        return Ok(Err(reject));
-    }
+    check_floor(high_water_ms, now_ms)?;
     let record = ReignRecord {
         epoch: Epoch::default(),
         stage: Stage::Released,
@@ -156,7 +148,7 @@ pub(super) fn init(view: &dyn View, high_water_ms: u64, now_ms: Option<u64>) -> 
         version: Version::EMPTY,
         fenced_on: Version::EMPTY,
     };
-    Ok(Ok((Reply::Initialized, store(record))))
+    Ok((Reply::Initialized, store(record)))
 }
 
 /// Whatever was seen of the state before it was set back, or opened over it, counts for nothing: the next
@@ -166,17 +158,15 @@ pub(super) fn adopt(
     high_water_ms: u64,
     lease_ms: u64,
     now_ms: Option<u64>,
-) -> Result<Planned> {
+) -> Planned {
     let old = ReignRecord::load(view)?;
     if old.is_some_and(|old| old.stage == Stage::Importing) {
-        return Ok(Err(Reject::Importing));
+        return Err(Reject::Importing.into());
     }
-    if let Err(reject) = check_floor(high_water_ms, now_ms) {
-        return Ok(Err(reject));
-    }
+    check_floor(high_water_ms, now_ms)?;
     let stored_ms = old.map_or(0, |old| old.high_water_ms);
     if now_ms.is_some() && high_water_ms <= stored_ms {
-        return Ok(Err(Reject::NothingToRaise { high_water_ms: stored_ms }));
+        return Err(Reject::NothingToRaise { high_water_ms: stored_ms }.into());
     }
     let high_water_ms = stored_ms.max(high_water_ms);
     let session_ms = old.map_or(0, |old| old.session_ms);
@@ -192,7 +182,7 @@ pub(super) fn adopt(
         version: Version::EMPTY,
         fenced_on: Version::EMPTY,
     };
-    Ok(Ok((Reply::Adopted { high_water_ms }, store(record))))
+    Ok((Reply::Adopted { high_water_ms }, store(record)))
 }
 
 /// A node that exists nowhere, as the one that served last: a lease which was not released is waited for by

@@ -49,30 +49,30 @@ pub(crate) fn high_water_ms(
 }
 
 /// Whether values of a sequence may be granted.
-pub(super) fn check(view: &dyn View, meta: &Meta, key: &SeqKey) -> Result<Result<(), Reject>> {
+pub(super) fn check(view: &dyn View, meta: &Meta, key: &SeqKey) -> Planned<()> {
     // Nearly always: no state has anything to look at before.
     if meta.rules < RESTORED_RULES {
-        return Ok(Ok(()));
+        return Ok(());
     }
-    let Some(restored) = load::<RestoredRecord>(view, keys::RESTORED)? else { return Ok(Ok(())) };
+    let Some(restored) = load::<RestoredRecord>(view, keys::RESTORED)? else { return Ok(()) };
     match view.get(&keys::opened(key))? {
-        Some(_) => Ok(Ok(())),
-        None => Ok(Err(Reject::SequenceClosed { key: key.clone(), taken_ms: restored.taken_ms })),
+        Some(_) => Ok(()),
+        None => {
+            Err(Reject::SequenceClosed { key: key.clone(), taken_ms: restored.taken_ms }.into())
+        }
     }
 }
 
 /// Lets sequences be granted from: some not below a floor, or all wherever they stand.
-pub(super) fn open(view: &dyn View, epoch: Epoch, open: &OpenSequences) -> Result<Planned> {
-    if let Err(reject) = reign::serving(view, epoch)? {
-        return Ok(Err(reject));
-    }
+pub(super) fn open(view: &dyn View, epoch: Epoch, open: &OpenSequences) -> Planned {
+    reign::serving(view, epoch)?;
     let is_closed = load::<RestoredRecord>(view, keys::RESTORED)?.is_some();
     let stored = Meta::load(view)?;
     let mut meta = stored.clone();
     let (mut writes, mut nexts) = (Writes::default(), Vec::with_capacity(open.floors.len()));
     for (key, floor) in &open.floors {
         if *floor > LAST_START {
-            return Ok(Err(Reject::NothingLeft { key: key.clone(), start: *floor }));
+            return Err(Reject::NothingLeft { key: key.clone(), start: *floor }.into());
         }
         let place = keys::sequence(key);
         let before = load::<u64>(view, &place)?.copied();
@@ -80,7 +80,7 @@ pub(super) fn open(view: &dyn View, epoch: Epoch, open: &OpenSequences) -> Resul
             // A repeated request, whose first answer was lost, finds what it has made.
             match before {
                 Some(next) if next >= *floor => nexts.push(next),
-                _ => return Ok(Err(Reject::NotRestored)),
+                _ => return Err(Reject::NotRestored.into()),
             }
             continue;
         }
@@ -98,7 +98,7 @@ pub(super) fn open(view: &dyn View, epoch: Epoch, open: &OpenSequences) -> Resul
     if open.all && is_closed {
         writes.delete(keys::RESTORED);
     }
-    Ok(Ok((Reply::SequencesOpened { nexts, closed: is_closed && !open.all }, writes)))
+    Ok((Reply::SequencesOpened { nexts, closed: is_closed && !open.all }, writes))
 }
 
 /// Whether an entry is a trace of an earlier restore, which a backup carries along and the next restore leaves out.

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, slice};
 use proptest::prelude::*;
 
 use super::{
-    Answer, Command, Limits, Query, Reject, Reply, Seed,
+    Answer, Capped, Command, Limits, Query, Reject, Reply, Seed,
     testing::{State, id, key},
 };
 use crate::{Epoch, Result, SeqKey};
@@ -63,7 +63,10 @@ fn seeding_counts_towards_the_cap_and_takes_an_open_reign() {
     let limits = Limits { keys: 1, ..Limits::default() };
     let commands = [seed_command("a", 1, limits), seed_command("b", 1, limits)];
     let results = state.apply(&commands);
-    assert_eq!(results, [Ok(Reply::Seeded(1)), Err(Reject::TooManyKeys { limit: 1 })]);
+    assert_eq!(
+        results,
+        [Ok(Reply::Seeded(1)), Err(Reject::TooMany { what: Capped::Sequences, limit: 1 })]
+    );
     let late = state.apply_as(Epoch(0), &commands[1..]);
     assert_eq!(late, [Err(Reject::Fenced { current: state.epoch })]);
 }
@@ -92,7 +95,7 @@ fn the_cap_of_keys_counts_each_once_and_refuses_whole_requests() {
     assert_eq!(accepted, [true, false, true, false, true]);
     assert_eq!(list(&state, "", "", 9), [(key("a"), 6)], "what was refused left a trace");
     let more = with_one_key(&state, &[("b", 1)]);
-    assert_eq!(state.apply(&[more]), [Err(Reject::TooManyKeys { limit: 1 })]);
+    assert_eq!(state.apply(&[more]), [Err(Reject::TooMany { what: Capped::Sequences, limit: 1 })]);
 }
 
 #[test]
@@ -184,7 +187,10 @@ fn a_deleted_sequence_is_as_if_never_used() {
     state.apply(&[delete("b")]).remove(0).unwrap();
     let limits = Limits { keys: 2, ..Limits::default() };
     let results = state.apply(&[seed_command("b", 9, limits), seed_command("c", 9, limits)]);
-    assert_eq!(results, [Ok(Reply::Seeded(9)), Err(Reject::TooManyKeys { limit: 2 })]);
+    assert_eq!(
+        results,
+        [Ok(Reply::Seeded(9)), Err(Reject::TooMany { what: Capped::Sequences, limit: 2 })]
+    );
     let late = state.apply_as(Epoch(0), &[delete("a")]);
     assert_eq!(late, [Err(Reject::Fenced { current: state.epoch })]);
 }

@@ -5,7 +5,7 @@ use siphasher::sip128::SipHasher13;
 use smallvec::SmallVec;
 
 use super::{
-    Advance, Record, Reject, Reply, View, Writes,
+    Advance, Capped, Record, Reject, Reply, View, Writes,
     answers::{AnswerPage, AnswerRecord, Digest},
     keys::{self, Key},
     plan::Planned,
@@ -37,8 +37,6 @@ const CLOSED: u64 = u64::MAX;
 
 /// What becomes of a request that carries an id.
 pub(super) enum Admission {
-    /// It must not be executed.
-    Refused(Reject),
     /// It was executed before, and got these blocks.
     Answered(Vec<SeqBlock>),
     /// It is new.
@@ -78,7 +76,7 @@ pub(super) fn admit(
     id: &RequestId,
     known: &Known,
     meta: &Meta,
-) -> Result<Admission> {
+) -> Planned<Admission> {
     if id.close && advance.entries.is_empty() {
         return Ok(Admission::Answered(vec![]));
     }
@@ -88,38 +86,38 @@ pub(super) fn admit(
     let fresh = |first_incomplete: u64, page| {
         let open = number.saturating_sub(first_incomplete.max(id.first_incomplete.get()));
         match open >= limit {
-            true => Admission::Refused(Reject::TooManyOpenRequests { limit }),
-            false => Admission::Fresh(page),
+            true => Err(Reject::TooManyOpenRequests { limit }.into()),
+            false => Ok(Admission::Fresh(page)),
         }
     };
     let Some(session) = &known.record else {
         // A client waits from 1 on until it has had an answer. Beyond that its session was known once, and
         // this may be a copy, long on its way, of a request that has been executed.
         let was_known = id.first_incomplete.get() > 1;
-        return Ok(if id.retry || was_known {
-            Admission::Refused(Reject::SessionUnknown)
-        } else if meta.sessions >= advance.limits.sessions {
-            Admission::Refused(Reject::TooManySessions { limit: advance.limits.sessions })
-        } else {
-            fresh(0, Page { key, digest: Digest::Keyed })
-        });
+        if id.retry || was_known {
+            return Err(Reject::SessionUnknown.into());
+        }
+        let limit = advance.limits.sessions;
+        if meta.sessions >= limit {
+            return Err(Reject::TooMany { what: Capped::Sessions, limit }.into());
+        }
+        return fresh(0, Page { key, digest: Digest::Keyed });
     };
     let first_incomplete = session.first_incomplete;
     if number < first_incomplete || first_incomplete == CLOSED {
-        return Ok(Admission::Refused(Reject::Forgotten { number, first_incomplete }));
+        return Err(Reject::Forgotten { number, first_incomplete }.into());
     }
     let page = load::<AnswerPage>(view, &key)?;
     let digest = AnswerPage::digest(page);
     if let Some(page) = page
         && let Some(answer) = page.find(&key, number)?
     {
-        return Ok(if answer.digest == hash(digest, id.session, &advance.entries) {
-            Admission::Answered(blocks(&advance.entries, &answer.starts))
-        } else {
-            Admission::Refused(Reject::IdReused { number })
-        });
+        if answer.digest != hash(digest, id.session, &advance.entries) {
+            return Err(Reject::IdReused { number }.into());
+        }
+        return Ok(Admission::Answered(blocks(&advance.entries, &answer.starts)));
     }
-    Ok(fresh(first_incomplete, Page { key, digest }))
+    fresh(first_incomplete, Page { key, digest })
 }
 
 /// What is kept of a request that was executed, and where.
@@ -185,11 +183,8 @@ pub(super) fn settle(
     Ok(())
 }
 
-pub(super) fn expire(view: &dyn View, epoch: Epoch, sessions: &[Session]) -> Result<Planned> {
-    let reign = match reign::serving(view, epoch)? {
-        Ok(reign) => reign,
-        Err(reject) => return Ok(Err(reject)),
-    };
+pub(super) fn expire(view: &dyn View, epoch: Epoch, sessions: &[Session]) -> Planned {
+    let reign = reign::serving(view, epoch)?;
     let mut meta = Meta::load(view)?;
     let before = meta.sessions;
     let mut writes = Writes::default();
@@ -202,7 +197,7 @@ pub(super) fn expire(view: &dyn View, epoch: Epoch, sessions: &[Session]) -> Res
     }
     let sessions_left = meta.sessions;
     writes.put(keys::META, meta);
-    Ok(Ok((Reply::Expired(before - sessions_left), writes)))
+    Ok((Reply::Expired(before - sessions_left), writes))
 }
 
 /// Clears away some pages of answers, and the session itself once none is left.

@@ -1,5 +1,5 @@
 use super::{
-    Limits, RETENTION, Reject,
+    Capped, Limits, RETENTION, Reject,
     keys::{self, PAGE},
     record::{ANSWER_RULES, FIRST_RULES, Meta},
     testing::{State, commit, id, plan_all, whole, with},
@@ -124,7 +124,10 @@ fn a_refused_request_leaves_no_session_behind() {
     state.advance(&[("a", 1)], None).unwrap();
     let limits = Limits { keys: 1, ..Limits::default() };
     let command = state.advance_command(&[("a", 1), ("b", 1)], Some(id(1, 1, 1)), limits);
-    assert_eq!(state.apply(&[command]), [Err(Reject::TooManyKeys { limit: 1 })]);
+    assert_eq!(
+        state.apply(&[command]),
+        [Err(Reject::TooMany { what: Capped::Sequences, limit: 1 })]
+    );
     assert!(!state.knows(Session([1; 16])));
 }
 
@@ -139,7 +142,7 @@ fn at_a_cap_a_request_is_refused_rather_than_taken_without_the_promise() {
     };
     ask(1, 1, 1).unwrap();
     ask(2, 1, 1).unwrap();
-    assert_eq!(ask(3, 1, 1), Err(Reject::TooManySessions { limit: 2 }));
+    assert_eq!(ask(3, 1, 1), Err(Reject::TooMany { what: Capped::Sessions, limit: 2 }));
     ask(1, 3, 1).unwrap();
     assert_eq!(ask(1, 4, 1), Err(Reject::TooManyOpenRequests { limit: 3 }));
     ask(1, 4, 2).unwrap();

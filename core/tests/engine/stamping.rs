@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tsoracle_core::{
     ErrorKind, LeaseHolder, LeaseId, ManualClock, Reject, Result, SeqKey, SeqList, StampingLease,
+    state::Capped,
 };
 
 use crate::rig::{Cluster, Fault, LEASE, NOON_MS, Node, Step, settle};
@@ -195,10 +196,16 @@ async fn how_long_a_lease_may_run_and_how_many_there_may_be_is_configured() {
     }
     acquire(&node, "h", 1).await.unwrap();
     let refused = acquire(&node, "i", 1).await.unwrap_err();
-    assert_eq!(*refused.kind(), ErrorKind::Rejected(Reject::TooManyLeases { limit: 1 }));
+    assert_eq!(
+        *refused.kind(),
+        ErrorKind::Rejected(Reject::TooMany { what: Capped::Leases, limit: 1 })
+    );
     node.oracle.seed_seq(SeqKey::new("a").unwrap(), 7).await.unwrap();
     let refused = node.oracle.seed_seq(SeqKey::new("b").unwrap(), 7).await.unwrap_err();
-    assert_eq!(*refused.kind(), ErrorKind::Rejected(Reject::TooManyKeys { limit: 1 }));
+    assert_eq!(
+        *refused.kind(),
+        ErrorKind::Rejected(Reject::TooMany { what: Capped::Sequences, limit: 1 })
+    );
 }
 
 #[tokio::test]

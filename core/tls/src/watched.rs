@@ -88,13 +88,13 @@ impl<T: Send + Sync + 'static> Watched<T> {
         self.0.current.load_full()
     }
 
-    /// Looks at the files from now on, in a task of its own that ends with the last clone of this. Must be called
-    /// within a tokio runtime.
-    pub fn watch(&self, mut reload: Reload) {
+    /// Looks at the files from now on, for as long as there is a clone of this. Must be polled within a tokio runtime, by
+    /// the caller that notices that it has panicked: without it certificates would expire that were renewed long ago.
+    pub fn keep_up(&self, mut reload: Reload) -> impl Future<Output = ()> + Send + use<T> {
         self.0.warn_of_open_key();
         let (watched, clock) = (Arc::downgrade(&self.0), self.0.clock.clone());
         self.0.warn_of_ends();
-        tokio::spawn(async move {
+        async move {
             loop {
                 let is_asked = tokio::select! {
                     () = reload.requested() => true,
@@ -111,7 +111,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
                     tracing::error!(of = name, %error, "certificates and keys could not be read again");
                 }
             }
-        });
+        }
     }
 
     /// The certificates in use, and what is wrong: that the files are not in use, and why; that a certificate runs

@@ -9,8 +9,7 @@ use etcd_client::{
 };
 use tonic::Code;
 use tsoracle_core::{
-    CommitLimits, Effect, Entry, Error, ErrorKind, KeyRange, Observed, Reads, Result, Snapshot,
-    Version,
+    CommitLimits, Effect, Entry, Error, ErrorKind, KeyRange, Reads, Result, Snapshot, Version,
 };
 
 use crate::{config::Config, keys::Keys, members::Members};
@@ -34,7 +33,6 @@ const LARGEST_ANSWER: usize = 256 << 20;
 pub(crate) struct Etcd {
     pub(crate) keys: Keys,
     pub(crate) members: Members,
-    pub(crate) observed: Observed,
     /// The cluster whose state is taken over though it was written in another one.
     adopt: Option<u64>,
     /// The id of the cluster; 0 until one has answered.
@@ -64,7 +62,6 @@ impl Etcd {
         Ok(Self {
             keys: Keys::new(config.prefix()?),
             members: Members::new(config)?,
-            observed: Observed::default(),
             adopt: config.adopt()?,
             cluster: AtomicU64::new(0),
             is_foreign: AtomicBool::new(false),
@@ -174,7 +171,6 @@ impl Etcd {
         let commit = Txn::new().when([is_at_base]).and_then(nest(writes)).or_else(self.head(0));
         let mut answer = self.transact(commit).await?;
         if answer.succeeded {
-            self.observed.note(next);
             // A commit that is stored has just moved the state here, if it was not.
             self.is_foreign.store(false, Ordering::Release);
             return Ok(None);
@@ -269,7 +265,6 @@ impl Etcd {
         }
         self.cluster.store(cluster, Ordering::Release);
         self.is_foreign.store(is_foreign, Ordering::Release);
-        self.observed.note(version);
         Ok(Found { holder: leader.map(holder), version })
     }
 
@@ -314,16 +309,6 @@ fn holder(entry: KeyValue) -> Holder {
     let (created, lease) = (entry.create_revision(), entry.lease());
     let endpoint = String::from_utf8_lossy(entry.value()).into_owned();
     Holder { created, lease, endpoint }
-}
-
-pub(crate) fn draw() -> Result<u128> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|source| fatal("no randomness").with_source(source))?;
-    Ok(u128::from_be_bytes(bytes))
-}
-
-fn fatal(context: &str) -> Error {
-    Error::new(ErrorKind::Fatal, context)
 }
 
 /// The error of a state in a cluster that it was not written in.

@@ -1,24 +1,24 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
-mod driver;
 mod elector;
 mod errors;
 mod etcd;
 mod keys;
 mod members;
 mod probe;
-mod shared;
+mod store;
 mod watching;
 
 use std::sync::Arc;
 
+use store::Store;
 use tsoracle_core::{
-    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, register_driver,
+    ConsensusDriver, DriverConfig, DriverFactory, OpenContext, Result, SharedDriver,
+    register_driver,
 };
 
 pub use config::Config;
-pub use driver::EtcdDriver;
 
 register_driver!(DriverFactory {
     name: "etcd",
@@ -28,5 +28,6 @@ register_driver!(DriverFactory {
 });
 
 async fn open(config: DriverConfig, context: OpenContext) -> Result<Arc<dyn ConsensusDriver>> {
-    Ok(EtcdDriver::open(config.options()?, context).await?)
+    let config: Config = config.options()?;
+    Ok(SharedDriver::open(Store::new(&config, context)?, config.ttl).await?)
 }

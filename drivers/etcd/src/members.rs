@@ -76,8 +76,8 @@ impl Members {
     }
 
     /// Reads the certificates again when they change, or `reload` asks for it, from now on.
-    pub(crate) fn watch(&self, reload: Reload) {
-        self.endpoints.watch(reload);
+    pub(crate) fn keep_up(&self, reload: Reload) -> impl Future<Output = ()> + Send + use<> {
+        self.endpoints.keep_up(reload)
     }
 
     /// The certificates with what is wrong with them, and whether etcd answers.
@@ -223,15 +223,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Errors
 /// The one given, if another attempt is of no use, or it is too late for one.
 pub(crate) async fn pause_before_retry(error: Error, deadline: BootTime) -> Result<()> {
-    let is_uncertain = *error.kind() == ErrorKind::Uncertain;
-    if is_uncertain || *error.kind() == ErrorKind::Unavailable {
+    if matches!(error.kind(), ErrorKind::Uncertain | ErrorKind::Unavailable) {
         SystemClock.sleep(PAUSE).await;
         if SystemClock.now().boot < deadline {
             return Ok(());
         }
     }
-    Err(match is_uncertain {
-        true => Error::new(ErrorKind::Unavailable, format!("{error:#}")),
-        false => error,
-    })
+    Err(error)
 }

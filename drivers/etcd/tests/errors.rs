@@ -117,7 +117,8 @@ async fn rights_that_are_revoked_refuse_commits_until_they_are_granted_again() {
         root.role_revoke_permission("tso", "p/", Some(options)).await.unwrap();
         let error = driver.commit(base, effect(after(base))).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Unavailable, "round {round}: {error}");
-        assert!(error.to_string().contains("permission denied"), "round {round}: {error}");
+        let whole = format!("{error:#}");
+        assert!(whole.contains("permission denied"), "round {round}: {whole}");
         root.role_grant_permission("tso", below()).await.unwrap();
         // What was refused was not made, and the same process goes on.
         assert_eq!(version(&driver).await.unwrap(), base, "round {round}");

@@ -235,7 +235,7 @@ async fn begin(shared: &Arc<Shared>) -> Result<()> {
         return initialize(shared, formed).await;
     }
     let own = shared.clone();
-    shared.tasks.spawn(async move {
+    supervise(shared, "the formation of the cluster", async move {
         let formed = tokio::select! {
             biased;
             () = own.lifecycle.stopping() => return,

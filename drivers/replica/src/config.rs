@@ -359,14 +359,30 @@ fn parse_peer(text: &str) -> Result<(u32, Addresses)> {
 }
 
 impl Addresses {
-    /// Whether both are of the form `HOST:PORT`.
+    /// Whether both are of the form `HOST:PORT`, and of a place that can be connected to.
     ///
     /// # Errors
     /// `Config`, naming the one that is not.
     pub fn check(&self) -> Result<()> {
-        check_address(&self.peer, "peer")?;
-        check_address(&self.service, "service")
+        for (address, what) in [(&self.peer, "peer"), (&self.service, "service")] {
+            check_address(address, what)?;
+            if !is_reachable(address) {
+                return Err(wrong(format!(
+                    "has a {what} address {address:?} to listen on, which nobody can connect to: name the machine, and \
+                     a port"
+                )));
+            }
+        }
+        Ok(())
     }
+}
+
+/// Whether peers and clients can connect to an address of that form.
+fn is_reachable(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_any = host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_unspecified());
+    !is_any && port.parse() != Ok(0_u16)
 }
 
 fn check_address(address: &str, what: impl fmt::Display) -> Result<()> {
@@ -416,6 +432,16 @@ mod tests {
         assert_eq!((cluster.members[&3].clone(), &*cluster.listen), (third, "[::1]:7003"));
         let elsewhere = check(&format!("node=1&peers={PEERS}&peer_listen=127.0.0.1:0")).unwrap();
         assert_eq!(elsewhere.listen, "127.0.0.1:0");
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_connect_to_is_refused() {
+        for wrong in ["1=0.0.0.0:7001/a:8001", "1=a:7001/[::]:8001", "1=a:0/a:8001", "1=a:7001/a:0"]
+        {
+            refused(&format!("node=1&insecure_peers=true&peers={wrong}"), "nobody can connect to");
+        }
+        let listens = "node=1&insecure_peers=true&peers=1=a:7001/a:8001&peer_listen=0.0.0.0:7001";
+        assert!(check(listens).is_ok());
     }
 
     #[test]

@@ -97,8 +97,8 @@ impl PeerTls {
     }
 
     /// Reads the files again when they change, or `reload` asks for it, from now on.
-    pub(crate) fn watch(&self, reload: Reload) {
-        self.configs.watch(reload);
+    pub(crate) fn keep_up(&self, reload: Reload) -> impl Future<Output = ()> + Send + use<> {
+        self.configs.keep_up(reload)
     }
 
     /// The certificates, and what is wrong with them.

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 
-use tsoracle_core::{Oracle, Reload};
+use tsoracle_core::{Oracle, Phase, Reload};
 use tsoracle_server::{Access, Limits, Listener, Pages, Reloads, Server, TlsOptions, Trust};
 
 use crate::{access, failure::Failure, place, settings::Settings};
@@ -39,6 +39,9 @@ impl Administrators {
     }
 
     /// Serves an oracle to administrators, for ever: when it fails, the server of its clients says so.
+    ///
+    /// # Errors
+    /// Administrators cannot be served, or are no more.
     pub(crate) async fn serve(
         self,
         oracle: Oracle,
@@ -66,7 +69,12 @@ impl Administrators {
             }
             None => tracing::info!(address = %place, "administrators are served"),
         }
-        let _ = listening.serve().await;
-        pending().await
+        let phase = listening.oracle().phase();
+        let served = listening.serve().await;
+        let is_over = matches!(*phase.borrow(), Phase::Failed(_) | Phase::Stopping);
+        match served {
+            Err(error) if !is_over => Err(error.into()),
+            _ => pending().await,
+        }
     }
 }

@@ -261,7 +261,7 @@ fn with_variable(mut error: clap::Error) -> clap::Error {
     };
     let option = context(ContextKind::InvalidArg).unwrap_or_default();
     let value = context(ContextKind::InvalidValue).unwrap_or_default();
-    let flag = option.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
+    let flag = option.trim_start_matches("--").split([' ', '=', '[']).next().unwrap_or_default();
     let own = flag.to_uppercase().replace('-', "_");
     let names = [format!("TSORACLE_{own}"), format!("TSORACLE_CLIENT_{own}")];
     let given =

@@ -123,10 +123,11 @@ struct Block<'a> {
     request_id: Option<&'a str>,
 }
 
+/// A sequence, and the value that its next block starts with.
 #[derive(Serialize)]
-struct Next<'a> {
-    key: &'a str,
-    next: u64,
+pub(crate) struct Next<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) next: u64,
 }
 
 pub(crate) async fn ts(arguments: TsArguments) -> Result<(), Failure> {

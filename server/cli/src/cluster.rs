@@ -1,6 +1,6 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tsoracle_proto::{
     metadata,
     v1::{
@@ -10,10 +10,10 @@ use tsoracle_proto::{
 };
 
 use crate::{
-    endpoints::{Dialer, Endpoints, said},
+    endpoints::{Dialer, Endpoints, said, within},
     failure::Failure,
     leader::Leader,
-    output::Output,
+    output::{Output, word},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -143,8 +143,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Some(change) => {
             let mut leader = Leader::new(&endpoints)?;
             let asked = leader.ask(async |channel, timeout| {
-                let mut request = Request::new(ChangeRequest { change: Some(change.clone()) });
-                request.set_timeout(timeout);
+                let request = within(ChangeRequest { change: Some(change.clone()) }, timeout);
                 ClusterServiceClient::new(channel).change(request).await
             });
             asked.await.map_err(|error| match error.status() {
@@ -178,8 +177,7 @@ async fn members(dialer: &Dialer, endpoints: &[String]) -> Result<MembersRespons
     for endpoint in endpoints {
         let answer = match dialer.dial(endpoint).await {
             Ok(channel) => {
-                let mut request = Request::new(MembersRequest {});
-                request.set_timeout(dialer.timeout);
+                let request = within(MembersRequest {}, dialer.timeout);
                 ClusterServiceClient::new(channel).members(request).await
             }
             Err(error) => Err(Status::unavailable(error)),
@@ -207,7 +205,8 @@ fn show(members: &MembersResponse, output: Output) -> Result<(), Failure> {
                 (false, true) => "votes",
                 (false, false) => "learns",
             };
-            format!("{}  {role}  peer {}  service {}", shown.id, shown.peer, shown.service)
+            let (peer, service) = (word(shown.peer), word(shown.service));
+            format!("{}  {role}  peer {peer}  service {service}", shown.id)
         })?;
     }
     Ok(())

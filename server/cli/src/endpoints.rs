@@ -1,8 +1,14 @@
-use std::{env, error::Error as _, fs, path::PathBuf, time::Duration};
+use std::{
+    env::{self, VarError},
+    error::Error as _,
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use tonic::{
-    Status,
+    Request, Status,
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tsoracle_client::{Client, ErrorKind, TlsOptions};
@@ -142,7 +148,10 @@ impl Endpoints {
             }
             None => match env::var(TOKEN) {
                 Ok(token) if !token.is_empty() => (token, TOKEN.into()),
-                _ => return Ok(None),
+                Ok(_) | Err(VarError::NotPresent) => return Ok(None),
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::usage(format!("{TOKEN} holds no token: it is no text")));
+                }
             },
         };
         match token_mistake(&token) {
@@ -160,15 +169,17 @@ impl Endpoints {
     pub async fn connect_with(&self, routes: Routes) -> Result<Client, Failure> {
         let mut builder = Client::builder().endpoints(self.names()).timeout(self.timeout);
         if let Some(ca) = &self.tls_ca {
-            let mut tls = TlsOptions::new(read(ca)?);
+            let mut tls = TlsOptions::from_file(ca);
             if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
-                tls = tls.identity(read(cert)?, read(key)?);
+                tls = tls.identity_files(cert, key);
             }
             builder = builder.tls(tls);
         }
-        if let Some(token) = self.token()? {
-            builder = builder.token(token);
-        }
+        builder = match (self.token()?, &self.token_file) {
+            (Some(_), Some(file)) => builder.token_file(file),
+            (Some(token), None) => builder.token(token),
+            (None, _) => builder,
+        };
         for (prefix, endpoints) in routes.routes {
             builder = builder.route(prefix, endpoints);
         }
@@ -213,6 +224,13 @@ impl Dialer {
         let scheme = if self.tls.is_some() { Scheme::Tls } else { Scheme::Plaintext };
         Ok(Address::of_user(endpoint, scheme)?.uri(scheme))
     }
+}
+
+/// A request that is answered within `timeout`, or not at all.
+pub(crate) fn within<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
 }
 
 /// What a server says about a call, or what the connection to it came to and what a person does about that.

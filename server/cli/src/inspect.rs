@@ -14,11 +14,12 @@ use tsoracle_core::{
 };
 
 use crate::{
+    ask::Next,
     backup::{self, NewFile, PRODUCT},
     drivers,
     failure::{Failure, usage_if_config},
     log,
-    output::Output,
+    output::{Output, word},
     time::readable,
     unfinished,
 };
@@ -77,12 +78,6 @@ struct Report {
     notes: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct Next<'a> {
-    key: &'a str,
-    next: u64,
-}
-
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     log::start(log::filter(Some("warn"))?, log::Format::default(), Vec::new())?;
     let looking = move || look(&arguments);
@@ -127,7 +122,7 @@ fn look(arguments: &Arguments) -> Result<(), Failure> {
         for sequence in inspected::sequences(&state) {
             let (key, next) = sequence?;
             let next = Next { key: key.as_str(), next };
-            output.print(&next, || format!("{} {}", next.key, next.next))?;
+            output.print(&next, || format!("{} {}", word(next.key), next.next))?;
         }
         return Ok(());
     }
@@ -185,7 +180,7 @@ fn text(report: &Report) -> String {
         text += "; its sequences are closed";
     }
     for note in &report.notes {
-        text += &format!("\nnote: {note}");
+        text += &format!("\nnote: {}", word(note));
     }
     if let Some(file) = &report.exported {
         text += &format!("\nexported to {file}");

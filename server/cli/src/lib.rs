@@ -54,6 +54,8 @@ mod web;
 
 use std::process::ExitCode;
 
+use tsoracle_core::supervised;
+
 use self::{
     arguments::{Cli, Command},
     failure::Failure,
@@ -68,10 +70,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("cannot start threads: {error:#}")).report(),
     };
-    let outcome = runtime.block_on(run(cli.command));
+    let outcome = runtime.block_on(supervised("this command", run(cli.command)));
     // Whatever still hangs, a disk for example, must not keep the process.
     runtime.shutdown_background();
-    match outcome {
+    match outcome.map_err(Failure::from).and_then(|outcome| outcome) {
         Ok(()) => {
             log::flush();
             ExitCode::SUCCESS

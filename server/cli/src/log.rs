@@ -3,31 +3,30 @@
 //! Whoever reads there may be slow, stuck or gone. So to log never waits for a write, and never fails: what does not
 //! fit any more is dropped and counted, and so is what could not be written.
 
+mod queue;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt::Write as _,
     fs::{File, OpenOptions},
-    io::{self, ErrorKind, IsTerminal as _, Write as _},
-    mem,
+    io::{self, IsTerminal as _, Write as _},
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     panic,
     path::Path,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     thread,
     time::Duration,
 };
 
 use clap::ValueEnum;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     fmt::{
-        self, MakeWriter,
+        self,
         format::Writer,
         time::{FormatTime as _, SystemTime},
     },
@@ -38,21 +37,16 @@ use tracing_subscriber::{
 
 use tsoracle_core::{BootTime, Finding, Oracle, Report, SPANS};
 
-use crate::failure::Failure;
-
-/// How many bytes of lines wait to be written at most.
-const MOST_BYTES: usize = 1 << 20;
+use self::queue::{LOST, Lines, Log, Waiting};
+use crate::{
+    failure::Failure,
+    output::{printable, printable_json},
+};
 
 /// How long the end of the program waits for what was logged.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How soon what could not be written for now is tried again.
-const PAUSE: Duration = Duration::from_millis(20);
-
 static LOG: OnceLock<Arc<Log>> = OnceLock::new();
-
-/// How many lines were lost since the process began.
-static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// For how long it is worth a word that lines were lost.
 const LOST_LATELY: Duration = Duration::from_secs(600);
@@ -149,12 +143,31 @@ pub(crate) fn start(
 /// Writes lines to a file, which are bounded and lost as those of the log are.
 pub(crate) fn to_file(path: &Path) -> Result<impl Fn(&str) + Send + Sync + use<>, Failure> {
     let place = path.display();
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let mut options = OpenOptions::new();
+    // A pipe that nobody reads is refused, and not waited for.
+    options
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path);
     let file =
         file.map_err(|error| Failure::usage(format!("cannot write to {place}: {error:#}")))?;
     let log = FILE.get_or_init(Arc::default).clone();
     log.clone().write_aside(file, |lost| format!("{{\"event\":\"lost\",\"lines\":{lost}}}\n"))?;
-    Ok(move |line: &str| log.push(format!("{line}\n").as_bytes()))
+    Ok(move |line: &str| log.push((printable_json(line) + "\n").as_bytes()))
+}
+
+/// Writes a line of the audit log, which is an object, into that of the log.
+pub(crate) fn audited(line: &str) {
+    const TARGET: &str = "tsoracle::audit";
+    if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        return;
+    }
+    if let (Some(log), Ok(audited)) = (LOG.get(), serde_json::from_str::<Value>(line)) {
+        let fields = [("target", TARGET.into()), ("audit", audited)];
+        log.push(object("INFO", "an entry of the audit log", &fields).as_bytes());
+    }
 }
 
 fn is_json() -> bool {
@@ -169,7 +182,7 @@ fn object(level: &str, message: &str, fields: &[(&str, Value)]) -> String {
     for (name, value) in fields {
         line[*name] = value.clone();
     }
-    format!("{line}\n")
+    printable_json(&line.to_string()) + "\n"
 }
 
 /// Writes a line to standard error.
@@ -196,7 +209,7 @@ pub(crate) fn lost() -> u64 {
 /// Waits until all is written, for a moment at most.
 pub(crate) fn flush() {
     for log in [&LOG, &FILE].into_iter().filter_map(OnceLock::get) {
-        let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
+        let is_busy = |waiting: &mut Waiting| waiting.is_busy();
         let _ = log.changed.wait_timeout_while(log.waiting(), LAST_WORDS, is_busy);
     }
 }
@@ -229,7 +242,7 @@ fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    let message = format!("thread {name} {panicked}");
+    let message = printable(&format!("thread {name} {panicked}"));
     let line = match (is_json(), backtrace) {
         (true, Some(backtrace)) => object("ERROR", &message, &[("backtrace", backtrace.into())]),
         (true, None) => object("ERROR", &message, &[]),
@@ -246,127 +259,5 @@ fn log_panic(panicked: &panic::PanicHookInfo<'_>) {
     };
     if let Some(log) = LOG.get() {
         log.push(line.as_bytes());
-    }
-}
-
-/// What is to be written.
-#[derive(Default, Debug)]
-struct Log {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Default, Debug)]
-struct Waiting {
-    lines: Vec<u8>,
-    /// How many lines were lost since that was last said.
-    lost: u64,
-    is_writing: bool,
-}
-
-impl Log {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, line: &[u8]) {
-        let mut waiting = self.waiting();
-        match waiting.lines.len() + line.len() <= MOST_BYTES {
-            true => waiting.lines.extend_from_slice(line),
-            false => {
-                waiting.lost += 1;
-                LOST.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        drop(waiting);
-        self.changed.notify_all();
-    }
-
-    /// Starts a thread that writes what comes; `note` says that lines were lost.
-    fn write_aside(
-        self: Arc<Self>,
-        mut output: File,
-        note: fn(u64) -> String,
-    ) -> Result<(), Failure> {
-        let thread = thread::Builder::new().name("tsoracle-log".into());
-        let started = thread.spawn(move || self.write_to(&mut output, note));
-        started
-            .map(drop)
-            .map_err(|error| Failure::failed(format!("cannot start threads: {error:#}")))
-    }
-
-    /// Writes what comes, for ever.
-    fn write_to(&self, output: &mut File, note: fn(u64) -> String) {
-        let mut lines = vec![];
-        loop {
-            let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty();
-            let mut waiting = self
-                .changed
-                .wait_while(self.waiting(), is_idle)
-                .unwrap_or_else(PoisonError::into_inner);
-            lines.clear();
-            mem::swap(&mut lines, &mut waiting.lines);
-            let lost = mem::take(&mut waiting.lost);
-            waiting.is_writing = true;
-            drop(waiting);
-            let mut unwritten = 0;
-            if lost > 0 {
-                unwritten += if write(output, note(lost).as_bytes()) > 0 { lost } else { 0 };
-            }
-            unwritten += write(output, &lines);
-            let mut waiting = self.waiting();
-            waiting.lost += unwritten;
-            waiting.is_writing = false;
-            drop(waiting);
-            self.changed.notify_all();
-        }
-    }
-}
-
-/// Writes these lines, and returns how many of them nobody will see.
-fn write(output: &mut File, mut lines: &[u8]) -> u64 {
-    while !lines.is_empty() {
-        match output.write(lines) {
-            Ok(written @ 1..) => lines = &lines[written..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // The descriptor is shared with a program that wants it so.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => pause(),
-            Ok(0) | Err(_) => {
-                let lost = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
-                LOST.fetch_add(lost, Ordering::Relaxed);
-                return lost;
-            }
-        }
-    }
-    0
-}
-
-#[expect(clippy::disallowed_methods, reason = "this thread does nothing else")]
-fn pause() {
-    thread::sleep(PAUSE);
-}
-
-/// Makes the writers that events are formatted for.
-struct Lines(Arc<Log>);
-
-/// Takes an event, which comes in one piece.
-struct Line<'a>(&'a Log);
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Line(&self.0)
-    }
-}
-
-impl io::Write for Line<'_> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

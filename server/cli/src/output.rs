@@ -32,7 +32,7 @@ impl Output {
 /// A value on one line, with its whole numbers as strings, too.
 pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     match serde_json::to_value(value) {
-        Ok(value) => Ok(with_texts(value).to_string()),
+        Ok(value) => Ok(printable_json(&with_texts(value).to_string())),
         Err(error) => Err(Failure::failed(format!("cannot write JSON: {error:#}"))),
     }
 }
@@ -61,6 +61,24 @@ pub(crate) fn printable(text: &str) -> String {
         match is_harmless(character) {
             true => shown.push(character),
             false => shown.extend(character.escape_default()),
+        }
+    }
+    shown
+}
+
+/// The same of a text that is to be one line, or a part of one, so that it does not look like several.
+pub(crate) fn word(text: &str) -> String {
+    printable(text).replace('\n', "\\n").replace('\t', "\\t")
+}
+
+/// The same of JSON, whose own escapes say the same to its readers. There are such characters in its strings alone.
+pub(crate) fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        match is_harmless(character) {
+            true => shown.push(character),
+            // None of them is beyond the first 65,536.
+            false => shown.push_str(&format!("\\u{:04x}", u32::from(character))),
         }
     }
     shown
@@ -105,5 +123,15 @@ mod tests {
             printable("a\u{1b}[31m\r\u{9b}\u{202e}b\n"),
             "a\\u{1b}[31m\\r\\u{9b}\\u{202e}b\n"
         );
+        assert_eq!(word("a 1\nb\t\u{1b}"), "a 1\\nb\\t\\u{1b}");
+    }
+
+    #[test]
+    fn json_tells_a_terminal_nothing_either_and_its_readers_the_same() {
+        let key = "a\u{1b}[31m\r\u{9b}\u{7f}\u{202e}b\n\"\\";
+        let text = super::json(&json!({ "key": key })).unwrap();
+        assert!(text.chars().all(is_harmless) && !text.contains('\n'), "{text}");
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["key"], key);
     }
 }

@@ -53,12 +53,7 @@ pub(crate) struct Scrape {
 impl Scrape {
     /// All series, in the text format of Prometheus.
     pub(crate) fn render(&self) -> String {
-        let mut text = String::new();
-        // What is not a number is not there: a peer that was removed, for one.
-        for line in self.exporter.render().lines().filter(|line| !line.ends_with(" NaN")) {
-            text.push_str(line);
-            text.push('\n');
-        }
+        let mut text = in_order(&self.exporter.render());
         self.histograms.render(&mut text);
         text
     }
@@ -73,6 +68,30 @@ impl Scrape {
     pub(crate) fn run_upkeep(&self) {
         self.exporter.run_upkeep();
     }
+}
+
+/// What the exporter shows, which has it in another order each time, by names and labels.
+fn in_order(shown: &str) -> String {
+    let mut families = BTreeMap::<&str, (Vec<&str>, Vec<&str>)>::new();
+    let mut name = "";
+    // What is not a number is not there: a peer that was removed, for one.
+    for line in shown.lines().filter(|line| !line.is_empty() && !line.ends_with(" NaN")) {
+        if let Some(comment) = line.strip_prefix("# ") {
+            name = comment.split(' ').nth(1).unwrap_or_default();
+        }
+        let (comments, values) = families.entry(name).or_default();
+        let lines = if line.starts_with('#') { comments } else { values };
+        lines.push(line);
+    }
+    let mut text = String::with_capacity(shown.len());
+    for (comments, mut values) in families.into_values() {
+        values.sort_unstable();
+        for line in comments.into_iter().chain(values).chain([""]) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// Hands out the handles.
@@ -198,6 +217,15 @@ impl HistogramFn for Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn families_and_their_values_are_in_order() {
+        let shown = "# HELP b of b\n# TYPE b gauge\nb{peer=\"2\"} 1\nb{peer=\"3\"} NaN\nb{peer=\"1\"} 7\n\n\
+                     # TYPE a counter\na 3\n\n";
+        let ordered = "# TYPE a counter\na 3\n\n\
+                       # HELP b of b\n# TYPE b gauge\nb{peer=\"1\"} 7\nb{peer=\"2\"} 1\n\n";
+        assert_eq!(in_order(shown), ordered);
+    }
 
     #[test]
     fn values_are_counted_at_their_bounds_and_below() {

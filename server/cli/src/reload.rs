@@ -1,12 +1,11 @@
 use clap::Args;
 use serde::Serialize;
-use tonic::Request;
 use tsoracle_proto::v1::{ReloadRequest, cluster_service_client::ClusterServiceClient};
 
 use crate::{
-    endpoints::{Dialer, Endpoints, said},
+    endpoints::{Dialer, Endpoints, said, within},
     failure::Failure,
-    output::Output,
+    output::{Output, word},
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -59,9 +58,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn ask(endpoint: &str, dialer: &Dialer) -> Result<Vec<String>, String> {
     let mut cluster = ClusterServiceClient::new(dialer.dial(endpoint).await?);
-    let mut request = Request::new(ReloadRequest {});
-    request.set_timeout(dialer.timeout);
-    match cluster.reload(request).await {
+    match cluster.reload(within(ReloadRequest {}, dialer.timeout)).await {
         Ok(answer) => Ok(answer.into_inner().next_start),
         Err(status) => Err(format!("{}: {}", status.code(), said(&status))),
     }
@@ -70,10 +67,13 @@ async fn ask(endpoint: &str, dialer: &Dialer) -> Result<Vec<String>, String> {
 fn text(report: &Report<'_>) -> String {
     let endpoint = report.endpoint;
     match (&report.error, &report.next_start[..]) {
-        (Some(error), _) => format!("{endpoint}  {error}"),
+        (Some(error), _) => format!("{endpoint}  {}", word(error)),
         (None, []) => format!("{endpoint}  taken up"),
         (None, later) => {
-            format!("{endpoint}  taken up; holds from the next start on: {}", later.join(", "))
+            format!(
+                "{endpoint}  taken up; holds from the next start on: {}",
+                word(&later.join(", "))
+            )
         }
     }
 }

@@ -106,6 +106,11 @@ fn floor(text: &str) -> Result<(SeqKey, u64), String> {
     }
 }
 
+/// Whether there are spaces around a key.
+fn spaced(key: &SeqKey) -> bool {
+    key.as_str().trim() != key.as_str()
+}
+
 impl Floors {
     /// All of them. A key that is named twice is a mistake.
     pub(crate) fn all(&self) -> Result<BTreeMap<SeqKey, u64>, Failure> {
@@ -113,11 +118,20 @@ impl Floors {
         if let Some(path) = &self.floors_file {
             let about = |what: String| Failure::usage(format!("{}: {what}", path.display()));
             let text = fs::read_to_string(path).map_err(|error| about(error.to_string()))?;
+            // Some editors put a mark before a text that is no part of it.
+            let text = text.trim_start_matches('\u{feff}');
             for (number, line) in text.lines().enumerate() {
                 if line.trim().is_empty() {
                     continue;
                 }
-                let floor = floor(line);
+                let floor = floor(line).and_then(|floor| match spaced(&floor.0) {
+                    // It would be another sequence, which is not what was meant.
+                    true => Err(format!(
+                        "the key {:?} begins or ends with a space; if it does, open it by --floor",
+                        floor.0.as_str()
+                    )),
+                    false => Ok(floor),
+                });
                 named.push(floor.map_err(|what| about(format!("line {}: {what}", number + 1)))?);
             }
         }

@@ -8,11 +8,11 @@ use tsoracle_proto::v1::{
 };
 
 use crate::{
-    ask::KeyArguments,
-    endpoints::{Endpoints, Routes},
+    ask::{KeyArguments, Next},
+    endpoints::{Endpoints, Routes, within},
     failure::Failure,
-    leader::Leader,
-    output::Output,
+    leader::{Leader, explained},
+    output::{Output, word},
     restore::Floors,
 };
 
@@ -123,12 +123,6 @@ pub(crate) struct SeedArguments {
     output: Output,
 }
 
-#[derive(Serialize)]
-struct Next<'a> {
-    key: &'a str,
-    next: u64,
-}
-
 pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
     let ListArguments { prefix, mut after, limit, endpoints, routes, output } = arguments;
     let client = endpoints.connect_with(routes).await?;
@@ -139,7 +133,9 @@ pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
             if left == 0 {
                 return Ok(());
             }
-            output.print(&Next { key: key.as_str(), next }, || format!("{key} {next}"))?;
+            output.print(&Next { key: key.as_str(), next }, || {
+                format!("{} {next}", word(key.as_str()))
+            })?;
             after = key.into();
             left -= 1;
         }
@@ -152,13 +148,20 @@ pub(crate) async fn list(arguments: ListArguments) -> Result<(), Failure> {
 
 pub(crate) async fn seed(arguments: SeedArguments) -> Result<(), Failure> {
     let SeedArguments { key, start, endpoints, routes, output } = arguments;
-    endpoints.connect_with(routes).await?.seed_seq(&key, start).await?;
+    let client = endpoints.connect_with(routes).await?;
+    if let Err(error) = client.seed_seq(&key, start).await {
+        return Err(explained(&endpoints, error).await);
+    }
     output.print(&Next { key: &key, next: start }, || start.to_string())
 }
 
 pub(crate) async fn delete(arguments: KeyArguments) -> Result<(), Failure> {
     let KeyArguments { key, endpoints, routes, output } = arguments;
-    let next = endpoints.connect_with(routes).await?.delete_seq(&key).await?;
+    let client = endpoints.connect_with(routes).await?;
+    let next = match client.delete_seq(&key).await {
+        Ok(next) => next,
+        Err(error) => return Err(explained(&endpoints, error).await),
+    };
     output.print(&Next { key: &key, next }, || next.to_string())
 }
 
@@ -192,9 +195,7 @@ pub(crate) async fn open(arguments: OpenArguments) -> Result<(), Failure> {
             accept_sequence_loss: all && index == last,
         };
         let asked = leader.ask(async |channel, timeout| {
-            let mut request = tonic::Request::new(request.clone());
-            request.set_timeout(timeout);
-            SequenceServiceClient::new(channel).open_seqs(request).await
+            SequenceServiceClient::new(channel).open_seqs(within(request.clone(), timeout)).await
         });
         let OpenSeqsResponse { entries: opened, closed: others, .. } = asked.await?;
         entries.extend(opened);
@@ -206,7 +207,7 @@ pub(crate) async fn open(arguments: OpenArguments) -> Result<(), Failure> {
     output.print(&opened, || {
         let mut text = String::new();
         for Next { key, next } in &opened.entries {
-            text.push_str(&format!("{key} {next}\n"));
+            text.push_str(&format!("{} {next}\n", word(key)));
         }
         text + if opened.closed { "all others are closed" } else { "all are open" }
     })

@@ -1,12 +1,12 @@
 use std::{fs, future::pending, path::PathBuf, pin::pin, time::Duration};
 
 use serde::Deserialize;
-use tokio::{signal::unix::SignalKind, time::timeout};
+use tokio::{signal::unix::SignalKind, task::JoinHandle, time::timeout};
 use tsoracle_core::{
     Clock, ConsensusDriver, DriverConfig, ErrorKind, LOCK_FILE, OpenContext, Oracle, OracleOptions,
     Phase, Reads, Reloader, Space, SystemClock, endless,
 };
-use tsoracle_server::{Place, Reloads, Server, TlsOptions};
+use tsoracle_server::{Builder, Place, Reloads, Server, TlsOptions};
 
 use crate::{
     access,
@@ -33,22 +33,20 @@ const TRACED: f64 = 0.01;
 /// Nodes of a cluster may be started one after another, each once the one before has printed its line.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long a driver that has failed may take to say whether it is excluded.
+const LOOKS: Duration = Duration::from_millis(300);
+
 /// How long reading files again may take until the service manager is told that it is done.
 const RELOAD: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
+    let config_file = access::content(given.config.as_deref());
     let settings = given.clone().complete()?;
-    let is_traced = start_log(&settings)?;
-    let (options, limits, tls) = (settings.oracle_options()?, settings.limits()?, settings.tls()?);
+    let traced = start_log(&settings)?;
+    let (config, limits, tls) = (driver(&settings)?, settings.limits()?, settings.tls()?);
+    let (name, options) = (config.name().to_owned(), oracle_options(&settings, &config)?);
     let advertise = settings.advertise.as_deref().map(place::endpoint).transpose()?;
-    let config = driver(&settings)?;
-    let name = config.name().to_owned();
-    let space = drivers::directory(&config)?
-        .map(|directory| Space { directory, reserve: settings.reserve_bytes });
-    let options = OracleOptions { space, ..options };
-    if let Some(tls) = &tls {
-        warn_of_one_authority(&config, tls);
-    }
+    warn_of_one_authority(&config, tls.as_ref());
     let place = settings.listen.as_deref().unwrap_or(LISTEN);
     place::check_place("--listen", place)?;
     let mut signals = Signals::install()?;
@@ -62,7 +60,7 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
     let place = listener.place().clone();
     let trust = access::trust_of_clients(&settings, &place, tls.is_some())?;
     let administrators = Administrators::listen(&settings).await?;
-    let access = access::open(&settings)?;
+    let (access, followed) = access::open(&settings, config_file)?;
     let reached = place.address().filter(|address| !address.ip().is_unspecified());
     let service_endpoint = advertise.or_else(|| reached.map(|address| address.to_string()));
     let context =
@@ -78,46 +76,44 @@ pub(crate) async fn run(given: Settings) -> Result<(), Failure> {
         () = signals.next() => return Ok(()),
     };
     tracing::info!(connections = limits.connections, "clients may have so many connections");
-    let mut server = Server::builder().driver(driver.clone()).options(options);
-    server = server.limits(limits.clone()).access(access.trusting(trust)).reloads(reloads.clone());
-    if let Some(endpoint) = service_endpoint.clone() {
-        server = server.advertise(endpoint);
-    }
-    if is_traced {
-        server = server.spans(traces::span_of);
-    }
-    if let Some(tls) = tls {
-        server = server.tls(tls).reload(reloader.subscribe());
-    }
+    let server = Server::builder().driver(driver.clone()).options(options).limits(limits.clone());
+    let server = server.access(access.trusting(trust)).reloads(reloads.clone());
+    let server =
+        reached_by_clients(server.reload(reloader.subscribe()), service_endpoint.clone(), tls);
+    let server = if traced.is_some() { server.spans(traces::span_of) } else { server };
     let listening = server.build()?.listen_on(listener);
     let oracle = listening.oracle().clone();
     let counting = keep_up_meters(oracle.clone());
     log::report(&oracle);
-    tokio::spawn(announce(oracle.clone(), place, name, manager.clone()));
-    let followed = manager.follow(oracle.clone());
+    // Whatever lasts as long as the server is polled with it: in a task of its own a panic would go unnoticed.
+    let announcing = announce(oracle.clone(), place, name, manager.clone());
+    let notifying = manager.follow(oracle.clone());
     if let Some(web) = &web {
         web.show(oracle.clone(), service_endpoint);
-        tokio::spawn(web.clone().keep_up());
     }
+    let looking = keep_up_problems(web.clone());
+    let is_traced = traced.is_some();
+    let sending = sending(traced);
     let pages = web.map(|web| web.pages(Hosts::of(&settings)));
     let reload = reloader.subscribe();
     let administrators = administrators.serve(oracle, (&access, pages), limits, reload, reloads);
-    let following = access::follow(given, settings, access.clone(), reloader, reload_requests);
+    let files = (given, settings);
+    let following = access::follow(files, followed, access.clone(), reloader, reload_requests);
     let stopped = listening.serve_with_shutdown(stopping(signals, &manager));
     let ended = tokio::select! {
-        stopped = stopped => match stopped {
-            Ok(()) => Ok(()),
-            Err(error) => Err(excluded(&*driver).await.unwrap_or_else(|| error.into())),
-        },
+        served = served(stopped, &*driver) => served,
         error = probes => Err(error.into()),
         error = hangups => Err(error.into()),
         error = endless("policy", following) => Err(error.into()),
-        error = endless("the service manager", followed) => Err(error.into()),
+        error = endless("the line that says where it serves", announcing) => Err(error.into()),
+        error = endless("the service manager", notifying) => Err(error.into()),
         error = endless("counting", counting) => Err(error.into()),
+        error = endless("what is wrong", looking) => Err(error.into()),
+        error = endless("traces", sending) => Err(error.into()),
         failed = administrators => failed,
     };
     if is_traced {
-        traces::flush().await;
+        traces::flush(ended.is_ok()).await;
     }
     ended
 }
@@ -135,6 +131,29 @@ fn driver(settings: &Settings) -> Result<DriverConfig, Failure> {
     Ok(config)
 }
 
+/// How the oracle over this driver serves.
+fn oracle_options(settings: &Settings, config: &DriverConfig) -> Result<OracleOptions, Failure> {
+    let space = drivers::directory(config)?
+        .map(|directory| Space { directory, reserve: settings.reserve_bytes });
+    Ok(OracleOptions { space, ..settings.oracle_options()? })
+}
+
+/// Says where clients reach the server, and whether they speak TLS with it.
+fn reached_by_clients(
+    server: Builder,
+    endpoint: Option<String>,
+    tls: Option<TlsOptions>,
+) -> Builder {
+    let server = match endpoint {
+        Some(endpoint) => server.advertise(endpoint),
+        None => server,
+    };
+    match tls {
+        Some(tls) => server.tls(tls),
+        None => server,
+    }
+}
+
 /// Waits until this process is asked to stop.
 async fn stopping(mut signals: Signals, manager: &ServiceManager) {
     signals.next().await;
@@ -147,18 +166,17 @@ async fn stopping(mut signals: Signals, manager: &ServiceManager) {
     });
 }
 
-/// Logs from now on, and says whether requests are traced.
-fn start_log(settings: &Settings) -> Result<bool, Failure> {
-    let traced = start_traces(settings)?;
-    let is_traced = traced.is_some();
+/// Logs from now on. The task that sends traces, if requests are traced.
+fn start_log(settings: &Settings) -> Result<Option<JoinHandle<()>>, Failure> {
+    let (layer, sending) = start_traces(settings)?.unzip();
     let (filter, format) =
         (log::filter(settings.log.as_deref())?, settings.log_format.unwrap_or_default());
-    log::start(filter, format, traced.into_iter().collect())?;
-    Ok(is_traced)
+    log::start(filter, format, layer.into_iter().collect())?;
+    Ok(sending)
 }
 
 /// Traces requests, if they are to be.
-fn start_traces(settings: &Settings) -> Result<Option<log::BoxedLayer>, Failure> {
+fn start_traces(settings: &Settings) -> Result<Option<(log::BoxedLayer, JoinHandle<()>)>, Failure> {
     let ratio = settings.trace_ratio.unwrap_or(TRACED);
     if !(0.0..=1.0).contains(&ratio) {
         return Err(Failure::usage(format!("--trace-ratio is from 0 to 1, not {ratio}")));
@@ -177,6 +195,24 @@ async fn keep_up_meters(oracle: Oracle) {
     match recorder::is_installed() {
         true => match meters::keep_up(oracle).await {},
         false => pending().await,
+    }
+}
+
+/// Looks what is wrong, if there is an address at which that is told.
+async fn keep_up_problems(web: Option<Web>) {
+    match web {
+        Some(web) => web.keep_up().await,
+        None => pending().await,
+    }
+}
+
+/// Waits for the task that sends traces, and panics as it has.
+async fn sending(task: Option<JoinHandle<()>>) {
+    let Some(task) = task else { return pending().await };
+    if let Err(error) = task.await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -219,20 +255,28 @@ fn reload_on_hangup(
     })
 }
 
-/// Why the cluster goes on without this node, if that is why it has ended.
-async fn excluded(driver: &dyn ConsensusDriver) -> Option<Failure> {
-    let error = driver.read(&Reads::default()).await.err()?;
-    (*error.kind() == ErrorKind::Excluded).then(|| error.into())
+/// How serving has ended. If the cluster goes on without this node, that is the reason.
+async fn served(
+    stopped: impl Future<Output = tsoracle_core::Result<()>>,
+    driver: &dyn ConsensusDriver,
+) -> Result<(), Failure> {
+    let Err(error) = stopped.await else { return Ok(()) };
+    // A disk that hangs would keep the process.
+    match timeout(LOOKS, driver.read(&Reads::default())).await {
+        Ok(Err(excluded)) if *excluded.kind() == ErrorKind::Excluded => Err(excluded.into()),
+        _ => Err(error.into()),
+    }
 }
 
 /// Warns if clients have certificates of the authority that the nodes of a cluster trust each other by.
-fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
+fn warn_of_one_authority(config: &DriverConfig, tls: Option<&TlsOptions>) {
     #[derive(Deserialize)]
     struct Peers {
         peer_ca: Option<PathBuf>,
     }
     let Ok(Peers { peer_ca: Some(peer_ca) }) = config.options() else { return };
-    if fs::read(&peer_ca).is_ok_and(|authorities| tls.lets_in_what_is_signed_by(&authorities)) {
+    let Ok(authorities) = fs::read(&peer_ca) else { return };
+    if tls.is_some_and(|tls| tls.lets_in_what_is_signed_by(&authorities)) {
         tracing::warn!(
             peer_ca = %peer_ca.display(),
             "the authority that nodes are trusted by signs certificates of clients, too: a client whose certificate \
@@ -241,8 +285,13 @@ fn warn_of_one_authority(config: &DriverConfig, tls: &TlsOptions) {
     }
 }
 
-/// Says once where this node serves, when it does or when it will not for now.
+/// Says once where this node serves, when it does or when it will not for now. Never returns.
 async fn announce(oracle: Oracle, place: Place, driver: String, manager: ServiceManager) {
+    say_where(oracle, place, driver, manager).await;
+    pending().await
+}
+
+async fn say_where(oracle: Oracle, place: Place, driver: String, manager: ServiceManager) {
     let mut phase = oracle.phase();
     let settled =
         phase.wait_for(|phase| !matches!(phase, Phase::Electing | Phase::TakingOver { .. }));

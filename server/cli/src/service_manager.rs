@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::Duration,
@@ -68,10 +68,10 @@ impl ServiceManager {
         Ok(Self { notices: Some(notices), watchdog, is_ready })
     }
 
-    fn tell(&self, notice: Notice) {
-        if let Some(notices) = &self.notices {
-            let _ = notices.try_send(notice);
-        }
+    /// Whether there is still anything that passes notices on.
+    fn tell(&self, notice: Notice) -> bool {
+        let Some(notices) = &self.notices else { return true };
+        !matches!(notices.try_send(notice), Err(TrySendError::Disconnected(_)))
     }
 
     /// The server serves, follows, or waits for others with nothing more to do by itself.
@@ -104,10 +104,14 @@ impl ServiceManager {
         }
     }
 
-    /// Says what the server does, and that it is alive as long as its engine is. Never returns. To be polled by the
-    /// task that serves clients: where that is blocked, nothing says that the server is alive.
+    /// Says what the server does, and that it is alive as long as its engine is. Returns only if nothing passes notices
+    /// on any more. To be polled by the task that serves clients: where that is blocked, nothing says that the server is
+    /// alive.
     pub(crate) async fn follow(&self, oracle: Oracle) {
-        tokio::join!(self.tell_what_it_does(&oracle), self.tell_that_it_lives(&oracle));
+        tokio::select! {
+            () = self.tell_what_it_does(&oracle) => {}
+            () = self.tell_that_it_lives(&oracle) => {}
+        }
     }
 
     async fn tell_what_it_does(&self, oracle: &Oracle) {
@@ -116,7 +120,9 @@ impl ServiceManager {
         loop {
             let status = in_words(&phase.borrow_and_update());
             if last.as_ref() != Some(&status) {
-                self.tell(Notice::Status(status.clone()));
+                if !self.tell(Notice::Status(status.clone())) {
+                    return;
+                }
                 last = Some(status);
             }
             if phase.changed().await.is_err() {
@@ -128,7 +134,9 @@ impl ServiceManager {
     async fn tell_that_it_lives(&self, oracle: &Oracle) {
         let Some(interval) = self.watchdog else { return pending().await };
         while oracle.is_responsive().await {
-            self.tell(Notice::Alive);
+            if !self.tell(Notice::Alive) {
+                return;
+            }
             SystemClock.sleep(interval).await;
         }
         // The server ends by itself.
@@ -259,7 +267,8 @@ mod tests {
             assert_eq!(wait(60_000), Ok(Notice::Status("taking over".into())));
             assert_eq!(wait(200), Err(RecvTimeoutError::Timeout));
             barrier.wait();
-            assert_eq!(wait(60_000), Ok(Notice::Alive));
+            // It may lead by then, which is told as well.
+            while wait(60_000).expect("it is alive again") != Notice::Alive {}
         });
     }
 
@@ -279,6 +288,15 @@ mod tests {
         until(Notice::Alive);
         oracle.shutdown().await.unwrap();
         until(Notice::Status("stopping".into()));
+    }
+
+    #[tokio::test]
+    async fn that_nothing_passes_notices_on_any_more_is_noticed() {
+        let driver = LocalDriver::open(MemoryStore::default()).await.unwrap();
+        let oracle = Oracle::start(driver, OracleOptions::default()).unwrap();
+        let (manager, notices) = listening();
+        drop(notices);
+        manager.follow(oracle).await;
     }
 
     #[test]

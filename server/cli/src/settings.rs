@@ -1,7 +1,7 @@
 mod made;
 mod socket_mode;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use tsoracle_server::PolicyConfig;
 pub(crate) use self::socket_mode::SocketMode;
 use crate::{
     log::Format,
-    time::{self, Time, duration},
+    time::{Lasting, Time},
 };
 
 const PLACES: &str = "Place";
@@ -102,41 +102,29 @@ pub(crate) struct Settings {
 
     /// How long a leader serves after its last renewal; a successor may wait a tenth longer
     /// [default: 1s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_LEASE", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    lease: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_LEASE", help_heading = TIME)]
+    lease: Option<Lasting>,
 
     /// How far beyond the present timestamps are reserved by each renewal [default: 3s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_WINDOW_AHEAD", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    window_ahead: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_WINDOW_AHEAD", help_heading = TIME)]
+    window_ahead: Option<Lasting>,
 
     /// How far timestamps are reserved when taking over [default: 1s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_FAILOVER_ADVANCE", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    failover_advance: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_FAILOVER_ADVANCE", help_heading = TIME)]
+    failover_advance: Option<Lasting>,
 
     /// How far timestamps may run ahead of the wall clock under load [default: the window]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_AHEAD", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    max_ahead: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_AHEAD", help_heading = TIME)]
+    max_ahead: Option<Lasting>,
 
     /// How far the wall clock may leap ahead and still be followed [default: 10s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_STEP", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    max_clock_step: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_STEP", help_heading = TIME)]
+    max_clock_step: Option<Lasting>,
 
     /// How far ahead of the stored time the wall clock may be at a start or a take-over, and still be
     /// followed [default: 30days]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_JUMP", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    max_clock_jump: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_CLOCK_JUMP", help_heading = TIME)]
+    max_clock_jump: Option<Lasting>,
 
     /// The wall clock is right at a start or a take-over until it shows this, in RFC 3339 or in
     /// milliseconds since 1970, whatever the state or other nodes say [default: never]
@@ -144,16 +132,12 @@ pub(crate) struct Settings {
     trust_clock_until: Option<Time>,
 
     /// How long a call waits for a leader before it is refused [default: 1s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_HOLD", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    hold: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_HOLD", help_heading = TIME)]
+    hold: Option<Lasting>,
 
     /// How long releasing the lease may take when stopping [default: 5s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_SHUTDOWN_TIMEOUT", help_heading = TIME,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    shutdown_timeout: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_SHUTDOWN_TIMEOUT", help_heading = TIME)]
+    shutdown_timeout: Option<Lasting>,
 
     /// Encrypt, with this certificate chain (PEM)
     #[arg(long, value_name = "FILE", env = "TSORACLE_TLS_CERT", help_heading = TLS)]
@@ -213,10 +197,8 @@ pub(crate) struct Settings {
     max_named: Option<u64>,
 
     /// How long the answer to a named request is kept [default: 30d]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_NAME_RETENTION", help_heading = LIMITS,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    name_retention: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_NAME_RETENTION", help_heading = LIMITS)]
+    name_retention: Option<Lasting>,
 
     /// How many bytes of the disk to keep free: with less, nothing new is begun [default: a twentieth
     /// of the disk, 268435456 at most]
@@ -224,16 +206,12 @@ pub(crate) struct Settings {
     pub(crate) reserve_bytes: Option<u64>,
 
     /// The shortest time that a stamping lease may be asked to run [default: 5s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    min_lease_ttl: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MIN_LEASE_TTL", help_heading = LIMITS)]
+    min_lease_ttl: Option<Lasting>,
 
     /// The longest; timestamps may run as far ahead of the clock after a take-over [default: 5m]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_LEASE_TTL", help_heading = LIMITS,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    max_lease_ttl: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_MAX_LEASE_TTL", help_heading = LIMITS)]
+    max_lease_ttl: Option<Lasting>,
 
     /// The largest message that is read [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "TSORACLE_MAX_MESSAGE_BYTES", help_heading = LIMITS)]
@@ -260,34 +238,24 @@ pub(crate) struct Settings {
     max_connections: Option<usize>,
 
     /// How long a new connection may take to agree on TLS, and on HTTP/2 [default: 5s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_HANDSHAKE_TIME", help_heading = LIMITS,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    handshake_time: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_HANDSHAKE_TIME", help_heading = LIMITS)]
+    handshake_time: Option<Lasting>,
 
     /// How long a call may take, whatever its deadline says [default: 30s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_REQUEST_TIME", help_heading = LIMITS,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    request_time: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_REQUEST_TIME", help_heading = LIMITS)]
+    request_time: Option<Lasting>,
 
     /// How often a silent connection is asked for a sign of life [default: 20s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_INTERVAL",
-          help_heading = LIMITS, value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    keepalive_interval: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_INTERVAL", help_heading = LIMITS)]
+    keepalive_interval: Option<Lasting>,
 
     /// How long that sign may take [default: 10s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_TIMEOUT",
-          help_heading = LIMITS, value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    keepalive_timeout: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_KEEPALIVE_TIMEOUT", help_heading = LIMITS)]
+    keepalive_timeout: Option<Lasting>,
 
     /// How long calls under way may take to end when stopping [default: 5s]
-    #[arg(long, value_name = "DURATION", env = "TSORACLE_DRAIN_TIME", help_heading = LIMITS,
-          value_parser = duration)]
-    #[serde(deserialize_with = "time::deserialize")]
-    drain_time: Option<Duration>,
+    #[arg(long, value_name = "DURATION", env = "TSORACLE_DRAIN_TIME", help_heading = LIMITS)]
+    drain_time: Option<Lasting>,
 }
 
 /// The driver, in one of its two forms.

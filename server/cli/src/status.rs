@@ -2,23 +2,23 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use clap::Args;
 use serde::{Serialize, Serializer};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use tsoracle_core::{Clock as _, SystemClock, Timestamp};
+use tsoracle_core::{Clock as _, SystemClock, Timestamp, size_in_words};
 use tsoracle_proto::{
     metadata,
     v1::{
         GetCurrentMaxSafeRequest, LeaderHint, MembersRequest, ReadSeqRequest, TroublesRequest,
-        cluster_service_client::ClusterServiceClient,
+        TroublesResponse, cluster_service_client::ClusterServiceClient,
         sequence_service_client::SequenceServiceClient, tso_service_client::TsoServiceClient,
     },
 };
 
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints, said},
+    endpoints::{Channel, Dialer, Endpoints, said, within},
     failure::Failure,
     leader::leader_of,
-    output::Output,
+    output::{Output, word},
 };
 
 /// The names under which a node's health says whether it leads, and whether it takes part.
@@ -38,12 +38,13 @@ Examples:
   tsoracle status --json | jq -r .phase         leading, following, no leader, failing, unreachable
   until tsoracle status --timeout 1s; do :; done
 
-Asking changes nothing. In JSON the epoch is a string, since it has 128 bits. The leader tells as well
-by how much timestamps are ahead of its wall clock (ahead_of_clock_ms), and by how much that clock is
-ahead of what it believes, or behind (clock_off_ms; 0 while it follows the clock). A node that keeps
-its state on a disk tells how much is free there (free_bytes), and from where on nothing new is begun
-(reserve_bytes). The leader tells by which version of the rules its state goes (rules, of at most
-newest_rules in this release), and whether the release before could be put back (release_before).
+Below the line of a server is what it says is wrong. Asking changes nothing. In JSON the epoch is a
+string, since it has 128 bits. The leader tells as well by how much timestamps are ahead of its wall
+clock (ahead_of_clock_ms), and by how much that clock is ahead of what it believes, or behind
+(clock_off_ms; 0 while it follows the clock). A node that keeps its state on a disk tells how much is
+free there (free_bytes), and from where on nothing new is begun (reserve_bytes). The leader tells by
+which version of the rules its state goes (rules, of at most newest_rules in this release), and
+whether the release before could be put back (release_before).
 
 Exit codes: 0 one of them serves, 1 none does, 2 wrong arguments.";
 
@@ -90,6 +91,19 @@ struct Report {
 }
 
 impl Report {
+    fn with_troubles(self, told: TroublesResponse) -> Self {
+        Self {
+            rules: told.rules,
+            newest_rules: Some(told.newest_rules).filter(|newest| *newest > 0),
+            release_before: told.rules.map(|_| told.kept_from_release_before.is_none()),
+            release_before_reason: told.kept_from_release_before,
+            free_bytes: told.free_bytes,
+            reserve_bytes: told.reserve_bytes,
+            troubles: told.troubles,
+            ..self
+        }
+    }
+
     fn with_error(self, status: &Status) -> Self {
         Self { error: Some(format!("{}: {}", status.code(), said(status))), ..self }
     }
@@ -150,23 +164,12 @@ async fn ask(endpoint: String, dialer: Dialer) -> Report {
         tso.get_current_max_safe(within(GetCurrentMaxSafeRequest {}, timeout)),
         cluster.members(within(MembersRequest {}, timeout)),
     );
+    let report = Report { health: Some(health), serves: leads == "SERVING", ..report };
     // A node of an earlier release has none to tell.
-    let troubles = troubles.map(tonic::Response::into_inner).unwrap_or_default();
-    let report = Report {
-        health: Some(health),
-        serves: leads == "SERVING",
-        rules: troubles.rules,
-        newest_rules: Some(troubles.newest_rules).filter(|newest| *newest > 0),
-        release_before: troubles.rules.map(|_| troubles.kept_from_release_before.is_none()),
-        release_before_reason: troubles.kept_from_release_before,
-        free_bytes: troubles.free_bytes,
-        reserve_bytes: troubles.reserve_bytes,
-        troubles: troubles.troubles,
-        ..report
-    };
+    let report = report.with_troubles(troubles.map(Response::into_inner).unwrap_or_default());
     match led {
         Led::Here => {
-            let answer = max_safe.map(tonic::Response::into_inner).unwrap_or_default();
+            let answer = max_safe.map(Response::into_inner).unwrap_or_default();
             let epoch = u128::from(answer.epoch_hi) << 64 | u128::from(answer.epoch_lo);
             Report {
                 phase: "leading",
@@ -235,12 +238,6 @@ async fn health(channel: Channel, name: &str, timeout: Duration) -> &'static str
     UNKNOWN
 }
 
-fn within<T>(message: T, timeout: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    request
-}
-
 /// From here on it is worth a word that timestamps are ahead of the clock.
 const NOTICED_MS: u64 = 1_000;
 
@@ -256,7 +253,7 @@ fn text(report: &Report) -> String {
     let mut text = format!("{}  {}", report.endpoint, report.phase);
     // Writing to a string cannot fail.
     if let Some(leader) = report.leader.as_ref().filter(|leader| **leader != report.endpoint) {
-        let _ = write!(text, " {leader}");
+        let _ = write!(text, " {}", word(leader));
     }
     if let Some(epoch) = report.epoch {
         let _ = write!(text, ", epoch {epoch}");
@@ -276,26 +273,56 @@ fn text(report: &Report) -> String {
             let _ = write!(text, ", wall clock not believed: {off} {side}");
         }
     }
-    if let (Some(rules), Some(newest)) = (report.rules, report.newest_rules) {
-        let _ = write!(text, ", rules {rules} of {newest}, ");
-        match &report.release_before_reason {
-            None => text.push_str("can go back to the release before"),
-            Some(reason) => {
-                let _ = write!(text, "cannot go back to the release before, since {reason}");
-            }
-        }
-    }
     if let Some(free) = report.free_bytes {
-        let _ = write!(text, ", {:.1} GB free", free as f64 / 1e9);
+        let _ = write!(text, ", {} free", size_in_words(free));
     }
     if let Some(health) = report.health {
         let _ = write!(text, ", health {health}");
     }
     if let Some(error) = &report.error {
-        let _ = write!(text, ": {error:#}");
+        let _ = write!(text, ": {}", word(error));
+    }
+    // What is long has a line of its own.
+    if let (Some(rules), Some(newest)) = (report.rules, report.newest_rules) {
+        let _ = write!(text, "\n    rules {rules} of {newest}, ");
+        match &report.release_before_reason {
+            None => text.push_str("can go back to the release before"),
+            Some(reason) => {
+                let _ =
+                    write!(text, "cannot go back to the release before, since {}", word(reason));
+            }
+        }
     }
     for trouble in &report.troubles {
-        let _ = write!(text, "; {trouble}");
+        let _ = write!(text, "\n    {}", word(trouble));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_has_a_line_of_its_own() {
+        let report = Report {
+            endpoint: "h:1".into(),
+            phase: "leading",
+            leader: Some("h:1".into()),
+            epoch: Some(7),
+            rules: Some(3),
+            newest_rules: Some(6),
+            free_bytes: Some(1_500_000),
+            health: Some("SERVING"),
+            troubles: vec!["a disk\n is slow".into(), "its clock is wrong".into()],
+            ..Report::default()
+        };
+        let lines = [
+            "h:1  leading, epoch 7, 1.5 MB free, health SERVING",
+            "    rules 3 of 6, can go back to the release before",
+            "    a disk\\n is slow",
+            "    its clock is wrong",
+        ];
+        assert_eq!(text(&report), lines.join("\n"));
+    }
 }

@@ -1,6 +1,6 @@
 use std::{str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 use tsoracle_core::Timestamp;
 
 /// A moment in milliseconds since 1970, given as that or in RFC 3339.
@@ -35,7 +35,11 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long something may take or last, as an option gives it.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    within_bounds(humantime::parse_duration(text).map_err(|error| error.to_string())?)
+    match humantime::parse_duration(text) {
+        Ok(given) if given <= LONGEST => Ok(given),
+        Ok(_) => Err("no time here may be longer than 100 years".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The same, of what cannot be done in no time.
@@ -46,19 +50,30 @@ pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The same, in a file.
-pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    let given = humantime_serde::option::deserialize::<Duration, D>(deserializer)?;
-    given.map(within_bounds).transpose().map_err(D::Error::custom)
+/// The same, as an option of a server gives it, or its file.
+#[derive(Deserialize, Clone, Copy, Debug)]
+#[serde(try_from = "String")]
+pub(crate) struct Lasting(Duration);
+
+impl FromStr for Lasting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        duration(text).map(Self)
+    }
 }
 
-fn within_bounds(given: Duration) -> Result<Duration, String> {
-    match given <= LONGEST {
-        true => Ok(given),
-        false => Err("no time here may be longer than 100 years".into()),
+impl TryFrom<String> for Lasting {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Lasting> for Duration {
+    fn from(lasting: Lasting) -> Self {
+        lasting.0
     }
 }
 
@@ -77,9 +92,8 @@ mod tests {
     }
 
     #[derive(Deserialize, Debug)]
-    struct Lasting {
-        #[serde(deserialize_with = "deserialize")]
-        lasts: Option<Duration>,
+    struct Lasts {
+        lasts: Lasting,
     }
 
     #[test]
@@ -88,12 +102,12 @@ mod tests {
         let long = ["36501days", "1000000y", "584942417355y", "18446744073709551615s"];
         for text in long {
             assert!(duration(text).is_err() && some_time(text).is_err(), "{text}");
-            let table = toml::from_str::<Lasting>(&format!("lasts = '{text}'"));
+            let table = toml::from_str::<Lasts>(&format!("lasts = '{text}'"));
             assert!(table.is_err(), "{text}: {table:?}");
         }
         assert!(duration("0s").is_ok() && some_time("0s").is_err());
-        let table: Lasting = toml::from_str("lasts = '2s'").unwrap();
-        assert_eq!(table.lasts, Some(Duration::from_secs(2)));
+        let table: Lasts = toml::from_str("lasts = '2s'").unwrap();
+        assert_eq!(table.lasts.0, Duration::from_secs(2));
     }
 
     #[test]

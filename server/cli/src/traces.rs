@@ -28,7 +28,11 @@ use opentelemetry_sdk::{
         Sampler, SdkTracerProvider, Span as SdkSpan, SpanData, SpanExporter as _, SpanProcessor,
     },
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::transport::{Certificate, ClientTlsConfig};
 use tracing::{Span, field::Empty, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -49,8 +53,11 @@ const GATHER: Duration = Duration::from_millis(200);
 /// How long the collector may take for what it is given at once.
 const TAKEN: Duration = Duration::from_secs(5);
 
-/// How long the end of the program waits for what is left.
-const LAST_SPANS: Duration = Duration::from_millis(500);
+/// How long the end of the program waits for what is left: where all is well, and where it has failed.
+const LAST_SPANS: [Duration; 2] = [Duration::from_secs(2), Duration::from_millis(300)];
+
+/// The end has come: spans gather no longer.
+static ENDING: Notify = Notify::const_new();
 
 static ENDED: AtomicU64 = AtomicU64::new(0);
 static SENT: AtomicU64 = AtomicU64::new(0);
@@ -61,8 +68,9 @@ pub(crate) fn counts() -> (u64, u64) {
     (SENT.load(Ordering::Relaxed), LOST.load(Ordering::Relaxed))
 }
 
-/// Takes spans of requests to the collector at `endpoint` from now on, by way of the layer that is returned. What its caller
-/// has not decided is traced in this share of cases. Must be called within a tokio runtime.
+/// Takes spans of requests to the collector at `endpoint` from now on, by way of the layer that is returned, and the task
+/// that sends them. What its caller has not decided is traced in this share of cases. Must be called within a tokio
+/// runtime.
 ///
 /// # Errors
 /// The endpoint is none, or it and `authorities` do not go together; these cannot be read.
@@ -70,7 +78,7 @@ pub(crate) fn start(
     endpoint: &str,
     authorities: Option<&Path>,
     ratio: f64,
-) -> Result<BoxedLayer, Failure> {
+) -> Result<(BoxedLayer, JoinHandle<()>), Failure> {
     let tls = tls(endpoint, authorities)?;
     let resource = Resource::builder().with_service_name("tsoracle");
     let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
@@ -86,7 +94,7 @@ pub(crate) fn start(
     })?;
     exporter.set_resource(&resource);
     let (queue, queued) = mpsc::channel(MOST);
-    tokio::spawn(send(queued, exporter));
+    let sending = tokio::spawn(send(queued, exporter));
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
         .with_resource(resource)
@@ -95,7 +103,7 @@ pub(crate) fn start(
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tsoracle"));
     let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false);
     let layer = layer.with_level(false).with_target(false);
-    Ok(layer.with_filter(filter_fn(|metadata| metadata.target() == SPANS)).boxed())
+    Ok((layer.with_filter(filter_fn(|metadata| metadata.target() == SPANS)).boxed(), sending))
 }
 
 /// How to encrypt what goes to the collector, if it is encrypted.
@@ -198,7 +206,10 @@ async fn send(mut queue: mpsc::Receiver<SpanData>, exporter: SpanExporter) {
         let mut batch = Vec::with_capacity(BATCH);
         let Some(first) = queue.recv().await else { return };
         batch.push(first);
-        SystemClock.sleep(GATHER).await;
+        tokio::select! {
+            () = SystemClock.sleep(GATHER) => {}
+            () = ENDING.notified() => {}
+        }
         while batch.len() < BATCH
             && let Ok(span) = queue.try_recv()
         {
@@ -228,15 +239,17 @@ async fn send(mut queue: mpsc::Receiver<SpanData>, exporter: SpanExporter) {
 }
 
 /// Waits until all spans are sent, for a moment at most.
-pub(crate) async fn flush() {
+pub(crate) async fn flush(all_is_well: bool) {
+    let [well, failed] = LAST_SPANS;
     let sent = async {
         loop {
             let (sent, lost) = counts();
             if sent + lost >= ENDED.load(Ordering::Relaxed) {
                 return;
             }
+            ENDING.notify_one();
             SystemClock.sleep(GATHER / 10).await;
         }
     };
-    let _ = timeout(LAST_SPANS, sent).await;
+    let _ = timeout(if all_is_well { well } else { failed }, sent).await;
 }

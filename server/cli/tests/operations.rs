@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[allow(dead_code, reason = "it is shared with other test programs")]
+#[path = "binary/node.rs"]
+mod node;
+#[allow(dead_code, reason = "it is shared with other test programs")]
+#[path = "binary/ports.rs"]
+mod ports;
+
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{Child, Command, Output, Stdio},
 };
@@ -31,6 +36,7 @@ use {
 #[cfg(feature = "openraft")]
 const PATIENCE: Duration = Duration::from_secs(60);
 
+use node::{finished, first_line};
 use tempfile::TempDir;
 
 const TEXT: &str = include_str!("../../../docs/OPERATIONS.md");
@@ -102,9 +108,7 @@ impl Reader {
         }
         for program in &mut self.running[first..] {
             if program.line.starts_with("tsoracle") {
-                let mut said = String::new();
-                let stdout = program.child.stdout.take().unwrap();
-                BufReader::new(stdout).read_line(&mut said).unwrap();
+                let said = first_line(&mut program.child);
                 assert!(said.starts_with("tsoracle serving on"), "{}: {said:?}", program.line);
             }
         }
@@ -112,7 +116,7 @@ impl Reader {
 
     /// Runs a block to its end.
     fn run(&self, title: &str) -> String {
-        let Output { status, stdout, .. } = self.bash(&self.block(title)).output().unwrap();
+        let Output { status, stdout, .. } = finished(&mut self.bash(&self.block(title)));
         let stdout = String::from_utf8(stdout).unwrap();
         assert!(status.success(), "{title}: {status}, after\n{stdout}");
         stdout
@@ -144,7 +148,12 @@ impl Reader {
         let at = self.running.iter().position(|program| program.line.contains(what)).expect(what);
         let mut program = self.running.remove(at);
         kill_process(Pid::from_child(&program.child), Signal::TERM).unwrap();
-        assert!(program.child.wait().unwrap().success(), "{what} stops without an error");
+        let mut status = None;
+        node::until("it stops", || {
+            status = program.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(status.unwrap().success(), "{what} stops without an error");
     }
 
     /// Kills what was started with this in its line.
@@ -155,19 +164,13 @@ impl Reader {
 
 /// The text with a free port in the place of each one that is in it.
 fn with_free_ports(text: &str) -> String {
-    let mut held = Vec::new();
     let mut free = BTreeMap::new();
     let mut parts = text.split(LOCAL);
     let mut changed = parts.next().unwrap().to_owned();
     for part in parts {
         let port: String = part.chars().take_while(char::is_ascii_digit).collect();
-        let other = free.entry(port.clone()).or_insert_with(|| {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            held.push(listener);
-            port
-        });
-        changed.push_str(&format!("{LOCAL}{other}{}", &part[port.len()..]));
+        let other = free.entry(port.clone()).or_insert_with(ports::free_port);
+        changed.push_str(&format!("{other}{}", &part[port.len()..]));
     }
     changed
 }

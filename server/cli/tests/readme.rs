@@ -4,12 +4,19 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
+#[allow(dead_code, reason = "it is shared with other test programs")]
+#[path = "binary/node.rs"]
+mod node;
+#[allow(dead_code, reason = "it is shared with other test programs")]
+#[path = "binary/ports.rs"]
+mod ports;
+
+use node::{finished, first_line};
 use tempfile::TempDir;
 
 const README: &str = include_str!("../../../README.md");
@@ -86,8 +93,7 @@ struct Serving {
 impl Serving {
     fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let line = first_line(&mut child);
         let address = line
             .split_whitespace()
             .find(|word| word.starts_with("127.0.0.1:"))
@@ -135,7 +141,7 @@ fn the_first_command_serves_and_the_shell_blocks_run_against_it() {
     let blocks = blocks();
     let server = Serving::start(reader.sh(&format!("exec {}", blocks[0].text)));
     let mut asking = reader.sh(blocks[2].text);
-    let output = succeeded(&asking.env("TSORACLE_ENDPOINT", &server.address).output().unwrap());
+    let output = succeeded(&finished(asking.env("TSORACLE_ENDPOINT", &server.address)));
     let lines: Vec<_> = output.lines().collect();
     assert!(lines[0].parse::<u64>().is_ok(), "{output}");
     assert!(lines[1].starts_with("{\"timestamp\":") && lines[1].contains("\"count\":100"));
@@ -154,10 +160,10 @@ fn the_first_command_serves_and_the_shell_blocks_run_against_it() {
 #[test]
 fn the_second_command_runs_every_check() {
     let reader = Reader::new();
-    let output = succeeded(&reader.sh(blocks()[1].text).output().unwrap());
+    let output = succeeded(&finished(&mut reader.sh(blocks()[1].text)));
     let mut lines = output.lines().filter_map(|line| line.strip_prefix(".ci/parts "));
     let parts = lines.next().expect("it makes its parts");
-    let output = succeeded(&reader.sh(&format!("make {parts}")).output().unwrap());
+    let output = succeeded(&finished(&mut reader.sh(&format!("make {parts}"))));
     let steps =
         [".ci/packages", "fmt", "clippy", "deny", "doc", "--no-default-features", "test", "bench"];
     for step in steps {
@@ -189,14 +195,14 @@ fn the_rust_blocks_are_the_examples_and_run() {
     }
     let reader = Reader::new();
     let server = Serving::start(reader.command(TSORACLE));
-    let quickstart = reader.command(example("quickstart")).arg(&server.address).output().unwrap();
+    let quickstart = finished(reader.command(example("quickstart")).arg(&server.address));
     assert!(succeeded(&quickstart).contains("orders 0..64 are ours alone"));
     server.interrupt();
-    let embedded = reader.command(example("embed_oracle")).output().unwrap();
+    let embedded = finished(&mut reader.command(example("embed_oracle")));
     assert!(succeeded(&embedded).contains("start: 0, count: 64"));
     let embedded = Serving::start(reader.command(example("embed_server")));
     // Once it answers it also listens for signals.
     let asking = ["ts", "--endpoint", &embedded.address];
-    succeeded(&reader.command(TSORACLE).args(asking).output().unwrap());
+    succeeded(&finished(reader.command(TSORACLE).args(asking)));
     embedded.interrupt();
 }

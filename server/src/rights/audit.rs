@@ -1,25 +1,25 @@
 //! Who has done what to the cluster and to what belongs to others, and who was refused what.
 
 use std::{
+    collections::HashMap,
     fmt,
-    num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
 use tonic::{Code, Status};
-use tsoracle_core::{Identity, Timestamp};
+use tsoracle_core::{BootTime, CallerId, Clock as _, Identity, SystemClock, Timestamp};
 
 use super::Right;
 use crate::peer::Peer;
 
 /// How many refusals a second are recorded. A client can cause any number.
-const REFUSALS: NonZeroU32 = NonZeroU32::new(100).unwrap();
+const REFUSALS: u32 = 100;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How much is recorded of an object or a reason that strangers choose, in bytes. No key is as long.
+const LONGEST: usize = 1_024;
 
 /// Whoever can write the files of a server.
 const OPERATOR: &str = "operator";
@@ -35,8 +35,36 @@ pub struct Audit(Arc<Inner>);
 
 struct Inner {
     sink: Box<Sink>,
-    refusals: DefaultDirectRateLimiter,
-    left_out: AtomicU64,
+    refusals: Mutex<Refusals>,
+}
+
+/// The refusals that were recorded within the present second, by who was refused.
+#[derive(Default)]
+struct Refusals {
+    began: BootTime,
+    recorded: u32,
+    by: HashMap<Option<CallerId>, u32>,
+    /// Those since the last one that was recorded.
+    left_out: u64,
+}
+
+impl Refusals {
+    /// How many were left out before this one; nothing if it is left out itself. As with other shares, a caller gets
+    /// more only while it has less than is left for all: one that floods hides no other's.
+    fn record(&mut self, who: Option<CallerId>, now: BootTime) -> Option<u64> {
+        if now.since(self.began) >= SECOND {
+            (self.began, self.recorded) = (now, 0);
+            self.by.clear();
+        }
+        let held = self.by.get(&who).copied().unwrap_or_default();
+        if held >= REFUSALS - self.recorded {
+            self.left_out += 1;
+            return None;
+        }
+        self.recorded += 1;
+        self.by.insert(who, held + 1);
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 /// Who does something, as the log has it.
@@ -44,6 +72,13 @@ struct Inner {
 pub(crate) struct Who<'a> {
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) peer: Option<Peer>,
+}
+
+impl Who<'_> {
+    fn caller_id(&self) -> Option<CallerId> {
+        let of_peer = || self.peer.map(Peer::caller_id);
+        self.identity.map(CallerId::of_identity).or_else(of_peer)
+    }
 }
 
 #[derive(Serialize)]
@@ -73,8 +108,7 @@ fn is_zero(number: &u64) -> bool {
 impl Audit {
     /// Writes lines, without their end, with a function that must neither wait nor fail.
     pub fn new(sink: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        let refusals = RateLimiter::direct(Quota::per_second(REFUSALS));
-        Self(Arc::new(Inner { sink: Box::new(sink), refusals, left_out: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { sink: Box::new(sink), refusals: Mutex::default() }))
     }
 
     /// An administrative action begins. What is returned records how it has ended; dropped before, that nobody
@@ -85,14 +119,15 @@ impl Audit {
 
     /// Something was refused.
     pub(crate) fn refused(&self, who: Who<'_>, right: &str, object: &str, status: &Status) {
-        let inner = &self.0;
-        if inner.refusals.check().is_err() {
-            inner.left_out.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let left_out = inner.left_out.swap(0, Ordering::Relaxed);
-        let line = Line { left_out, ..line(who, "refused", right, object) };
-        self.write(&Line { outcome: name(status.code()), reason: status.message(), ..line });
+        let recorded = {
+            // Every change is whole, so that a panic elsewhere leaves nothing half done.
+            let mut refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.record(who.caller_id(), SystemClock.now().boot)
+        };
+        let Some(left_out) = recorded else { return };
+        let line = Line { left_out, ..line(who, "refused", right, begin(object)) };
+        let reason = begin(status.message());
+        self.write(&Line { outcome: name(status.code()), reason, ..line });
     }
 
     /// The rules were replaced from their files, or were not, for this reason.
@@ -175,6 +210,12 @@ fn line<'a>(who: Who<'a>, event: &'a str, right: &'a str, object: &'a str) -> Li
     }
 }
 
+/// What is recorded of an object or a reason that strangers choose.
+fn begin(text: &str) -> &str {
+    let end = (0..=LONGEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
 /// As gRPC's documents have it: `PERMISSION_DENIED`.
 fn name(code: Code) -> String {
     let mut text = String::new();
@@ -243,9 +284,41 @@ mod tests {
         let written = lines.lock().unwrap().len();
         assert!(written < 10_000, "{written}");
         assert_eq!(lines.lock().unwrap()[0]["outcome"], "PERMISSION_DENIED");
-        let left_out = audit.0.left_out.load(Ordering::Relaxed);
+        let left_out = audit.0.refusals.lock().unwrap().left_out;
         let told: u64 =
             lines.lock().unwrap().iter().filter_map(|line| line["left_out"].as_u64()).sum();
         assert_eq!(written as u64 + left_out + told, 100_000);
+    }
+
+    #[test]
+    fn a_flood_of_one_caller_hides_no_refusal_of_another() {
+        let at = |ms: u64| BootTime::from_nanos(ms * 1_000_000);
+        let caller = |number: u8| {
+            Some(CallerId::of_address(std::net::Ipv4Addr::from([10, 0, 0, number]).into()))
+        };
+        let mut refusals = Refusals::default();
+        let mut recorded =
+            |who, times, now| (0..times).filter(|_| refusals.record(who, now).is_some()).count();
+        assert_eq!(recorded(caller(1), 1_000, at(5_000)), 50);
+        assert_eq!(recorded(caller(2), 1_000, at(5_100)), 25);
+        assert_eq!(recorded(None, 1, at(5_200)), 1);
+        assert_eq!(recorded(caller(1), 1, at(5_999)), 0);
+        assert_eq!(recorded(caller(1), 1, at(6_000)), 1, "a second later");
+        assert_eq!(refusals.record(caller(2), at(6_001)), Some(0));
+        // However many there are, they are bounded together.
+        let all = (0..=255).filter(|who| refusals.record(caller(*who), at(6_002)).is_some());
+        assert_eq!(all.count(), 98);
+        assert_eq!(refusals.record(caller(1), at(7_002)), Some(158));
+    }
+
+    #[test]
+    fn what_is_long_is_recorded_in_part() {
+        let (audit, lines) = recording();
+        let long = "\u{e9}".repeat(LONGEST);
+        let status = Status::permission_denied(format!("x{long}"));
+        audit.refused(NOBODY, "seq", &long, &status);
+        let lines = lines.lock().unwrap();
+        assert_eq!(lines[0]["object"].as_str().unwrap().len(), LONGEST);
+        assert_eq!(lines[0]["reason"].as_str().unwrap().len(), LONGEST - 1);
     }
 }

@@ -115,6 +115,17 @@ impl Policy {
         Right::ALL.into_iter().any(|right| self.anonymous.has_any(right))
     }
 
+    /// Whether those who prove nothing may change the cluster, or what belongs to others.
+    pub fn lets_anonymous_administrate(&self) -> bool {
+        let mut rights = Right::ALL.into_iter().filter(|right| right.is_administrative());
+        rights.any(|right| self.anonymous.has_any(right))
+    }
+
+    /// Whether it says anything of those who prove who they are.
+    pub fn lists_identities(&self) -> bool {
+        self.listed.keys().any(|name| name != ANONYMOUS)
+    }
+
     /// Whether it says anything of an identity.
     pub fn lists(&self, identity: &str) -> bool {
         self.listed.contains_key(identity)

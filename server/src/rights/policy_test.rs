@@ -10,6 +10,10 @@ fn policy(roles: &[(&str, &[&str])], identities: &[(&str, &[&str])]) -> Result<P
     Policy::new(&PolicyConfig { roles, identities })
 }
 
+fn policy_of(name: &str, may: &[&str]) -> Policy {
+    policy(&[], &[(name, may)]).unwrap()
+}
+
 fn identity(name: &str) -> Option<Identity> {
     Some(Identity::new(name).unwrap())
 }
@@ -31,7 +35,8 @@ fn roles_and_rights_stand_in_one_list() {
         let granted = policy.of(unlisted.as_ref());
         assert!(granted.has(Right::Status) && !granted.has_any(Right::Ts));
     }
-    assert!(policy.has_admin() && policy.lets_anonymous_in());
+    assert!(policy.has_admin() && policy.lets_anonymous_in() && policy.lists_identities());
+    assert!(!policy.lets_anonymous_administrate());
 }
 
 #[test]
@@ -39,6 +44,17 @@ fn without_a_word_on_them_the_anonymous_may_do_nothing() {
     let policy = policy(&[], &[("billing", &["client"])]).unwrap();
     assert!(!policy.lets_anonymous_in() && !policy.has_admin());
     assert!(!Right::ALL.into_iter().any(|right| policy.of(None).has_any(right)));
+}
+
+#[test]
+fn that_strangers_administrate_is_noticed() {
+    for (rights, expected) in
+        [(&["client", "reader"][..], false), (&["seed:a/*"], true), (&["admin"], true)]
+    {
+        let policy = policy_of("anonymous", rights);
+        assert_eq!(policy.lets_anonymous_administrate(), expected, "{rights:?}");
+        assert!(!policy.lists_identities());
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub enum Right {
     Status,
     /// Acquire stamping leases, and renew and release one's own.
     Lease,
-    /// Release, renew and supersede anybody's stamping lease.
+    /// Release anybody's stamping lease.
     Release,
     /// Let a new sequence begin elsewhere than at 0.
     Seed,

@@ -1,12 +1,6 @@
-use std::{
-    future::Future,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{future::poll_fn, sync::Arc};
 
-use futures::Stream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tsoracle_core::{CopiedCommit, CopyPart, Result, StateCopy, Version};
@@ -29,39 +23,57 @@ pub(crate) struct Backups {
 
 #[tonic::async_trait]
 impl BackupService for Backups {
-    type BackupStream = CopyParts;
+    type BackupStream = BoxStream<'static, Result<v1::BackupResponse, Status>>;
 
     async fn backup(
         &self,
         request: Request<v1::BackupRequest>,
-    ) -> Result<Response<CopyParts>, Status> {
+    ) -> Result<Response<Self::BackupStream>, Status> {
         let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let copy = oracle.copy_state().await;
         let copy = copy.map_err(|error| self.statuses.of(&error, Asked::Sequences))?;
         let ending = Ending::new(self.stopping.clone(), request.extensions().get());
         let statuses = self.statuses.clone();
-        let state = Copying::Between(Box::new(copy));
-        Ok(Response::new(CopyParts { state, statuses, ending, client }))
+        let parts = CopyParts { copy, statuses, ending, client, has_ended: false };
+        let next = |mut parts: CopyParts| async move { Some((parts.next().await?, parts)) };
+        Ok(Response::new(Box::pin(stream::unfold(parts, next))))
     }
 }
 
 /// The parts of a copy, each made when the transport has room for it.
-pub(crate) struct CopyParts {
-    state: Copying,
+struct CopyParts {
+    copy: StateCopy,
     statuses: Statuses,
     ending: Ending,
     client: Arc<Client>,
-}
-
-type NextPart = Pin<Box<dyn Future<Output = (Box<StateCopy>, Result<Option<CopyPart>>)> + Send>>;
-
-enum Copying {
-    Between(Box<StateCopy>),
-    UnderWay(NextPart),
-    Ended,
+    has_ended: bool,
 }
 
 impl CopyParts {
+    /// What comes next; nothing after the end.
+    async fn next(&mut self) -> Option<Result<v1::BackupResponse, Status>> {
+        if self.has_ended {
+            return None;
+        }
+        let admitted = self.admitted();
+        let say = (&self.statuses, Asked::Sequences);
+        let part = match admitted {
+            Err(error) => Err(say.0.of(&error, say.1)),
+            Ok(()) => tokio::select! {
+                biased;
+                part = self.copy.next() => part.map_err(|error| say.0.of(&error, say.1)),
+                status = poll_fn(|context| self.ending.poll(context, say)) => Err(status),
+            },
+        };
+        match &part {
+            Ok(Some(CopyPart::End { .. })) => self.end(Ok(())),
+            Ok(_) => {}
+            Err(status) => self.end(Err(status.clone())),
+        }
+        let part = part.transpose()?;
+        Some(part.map(|part| v1::BackupResponse { part: Some(wire(part)) }))
+    }
+
     /// It lasts: what the client may do can change meanwhile.
     fn admitted(&mut self) -> Result<()> {
         if !self.client.is_current() {
@@ -70,60 +82,18 @@ impl CopyParts {
         self.client.check(&[Right::Backup])
     }
 
-    fn end(&mut self, outcome: Result<(), Status>) -> Result<(), Status> {
-        self.state = Copying::Ended;
-        self.client.audit().begin(self.client.who(), Right::Backup, "state").end(outcome)
-    }
-
-    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<CopyPart>>> {
-        if let Copying::Between(_) = &self.state {
-            self.admitted()?;
-            if let Copying::Between(mut copy) = mem::replace(&mut self.state, Copying::Ended) {
-                self.state = Copying::UnderWay(Box::pin(async move {
-                    let part = copy.next().await;
-                    (copy, part)
-                }));
-            }
-        }
-        let Copying::UnderWay(part) = &mut self.state else { return Poll::Ready(Ok(None)) };
-        let (copy, part) = ready!(part.as_mut().poll(context));
-        self.state = Copying::Between(copy);
-        Poll::Ready(part)
-    }
-}
-
-impl Stream for CopyParts {
-    type Item = Result<v1::BackupResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        if let Copying::Ended = this.state {
-            return Poll::Ready(None);
-        }
-        let part = match this.poll_part(context) {
-            Poll::Ready(part) => part.map_err(|error| this.statuses.of(&error, Asked::Sequences)),
-            Poll::Pending => {
-                Err(ready!(this.ending.poll(context, (&this.statuses, Asked::Sequences))))
-            }
-        };
-        let answer = match part {
-            Ok(Some(part)) => {
-                let is_last = matches!(part, CopyPart::End { .. });
-                let recorded = if is_last { this.end(Ok(())) } else { Ok(()) };
-                recorded.map(|()| v1::BackupResponse { part: Some(wire(part)) })
-            }
-            Ok(None) => return Poll::Ready(None),
-            Err(status) => Err(this.end(Err(status.clone())).err().unwrap_or(status)),
-        };
-        Poll::Ready(Some(answer))
+    /// It has ended so, which is recorded.
+    fn end(&mut self, outcome: Result<(), Status>) {
+        self.has_ended = true;
+        let action = self.client.audit().begin(self.client.who(), Right::Backup, "state");
+        let _ = action.end(outcome);
     }
 }
 
 impl Drop for CopyParts {
     fn drop(&mut self) {
-        if !matches!(self.state, Copying::Ended) {
-            let status = Status::cancelled("the caller has gone before the end");
-            let _ = self.end(Err(status));
+        if !self.has_ended {
+            self.end(Err(Status::cancelled("the caller has gone before the end")));
         }
     }
 }

@@ -1,5 +1,5 @@
 use tonic::{Request, Response, Status};
-use tsoracle_core::{Epoch, Error, MAX_SEQ_PAGE, Oracle, Phase, SeqKey, SeqList};
+use tsoracle_core::{Epoch, Error, MAX_KEY_BYTES, MAX_SEQ_PAGE, Oracle, Phase, SeqKey, SeqList};
 use tsoracle_proto::v1::{self, sequence_service_server::SequenceService};
 
 use super::{check_key, client, convert, denied, within_deadline};
@@ -54,6 +54,12 @@ impl SequenceService for Sequences {
     ) -> Result<Response<v1::ListSeqsResponse>, Status> {
         let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::ListSeqsRequest { prefix, page_size, start_after } = request.into_inner();
+        if prefix.len() > MAX_KEY_BYTES {
+            let given = prefix.len();
+            return Err(Status::invalid_argument(format!(
+                "no key is longer than {MAX_KEY_BYTES} bytes, so none begins with one of {given}"
+            )));
+        }
         // Whoever may see what begins with a prefix may see what begins with a longer one.
         let listed = client.check_key(Right::List, &prefix);
         listed.map_err(|error| denied(&client, Right::List, &prefix, &error))?;

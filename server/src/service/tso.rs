@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tsoracle_core::{
     Epoch, Error, ErrorKind, LeaseHolder, LeaseId, Oracle, Phase, Room, SeqGrant, SeqRequest,
 };
@@ -38,16 +38,19 @@ impl Tso {
         Ending::new(self.stopping.clone(), request.extensions().get())
     }
 
+    /// Advances sequences, if the client may. Their keys are checked before they are looked up, since one that is
+    /// none may have any length.
     async fn advance(
         &self,
         oracle: Oracle,
+        client: &Client,
         request: tsoracle_core::Result<SeqRequest>,
     ) -> Result<SeqGrant, Status> {
-        let granted = match request {
-            Ok(request) => oracle.get_seq(request).await,
-            Err(error) => Err(error),
-        };
-        granted.map_err(|error| self.refused(&error))
+        let request = request.map_err(|error| self.refused(&error))?;
+        for (key, _) in request.entries() {
+            check_key(client, Right::Seq, key.as_str())?;
+        }
+        oracle.get_seq(request).await.map_err(|error| self.refused(&error))
     }
 
     /// Releases a lease, whoever has acquired it.
@@ -60,6 +63,15 @@ impl Tso {
 
     fn refused(&self, error: &Error) -> Status {
         self.statuses.of(error, Asked::Sequences)
+    }
+
+    /// The same of a lease. That it belongs to another identity is on record.
+    fn lease_refused(&self, client: &Client, object: &str, error: &Error) -> Status {
+        let status = self.refused(error);
+        if status.code() == Code::PermissionDenied {
+            client.audit().refused(client.who(), Right::Lease.name(), object, &status);
+        }
+        status
     }
 }
 
@@ -109,8 +121,8 @@ impl TsoService for Tso {
     ) -> Result<Response<v1::GetSeqResponse>, Status> {
         let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::GetSeqRequest { key, count, request_id } = request.into_inner();
-        check_key(&client, Right::Seq, &key)?;
-        let grant = self.advance(oracle, convert::seq_request([(key, count)], request_id)).await?;
+        let request = convert::seq_request([(key, count)], request_id);
+        let grant = self.advance(oracle, &client, request).await?;
         let Some(block) = grant.blocks.into_iter().next() else {
             return Err(Status::internal("the engine granted no block"));
         };
@@ -128,12 +140,11 @@ impl TsoService for Tso {
     ) -> Result<Response<v1::GetSeqBatchResponse>, Status> {
         let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::GetSeqBatchRequest { entries, request_id } = request.into_inner();
-        entries.iter().try_for_each(|entry| check_key(&client, Right::Seq, &entry.key))?;
-        // The call itself was counted already.
-        let counted = client.count(entries.len().saturating_sub(1));
+        let counted = client.count(entries.len().max(1));
         counted.map_err(|error| self.refused(&error))?;
         let entries = entries.into_iter().map(|entry| (entry.key, entry.count));
-        let grant = self.advance(oracle, convert::seq_request(entries, request_id)).await?;
+        let request = convert::seq_request(entries, request_id);
+        let grant = self.advance(oracle, &client, request).await?;
         let grants = grant.blocks.into_iter().map(|block| v1::SeqGrantEntry {
             key: block.key.into(),
             start: block.start,
@@ -149,13 +160,13 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::AcquireLeaseRequest>,
     ) -> Result<Response<v1::AcquireLeaseResponse>, Status> {
-        let oracle = within_deadline(&self.oracle, &request);
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
         let v1::AcquireLeaseRequest { holder, holder_epoch, ttl_ms } = request.into_inner();
-        let acquired = async {
-            let holder = LeaseHolder::new(holder)?;
-            oracle.acquire_lease(holder, holder_epoch, Duration::from_millis(ttl_ms)).await
-        };
-        let lease = acquired.await.map_err(|error| self.refused(&error))?;
+        let holder = LeaseHolder::new(holder).map_err(|error| self.refused(&error.into()))?;
+        let ttl = Duration::from_millis(ttl_ms);
+        let acquired = oracle.acquire_lease(holder.clone(), holder_epoch, ttl).await;
+        let object = || format!("lease of holder {holder:?}");
+        let lease = acquired.map_err(|error| self.lease_refused(&client, &object(), &error))?;
         Ok(Response::new(v1::AcquireLeaseResponse {
             lease_id: lease.id.0,
             ts_upper_bound: lease.bound_ms,
@@ -169,9 +180,11 @@ impl TsoService for Tso {
         &self,
         request: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
-        let oracle = within_deadline(&self.oracle, &request);
-        let renewed = oracle.renew_lease(LeaseId(request.into_inner().lease_id)).await;
-        let lease = renewed.map_err(|error| self.refused(&error))?;
+        let (oracle, client) = (within_deadline(&self.oracle, &request), client(&request)?);
+        let id = LeaseId(request.into_inner().lease_id);
+        let renewed = oracle.renew_lease(id).await;
+        let object = || format!("lease {id}");
+        let lease = renewed.map_err(|error| self.lease_refused(&client, &object(), &error))?;
         Ok(Response::new(v1::RenewLeaseResponse {
             ts_upper_bound: lease.bound_ms,
             expires_at_ms: lease.expires_at_ms,
@@ -188,7 +201,11 @@ impl TsoService for Tso {
         let id = LeaseId(request.into_inner().lease_id);
         match client.has(Right::Release) {
             true => self.release_any(&client, id).await?,
-            false => oracle.release_lease(id).await.map_err(|error| self.refused(&error))?,
+            false => {
+                let object = || format!("lease {id}");
+                let released = oracle.release_lease(id).await;
+                released.map_err(|error| self.lease_refused(&client, &object(), &error))?;
+            }
         }
         Ok(Response::new(v1::ReleaseLeaseResponse {}))
     }

@@ -1,18 +1,17 @@
 //! Mounted in a server of tonic's own.
 
-use std::time::Duration;
-
+use http::Method;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tsoracle_core::SeqKey;
 use tsoracle_proto::v1::{self, tso_service_client::TsoServiceClient};
-use tsoracle_server::{Limits, Server};
+use tsoracle_server::Server;
 
 use crate::common::{
     channel,
     driver::{Manner, Scripted},
     memory,
-    raw::{Connection, falls_silent},
+    raw::Connection,
 };
 
 #[tokio::test]
@@ -31,44 +30,21 @@ async fn the_services_mount_beside_others() {
 }
 
 #[tokio::test]
-async fn the_router_has_everything() {
+async fn what_a_web_page_can_send_is_no_call_there_either() {
     let server = Server::builder().driver(memory().await).build().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = server.into_router().await.unwrap();
-    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    let channel = channel(address).await;
-    TsoServiceClient::new(channel.clone()).get_ts(v1::GetTsRequest { count: 1 }).await.unwrap();
-    HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
-}
-
-#[tokio::test]
-async fn the_router_has_the_bounds_that_tonic_knows() {
-    let short = Duration::from_millis(50);
-    let limits = Limits {
-        concurrent_streams: 2,
-        header_bytes: 2_048,
-        keepalive_interval: short,
-        keepalive_timeout: short,
-        ..Limits::default()
-    };
-    let server = Server::builder().driver(memory().await).limits(limits).build().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = server.into_router().await.unwrap();
+    let router = tonic::transport::Server::builder().add_routes(server.routes());
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let connection = Connection::open(address).await;
-    while connection.max_streams() != 2 {
-        tokio::task::yield_now().await;
+    let path = "tsoracle.v1.SequenceService/SeedSeq";
+    let seed = v1::SeedSeqRequest { key: "orders".into(), start: 7 };
+    for (method, kind) in [(Method::POST, "text/plain"), (Method::PUT, "application/grpc")] {
+        connection.status_of(method, path, Some(kind), &seed).await;
     }
-    let request = v1::GetTsRequest { count: 1 };
-    let long = "x".repeat(4_096);
-    let get_ts = "tsoracle.v1.TsoService/GetTs";
-    match connection.call(get_ts, &[("x-long", &long)], &request).await {
-        Ok(answer) => assert_eq!(answer.http_status, 431, "{answer:?}"),
-        Err(error) => assert!(error.is_reset(), "{error}"),
-    }
-    falls_silent(address).await;
+    assert_eq!(server.oracle().read_seq(SeqKey::new("orders").unwrap()).await.unwrap(), None);
+    let answer = connection.call(path, &[], &seed).await.unwrap();
+    assert_eq!(answer.grpc_status(), Some("0"), "{answer:?}");
 }
 
 #[tokio::test]

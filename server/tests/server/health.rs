@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
-use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
+use tokio_stream::StreamExt;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -15,13 +14,10 @@ use tonic_reflection::pb::{
     },
     v1alpha,
 };
-use tsoracle_core::{ErrorKind, Leadership, ManualClock, OracleOptions, SeqKey, SeqRequest};
+use tsoracle_core::{Leadership, ManualClock, OracleOptions};
 use tsoracle_server::Server;
 
-use crate::common::{
-    Running, channel,
-    driver::{Manner, Scripted},
-};
+use crate::common::{Running, driver::Scripted};
 
 /// What says that the node takes part, that it leads, and that it lives.
 const READY: [&str; 2] = ["", "tsoracle.v1.Ready"];
@@ -155,29 +151,6 @@ async fn a_server_that_stops_says_so_to_whoever_watches() {
         let told = watching.next().await.expect("it is told before the connection ends");
         assert_eq!(told.unwrap().status(), ServingStatus::NotServing);
     }
-}
-
-/// A process that goes on around a router has to be told that its oracle is done for.
-#[tokio::test]
-async fn an_oracle_that_has_failed_does_not_live() {
-    let driver = Scripted::leader();
-    let server = Server::builder().driver(driver.clone()).build().unwrap();
-    let oracle = server.oracle().clone();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = server.into_router().await.unwrap();
-    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    let mut client = HealthClient::new(channel(address).await);
-    say(&mut client, &LIVE, ServingStatus::Serving).await;
-    say(&mut client, &LEADER, ServingStatus::Serving).await;
-    let mut watched = client.watch(check(LIVE[0])).await.unwrap().into_inner();
-    driver.behave(Manner::Fail(ErrorKind::Fatal));
-    let request = SeqRequest::single(SeqKey::new("k").unwrap(), 1).unwrap();
-    oracle.get_seq(request).await.unwrap_err();
-    let mut told = async || watched.next().await.unwrap().unwrap().status();
-    assert_eq!(told().await, ServingStatus::Serving);
-    assert_eq!(told().await, ServingStatus::NotServing);
-    say(&mut client, &READY, ServingStatus::NotServing).await;
 }
 
 #[tokio::test]

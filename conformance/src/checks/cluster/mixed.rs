@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use tsoracle_core::{BootTime, Clock, Random, SystemClock};
+use tsoracle_core::{BootTime, Clock, SystemClock};
 
 use super::loaded::{Loaded, NODES};
-use crate::{Direction, Double, fixture::the};
+use crate::{Direction, Double, fixture::the, model::Random};
 
 cluster_checks!(NODES; whatever_fails_at_random_is_survived);
 
@@ -18,7 +18,7 @@ const SEED: &str = "TSORACLE_SEED";
 const DEFAULT_SECONDS: u64 = 45;
 
 /// How long a fault lasts at least, and what is added at most.
-const LASTS_MS: (u64, u64) = (200, 3_000);
+const LASTS_MS: (u64, usize) = (200, 3_000);
 
 /// What can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +66,7 @@ impl Fault {
 
 /// Which faults of a fixture's there are, and what is drawn of them.
 struct Dice {
-    state: u64,
+    random: Random,
     kinds: Vec<fn(&mut Dice, &Loaded, usize) -> Fault>,
 }
 
@@ -83,47 +83,39 @@ impl Dice {
         offer(cluster.pause.is_some(), |_, _, _| Fault::Pause);
         offer(cluster.partition.is_some(), |_, _, _| Fault::CutOff);
         offer(cluster.partition.is_some(), |dice, _, node| Fault::CutLink {
-            other: (node + 1 + dice.below(NODES as u64 - 1) as usize) % NODES,
+            other: (node + 1 + dice.random.below(NODES - 1)) % NODES,
         });
         offer(cluster.one_way.is_some(), |dice, _, _| {
-            Fault::OneWay([Direction::In, Direction::Out][dice.below(2) as usize])
+            Fault::OneWay(*dice.random.pick(&[Direction::In, Direction::Out]))
         });
         offer(cluster.slow_disk.is_some(), |dice, _, _| Fault::SlowDisk {
-            sync_ms: 100 + dice.below(2_900),
+            sync_ms: 100 + dice.random.below(2_900) as u64,
         });
         offer(!cluster.hung_files.is_empty(), |dice, loaded, _| Fault::HungFiles {
-            kind: dice.below(loaded.cluster.hung_files.len() as u64) as usize,
+            kind: dice.random.below(loaded.cluster.hung_files.len()),
         });
         offer(cluster.slow_link.is_some(), |dice, _, _| Fault::SlowLink {
-            round_trip_ms: 20 + dice.below(480),
+            round_trip_ms: 20 + dice.random.below(480) as u64,
         });
         offer(cluster.stray.is_some(), |_, _, _| Fault::Stray);
         offer(cluster.doubles.is_some(), |dice, _, _| {
-            Fault::Double([Double::Copy, Double::Empty, Double::Foreign][dice.below(3) as usize])
+            Fault::Double(*dice.random.pick(&[Double::Copy, Double::Empty, Double::Foreign]))
         });
         offer(cluster.replacement.is_some(), |_, _, _| Fault::Replacement);
         offer(cluster.transfer.is_some(), |_, _, _| Fault::Transfer);
         offer(cluster.backing_services.is_some(), |dice, loaded, _| Fault::BackingService {
-            number: match &loaded.cluster.backing_services {
-                Some(services) => dice.below(services.count as u64) as usize,
-                None => 0,
-            },
+            number: loaded
+                .cluster
+                .backing_services
+                .as_ref()
+                .map_or(0, |services| dice.random.below(services.count)),
         });
-        Self { state: seed, kinds }
-    }
-
-    /// A number below `end`: SplitMix64.
-    fn below(&mut self, end: u64) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % end
+        Self { random: Random::new(seed), kinds }
     }
 
     fn fault(&mut self, loaded: &Loaded, node: usize) -> Fault {
-        let number = self.below(self.kinds.len() as u64) as usize;
-        self.kinds[number](self, loaded, node)
+        let kind = *self.random.pick(&self.kinds);
+        kind(self, loaded, node)
     }
 }
 
@@ -135,7 +127,7 @@ fn setting(name: &str) -> Result<Option<u64>> {
 /// One node fails at a time, or two in a row of which the second fails while the first still does. Some node
 /// serves while only one does, and after all was mended. What callers saw is judged in the end.
 async fn whatever_fails_at_random_is_survived(loaded: &mut Loaded) -> Result<()> {
-    let seed = setting(SEED)?.unwrap_or_else(|| Random::default().draw() as u64);
+    let seed = setting(SEED)?.unwrap_or_else(|| tsoracle_core::Random::default().draw() as u64);
     let seconds = setting(SECONDS)?;
     let mut made = vec![];
     let time = Duration::from_secs(seconds.unwrap_or(DEFAULT_SECONDS));
@@ -172,93 +164,78 @@ async fn mix(
     let mut dice = Dice::new(seed, loaded);
     let until: BootTime = SystemClock.now().boot + time;
     while SystemClock.now().boot < until {
-        let first = dice.below(NODES as u64) as usize;
+        let first = dice.random.below(NODES);
         let one = (first, dice.fault(loaded, first));
         made.push(one);
-        begin(loaded, one).await?;
-        loaded.pass(Duration::from_millis(LASTS_MS.0 + dice.below(LASTS_MS.1))).await;
-        if dice.below(3) == 0 {
-            let second = (first + 1 + dice.below(NODES as u64 - 1) as usize) % NODES;
+        make(loaded, one, true).await?;
+        loaded.pass(Duration::from_millis(LASTS_MS.0 + dice.random.below(LASTS_MS.1) as u64)).await;
+        if dice.random.one_in(3) {
+            let second = (first + 1 + dice.random.below(NODES - 1)) % NODES;
             let other = (second, dice.fault(loaded, second));
             if one.1.is_apart_from(other.1) {
                 made.push(other);
-                begin(loaded, other).await?;
-                loaded.pass(Duration::from_millis(dice.below(LASTS_MS.1))).await;
-                end(loaded, other).await?;
+                make(loaded, other, true).await?;
+                loaded.pass(Duration::from_millis(dice.random.below(LASTS_MS.1) as u64)).await;
+                make(loaded, other, false).await?;
             }
         } else {
             loaded.serve_all_the_same().await.with_context(|| format!("in spite of {one:?}"))?;
         }
-        end(loaded, one).await?;
+        make(loaded, one, false).await?;
         loaded.serve().await.with_context(|| format!("after {one:?}"))?;
     }
     ensure!(!made.is_empty(), "the time was too short for a fault");
     Ok(())
 }
 
-async fn begin(loaded: &Loaded, (node, fault): (usize, Fault)) -> Result<()> {
+/// Begins a fault, or ends it.
+async fn make(loaded: &Loaded, (node, fault): (usize, Fault), begins: bool) -> Result<()> {
     let cluster = &loaded.cluster;
     match fault {
-        Fault::Kill => cluster.kill.run(node).await?,
-        Fault::Stop => cluster.stop.run(node).await?,
-        Fault::Pause => the(&cluster.pause)?.begin.run(node).await?,
-        Fault::CutOff => the(&cluster.partition)?.node.begin.run(node).await?,
+        Fault::Kill if begins => cluster.kill.run(node).await?,
+        Fault::Stop if begins => cluster.stop.run(node).await?,
+        Fault::Kill | Fault::Stop => cluster.start.run(node).await?,
+        Fault::Pause => turn(the(&cluster.pause)?, node, begins).await?,
+        Fault::CutOff => turn(&the(&cluster.partition)?.node, node, begins).await?,
         Fault::CutLink { other } => {
-            the(&cluster.partition)?.link.begin.run((node, other)).await?;
+            turn(&the(&cluster.partition)?.link, (node, other), begins).await?;
         }
-        Fault::OneWay(way) => the(&cluster.one_way)?.begin.run((node, way)).await?,
+        Fault::OneWay(way) => turn(the(&cluster.one_way)?, (node, way), begins).await?,
         Fault::SlowDisk { sync_ms } => {
-            the(&cluster.slow_disk)?.begin.run((node, Duration::from_millis(sync_ms))).await?;
+            let sync = Duration::from_millis(sync_ms);
+            turn(the(&cluster.slow_disk)?, (node, sync), begins).await?;
         }
-        Fault::HungFiles { kind } => cluster.hung_files[kind].hang.begin.run(node).await?,
+        Fault::HungFiles { kind } => turn(&cluster.hung_files[kind].hang, node, begins).await?,
         Fault::SlowLink { round_trip_ms } => {
             let round_trip = Duration::from_millis(round_trip_ms);
-            the(&cluster.slow_link)?.begin.run((node, round_trip)).await?;
+            turn(the(&cluster.slow_link)?, (node, round_trip), begins).await?;
         }
-        Fault::Stray => {
+        Fault::Stray if begins => {
             cluster.kill.run(node).await?;
             the(&cluster.stray)?.begin.run(node).await?;
-        }
-        Fault::Double(of) => the(&cluster.doubles)?.run.begin.run((node, of)).await?,
-        Fault::Replacement => the(&cluster.replacement)?.begin.run(node).await?,
-        Fault::Transfer => {
-            let (leader, _) = loaded.leader().await?;
-            // No other node may be able to lead.
-            drop(the(&cluster.transfer)?.run(leader).await);
-        }
-        Fault::BackingService { number } => {
-            the(&cluster.backing_services)?.kill.begin.run(number).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn end(loaded: &Loaded, (node, fault): (usize, Fault)) -> Result<()> {
-    let cluster = &loaded.cluster;
-    match fault {
-        Fault::Kill | Fault::Stop => cluster.start.run(node).await?,
-        Fault::Pause => the(&cluster.pause)?.end.run(node).await?,
-        Fault::CutOff => the(&cluster.partition)?.node.end.run(node).await?,
-        Fault::CutLink { other } => the(&cluster.partition)?.link.end.run((node, other)).await?,
-        Fault::OneWay(way) => the(&cluster.one_way)?.end.run((node, way)).await?,
-        Fault::SlowDisk { sync_ms } => {
-            the(&cluster.slow_disk)?.end.run((node, Duration::from_millis(sync_ms))).await?;
-        }
-        Fault::HungFiles { kind } => cluster.hung_files[kind].hang.end.run(node).await?,
-        Fault::SlowLink { round_trip_ms } => {
-            let round_trip = Duration::from_millis(round_trip_ms);
-            the(&cluster.slow_link)?.end.run((node, round_trip)).await?;
         }
         Fault::Stray => {
             the(&cluster.stray)?.end.run(node).await?;
             cluster.start.run(node).await?;
         }
-        Fault::Double(of) => the(&cluster.doubles)?.run.end.run((node, of)).await?,
-        Fault::Replacement => the(&cluster.replacement)?.end.run(node).await?,
+        Fault::Double(of) => turn(&the(&cluster.doubles)?.run, (node, of), begins).await?,
+        Fault::Replacement => turn(the(&cluster.replacement)?, node, begins).await?,
+        Fault::Transfer if begins => {
+            let (leader, _) = loaded.leader().await?;
+            // No other node may be able to lead.
+            drop(the(&cluster.transfer)?.run(leader).await);
+        }
         Fault::Transfer => {}
         Fault::BackingService { number } => {
-            the(&cluster.backing_services)?.kill.end.run(number).await?;
+            turn(&the(&cluster.backing_services)?.kill, number, begins).await?;
         }
     }
     Ok(())
+}
+
+async fn turn<I>(fault: &crate::Fault<I>, on: I, begins: bool) -> tsoracle_core::Result<()> {
+    match begins {
+        true => fault.begin.run(on).await,
+        false => fault.end.run(on).await,
+    }
 }

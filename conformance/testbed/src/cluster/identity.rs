@@ -52,7 +52,7 @@ impl Running {
     pub(super) async fn form_another(&mut self) -> Result<()> {
         let nodes = 0..self.site.nodes();
         for node in nodes.clone() {
-            self.kill(node).await?;
+            self.kill(node)?;
             self.put_aside(node)?;
         }
         let mut others = BTreeMap::new();
@@ -114,7 +114,7 @@ impl Running {
         let directory = site.directory(node);
         match of {
             Double::Copy => {
-                self.kill(node).await?;
+                self.kill(node)?;
                 copy(&self.site.directory(node), &directory)?;
                 self.start(node).await?;
             }
@@ -159,7 +159,7 @@ impl Running {
         if let Some(process) = self.nodes[node].take() {
             process.ends_with(EXCLUDED).await?;
         }
-        self.wipe(node).await?;
+        self.wipe(node)?;
         self.site.replaced[node] += 1;
         Ok(())
     }

@@ -119,7 +119,7 @@ impl Liar {
     fn answer<T>(&self, message: T) -> Result<Response<T>, Status> {
         let mut response = Response::new(message);
         if !self.state().lies(Lie::NoAdditions) {
-            metadata::insert_sessions(response.metadata_mut());
+            metadata::insert_flag(response.metadata_mut(), metadata::SESSIONS);
         }
         Ok(response)
     }

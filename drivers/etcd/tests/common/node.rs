@@ -14,7 +14,7 @@ use tsoracle_core::{
     Oracle, OracleOptions, Outcome, Reads, Registry, RequestId, Result, SeqKey, SeqRequest,
     Session, SystemClock, Version,
 };
-use tsoracle_etcd::EtcdDriver;
+use tsoracle_etcd as _;
 
 use super::PATIENCE;
 
@@ -23,8 +23,8 @@ pub(crate) type Driver = Arc<dyn ConsensusDriver>;
 /// Opens a driver by its config string. It serves at `endpoint`, if that is not empty.
 pub(crate) async fn open(config: &str, endpoint: &str) -> Result<Driver> {
     let service_endpoint = (!endpoint.is_empty()).then(|| endpoint.to_owned());
-    let config = DriverConfig::parse(config)?.options()?;
-    Ok(EtcdDriver::open(config, OpenContext { service_endpoint, ..OpenContext::default() }).await?)
+    let context = OpenContext { service_endpoint, ..OpenContext::default() };
+    Registry::linked()?.open(DriverConfig::parse(config)?, context).await
 }
 
 /// A version that follows on `base`, under a name that no other has.

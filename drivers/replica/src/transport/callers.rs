@@ -53,6 +53,8 @@ struct Entry {
 pub(super) struct Place {
     callers: Arc<Callers>,
     pub(super) number: u64,
+    /// From where the connection was that has ended for it.
+    pub(super) in_place_of: Option<IpAddr>,
 }
 
 impl Drop for Place {
@@ -75,9 +77,9 @@ impl Callers {
         entered.all.insert(number, entry);
         let stranger = |entry: &Entry| entry.is == Is::Stranger;
         let near = |entry: &Entry| stranger(entry) && entry.address == address.to_canonical();
-        entered.bound(self.of_one_address, &near);
-        entered.bound(self.strangers, &stranger);
-        Place { callers: self.clone(), number }
+        let ended = entered.bound(self.of_one_address, &near);
+        let in_place_of = entered.bound(self.strangers, &stranger).or(ended);
+        Place { callers: self.clone(), number, in_place_of }
     }
 
     /// How to end that connection.
@@ -115,17 +117,19 @@ impl Entered {
         }
     }
 
-    /// Ends the oldest one of a kind, if there are more than `most` of it.
-    fn bound(&mut self, most: usize, kind: &dyn Fn(&Entry) -> bool) {
+    /// Ends the oldest one of a kind, if there are more than `most` of it. From where that was.
+    fn bound(&mut self, most: usize, kind: &dyn Fn(&Entry) -> bool) -> Option<IpAddr> {
         let mut of_kind =
             self.all.iter().filter(|(_, entry)| kind(entry)).map(|(number, _)| *number);
         let oldest = of_kind.next();
-        if of_kind.count() + 1 > most
-            && let Some(ended) = oldest.and_then(|oldest| self.all.remove(&oldest))
-            && let Some(end) = ended.end
-        {
+        if of_kind.count() < most {
+            return None;
+        }
+        let ended = oldest.and_then(|oldest| self.all.remove(&oldest))?;
+        if let Some(end) = ended.end {
             end.abort();
         }
+        Some(ended.address)
     }
 }
 
@@ -146,6 +150,8 @@ mod tests {
         let callers = Arc::new(Callers::new(4, 2));
         let mut places: Vec<_> = (0..3).map(|_| callers.enter(address(1))).collect();
         assert_eq!(there(&callers), [2, 3]);
+        let in_place_of: Vec<_> = places.iter().map(|place| place.in_place_of).collect();
+        assert_eq!(in_place_of, [None, None, Some(address(1))]);
         // From elsewhere, also as it is written in another way.
         places.push(callers.enter(address(2)));
         places.push(callers.enter("::ffff:10.0.0.2".parse().unwrap()));

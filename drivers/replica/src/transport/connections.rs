@@ -112,6 +112,16 @@ impl Connections for Transport {
             *lock(&self.0.accepting) = Some(accepting);
             let forming = self.0.spawn("the formation of the cluster", form(self.0.clone()));
             *lock(&self.0.forming) = Some(forming);
+            if let Some(tls) = &self.0.cluster.tls {
+                let keeping_up = tls.keep_up(self.0.cluster.reload.clone());
+                let mut stop = self.0.stop.subscribe();
+                self.0.spawn("the certificates of this node", async move {
+                    tokio::select! {
+                        () = keeping_up => {}
+                        _ = stop.wait_for(|stop| *stop) => {}
+                    }
+                });
+            }
         }
     }
 

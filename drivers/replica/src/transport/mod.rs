@@ -112,9 +112,6 @@ impl Transport {
             callers: Arc::new(Callers::new(cluster.callers.0, cluster.callers.1)),
             sessions: Mutex::default(),
         }));
-        if let Some(tls) = &cluster.tls {
-            tls.watch(cluster.reload.clone());
-        }
         for (&node, addresses) in &cluster.members {
             if node != cluster.node {
                 transport.set_peer(node, &addresses.peer)?;

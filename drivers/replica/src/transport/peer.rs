@@ -331,8 +331,9 @@ async fn keep_session(peer: Arc<Peer>, transport: Arc<Inner>) {
         SystemClock.sleep(pause).await;
     }
     // Calls that wait for a session wait no longer.
-    peer.attempted
-        .send_replace(Some(peer.failed(&Status::unavailable("it is not spoken to any more"))));
+    // That is nothing to be warned of.
+    let context = format!("peer {} at {}: it is not spoken to any more", peer.node, peer.address);
+    peer.attempted.send_replace(Some(Error::new(ErrorKind::Unavailable, context)));
 }
 
 fn is_current(peer: &Arc<Peer>, transport: &Inner) -> bool {

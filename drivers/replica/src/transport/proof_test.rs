@@ -14,13 +14,13 @@ use super::transport_test::{ECHO, Event, Node, PATIENCE};
 use crate::{Config, PeerNames};
 
 /// An authority, whose certificates are for the names that are asked for.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -28,7 +28,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn signs(&self, directory: &Path, name: &str) -> impl Fn(Config) -> Config + use<> {
+    pub(super) fn signs(&self, directory: &Path, name: &str) -> impl Fn(Config) -> Config + use<> {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(vec![name.into()]).unwrap();
         let leaf = leaf.signed_by(&key, &self.issuer).unwrap();

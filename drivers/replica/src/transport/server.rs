@@ -67,6 +67,11 @@ pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
             Ok((stream, address)) => {
                 fails = false;
                 let place = inner.callers.enter(address.ip());
+                if let Some(address) = place.in_place_of {
+                    inner.refuse(&format!(
+                        "too many connections have begun no session, and the oldest one makes room ({address})"
+                    ));
+                }
                 let number = place.number;
                 let end = connections.spawn(serve(inner.clone(), stream, address, place));
                 inner.callers.is_served(number, end);

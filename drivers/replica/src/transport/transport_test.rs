@@ -1,6 +1,5 @@
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
@@ -14,6 +13,7 @@ use tokio::{
 use tsoracle_core::NodeId;
 
 use super::{
+    proof_test::Authority,
     proto::{Frame, peer_client::PeerClient},
     *,
 };
@@ -367,38 +367,11 @@ async fn a_session_with_a_gap_in_it_is_begun_anew() {
     assert_eq!(one.event().await, Event::Connected(2));
 }
 
-/// A certificate authority, and files with a certificate of its for 127.0.0.1.
-fn certificates(directory: &Path, name: &str) -> impl Fn(Config) -> Config + use<> {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let mut authority = CertificateParams::new(vec![]).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate().unwrap();
-    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
-    let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    let write = |kind: &str, pem: String| {
-        let path = directory.join(format!("{name}.{kind}.pem"));
-        std::fs::write(&path, pem).unwrap();
-        Some(path)
-    };
-    let ca = write("ca", authority_pem);
-    let cert = write("cert", leaf.pem());
-    let key = write("key", key.serialize_pem());
-    move |config| Config {
-        peer_ca: ca.clone(),
-        peer_cert: cert.clone(),
-        peer_key: key.clone(),
-        ..config
-    }
-}
-
 #[tokio::test]
 async fn with_tls_both_sides_must_show_a_certificate() {
-    let directory = tempfile::tempdir().unwrap();
-    let ours = certificates(directory.path(), "ours");
-    let others = certificates(directory.path(), "others");
+    let (of_ours, of_others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ours = Authority::new().signs(of_ours.path(), "127.0.0.1");
+    let others = Authority::new().signs(of_others.path(), "127.0.0.1");
     let one = Node::start(1, &ours).await;
     let two = Node::start(2, &ours).await;
     one.knows(2, &two);

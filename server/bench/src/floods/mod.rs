@@ -23,7 +23,6 @@ use tsoracle::{
     bench::{
         load::{Measured, Window, run},
         process::{Process, command},
-        runtimes::Runtimes,
         seconds,
     },
     failure::Failure,
@@ -124,7 +123,7 @@ async fn measure(home: &Path, kind: Kind, slice: Duration) -> Result<Vec<String>
     let window = Window { warm_up: slice / 4, length: slice };
     let one = |sequences, number| {
         let modest = modest.asking(sequences, number);
-        async move { run(vec![modest], window, false, &Runtimes::default()).await }
+        async move { run(vec![modest], window, false).await }
     };
     let mut before = vec![];
     for (sequences, ..) in GOALS {

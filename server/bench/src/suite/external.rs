@@ -11,7 +11,6 @@ use tsoracle::{
     bench::{
         load::{Caller, Refusal, Window, run},
         process::{Process, command, free, output},
-        runtimes::Runtimes,
         targets::Target,
     },
     endpoints::{Channel, Endpoints},
@@ -73,7 +72,7 @@ pub(super) async fn etcd(suite: &Suite, results: &mut Results) -> Result<(), Fai
     let channel = Endpoints::local(&etcd.address).dialer()?.dial(&etcd.address).await;
     let putter = Putter { client: Grpc::new(channel.map_err(Failure::failed)?) };
     for part in suite.rounds_of("etcd") {
-        let puts = run(vec![putter.clone()], suite.window(), false, &Runtimes::default()).await;
+        let puts = run(vec![putter.clone()], suite.window(), false).await;
         results.records.add(Spec::PUTS, Run::of(&puts.some("put")?));
         let measured = suite.load(&target, Spec::ETCD_SEQ).await.some("call over etcd")?;
         results.records.add(Spec::ETCD_SEQ, Run::of(&measured));

@@ -64,32 +64,37 @@ fn over(above: &[f64], below: &[f64]) -> Vec<f64> {
     above.iter().zip(below).map(|(above, below)| above / below).collect()
 }
 
+/// A figure of one load over the same of another one.
+fn compared(
+    records: &Records,
+    name: impl Into<String>,
+    goal: Goal,
+    (above, below): (Spec, Spec),
+    figure: fn(&Run) -> f64,
+) -> Figure {
+    let runs = over(&records.each(above, figure), &records.each(below, figure));
+    Figure::new(name, goal, "×", runs)
+}
+
 fn unary_timestamps(records: &Records) -> Vec<Figure> {
     let mut figures = Vec::new();
     for callers in [1, 64, 256] {
         for connections in [1, 4] {
             let (ts, echo) = (Spec::ts(callers, connections), Spec::echo(callers, connections));
             let name = ts.name();
-            let compared = |figure| over(&records.each(ts, figure), &records.each(echo, figure));
             let rates = format!("{name}: calls/s over the echo's");
-            figures.push(Figure::new(rates, Goal::AtLeast(0.9), "×", compared(RATE)));
+            figures.push(compared(records, rates, Goal::AtLeast(0.9), (ts, echo), RATE));
             let tails = format!("{name}: p99.9 over the echo's");
-            figures.push(Figure::new(tails, Goal::AtMost(1.5), "×", compared(P999)));
+            figures.push(compared(records, tails, Goal::AtMost(1.5), (ts, echo), P999));
         }
     }
-    let (ts, echo) = (Spec::TS_TAIL, Spec::ECHO_TAIL);
-    figures.push(Figure::new(
-        "Renewals off the path: p99.9 of a minute in long runs over the echo's",
-        Goal::AtMost(1.5),
-        "×",
-        over(&records.each(ts, P999), &records.each(echo, P999)),
-    ));
-    figures.push(Figure::new(
-        "Renewals off the path: p99.9 of a long run over that of a short one",
-        Goal::AtMost(1.5),
-        "×",
-        over(&records.each(ts, P999), &records.each(Spec::ts(64, 1), P999)),
-    ));
+    for (of, other) in [
+        ("a minute in long runs over the echo's", Spec::ECHO_TAIL),
+        ("a long run over that of a short one", Spec::ts(64, 1)),
+    ] {
+        let name = format!("Renewals off the path: p99.9 of {of}");
+        figures.push(compared(records, name, Goal::AtMost(1.5), (Spec::TS_TAIL, other), P999));
+    }
     figures
 }
 
@@ -102,13 +107,9 @@ fn client_timestamps(records: &Records) -> Vec<Figure> {
         let runs = over(&records.each(spec, RATE), &best);
         figures.push(Figure::new(name, Goal::AtLeast(goal), "×", runs));
     }
-    let (one, echo) = (Spec::client_ts(1), Spec::echo(1, 1));
-    figures.push(Figure::new(
-        format!("{}: calls/s over the unary echo's with 1 caller", one.name()),
-        Goal::AtLeast(1.0),
-        "×",
-        over(&records.each(one, RATE), &records.each(echo, RATE)),
-    ));
+    let one = Spec::client_ts(1);
+    let name = format!("{}: calls/s over the unary echo's with 1 caller", one.name());
+    figures.push(compared(records, name, Goal::AtLeast(1.0), (one, Spec::echo(1, 1)), RATE));
     figures
 }
 
@@ -122,19 +123,11 @@ fn sequences(records: &Records) -> Vec<Figure> {
         let runs = over(&records.each(spec, P50), &two_syncs);
         figures.push(Figure::new(name, Goal::AtMost(goal), "×", runs));
     }
-    let unary = records.each(Spec::seq(64, 64), RATE);
-    figures.push(Figure::new(
-        format!("{}: calls/s over the echo's", Spec::seq(64, 64).name()),
-        Goal::AtLeast(0.75),
-        "×",
-        over(&unary, &records.each(Spec::echo(64, 1), RATE)),
-    ));
-    figures.push(Figure::new(
-        format!("{}: calls/s over the unary figure", Spec::client_seq(64, 64).name()),
-        Goal::AtLeast(1.5),
-        "×",
-        over(&records.each(Spec::client_seq(64, 64), RATE), &unary),
-    ));
+    let (unary, batched) = (Spec::seq(64, 64), Spec::client_seq(64, 64));
+    let name = format!("{}: calls/s over the echo's", unary.name());
+    figures.push(compared(records, name, Goal::AtLeast(0.75), (unary, Spec::echo(64, 1)), RATE));
+    let name = format!("{}: calls/s over the unary figure", batched.name());
+    figures.push(compared(records, name, Goal::AtLeast(1.5), (batched, unary), RATE));
     let many = Spec::client_seq(1_024, 1_000);
     figures.push(Figure::new(
         format!("{}: calls/s over the unary echo's best", many.name()),
@@ -148,63 +141,39 @@ fn sequences(records: &Records) -> Vec<Figure> {
 fn large_store(results: &Results, arguments: &Arguments) -> Vec<Figure> {
     let keys = arguments.stored_keys;
     let records = &results.records;
-    let rates = over(&records.each(Spec::MANY_KEYS, RATE), &records.each(Spec::FEW_KEYS, RATE));
-    let beside = records.each(Spec::BESIDE_LARGE, RATE);
-    let large = over(&records.each(Spec::LARGE_STORE, RATE), &beside);
     // One long run, beside all of the short ones.
-    let spread = over(&records.each(Spec::SPREAD, RATE), &[median(&beside)]);
+    let beside = median(&records.each(Spec::BESIDE_LARGE, RATE));
+    let spread = over(&records.each(Spec::SPREAD, RATE), &[beside]);
     let seconds = arguments.spread.as_secs_f64();
+    let large = (Spec::LARGE_STORE, Spec::BESIDE_LARGE);
+    let small = format!("{}, over those of a small store", Spec::LARGE_STORE.name());
+    let all = format!("{}, for {seconds} s, over 1000 keys of a small store", Spec::SPREAD.name());
+    let few = format!("{keys} keys in the store: GetSeq's calls/s over those with 64 keys");
+    let pause = "The same: the longest time in which no call was answered";
+    let crash = format!("{keys} keys: start-up after `kill -9`");
     vec![
-        Figure::new(
-            format!("{}, over those of a small store", Spec::LARGE_STORE.name()),
-            Goal::AtLeast(0.9),
-            "×",
-            large,
-        ),
-        Figure::new(
-            format!("{}, for {seconds} s, over 1000 keys of a small store", Spec::SPREAD.name()),
-            Goal::AtLeast(0.6),
-            "×",
-            spread,
-        ),
-        single(
-            results,
-            "longest pause",
-            "The same: the longest time in which no call was answered",
-            100.0,
-            " ms",
-        ),
-        Figure::new(
-            format!("{keys} keys in the store: GetSeq's calls/s over those with 64 keys"),
-            Goal::AtLeast(0.5),
-            "×",
-            rates,
-        ),
+        compared(records, small, Goal::AtLeast(0.9), large, RATE),
+        Figure::new(all, Goal::AtLeast(0.6), "×", spread),
+        single(results, "longest pause", pause, 100.0, " ms"),
+        compared(records, few, Goal::AtLeast(0.5), (Spec::MANY_KEYS, Spec::FEW_KEYS), RATE),
         single(results, "start", format!("{keys} keys: start-up"), 1.0, " s"),
-        single(
-            results,
-            "start after a crash",
-            format!("{keys} keys: start-up after `kill -9`"),
-            1.0,
-            " s",
-        ),
+        single(results, "start after a crash", crash, 1.0, " s"),
         single(results, "memory", format!("{keys} keys: resident memory"), 250.0, " MB"),
     ]
 }
 
 fn beside_others(records: &Records) -> Vec<Figure> {
-    let compared = |above: Spec, below: Spec, goal| {
+    let beside = |above: Spec, below: Spec, goal| {
         let name = format!("{}: calls/s over {}", above.name(), below.name());
-        let runs = over(&records.each(above, RATE), &records.each(below, RATE));
-        Figure::new(name, Goal::AtLeast(goal), "×", runs)
+        compared(records, name, Goal::AtLeast(goal), (above, below), RATE)
     };
-    let mut figures: Vec<_> = CLUSTERS
-        .iter()
-        .map(|driver| compared(Spec::cluster(driver), Spec::beside_cluster(driver), 0.7))
+    let clusters = CLUSTERS.iter();
+    let mut figures: Vec<_> = clusters
+        .map(|driver| beside(Spec::cluster(driver), Spec::beside_cluster(driver), 0.7))
         .collect();
-    figures.push(compared(Spec::ETCD_SEQ, Spec::PUTS, 15.0));
-    figures.push(compared(Spec::REDIS_BESIDE, Spec::REDIS, 10.0));
-    figures.push(compared(Spec::PUBLIC_BESIDE, Spec::PUBLIC, 2.5));
+    figures.push(beside(Spec::ETCD_SEQ, Spec::PUTS, 15.0));
+    figures.push(beside(Spec::REDIS_BESIDE, Spec::REDIS, 10.0));
+    figures.push(beside(Spec::PUBLIC_BESIDE, Spec::PUBLIC, 2.5));
     figures
 }
 

@@ -6,12 +6,11 @@ use std::sync::{
 use tokio::task::JoinSet;
 use tsoracle_client::Client;
 
-use super::{Results, Run, Spec, Suite, machine, quiet::Part, records::Kind, say, serve};
+use super::{Results, Run, Spec, Suite, machine, quiet::Part, say, serve};
 use tsoracle::{
     bench::{
-        Op,
         load::{Window, now},
-        targets::{Question, Target, key},
+        targets::{Target, key},
     },
     endpoints::Endpoints,
     failure::Failure,
@@ -40,13 +39,11 @@ pub(super) async fn measure(suite: &Suite, results: &mut Results) -> Result<(), 
     for part in suite.rounds_of(&format!("a store of {keys} keys")) {
         for (spec, target) in [
             (Spec::FEW_KEYS, &few),
-            (Spec { keys, ..Spec::MANY_KEYS }, &many),
+            (Spec::MANY_KEYS, &many),
             (Spec::BESIDE_LARGE, &suite.client),
             (Spec::LARGE_STORE, &client),
         ] {
             let measured = suite.load(target, spec).await;
-            // Whatever the store holds, it is the same load.
-            let spec = if spec.kind == Kind::ManyKeys { Spec::MANY_KEYS } else { spec };
             results.records.add(spec, Run::of(&measured));
         }
         results.add("memory", machine::resident_mb(server.pid())?);
@@ -55,8 +52,7 @@ pub(super) async fn measure(suite: &Suite, results: &mut Results) -> Result<(), 
     say(&format!("all of {keys} keys, for {:?}", suite.arguments.spread));
     let part = Part::begin();
     let window = Window { length: suite.arguments.spread, ..suite.window() };
-    let question = Question { op: Op::Seq, batch: 1, keys };
-    let measured = client.measure(question, Spec::SPREAD.callers as usize, window, false).await;
+    let measured = suite.load_for(&client, Spec::SPREAD, window).await;
     results.records.add(Spec::SPREAD, Run::of(&measured));
     results.add("longest pause", measured.longest_pause.as_secs_f64() * 1e3);
     results.add("memory", machine::resident_mb(server.pid())?);

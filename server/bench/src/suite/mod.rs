@@ -232,10 +232,8 @@ impl Suite {
         for round in 1..=self.arguments.rounds {
             say(&format!("tails, {round} of {}", self.arguments.rounds));
             let part = Part::begin();
-            for (spec, load) in
-                [(Spec::ECHO_TAIL, Spec::echo(64, 1)), (Spec::TS_TAIL, Spec::ts(64, 1))]
-            {
-                let measured = self.measure(load, window).await?;
+            for spec in [Spec::ECHO_TAIL, Spec::TS_TAIL] {
+                let measured = self.measure(spec, window).await?;
                 results.records.add(spec, Run::of(&measured));
             }
             results.noise.note(part);
@@ -257,32 +255,33 @@ impl Suite {
         })
     }
 
-    /// One load of sequences or timestamps.
+    /// One load of sequences or timestamps, in the usual window.
     async fn load(&self, target: &Target, spec: Spec) -> Measured {
+        self.load_for(target, spec, self.window()).await
+    }
+
+    async fn load_for(&self, target: &Target, spec: Spec, window: Window) -> Measured {
         let Spec { kind, callers, keys, .. } = spec;
-        let is_ts = matches!(kind, Kind::ClientTs | Kind::BesidePublic);
-        let question = Question { op: if is_ts { Op::Ts } else { Op::Seq }, batch: 1, keys };
-        target.measure(question, callers as usize, self.window(), false).await
+        let op = match kind {
+            Kind::UnarySeq | Kind::ClientSeq => Op::Seq,
+            _ => Op::Ts,
+        };
+        let keys = if keys == 0 { self.arguments.stored_keys } else { keys };
+        let question = Question { op, batch: 1, keys };
+        target.measure(question, callers as usize, window, false).await
     }
 
     async fn measure(&mut self, spec: Spec, window: Window) -> Result<Measured, Failure> {
-        let Spec { kind, callers, connections, keys } = spec;
-        let question = |op| Question { op, batch: 1, keys };
-        let (target, op) = match kind {
+        let target = match spec.kind {
             // Syncing for half of the time tells as much.
             Kind::Disk => return self.disk.measure(window.length / 2),
-            Kind::Echo => (self.echo.get(&connections), Op::Ts),
-            Kind::UnaryTs => (self.unary.get(&connections), Op::Ts),
-            Kind::UnarySeq => (self.unary.get(&connections), Op::Seq),
-            Kind::ClientTs => (Some(&self.client), Op::Ts),
-            Kind::ClientSeq => (Some(&self.client), Op::Seq),
-            // These have ways of their own.
-            _ => (None, Op::Ts),
+            Kind::Echo => self.echo.get(&spec.connections),
+            Kind::UnaryTs | Kind::UnarySeq => self.unary.get(&spec.connections),
+            Kind::ClientTs | Kind::ClientSeq => Some(&self.client),
+            Kind::Other => None,
         };
-        let Some(target) = target else {
-            return Err(Failure::failed(format!("there is no load {spec:?}")));
-        };
-        Ok(target.measure(question(op), callers as usize, window, false).await)
+        let target = target.ok_or_else(|| Failure::failed(format!("there is no load {spec:?}")))?;
+        Ok(self.load_for(target, spec, window).await)
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use tsoracle::bench::load::Measured;
 
-/// What is put under load.
+/// How something is put under load.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Kind {
     Disk,
@@ -11,24 +11,8 @@ pub(crate) enum Kind {
     ClientTs,
     UnarySeq,
     ClientSeq,
-    EchoTail,
-    TsTail,
-    FewKeys,
-    ManyKeys,
-    /// Of a small store, beside the same of a large one.
-    BesideLarge,
-    /// A thousand keys of a large store, and all of it.
-    LargeStore,
-    Spread,
-    /// A cluster of this driver, and one node beside it.
-    Cluster(&'static str),
-    BesideCluster(&'static str),
-    EtcdSeq,
-    Puts,
-    Redis,
-    BesideRedis,
-    Public,
-    BesidePublic,
+    /// By a program of its own.
+    Other,
 }
 
 /// One load.
@@ -37,28 +21,41 @@ pub(crate) struct Spec {
     pub(crate) kind: Kind,
     pub(crate) callers: u32,
     pub(crate) connections: u32,
+    /// 0 for all keys of a large store.
     pub(crate) keys: u64,
+    /// What tells it from others of its kind, at the end of its name.
+    note: (&'static str, &'static str),
 }
 
 impl Spec {
     pub(crate) const DISK: Self = Self::new(Kind::Disk, 1, 1, 1);
-    pub(crate) const ECHO_TAIL: Self = Self::new(Kind::EchoTail, 64, 1, 1);
-    pub(crate) const TS_TAIL: Self = Self::new(Kind::TsTail, 64, 1, 1);
-    pub(crate) const FEW_KEYS: Self = Self::new(Kind::FewKeys, 64, 1, 64);
-    pub(crate) const MANY_KEYS: Self = Self::new(Kind::ManyKeys, 64, 1, 0);
-
-    pub(crate) const BESIDE_LARGE: Self = Self::new(Kind::BesideLarge, 1_024, 1, 1_000);
-    pub(crate) const LARGE_STORE: Self = Self::new(Kind::LargeStore, 1_024, 1, 1_000);
-    pub(crate) const SPREAD: Self = Self::new(Kind::Spread, 1_024, 1, 0);
-    pub(crate) const ETCD_SEQ: Self = Self::new(Kind::EtcdSeq, 64, 1, 64);
-    pub(crate) const PUTS: Self = Self::new(Kind::Puts, 1, 1, 1);
-    pub(crate) const REDIS: Self = Self::new(Kind::Redis, 256, 256, 1);
-    pub(crate) const REDIS_BESIDE: Self = Self::new(Kind::BesideRedis, 1_024, 1, 1_000);
-    pub(crate) const PUBLIC: Self = Self::new(Kind::Public, 1_024, 1, 1);
-    pub(crate) const PUBLIC_BESIDE: Self = Self::new(Kind::BesidePublic, 1_024, 1, 1);
+    pub(crate) const ECHO_TAIL: Self = Self::echo(64, 1).noted(", long runs");
+    pub(crate) const TS_TAIL: Self = Self::ts(64, 1).noted(", long runs");
+    pub(crate) const FEW_KEYS: Self = Self::seq(64, 64).noted(" in the store and drawn");
+    pub(crate) const MANY_KEYS: Self = Self::seq(64, 0).noted(" drawn");
+    pub(crate) const BESIDE_LARGE: Self =
+        Self::client_seq(1_024, 1_000).noted(", beside a large store");
+    pub(crate) const LARGE_STORE: Self = Self::client_seq(1_024, 1_000).noted(" of a large store");
+    pub(crate) const SPREAD: Self = Self::client_seq(1_024, 0).noted(" drawn");
+    pub(crate) const ETCD_SEQ: Self = Self::client_seq(64, 64).noted(", one node over etcd");
+    pub(crate) const PUTS: Self = Self::other("puts into etcd, one after the other");
+    pub(crate) const REDIS: Self =
+        Self::other("Redis, `appendfsync always`, INCR, 256 connections");
+    pub(crate) const REDIS_BESIDE: Self = Self::client_seq(1_024, 1_000).noted(", beside Redis");
+    pub(crate) const PUBLIC: Self = Self::other("the public client and server, 1024 callers");
+    pub(crate) const PUBLIC_BESIDE: Self =
+        Self::client_ts(1_024).noted(", beside the public client and server");
 
     const fn new(kind: Kind, callers: u32, connections: u32, keys: u64) -> Self {
-        Self { kind, callers, connections, keys }
+        Self { kind, callers, connections, keys, note: ("", "") }
+    }
+
+    const fn noted(self, note: &'static str) -> Self {
+        Self { note: (note, ""), ..self }
+    }
+
+    const fn other(name: &'static str) -> Self {
+        Self::new(Kind::Other, 1, 1, 1).noted(name)
     }
 
     pub(crate) const fn echo(callers: u32, connections: u32) -> Self {
@@ -82,52 +79,37 @@ impl Spec {
     }
 
     pub(crate) const fn cluster(driver: &'static str) -> Self {
-        Self::new(Kind::Cluster(driver), 64, 1, 64)
+        Self { note: (", three nodes of ", driver), ..Self::client_seq(64, 64) }
     }
 
     pub(crate) const fn beside_cluster(driver: &'static str) -> Self {
-        Self::new(Kind::BesideCluster(driver), 64, 1, 64)
+        Self { note: (", one node beside ", driver), ..Self::client_seq(64, 64) }
     }
 
     /// In words.
     pub(crate) fn name(self) -> String {
         let plural = |count: u32| if count == 1 { "" } else { "s" };
-        let Self { kind, callers, connections, keys } = self;
-        let keys = format!("{keys} key{}", if keys == 1 { "" } else { "s" });
+        let Self { kind, callers, connections, keys, note: (note, of) } = self;
+        let keys = match keys {
+            0 => "all keys of a large store".into(),
+            1 => "1 key".into(),
+            _ => format!("{keys} keys"),
+        };
         let spread = format!(
             "{callers} caller{}, {connections} connection{}",
             plural(callers),
             plural(connections)
         );
-        match kind {
+        let what = match kind {
             Kind::Disk => "bare append and fdatasync".into(),
             Kind::Echo => format!("unary echo, {spread}"),
             Kind::UnaryTs => format!("GetTs, unary, {spread}"),
             Kind::ClientTs => format!("`get_ts`, {spread}"),
             Kind::UnarySeq => format!("GetSeq, unary, {spread}, {keys}"),
             Kind::ClientSeq => format!("`get_seq`, {spread}, {keys}"),
-            Kind::EchoTail => format!("unary echo, {spread}, long runs"),
-            Kind::TsTail => format!("GetTs, unary, {spread}, long runs"),
-            Kind::FewKeys => format!("GetSeq, unary, {spread}, {keys} in the store and drawn"),
-            Kind::ManyKeys => format!("GetSeq, unary, {spread}, all keys of a large store drawn"),
-            Kind::BesideLarge => format!("`get_seq`, {spread}, {keys}, beside a large store"),
-            Kind::LargeStore => format!("`get_seq`, {spread}, {keys} of a large store"),
-            Kind::Spread => format!("`get_seq`, {spread}, all keys of a large store drawn"),
-            Kind::Cluster(driver) => {
-                format!("`get_seq`, {spread}, {keys}, three nodes of {driver}")
-            }
-            Kind::BesideCluster(driver) => {
-                format!("`get_seq`, {spread}, {keys}, one node beside {driver}")
-            }
-            Kind::EtcdSeq => format!("`get_seq`, {spread}, {keys}, one node over etcd"),
-            Kind::Puts => "puts into etcd, one after the other".into(),
-            Kind::Redis => "Redis, `appendfsync always`, INCR, 256 connections".into(),
-            Kind::BesideRedis => format!("`get_seq`, {spread}, {keys}, beside Redis"),
-            Kind::Public => "the public client and server, 1024 callers".into(),
-            Kind::BesidePublic => {
-                format!("`get_ts`, {spread}, beside the public client and server")
-            }
-        }
+            Kind::Other => String::new(),
+        };
+        format!("{what}{note}{of}")
     }
 }
 
@@ -198,7 +180,10 @@ impl Records {
     /// The echo's best calls per second in each round, whatever the callers and connections.
     pub(crate) fn best_echo(&self) -> Vec<f64> {
         let mut best: Vec<f64> = Vec::new();
-        for (_, runs) in self.0.iter().filter(|(spec, _)| spec.kind == Kind::Echo) {
+        let echoes = self.0.iter();
+        for (_, runs) in
+            echoes.filter(|(spec, _)| spec.kind == Kind::Echo && spec.note.0.is_empty())
+        {
             for (round, run) in runs.iter().enumerate() {
                 match best.get_mut(round) {
                     Some(most) => *most = most.max(run.calls_per_second),

@@ -6,19 +6,16 @@ use tsoracle_core::{
     Assembled, Assembly, BackupHeader, BootTime, Clock as _, CopiedCommit, CopyPart, Entry, Epoch,
     Error, ErrorKind, SystemClock, Version,
 };
-use tsoracle_proto::{
-    metadata,
-    v1::{
-        BackupRequest, BackupResponse, StateCommit, StateEntry, StatePage, StateVersion,
-        backup_response::Part, backup_service_client::BackupServiceClient,
-    },
+use tsoracle_proto::v1::{
+    BackupRequest, BackupResponse, StateCommit, StateEntry, StatePage, StateVersion,
+    backup_response::Part, backup_service_client::BackupServiceClient,
 };
 
 use super::{NewFile, PRODUCT, Summary, of, write};
 use crate::{
-    endpoints::{Channel, Dialer, Endpoints, said},
+    endpoints::{Endpoints, said},
     failure::Failure,
-    leader,
+    leader::{Leader, Unanswered},
     progress::Progress,
 };
 
@@ -27,9 +24,6 @@ const ATTEMPTS: u32 = 5;
 
 /// How long another leader is looked for.
 const ELECTION: Duration = Duration::from_secs(30);
-
-/// Pause before the servers are asked again.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// How long the leader may send nothing.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -55,14 +49,12 @@ pub(super) async fn run(
     path: &Path,
     force: bool,
 ) -> Result<Summary, Failure> {
-    let dialer = endpoints.dialer()?;
-    let names: Vec<String> = endpoints.names().map(Into::into).collect();
     // Before anything is asked for, so that no one waits for what cannot be written.
     let file = NewFile::create(path, force)?;
     let mut patience = endpoints.timeout;
     let mut last = Failure::failed("no server was asked");
     for _ in 0..ATTEMPTS {
-        match attempt(&dialer, &names, path, patience).await {
+        match attempt(endpoints, path, patience).await {
             Ok((mut assembled, source)) => {
                 let path = path.to_owned();
                 let header = BackupHeader {
@@ -85,13 +77,11 @@ pub(super) async fn run(
 }
 
 async fn attempt(
-    dialer: &Dialer,
-    names: &[String],
+    endpoints: &Endpoints,
     path: &Path,
     patience: Duration,
 ) -> Result<(Assembled, String), Failed> {
-    let until = SystemClock.now().boot + patience;
-    let (mut parts, source) = find_leader(dialer, names, until).await?;
+    let (mut parts, source) = begin(endpoints, SystemClock.now().boot + patience).await?;
     let directory = NewFile::directory(path);
     let new_file = move || tempfile::tempfile_in(&directory);
     let mut assembly = Assembly::new(new_file).map_err(|error| of(path, error))?;
@@ -122,78 +112,24 @@ async fn attempt(
 }
 
 /// The parts of a copy, from the server that leads.
-async fn find_leader(
-    dialer: &Dialer,
-    names: &[String],
+async fn begin(
+    endpoints: &Endpoints,
     until: BootTime,
 ) -> Result<(Streaming<BackupResponse>, String), Failed> {
-    let mut to_ask: Vec<String> = vec![];
-    let mut last = Failure::failed("no server was asked");
-    let mut follower = None;
-    // The hints of a round lead on within it.
-    let mut hints = 0;
-    loop {
-        if to_ask.is_empty() {
-            to_ask = names.iter().rev().cloned().collect();
-            hints = 0;
-        }
-        while let Some(endpoint) = to_ask.pop() {
-            let asked = ask(dialer, &endpoint).await;
-            let hint = match asked {
-                Ok(parts) => return Ok((parts, endpoint)),
-                Err(Asked::Elsewhere(channel, hint)) => {
-                    follower = Some((endpoint.clone(), channel));
-                    hint
-                }
-                Err(Asked::Failed(Failed::Again(failure))) => {
-                    (last, follower) = (failure, None);
-                    None
-                }
-                Err(Asked::Failed(for_good)) => return Err(for_good),
-            };
-            if let Some(hint) = hint.filter(|hint| *hint != endpoint && hints < names.len() + 4) {
-                hints += 1;
-                to_ask.push(hint);
-            }
-        }
-        if SystemClock.now().boot >= until {
-            if let Some((endpoint, channel)) = follower {
-                last = Failure::failed(leader::advice(&endpoint, channel, dialer.timeout).await);
-            }
-            let context = format!("{last}; no leader was found within the time: run it again");
-            return Err(Failed::ForGood(Failure::failed(context)));
-        }
-        SystemClock.sleep(PAUSE).await;
+    let mut leader = Leader::new(endpoints)?;
+    let may_pass = |status: &Status| matches!(refused("", status), Failed::Again(_));
+    let asked = leader.ask_until(until, may_pass, async |channel, within| {
+        let mut client = BackupServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+        let began = timeout(within, client.backup(Request::new(BackupRequest {}))).await;
+        began.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")))
+    });
+    match asked.await {
+        Ok(parts) => Ok((parts, leader.endpoint().into())),
+        Err(Unanswered::Refused(endpoint, status)) => Err(refused(&endpoint, &status)),
+        Err(Unanswered::Unreached(why)) => Err(Failed::ForGood(Failure::failed(format!(
+            "{why}; no leader was found within the time: run it again"
+        )))),
     }
-}
-
-enum Asked {
-    /// Another server leads, which may be known.
-    Elsewhere(Channel, Option<String>),
-    Failed(Failed),
-}
-
-async fn ask(dialer: &Dialer, endpoint: &str) -> Result<Streaming<BackupResponse>, Asked> {
-    let channel = dialer.dial(endpoint).await.map_err(|error| {
-        let context = format!("{endpoint} cannot be reached: {error}");
-        Asked::Failed(Failed::Again(Failure::failed(context)))
-    })?;
-    let mut client =
-        BackupServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
-    let began = timeout(dialer.timeout, client.backup(Request::new(BackupRequest {}))).await;
-    let began = began.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
-    match began {
-        Ok(parts) => Ok(parts.into_inner()),
-        Err(status) if is_elsewhere(&status) => {
-            let hint = metadata::leader_hint(status.metadata());
-            Err(Asked::Elsewhere(channel, hint.and_then(|hint| hint.leader_endpoint)))
-        }
-        Err(status) => Err(Asked::Failed(refused(endpoint, &status))),
-    }
-}
-
-fn is_elsewhere(status: &Status) -> bool {
-    status.code() == Code::FailedPrecondition
 }
 
 fn refused(endpoint: &str, status: &Status) -> Failed {

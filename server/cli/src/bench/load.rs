@@ -10,7 +10,6 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tsoracle_core::{Clock as _, SystemClock};
 
-use super::runtimes::Runtimes;
 use crate::failure::Failure;
 
 /// One of many callers, each of which calls again once it is answered.
@@ -181,12 +180,7 @@ impl Measured {
 }
 
 /// Runs all callers at once, in a closed loop: none has more than one call under way.
-pub async fn run<C: Caller>(
-    callers: Vec<C>,
-    window: Window,
-    progress: bool,
-    runtimes: &Runtimes,
-) -> Measured {
+pub async fn run<C: Caller>(callers: Vec<C>, window: Window, progress: bool) -> Measured {
     let shards: Arc<[Mutex<Shard>]> = (0..SHARDS).map(|_| Mutex::default()).collect();
     let started = now();
     let from = started + window.warm_up;
@@ -195,9 +189,9 @@ pub async fn run<C: Caller>(
     let timed = if callers.len() < MANY_CALLERS { 1 } else { TIMED };
     for (index, caller) in callers.into_iter().enumerate() {
         let shards = shards.clone();
-        let calls =
-            async move { repeat(caller, timed, &shards[index % SHARDS], from, until).await };
-        running.spawn_on(calls, &runtimes.of(index));
+        running.spawn(async move {
+            repeat(caller, timed, &shards[index % SHARDS], from, until).await;
+        });
     }
     let end = tokio::time::timeout_at((until + GRACE).into(), async {
         while !running.is_empty() {
@@ -329,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn calls_and_failures_are_counted_apart() {
         let window = Window { warm_up: Duration::ZERO, length: Duration::from_millis(60) };
-        let measured = run(vec![EveryThird(0); 20], window, false, &Runtimes::default()).await;
+        let measured = run(vec![EveryThird(0); 20], window, false).await;
         assert!(measured.calls >= 40, "{measured:?}");
         assert!(measured.errors["THIRD"] >= 20 && measured.errors.len() == 1, "{measured:?}");
         assert_eq!(measured.last_error.as_deref(), Some("the third one"));

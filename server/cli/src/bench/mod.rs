@@ -6,7 +6,6 @@ pub mod echo;
 pub mod load;
 pub mod process;
 pub mod report;
-pub mod runtimes;
 pub mod targets;
 
 use std::{path::PathBuf, time::Duration};
@@ -18,7 +17,6 @@ use self::{
     baseline::Baseline,
     load::Window,
     report::Report,
-    runtimes::Runtimes,
     targets::{Question, Target},
 };
 use crate::{endpoints::Endpoints, failure::Failure, output::Output, signals::Signals};
@@ -88,12 +86,6 @@ struct Load {
           value_parser = clap::value_parser!(u32).range(1..=1_024))]
     connections: u32,
 
-    /// Let callers run on R runtimes of one thread each, apart from the connections, as in a program that
-    /// has several [default: all on one, one thread a core]
-    #[arg(long, value_name = "R", default_value_t = 0, hide_default_value = true,
-          value_parser = clap::value_parser!(u32).range(0..=256))]
-    runtimes: u32,
-
     /// Make plain unary gRPC calls, to the first server that answers, instead of using the client
     #[arg(long)]
     unary: bool,
@@ -154,7 +146,6 @@ impl Load {
         let keys = self.keys.unwrap_or(u64::from(self.callers));
         let question = Question { op: self.op, batch: self.batch, keys };
         let target = Target::connect(&self.endpoints, connections, self.unary).await?;
-        let target = target.on(Runtimes::start(self.runtimes)?);
         let (measured, baseline) = if self.baseline {
             let mut baseline = Baseline::start(&self.dir, connections).await?;
             let measured = baseline.run(&target, question, callers, self.seconds).await?;

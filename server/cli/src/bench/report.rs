@@ -16,8 +16,6 @@ pub(crate) struct Report {
     unary: bool,
     callers: u32,
     connections: usize,
-    #[serde(skip_serializing_if = "is_zero")]
-    runtimes: u32,
     batch: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<u64>,
@@ -67,10 +65,6 @@ struct Ratios {
     p50_over_echo_and_two_fdatasyncs: f64,
 }
 
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
 impl Latencies {
     fn of(measured: &Measured) -> Self {
         let quantile = |share| rounded(measured.quantile_us(share), 10.0);
@@ -113,7 +107,6 @@ impl Report {
             unary: load.unary,
             callers: load.callers,
             connections,
-            runtimes: load.runtimes,
             batch: load.batch,
             keys: (load.op == Op::Seq).then_some(question.keys),
             seconds: measured.elapsed.as_secs_f64(),

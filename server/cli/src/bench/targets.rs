@@ -8,7 +8,6 @@ use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoSer
 use super::{
     Op,
     load::{Caller, Measured, Refusal, Window, run},
-    runtimes::Runtimes,
 };
 use crate::{
     endpoints::{Channel, Endpoints, said},
@@ -17,14 +16,7 @@ use crate::{
 
 /// What is called, over connections that stand.
 #[derive(Clone, Debug)]
-pub struct Target {
-    way: Way,
-    runtimes: Runtimes,
-}
-
-/// How it is called.
-#[derive(Clone, Debug)]
-enum Way {
+pub enum Target {
     /// The plain protocol: one HTTP/2 request a call.
     Unary(Vec<TsoServiceClient<Channel>>),
     /// Our client, which puts callers together where the server lets it.
@@ -46,22 +38,14 @@ impl Target {
         connections: usize,
         unary: bool,
     ) -> Result<Self, Failure> {
-        let runtimes = Runtimes::default();
         if unary {
-            let way = Way::Unary(leading(endpoints, connections).await?);
-            return Ok(Self { way, runtimes });
+            return leading(endpoints, connections).await.map(Self::Unary);
         }
         let mut clients = Vec::with_capacity(connections);
         for _ in 0..connections {
             clients.push(endpoints.connect().await?);
         }
-        Ok(Self { way: Way::Client(clients), runtimes })
-    }
-
-    /// Lets the callers run elsewhere than the connections.
-    #[must_use]
-    pub fn on(self, runtimes: Runtimes) -> Self {
-        Self { runtimes, ..self }
+        Ok(Self::Client(clients))
     }
 
     /// Puts `callers` to work, spread over the connections.
@@ -75,30 +59,24 @@ impl Target {
         let Question { op, batch: count, keys } = question;
         // Every caller draws its own keys.
         let keys = |caller: usize| Keys { of: keys, state: caller as u64 };
-        let runtimes = &self.runtimes;
-        match &self.way {
-            Way::Unary(clients) => {
-                let client = |caller: usize| clients[caller % clients.len()].clone();
-                match op {
-                    Op::Ts => {
-                        let one = |caller| UnaryTs { client: client(caller), count };
-                        run((0..callers).map(one).collect(), window, progress, runtimes).await
-                    }
-                    Op::Seq => {
-                        let one =
-                            |caller| UnarySeq { client: client(caller), count, keys: keys(caller) };
-                        run((0..callers).map(one).collect(), window, progress, runtimes).await
-                    }
-                }
+        match self {
+            Self::Unary(clients) => {
+                let one = |caller: usize| Unary {
+                    client: clients[caller % clients.len()].clone(),
+                    op,
+                    count,
+                    keys: keys(caller),
+                };
+                run((0..callers).map(one).collect(), window, progress).await
             }
-            Way::Client(clients) => {
+            Self::Client(clients) => {
                 // A pointer, so that a call costs no more than the client itself takes.
                 let clients: Vec<_> = clients.iter().cloned().map(Arc::new).collect();
                 let client = |caller: usize| clients[caller % clients.len()].clone();
                 match op {
                     Op::Ts => {
                         let one = |caller| ClientTs { client: client(caller), count };
-                        run((0..callers).map(one).collect(), window, progress, runtimes).await
+                        run((0..callers).map(one).collect(), window, progress).await
                     }
                     Op::Seq => {
                         let one = |caller| ClientSeq {
@@ -106,7 +84,7 @@ impl Target {
                             count,
                             keys: keys(caller),
                         };
-                        run((0..callers).map(one).collect(), window, progress, runtimes).await
+                        run((0..callers).map(one).collect(), window, progress).await
                     }
                 }
             }
@@ -115,7 +93,7 @@ impl Target {
 
     /// Lets servers forget what they keep for these clients.
     pub async fn close(self) {
-        if let Way::Client(clients) = self.way {
+        if let Self::Client(clients) = self {
             for client in clients {
                 client.close().await;
             }
@@ -159,29 +137,24 @@ async fn leading(
 }
 
 #[derive(Clone)]
-struct UnaryTs {
+struct Unary {
     client: TsoServiceClient<Channel>,
-    count: u32,
-}
-
-impl Caller for UnaryTs {
-    async fn call(&mut self) -> Result<(), Refusal> {
-        let request = GetTsRequest { count: self.count };
-        self.client.get_ts(request).await.map(drop).map_err(refused)
-    }
-}
-
-#[derive(Clone)]
-struct UnarySeq {
-    client: TsoServiceClient<Channel>,
+    op: Op,
     count: u32,
     keys: Keys,
 }
 
-impl Caller for UnarySeq {
+impl Caller for Unary {
     async fn call(&mut self) -> Result<(), Refusal> {
-        let request = GetSeqRequest { key: self.keys.draw(), count: self.count, request_id: None };
-        self.client.get_seq(request).await.map(drop).map_err(refused)
+        let count = self.count;
+        let answered = match self.op {
+            Op::Ts => self.client.get_ts(GetTsRequest { count }).await.map(drop),
+            Op::Seq => {
+                let request = GetSeqRequest { key: self.keys.draw(), count, request_id: None };
+                self.client.get_seq(request).await.map(drop)
+            }
+        };
+        answered.map_err(refused)
     }
 }
 

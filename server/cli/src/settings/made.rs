@@ -137,6 +137,11 @@ impl Settings {
         tls("admin-", &self.admin_tls_cert, &self.admin_tls_key, self.admin_tls_client_ca.as_ref())
     }
 
+    /// Whether there is anything by which a client can prove who it is.
+    pub(crate) fn proves_identities(&self) -> bool {
+        self.tokens.is_some() || self.tls_client_ca.is_some() || self.proves_administrators()
+    }
+
     /// Whether administrators have to have certificates.
     pub(crate) fn proves_administrators(&self) -> bool {
         self.admin_tls_client_ca.is_some()
@@ -165,9 +170,9 @@ fn tls(
     tls.map(Some).map_err(usage_if_config)
 }
 
-fn set<T>(option: &mut T, given: Option<T>) {
+fn set<T>(option: &mut T, given: Option<impl Into<T>>) {
     if let Some(value) = given {
-        *option = value;
+        *option = value.into();
     }
 }
 
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_given_first_counts() {
-        let flags = Settings { lease: Some(Duration::from_secs(2)), ..Settings::default() };
+        let flags = Settings { lease: Some("2s".parse().unwrap()), ..Settings::default() };
         let file = parse("lease = '4s'\nwindow-ahead = '9s'\nlisten = 'h:1'").unwrap();
         let settings = flags.over(file);
         let options = settings.oracle_options().unwrap();

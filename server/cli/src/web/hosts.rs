@@ -1,6 +1,6 @@
 //! By which names this node may be asked for its pages.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -49,11 +49,11 @@ fn name(place: &str) -> &str {
 
 /// Answers requests under these names alone.
 pub(super) async fn check(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
-    let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let header = request.headers().get(header::HOST);
-    let host = authority
-        .or_else(|| header.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()));
-    match host.filter(|host| !hosts.allow(host)) {
+    let authority = request.uri().authority().map(|authority| Cow::from(authority.as_str()));
+    let headers = request.headers().get_all(header::HOST).into_iter();
+    let named = headers.map(|host| String::from_utf8_lossy(host.as_bytes()));
+    let not_allowed = authority.into_iter().chain(named).find(|host| !hosts.allow(host));
+    match not_allowed.map(Cow::into_owned) {
         None => next.run(request).await,
         Some(host) => {
             let host: String = host.chars().take(100).collect();

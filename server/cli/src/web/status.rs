@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tsoracle_core::{
-    Clock as _, Finding, LatencySummary, LeaderHint, MemberReport, Now, Overview, Phase, Problem,
-    Rules, SystemClock, WallClock,
+    Certificate as CertificateReport, Clock as _, Epoch, Finding, LatencySummary, LeaderHint,
+    MemberReport, Now, Overview, Phase, Problem, Rules, SystemClock, WallClock,
 };
 
 use super::Shown;
@@ -156,15 +156,7 @@ impl Status {
 
     fn with(self, all: Overview, own: Option<&str>, counted: &Counted<'_>, now: Now) -> Self {
         let (phase, summary) = in_words(&all.status.phase);
-        let (leader, epoch) = match &all.status.phase {
-            Phase::Serving { epoch } => (own.map(str::to_owned), Some(*epoch)),
-            Phase::Lapsed { epoch } => (None, Some(*epoch)),
-            Phase::TakingOver { epoch, .. } => (None, *epoch),
-            Phase::Following(Some(LeaderHint { endpoint, epoch })) => {
-                (Some(endpoint.clone()), *epoch)
-            }
-            _ => (None, None),
-        };
+        let (leader, epoch) = leader_of(&all.status.phase, own);
         let is_led = leader.is_some() || phase == "leading";
         let leads = matches!(phase, "leading" | "lapsed" | "taking over");
         Self {
@@ -180,11 +172,7 @@ impl Status {
             lease_left_ms: ms(all.status.lease_left),
             reserved_until_ms: all.status.high_water_ms,
             ahead_of_clock_ms: ms(all.status.ahead_of_clock),
-            clock_off_ms: match all.status.wall_clock {
-                Some(WallClock::Ahead(by)) => ms(by).try_into().unwrap_or(i64::MAX),
-                Some(WallClock::Behind(by)) => -i64::try_from(ms(by)).unwrap_or(i64::MAX),
-                _ => 0,
-            },
+            clock_off_ms: clock_off_ms(all.status.wall_clock),
             waiting: all.status.waiting,
             totals: Totals {
                 grants: counted.total("tsoracle_grants_total"),
@@ -219,15 +207,7 @@ impl Status {
                 .report
                 .certificates
                 .into_iter()
-                .map(|one| Certificate {
-                    used_for: one.used_for,
-                    name: one.name,
-                    expires_ms: one.not_after.saturating_mul(1_000),
-                    expires_in_ms: one
-                        .not_after
-                        .saturating_mul(1_000)
-                        .saturating_sub_unsigned(now.wall_ms),
-                })
+                .map(|one| certificate(one, now))
                 .collect(),
             problems: all.problems.into_iter().map(|one| wrong(one, now)).collect(),
             ..self
@@ -247,6 +227,35 @@ impl From<&LatencySummary> for Latency {
             max_ms: ms(summary.max),
             under_way_ms: summary.under_way.map(ms),
         }
+    }
+}
+
+/// Where the leader is, and its epoch, as far as that is known.
+fn leader_of(phase: &Phase, own: Option<&str>) -> (Option<String>, Option<Epoch>) {
+    match phase {
+        Phase::Serving { epoch } => (own.map(str::to_owned), Some(*epoch)),
+        Phase::Lapsed { epoch } => (None, Some(*epoch)),
+        Phase::TakingOver { epoch, .. } => (None, *epoch),
+        Phase::Following(Some(LeaderHint { endpoint, epoch })) => (Some(endpoint.clone()), *epoch),
+        _ => (None, None),
+    }
+}
+
+fn clock_off_ms(clock: Option<WallClock>) -> i64 {
+    match clock {
+        Some(WallClock::Ahead(by)) => ms(by).try_into().unwrap_or(i64::MAX),
+        Some(WallClock::Behind(by)) => -i64::try_from(ms(by)).unwrap_or(i64::MAX),
+        _ => 0,
+    }
+}
+
+fn certificate(one: CertificateReport, now: Now) -> Certificate {
+    let expires_ms = one.not_after.saturating_mul(1_000);
+    Certificate {
+        used_for: one.used_for,
+        name: one.name,
+        expires_ms,
+        expires_in_ms: expires_ms.saturating_sub_unsigned(now.wall_ms),
     }
 }
 

@@ -6,7 +6,8 @@ use tempfile::TempDir;
 
 use crate::{
     certificates::cert,
-    node::{Node, free_port, run, stdout, tsoracle},
+    node::{Node, finished, run, stdout, tsoracle},
+    ports::free_port,
 };
 
 /// Every command, with those of commands of commands, and its help.
@@ -72,6 +73,33 @@ fn no_duration_is_longer_than_a_clock_can_count() {
     stdout(&node.ask(&["ts", "--timeout", "36500days"]));
 }
 
+/// Numbers, times and choices. What else a variable may hold is looked at once it is used.
+#[test]
+fn every_variable_that_cannot_be_right_is_named() {
+    let mut found = 0;
+    for (words, help) in all_commands() {
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let variables = help.split("[env: ").skip(1);
+        for variable in variables.filter_map(|rest| rest.split(['=', ']']).next()) {
+            // What is no error of its own must not be served, or measured.
+            let more: &[&str] = match words.first().map(String::as_str) {
+                Some("bench") => continue,
+                None | Some("serve") => &["--config", "/none"],
+                _ => &[],
+            };
+            let asked: Vec<_> = words.iter().map(String::as_str).chain(more.to_vec()).collect();
+            let output = finished(tsoracle(Path::new("."), &asked).env(variable, "soon"));
+            let said = String::from_utf8_lossy(&output.stderr);
+            if said.contains("invalid value") {
+                refused(&output);
+                assert!(said.contains(variable), "{words:?}, {variable}: {said}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 30, "{found}");
+}
+
 #[test]
 fn every_command_names_an_endpoint_that_is_one() {
     let mut found = 0;
@@ -95,7 +123,7 @@ fn every_command_names_an_endpoint_that_is_one() {
     }
     assert!(found > 15, "{found}");
     let mut asked = tsoracle(Path::new("."), &["status"]);
-    let said = refused(&asked.env("TSORACLE_ENDPOINT", ",").output().unwrap());
+    let said = refused(&finished(asked.env("TSORACLE_ENDPOINT", ",")));
     assert!(said.contains("TSORACLE_ENDPOINT") && said.contains("at least one"), "{said}");
 }
 

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::node::{Node, error_line, json, run, stdout, until};
 #[cfg(feature = "openraft")]
-use crate::node::{free_port, openraft_nodes};
+use crate::{node::openraft_nodes, ports::free_ports};
 
 pub(crate) fn backup(node: &Node, directory: &Path, more: &[&str]) -> Output {
     let arguments = [&["backup", "--endpoint", &node.address], more].concat();
@@ -77,7 +77,13 @@ fn a_backup_is_taken_verified_and_restored() {
     let line = error_line(&run(here, &["restore", "copy", "file:./data"]), 1);
     assert!(line.contains("left as it is"), "{line}");
 
-    fs::write(here.join("floors"), "b=200\n\nnew=7\n").unwrap();
+    for (text, named) in [("b=200\nnew =7", "line 2"), (" b=200", "\" b\"")] {
+        fs::write(here.join("floors"), text).unwrap();
+        let arguments = ["restore", "copy", "file:./new", "--floors", "floors"];
+        let line = error_line(&run(here, &arguments), 2);
+        assert!(line.contains(named) && line.contains("begins or ends with a space"), "{line}");
+    }
+    fs::write(here.join("floors"), "\u{feff}b=200\n\nnew=7\n").unwrap();
     let arguments = ["restore", "copy", "file:./new", "--floor", "a=100", "--floors", "floors"];
     let restored = json(&run(here, &[&arguments[..], &["--json"]].concat()));
     has_counts(&restored);
@@ -328,14 +334,11 @@ fn stopped_nodes_of_omnipaxos_are_looked_at_with_their_logs() {
     use crate::node::tsoracle;
     let directory = TempDir::new().unwrap();
     let here = directory.path();
-    let held: Vec<_> =
-        (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let address = |index: usize| held[index].local_addr().unwrap().to_string();
-    let services: Vec<_> = (3..6).map(address).collect();
-    let peers = (0..3).map(|node| format!("{}={}/{}", node + 1, address(node), services[node]));
+    let free = crate::ports::free_ports(6);
+    let services = &free[3..];
+    let peers = (0..3).map(|node| format!("{}={}/{}", node + 1, free[node], services[node]));
     let peers = peers.collect::<Vec<_>>().join(",");
-    drop(held);
-    let nodes = (1..=3).zip(&services).map(|(id, service)| {
+    let nodes = (1..=3).zip(services).map(|(id, service)| {
         let driver = format!("omnipaxos:./n{id}?node={id}&peers={peers}");
         Node::spawn(tsoracle(here, &["serve", &driver, "--listen", service]))
     });
@@ -479,7 +482,7 @@ fn the_partial_file_is_a_new_one() {
 fn a_follower_alone_says_where_the_leader_is() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
-    let admins = [free_port(), free_port(), free_port()];
+    let admins = free_ports(3);
     let nodes = openraft_nodes(here, str::to_owned, |id, command| {
         command.args(["--admin-listen", &admins[id - 1]]);
     });
@@ -494,7 +497,9 @@ fn a_follower_alone_says_where_the_leader_is() {
     });
     let (leader, follower) = (find("leading").unwrap(), find("following").unwrap());
     let open = ["seq-open", "--accept-sequence-loss"];
-    for command in [&["backup", "copy"][..], &["cluster", "transfer", "--to", "1"], &open] {
+    let transfer = ["cluster", "transfer", "--to", "1"];
+    let (seed, delete) = (["seq-seed", "k", "7"], ["seq-delete", "k"]);
+    for command in [&["backup", "copy"][..], &transfer, &open, &seed, &delete] {
         let at = ["--endpoint", &admins[follower], "--timeout", "1s"];
         let line = error_line(&run(here, &[command, &at].concat()), 1);
         assert!(line.contains("addresses of all nodes"), "{line}");

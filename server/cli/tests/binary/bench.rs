@@ -40,17 +40,6 @@ fn timestamps_through_the_client_and_by_unary_calls() {
 }
 
 #[test]
-fn callers_on_runtimes_of_their_own() {
-    let directory = TempDir::new().unwrap();
-    let node = Node::start(directory.path(), &["memory"]);
-    for op in ["ts", "seq"] {
-        let report = bench(&node, &["--op", op, "--callers", "16", "--runtimes", "3"]);
-        check(&report, 1.0);
-        assert_eq!(report["runtimes"], 3);
-    }
-}
-
-#[test]
 fn sequences_are_drawn_from_so_many_keys() {
     let directory = TempDir::new().unwrap();
     let node = Node::start(directory.path(), &["memory"]);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use x509_parser::{pem::parse_x509_pem, prelude::*};
 
-use crate::node::{Node, error_line, json, run, stdout};
+use crate::node::{Node, error_line, finished, json, run, stdout, until};
 
 /// What `serve` is told of the certificates of node 1.
 pub(crate) const SERVE: [&str; 6] = [
@@ -182,7 +182,7 @@ fn a_wrong_clock_makes_no_certificate_and_ends_what_was_made() {
     let under = |years: i64, arguments: &[&str]| {
         clock.shift(years * YEAR).unwrap();
         let mut command = tsoracle(directory.path(), arguments);
-        command.envs(clock.environment()).output().unwrap()
+        finished(command.envs(clock.environment()))
     };
     for years in [-100, -30, 8_000, 100_000] {
         for arguments in [&["cert", "ca", "--dir", "other"][..], &["cert", "client", "late"]] {
@@ -241,7 +241,7 @@ fn new_authorities_count_after_a_hangup() {
     node.wait_for_log("SIGHUP");
     node.wait_for_log("new certificates are in use");
     // It may have been asked between two files.
-    while !ask(&directory, &node).status.success() {}
+    until("it is never answered", || ask(&directory, &node).status.success());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::Command,
 };
@@ -12,9 +12,12 @@ use tempfile::TempDir;
 use tsoracle_core::{Clock as _, SystemClock};
 use tsoracle_testbed::WallClock;
 
-use crate::node::{Node, run, stdout, tsoracle};
 #[cfg(feature = "openraft")]
 use crate::node::{openraft_nodes, transfer};
+use crate::{
+    node::{Node, run, stdout, tsoracle},
+    ports::free_port,
+};
 
 const DAY: i64 = 24 * 3_600;
 const YEAR: i64 = 365 * DAY;
@@ -133,7 +136,7 @@ fn before_1970_metrics_are_served() {
     let (directory, clock) = place();
     used(directory.path(), &clock);
     clock.shift(-now() - 10 * YEAR).unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = free_port();
     let node = start(directory.path(), &clock, &["--metrics-listen", &free]);
     stdout(&node.ask(&["ts"]));
     let mut stream = TcpStream::connect(&free).unwrap();

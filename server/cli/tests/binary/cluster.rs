@@ -1,6 +1,6 @@
 //! Nodes that do not lead, seen from the command line.
 
-use std::{net::TcpListener, path::Path, process::Output, time::Duration};
+use std::{path::Path, process::Output, time::Duration};
 
 use serde_json::{Value, json};
 use tsoracle_core::{Leadership, OracleOptions, Phase};
@@ -9,6 +9,7 @@ use tsoracle_server::Server;
 use crate::{
     common::{Running, driver::Scripted},
     node::{Node, error_line, run, stdout},
+    ports::free_port,
 };
 
 async fn ask(server: &Running, arguments: &[&'static str]) -> Output {
@@ -61,7 +62,7 @@ async fn a_driver_whose_members_cannot_change_says_so() {
 #[test]
 fn a_node_that_waits_for_another_one_says_so_in_its_status() {
     let directory = tempfile::tempdir().unwrap();
-    let peer = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let peer = free_port();
     let peers = format!("1={peer}/127.0.0.1:1,2=127.0.0.1:1/127.0.0.1:2");
     for driver in ["openraft", "omnipaxos"] {
         let config = format!("{driver}:{driver}?node=1&peers={peers}");

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
 };
 
@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tsoracle_core::{Clock as _, SystemClock};
 
-use crate::node::{Node, json, run, stdout};
+use crate::{
+    node::{Node, json, run, stdout, until},
+    ports::free_port,
+};
 
 fn node() -> (TempDir, Node) {
     let directory = TempDir::new().expect("a temporary directory");
@@ -21,10 +24,14 @@ fn node() -> (TempDir, Node) {
 #[test]
 fn what_others_choose_does_nothing_to_a_terminal() {
     let (_directory, node) = node();
-    let key = "red\u{1b}[31m\u{202e}";
+    let key = "red\u{1b}[31m\u{9b}\u{202e} 1\nother";
     stdout(&node.ask(&["seq", key]));
-    assert_eq!(stdout(&node.ask(&["seq-list"])), "red\\u{1b}[31m\\u{202e} 1");
-    assert_eq!(json(&node.ask(&["seq-list", "--json"])), json!({"key": key, "next": 1}));
+    // Nor does it look like a line of another sequence.
+    let shown = "red\\u{1b}[31m\\u{9b}\\u{202e} 1\\nother 1";
+    assert_eq!(stdout(&node.ask(&["seq-list"])), shown);
+    let listed = node.ask(&["seq-list", "--json"]);
+    assert!(listed.stdout.is_ascii(), "{listed:?}");
+    assert_eq!(json(&listed), json!({"key": key, "next": 1}));
     let refused = node.ask(&["seq-read", "\u{1b}[2J"]);
     assert!(!refused.stderr.contains(&0x1b), "{refused:?}");
 }
@@ -165,12 +172,11 @@ fn status_tells_how_much_space_is_left() {
     let options = ["file:./data", "--reserve-bytes", &reserve.to_string()];
     let node = Node::start(directory.path(), &options);
     // It is looked at once a second.
-    let answer = loop {
-        let answer = json(&node.ask(&["status", "--json"]));
-        if answer["free_bytes"].is_u64() {
-            break answer;
-        }
-    };
+    let mut answer = Value::Null;
+    until("it does not tell what is free", || {
+        answer = json(&node.ask(&["status", "--json"]));
+        answer["free_bytes"].is_u64()
+    });
     assert_eq!(answer["reserve_bytes"], reserve);
     let trouble = answer["troubles"][0].as_str().unwrap();
     let free = answer["free_bytes"].as_u64().unwrap();
@@ -303,8 +309,7 @@ fn raise_lifts_the_time_of_a_state_and_leaves_the_rest() {
 #[test]
 fn metrics_are_counted() {
     let directory = TempDir::new().unwrap();
-    // Free a moment ago, and nobody else takes one of these by chance so soon.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = free_port();
     let node = Node::start(directory.path(), &["memory", "--metrics-listen", &free]);
     stdout(&node.ask(&["ts", "--count", "5"]));
     // Those who say nothing have their share of connections, and the next ones are closed.
@@ -322,12 +327,11 @@ fn metrics_are_counted() {
         std::io::Result::Ok(metrics)
     };
     // Until it has noticed that they are gone.
-    let metrics = loop {
-        match scrape() {
-            Ok(metrics) if !metrics.is_empty() => break metrics,
-            _ => std::thread::yield_now(),
-        }
-    };
+    let mut metrics = String::new();
+    until("it is never answered", || {
+        metrics = scrape().unwrap_or_default();
+        !metrics.is_empty()
+    });
     for line in
         ["tsoracle_timestamps_total 5", "tsoracle_grants_total 1", "tsoracle_reigns_total 1"]
     {

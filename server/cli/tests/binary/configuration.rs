@@ -1,10 +1,13 @@
 //! Flags, environment and file.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+};
 
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, run, stdout, tsoracle};
+use crate::node::{Node, error_line, finished, run, stdout, tsoracle};
 
 #[test]
 fn without_arguments_it_serves_from_a_file() {
@@ -100,7 +103,7 @@ fn a_variable_that_is_empty_counts_as_not_set() {
     assert!(node.line.contains("driver file"), "{}", node.line);
     let mut ask = tsoracle(directory.path(), &["ts", "--endpoint", &node.address]);
     ask.env("TSORACLE_ENDPOINT", "").env("TSORACLE_TIMEOUT", "");
-    stdout(&ask.output().unwrap());
+    stdout(&finished(&mut ask));
 }
 
 #[test]
@@ -111,11 +114,15 @@ fn a_wrong_value_of_the_environment_is_named() {
         (&["serve"], "TSORACLE_MAX_KEYS"),
         (&["ts"], "TSORACLE_TIMEOUT"),
     ] {
-        let refused = tsoracle(directory.path(), arguments).env(name, "soon").output().unwrap();
+        let refused = finished(tsoracle(directory.path(), arguments).env(name, "soon"));
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
         let said = String::from_utf8(refused.stderr).unwrap();
         assert!(said.contains(name), "{said}");
     }
+    let no_text = std::ffi::OsStr::from_bytes(b"\xff");
+    let refused = finished(tsoracle(directory.path(), &["ts"]).env("TSORACLE_TOKEN", no_text));
+    let line = error_line(&refused, 2);
+    assert!(line.contains("TSORACLE_TOKEN"), "{line}");
 }
 
 #[test]
@@ -312,7 +319,7 @@ fn two_nodes_are_warned_of() {
         let mut node = Node::start(
             directory.path(),
             &[&format!(
-                "{driver}:./{driver}?node=1&peers=1=127.0.0.1:0/a:1,2=127.0.0.1:1/b:1&peer_listen=127.0.0.1:0"
+                "{driver}:./{driver}?node=1&peers=1=127.0.0.1:1/a:1,2=127.0.0.1:2/b:1&peer_listen=127.0.0.1:0"
             )],
         );
         node.wait_for_log("a cluster of two nodes serves only while both are there");

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use crate::node::finished;
+
 /// The directory of the fixtures, and those of one driver: releases, and whether of one node or of three.
 fn fixtures(driver: &str) -> (PathBuf, Vec<PathBuf>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance/fixtures");
@@ -33,7 +35,7 @@ fn go_on_where_they_were(driver: &str, least: usize) {
     assert!(found.len() >= least, "{found:?}");
     for fixture in found {
         let mut opening = Command::new(fixtures.join("open"));
-        let opened = opening.arg(env!("CARGO_BIN_EXE_tsoracle")).arg(&fixture).output().unwrap();
+        let opened = finished(opening.arg(env!("CARGO_BIN_EXE_tsoracle")).arg(&fixture));
         assert!(opened.status.success(), "{}: {opened:?}", fixture.display());
     }
 }

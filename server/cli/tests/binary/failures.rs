@@ -7,8 +7,9 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tsoracle_core::{Clock as _, SystemClock};
 
-use crate::node::{Node, error_line, run};
+use crate::node::{MOST, Node, error_line, run};
 
 #[test]
 fn a_busy_port() {
@@ -98,7 +99,9 @@ fn a_disk_that_fails_ends_the_process() {
         let client = tsoracle_client::Client::connect([&*address]).await.unwrap();
         let client = client.with_timeout(std::time::Duration::from_secs(2));
         let mut acknowledged = None;
+        let until = SystemClock.now().boot + MOST;
         for attempt in 0.. {
+            assert!(SystemClock.now().boot < until, "it goes on serving, or never ends");
             let key = |i: usize| format!("{attempt:0>100}-{i}");
             let keys: Vec<_> = (0..128).map(|i| (key(i), 1)).collect();
             match client.get_seq_batch(&keys).await {

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tsoracle_client::Client;
 
-use crate::node::{Node, error_line, shell};
+use crate::node::{Node, error_line, finished, shell};
 
 /// What a client of HTTP/2 begins with.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -67,9 +67,9 @@ async fn clients_that_take_every_connection_leave_the_store_its_files() {
 fn more_connections_than_files_are_refused_at_the_start() {
     let directory = TempDir::new().unwrap();
     let mut serve = with_limit(&directory, 512, 1_024, "--max-connections 900");
-    let refused = error_line(&serve.output().unwrap(), 2);
+    let refused = error_line(&finished(&mut serve), 2);
     assert!(refused.contains("needs a limit of 1284 open files, and it is 1024"), "{refused}");
     let mut serve = with_limit(&directory, 32, 32, "");
-    let refused = error_line(&serve.output().unwrap(), 1);
+    let refused = error_line(&finished(&mut serve), 1);
     assert!(refused.contains("may open 32 files"), "{refused}");
 }

@@ -2,7 +2,10 @@
 
 use std::net::TcpStream;
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use tempfile::TempDir;
 
 use crate::node::{Node, error_line, run, stdout, tsoracle};
@@ -61,6 +64,17 @@ fn a_failure_is_told_by_the_exit_code_though_nobody_reads_why() {
         let status = command.stderr(writer.try_clone().unwrap()).status().unwrap();
         assert!(matches!(status.code(), Some(1 | 2)), "{arguments:?}: {status}");
     }
+}
+
+/// Nobody has to read an audit log for the server to start, and to stop.
+#[test]
+fn an_audit_log_that_nobody_reads_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let fifo = directory.path().join("audit");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let serve = ["serve", "memory", "--listen", "127.0.0.1:0", "--audit-log", "audit"];
+    let line = error_line(&run(directory.path(), &serve), 2);
+    assert!(line.contains("cannot write to audit"), "{line}");
 }
 
 #[test]

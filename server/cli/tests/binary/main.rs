@@ -25,6 +25,7 @@ mod logging;
 mod manuals;
 mod migrate;
 mod node;
+mod ports;
 #[cfg(feature = "openraft")]
 mod probes;
 #[cfg(target_os = "linux")]

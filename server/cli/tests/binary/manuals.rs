@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use tempfile::TempDir;
 
-use crate::node::{run, stdout, tsoracle};
+use crate::node::{finished, run, stdout, tsoracle};
 
 const COMMANDS: [&str; 30] = [
     "serve",
@@ -77,7 +77,7 @@ fn help_wraps_well_in_80_columns() {
     for command in all_commands() {
         for flag in ["--help", "-h"] {
             let mut asked = tsoracle(Path::new("."), &[&command[..], &[flag]].concat());
-            let help = stdout(&asked.env("COLUMNS", "80").output().unwrap());
+            let help = stdout(&finished(asked.env("COLUMNS", "80")));
             for line in help.lines() {
                 assert!(line.chars().count() <= 80, "{command:?}: {line}");
                 // What is in brackets is not taken apart, but for lists.

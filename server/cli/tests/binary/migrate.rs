@@ -106,20 +106,15 @@ fn a_single_node_becomes_the_first_of_a_cluster() {
 fn a_cluster_that_does_not_change_is_migrated_into_as_a_whole() {
     use crate::node::tsoracle;
     let Served { directory, blocks, last, .. } = served(Signal::TERM);
-    // Free a moment ago, and nobody else takes one of these by chance so soon.
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listeners: Vec<_> = (0..6).map(|_| free()).collect();
-    let address = |index: usize| listeners[index].local_addr().unwrap().to_string();
-    let (peers, services): (Vec<_>, Vec<_>) =
-        (0..3).map(|node| (address(node), address(node + 3))).unzip();
-    drop(listeners);
+    let free = crate::ports::free_ports(6);
+    let (peers, services) = free.split_at(3);
     let list = (0..3).map(|node| format!("{}={}/{}", node + 1, peers[node], services[node]));
     let list = list.collect::<Vec<_>>().join(",");
     let nodes: Vec<_> =
         (1..=3).map(|node| format!("omnipaxos:./n{node}?node={node}&peers={list}")).collect();
     let arguments = [&["migrate", "file:./old"], &*nodes.iter().map(|n| &**n).collect::<Vec<_>>()];
     stdout(&run(directory.path(), &arguments.concat()));
-    let started = nodes.iter().zip(&services).map(|(node, service)| {
+    let started = nodes.iter().zip(services).map(|(node, service)| {
         Node::spawn(tsoracle(directory.path(), &["serve", node, "--listen", service]))
     });
     let started: Vec<_> = started.collect();

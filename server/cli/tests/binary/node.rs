@@ -1,8 +1,9 @@
 use std::{
-    io::{BufRead, BufReader, PipeReader, Read, Write as _, pipe},
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader, PipeReader, Read as _, Write as _, pipe},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -14,8 +15,15 @@ use rustix::{
 use serde_json::Value;
 use tsoracle_core::{Clock as _, SystemClock};
 
+#[cfg(feature = "openraft")]
+use crate::ports::free_ports;
+
 /// How long something may take that is waited for.
-const MOST: Duration = Duration::from_secs(60);
+pub(crate) const MOST: Duration = Duration::from_secs(60);
+
+/// How long a process may take, which may do much. What hangs is to be ended here, where what it has said is known, and
+/// not by what runs the tests.
+const LONGEST: Duration = Duration::from_secs(240);
 
 /// Tries something until it holds.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -73,7 +81,43 @@ fn prepare(command: &mut Command, directory: &Path) {
 
 /// Runs a command to its end.
 pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
-    tsoracle(directory, arguments).output().expect("the binary runs")
+    finished(&mut tsoracle(directory, arguments))
+}
+
+/// Runs a command to its end, and shows what it has printed if that never comes.
+pub(crate) fn finished(command: &mut Command) -> Output {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the program runs");
+    let pid = Pid::from_child(&child);
+    match within_time(pid, move || child.wait_with_output().expect("it can be read")) {
+        Ok(output) => output,
+        Err(output) => panic!("it does not end: {command:?}: {output:?}"),
+    }
+}
+
+/// What a program prints first; nothing if it never does, and is ended.
+pub(crate) fn first_line(child: &mut Child) -> String {
+    let stdout = child.stdout.take().expect("it is piped");
+    let reads = move || {
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("text");
+        line
+    };
+    within_time(Pid::from_child(child), reads).unwrap_or_default()
+}
+
+/// Does what waits for a process, which is killed if that takes too long: then what it came to by that is the error.
+fn within_time<T: Send + 'static>(
+    pid: Pid,
+    waits: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Option<T>> {
+    let (sender, done) = mpsc::channel();
+    thread::spawn(move || sender.send(waits()));
+    done.recv_timeout(LONGEST).map_err(|_| {
+        let _ = kill_process(pid, Signal::KILL);
+        // A process of its own may still hold what is read.
+        done.recv_timeout(MOST).ok()
+    })
 }
 
 /// What a command that succeeds prints.
@@ -108,12 +152,6 @@ pub(crate) fn error_line(output: &Output, code: i32) -> String {
     line.to_owned()
 }
 
-/// An address of this machine that nobody listens on.
-pub(crate) fn free_port() -> String {
-    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
-    held.local_addr().expect("an address").to_string()
-}
-
 /// What an HTTP server answers: the status code, the headers, and the body.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -125,6 +163,7 @@ pub(crate) struct Answer {
 /// Asks an HTTP server, with further headers; none if it does not answer.
 pub(crate) fn try_http(place: &str, method: &str, path: &str, headers: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(place).ok()?;
+    stream.set_read_timeout(Some(MOST)).ok()?;
     let host = if headers.contains("host:") { "" } else { "host: 127.0.0.1\r\n" };
     let asked = format!("{method} {path} HTTP/1.1\r\n{host}{headers}connection: close\r\n\r\n");
     stream.write_all(asked.as_bytes()).ok()?;
@@ -142,14 +181,17 @@ pub(crate) fn get(place: &str, path: &str) -> Answer {
 
 /// The status of the node with that address for administrators.
 pub(crate) fn status(admin: &str) -> Value {
-    loop {
+    let mut found = None;
+    until("it is asked for too often", || {
         let answer = get(admin, "/status");
-        // It is asked for too often.
-        if answer.code != 429 {
-            assert_eq!(answer.code, 200, "{answer:?}");
-            return serde_json::from_str(&answer.body).expect("JSON");
+        if answer.code == 429 {
+            return false;
         }
-    }
+        assert_eq!(answer.code, 200, "{answer:?}");
+        found = Some(serde_json::from_str(&answer.body).expect("JSON"));
+        true
+    });
+    found.expect("an answer")
 }
 
 /// Waits until a node says that something of this kind is wrong.
@@ -187,10 +229,8 @@ impl Node {
         let mut child = command.spawn().expect("the binary runs");
         // With it goes this process's end for writing.
         drop(command);
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
         let mut log = BufReader::new(log);
-        BufReader::new(stdout).read_line(&mut line).expect("text");
+        let line = first_line(&mut child);
         let address =
             line.strip_prefix("tsoracle serving on ").and_then(|rest| rest.split(' ').next());
         let Some(address) = address.map(str::to_owned) else {
@@ -255,13 +295,32 @@ impl Node {
 
     /// Waits for its end, without reading its log.
     pub(crate) fn ended_unread(mut self) -> ExitStatus {
-        self.child.wait().expect("it ends")
+        let mut status = None;
+        until("it does not end", || {
+            status = self.child.try_wait().expect("it can be waited for");
+            status.is_some()
+        });
+        status.expect("it has ended")
     }
 
     /// Waits for its end, and returns what it logged until then.
     pub(crate) fn ended(mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
-        self.log.read_to_string(&mut rest).expect("text");
+        let mut rest = Vec::new();
+        loop {
+            assert!(
+                self.logs_within(LONGEST),
+                "it does not end, and logs nothing more: {}",
+                String::from_utf8_lossy(&rest)
+            );
+            let more = self.log.fill_buf().expect("it can be read");
+            let count = more.len();
+            rest.extend_from_slice(more);
+            self.log.consume(count);
+            if count == 0 {
+                break;
+            }
+        }
+        let rest = String::from_utf8(rest).expect("text");
         (self.child.wait().expect("it ends"), rest)
     }
 }
@@ -280,11 +339,7 @@ pub(crate) fn openraft_nodes(
     advertised: impl Fn(&str) -> String,
     prepare: impl Fn(usize, &mut Command),
 ) -> Vec<Node> {
-    // All are held until each is known, so that none is given out twice.
-    let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let free: Vec<_> =
-        held.iter().map(|held| held.local_addr().expect("an address").to_string()).collect();
-    drop(held);
+    let free = free_ports(6);
     let peer = |(index, [peer, service]): (usize, &[String; 2])| {
         format!("{}={peer}/{}", index + 1, advertised(service))
     };
@@ -310,5 +365,5 @@ pub(crate) fn openraft_nodes(
 pub(crate) fn transfer(nodes: &[Node], id: usize) {
     let all: Vec<_> = nodes.iter().map(|node| node.address.as_str()).collect();
     let transfer = ["cluster", "transfer", "--to", &id.to_string(), "--endpoint", &all.join(",")];
-    while !run(Path::new("."), &transfer).status.success() {}
+    until("no transfer succeeds", || run(Path::new("."), &transfer).status.success());
 }

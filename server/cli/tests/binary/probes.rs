@@ -15,7 +15,10 @@ use tempfile::TempDir;
 use tsoracle_client::Client;
 use tsoracle_core::{Clock as _, SystemClock};
 
-use crate::node::{Answer, Node, free_port, try_http, tsoracle};
+use crate::{
+    node::{Answer, Node, try_http, tsoracle},
+    ports::free_port,
+};
 
 /// How long a probe may say no. It is there for one that never says yes.
 const PATIENCE: Duration = Duration::from_secs(45);

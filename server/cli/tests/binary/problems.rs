@@ -2,18 +2,26 @@
 //!
 //! A disk that is nearly full is in `space.rs`, beside what it refuses.
 
+#[cfg(feature = "openraft")]
+use std::process::Stdio;
 use std::{path::Path, process::Command, time::Duration};
 
+#[cfg(feature = "openraft")]
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tsoracle_core::{Clock as _, SystemClock};
 use tsoracle_testbed::{FaultyDisk, WallClock};
 
-#[cfg(feature = "openraft")]
-use crate::node::{openraft_nodes, run};
 use crate::{
     certificates::{SERVE, cert},
-    node::{Node, free_port, get, problem, stdout, tsoracle, until, wait_until_sound},
+    node::{Node, get, problem, stdout, tsoracle, until, wait_until_sound},
+    ports::free_port,
+};
+#[cfg(feature = "openraft")]
+use crate::{
+    node::{finished, openraft_nodes, run, shell},
+    unfinished::Ends,
 };
 
 const DAY: i64 = 24 * 3_600;
@@ -51,19 +59,19 @@ fn cluster(
 #[cfg(feature = "openraft")]
 fn lead_at_first(admins: &[String]) {
     let transfer = ["cluster", "transfer", "--to", "1", "--endpoint", &admins.join(",")];
-    while !run(Path::new("."), &transfer).status.success() {}
+    until("no transfer succeeds", || run(Path::new("."), &transfer).status.success());
 }
 
 /// Which one leads, by what it says itself.
 #[cfg(feature = "openraft")]
 fn leader(admins: &[String]) -> usize {
-    loop {
-        if let Some(at) =
-            admins.iter().position(|admin| get(admin, "/readyz").body.starts_with("leading"))
-        {
-            return at;
-        }
-    }
+    let mut found = None;
+    until("no node leads", || {
+        let leads = |admin: &String| get(admin, "/readyz").body.starts_with("leading");
+        found = admins.iter().position(leads);
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 #[cfg(feature = "openraft")]
@@ -83,13 +91,13 @@ fn a_majority_that_is_lost_is_told_by_the_node_that_is_left_whether_it_led_or_no
         says(&found, &["1 of 3 voting nodes", "2 are needed", &named[0], &named[1]]);
         // A supervisor does not kill the one that is left, and sends it nobody.
         assert_eq!(get(&admins[left], "/livez").code, 200);
-        loop {
-            let ready = get(&admins[left], "/readyz");
-            if ready.code == 503 {
-                assert!(ready.body.contains("a majority is lost"), "{ready:?}");
-                break;
-            }
-        }
+        let mut ready = None;
+        until("it goes on being ready", || {
+            let answer = get(&admins[left], "/readyz");
+            ready = (answer.code == 503).then_some(answer);
+            ready.is_some()
+        });
+        assert!(ready.as_ref().unwrap().body.contains("a majority is lost"), "{ready:?}");
         // The command says the same words.
         let text =
             String::from_utf8(nodes[left].as_ref().unwrap().ask(&["status"]).stdout).unwrap();
@@ -131,12 +139,11 @@ fn a_disk_that_is_slow_or_hangs_is_told() {
     );
     disk.hang().unwrap();
     node.ask(&["seq", "orders", "--timeout", "200ms"]);
-    let found = loop {
-        let found = problem(&admin, "disk_slow");
-        if found["what"].as_str().unwrap().contains("under way") {
-            break found;
-        }
-    };
+    let mut found = Value::Null;
+    until("it is not told that a write is under way", || {
+        found = problem(&admin, "disk_slow");
+        found["what"].as_str().unwrap().contains("under way")
+    });
     says(&found, &["a write to the disk of this node has been under way for"]);
     assert!(found["do"].as_str().unwrap().contains("iostat"), "{found}");
     wait_until_series_shows_it(&admin);
@@ -238,7 +245,7 @@ fn a_follower_tells_that_its_clock_is_not_that_of_the_others() {
 
 #[cfg(feature = "openraft")]
 fn says_side(admin: &str, side: &str) {
-    while !problem(admin, "clock_wrong")["what"].as_str().unwrap().contains(side) {}
+    until(side, || problem(admin, "clock_wrong")["what"].as_str().unwrap().contains(side));
 }
 
 #[test]
@@ -271,6 +278,76 @@ fn a_certificate_that_expires_and_has_expired_is_told_with_its_file() {
     let what = found["what"].as_str().unwrap();
     assert!(what.contains("node-1.pem") && what.contains("expired on 20"), "{found}");
     assert!(found["do"].as_str().unwrap().contains("without a restart"), "{found}");
+}
+
+#[test]
+fn certificates_that_are_of_no_use_are_told() {
+    let directory = TempDir::new().unwrap();
+    cert(directory.path(), &["ca"]);
+    cert(directory.path(), &["node", "1", "--address", "127.0.0.1", "--days", "60"]);
+    let (command, admin) = serve(directory.path(), &[&["memory"], &SERVE[..]].concat());
+    let _node = Node::spawn(command);
+    wait_until_sound(&admin);
+    let file = directory.path().join("tsoracle-certs/node-1.pem");
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "nothing").unwrap();
+    let found = problem(&admin, "certificates_not_in_use");
+    says(
+        &found,
+        &["TLS of clients: older certificates are in use than in the files", "node-1.pem"],
+    );
+    std::fs::write(&file, good).unwrap();
+    wait_until_sound(&admin);
+}
+
+/// Of a driver with peers, the driver itself tells.
+#[cfg(feature = "openraft")]
+#[test]
+fn a_cluster_that_is_not_formed_is_told_with_the_node_that_is_missing() {
+    let directory = TempDir::new().unwrap();
+    let (own, missing) = (free_port(), free_port());
+    for driver in ["openraft", "omnipaxos"] {
+        if cfg!(not(feature = "omnipaxos")) && driver == "omnipaxos" {
+            continue;
+        }
+        let config = format!("{driver}:./{driver}?node=1&peers=1={own}/a:1,2={missing}/b:1");
+        let (command, admin) = serve(directory.path(), &[&config, "--advertise", "a:1"]);
+        let _node = Node::spawn(command);
+        let found = problem(&admin, "cluster_not_formed");
+        says(&found, &[&format!("waiting for node 2 at {missing}")]);
+    }
+}
+
+#[cfg(feature = "openraft")]
+#[test]
+fn a_node_that_runs_twice_is_told_with_both_addresses() {
+    let directory = TempDir::new().unwrap();
+    let third = std::cell::RefCell::new(String::new());
+    let (mut nodes, admins) = cluster(directory.path(), |id, command| {
+        if id == 3 {
+            *third.borrow_mut() = command.get_args().nth(1).unwrap().to_str().unwrap().into();
+        }
+    });
+    lead_at_first(&admins);
+    let node = nodes[2].take().unwrap();
+    node.signal(Signal::TERM);
+    assert_eq!(node.ended().0.code(), Some(0));
+    // As a backup of the machine would, which is started besides.
+    let copy = "cp -r raft-3 copy";
+    assert!(finished(&mut shell(directory.path(), copy)).status.success());
+    let third = third.into_inner();
+    let again = ["serve", &third, "--listen", "127.0.0.1:0", "--log", "off"];
+    let _node = Node::spawn(tsoracle(directory.path(), &again));
+    wait_until_sound(&admins[0]);
+    let beside = free_port();
+    let double = third.replace("./raft-3", "./copy") + &format!("&moved=true&peer_listen={beside}");
+    let double = ["serve", &double, "--listen", "127.0.0.1:0", "--log", "off"];
+    let mut double = tsoracle(directory.path(), &double);
+    let double = double.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let _double = Ends(double);
+    let found = problem(&admins[0], "node_runs_twice");
+    says(&found, &["node 3 runs twice, at ", " and at ", "which is refused"]);
+    assert!(found["do"].as_str().unwrap().contains("stop one of the two"), "{found}");
 }
 
 #[test]

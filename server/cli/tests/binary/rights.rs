@@ -1,12 +1,15 @@
 //! Who may do what, as an operator sets it up: tokens, a policy, an admin address, an audit log.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Output};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::node::{Node, error_line, json, run, stdout, tsoracle, until};
+use crate::{
+    node::{Node, error_line, finished, json, run, stdout, tsoracle, until},
+    ports,
+};
 
 const POLICY: &str = "
 [policy.roles]
@@ -52,7 +55,7 @@ impl Place {
         if let Some(name) = name {
             command.args(["--token-file", &format!("{name}.token")]);
         }
-        command.output().unwrap()
+        finished(&mut command)
     }
 
     fn audited(&self) -> Vec<Value> {
@@ -62,7 +65,7 @@ impl Place {
 }
 
 fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+    ports::free_port().replace("127.0.0.1:", "")
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn tokens_prove_identities_and_a_policy_says_what_they_may() {
     assert_eq!(status["phase"], "leading");
     let mut command = tsoracle(place.path(), &["ts", "--endpoint", &node.address]);
     let token = fs::read_to_string(place.path().join("billing.token")).unwrap();
-    stdout(&command.env("TSORACLE_TOKEN", token.trim()).output().unwrap());
+    stdout(&finished(command.env("TSORACLE_TOKEN", token.trim())));
 
     until("the audit log is written", || place.audited().len() >= 5);
     let audited: Vec<_> = place
@@ -182,6 +185,56 @@ fn a_policy_is_taken_up_while_the_server_runs_and_a_bad_one_is_not() {
 }
 
 #[test]
+fn a_token_is_revoked_whatever_else_is_wrong() {
+    let place = Place::new(POLICY);
+    for name in ["billing", "watcher"] {
+        place.token(name);
+    }
+    let mut node = place.serve(&["--tokens", "tokens"]);
+    place.write("config.toml", "[policy.identities]\nbilling = ['writer']");
+    node.wait_for_log("no right \"writer\"");
+    stdout(&place.ask(&node, Some("billing"), &["ts"]));
+    stdout(&run(place.path(), &["token", "revoke", "billing", "--tokens", "tokens"]));
+    node.wait_for_log("tokens are taken up");
+    let line = error_line(&place.ask(&node, Some("billing"), &["ts"]), 1);
+    assert!(line.contains("revoked"), "{line}");
+    // The policy of before holds, also when the files of tokens cannot be used.
+    stdout(&place.ask(&node, Some("watcher"), &["frontier"]));
+    place.write("tokens", "nonsense");
+    node.wait_for_log("no right \"writer\"");
+    stdout(&place.ask(&node, Some("watcher"), &["frontier"]));
+}
+
+#[test]
+fn a_client_that_runs_takes_up_a_new_token() {
+    let place = Place::new(POLICY);
+    place.token("billing");
+    let node = place.serve(&["--tokens", "tokens"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(async {
+        let builder = tsoracle_client::Client::builder().endpoints([&node.address]);
+        builder.token_file(place.path().join("billing.token")).build().unwrap()
+    });
+    let ask = || runtime.block_on(client.get_seq("invoices/1", 1));
+    ask().unwrap();
+    stdout(&run(place.path(), &["token", "revoke", "billing", "--tokens", "tokens"]));
+    until("the token is good for nothing", || ask().is_err());
+    assert_eq!(ask().unwrap_err().kind(), tsoracle_client::ErrorKind::Denied);
+    place.token("billing");
+    until("the client has the new one, and the server", || ask().is_ok());
+}
+
+#[test]
+fn a_policy_that_cannot_be_proven_or_lets_strangers_administrate_is_warned_of() {
+    let place = Place::new(POLICY);
+    let mut node = place.serve(&[]);
+    node.wait_for_log("nothing proves the identities of the policy");
+    let place = Place::new("[policy.identities]\nanonymous = ['admin']");
+    let mut node = place.serve(&[]);
+    node.wait_for_log("clients that prove nothing may change the cluster");
+}
+
+#[test]
 fn an_administrator_asks_for_what_the_files_say_and_hears_what_came_of_it() {
     let place = Place::new(POLICY);
     for name in ["billing", "ops"] {
@@ -232,6 +285,11 @@ fn what_would_leave_the_door_open_is_refused_at_the_start() {
         ("", &["--admin-tls-cert", "a.pem"], "--admin-tls-key"),
         ("", &["--tokens", "none"], "cannot read the tokens none"),
         ("[policy.identities]\na = ['client']", &[], "the role admin"),
+        (
+            "[policy.identities]\na = ['client']",
+            &["--admin-listen", "0.0.0.0:0", "--insecure-listen"],
+            "the role admin",
+        ),
         ("[policy.identities]\na = ['writer']", &[], "no right \"writer\""),
         ("[policy.identities]\na = ['seq:x/*', 'seq:x/y']", &[], "part of seq:x/*"),
         ("[policy.identities]\na = 'admin'", &[], "a list of roles and rights"),
@@ -259,7 +317,7 @@ fn a_token_that_cannot_be_one_is_not_sent() {
     place.write("short", "tso_12");
     let line = error_line(&run(place.path(), &["ts", "--token-file", "short"]), 2);
     assert!(line.contains("68 characters, this one has 6"), "{line}");
-    let output = tsoracle(place.path(), &["status"]).env("TSORACLE_TOKEN", "x").output().unwrap();
+    let output = finished(tsoracle(place.path(), &["status"]).env("TSORACLE_TOKEN", "x"));
     assert!(error_line(&output, 2).contains("TSORACLE_TOKEN"));
     let output = run(place.path(), &["token", "new", "anonymous", "--tokens", "t"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -19,7 +18,8 @@ use tsoracle_client::{Client, TlsOptions};
 
 use crate::{
     certificates::cert,
-    node::{Node, run, tsoracle},
+    node::{Node, run, tsoracle, until},
+    ports::free_ports,
 };
 
 /// How long a call may take: an election is among them.
@@ -52,11 +52,8 @@ impl Cluster {
                 cert(directory.path(), &["node", id, "--address", "127.0.0.1", "--dir", authority]);
             }
         }
-        // All are held until each is known, so that none is given out twice.
-        let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let free: Vec<_> = held.iter().map(|held| held.local_addr().unwrap().to_string()).collect();
+        let free = free_ports(6);
         let places = free.chunks(2).map(|two| [two[0].clone(), two[1].clone()]).collect();
-        drop(held);
         let mut cluster = Self { directory, driver, places, nodes: vec![] };
         let starting: Vec<_> = (1..=3)
             .map(|id| {
@@ -67,7 +64,7 @@ impl Cluster {
                 thread::spawn(move || Node::spawn(command))
             })
             .collect();
-        cluster.nodes = starting.into_iter().map(|node| node.join().ok()).collect();
+        cluster.nodes = starting.into_iter().map(|node| Some(node.join().unwrap())).collect();
         cluster
     }
 
@@ -121,7 +118,7 @@ impl Cluster {
                 let (status, log) = node.ended();
                 assert!(status.success(), "{log}");
                 self.nodes[id - 1] = Some(Node::spawn(self.command(id)));
-                while !self.takes_part(id, trusted.last().unwrap(), own) {}
+                until("it takes part", || self.takes_part(id, trusted.last().unwrap(), own));
             }
         }
     }

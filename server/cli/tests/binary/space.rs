@@ -3,9 +3,13 @@
 use std::{fs, path::Path};
 
 use tonic::{Code, Status, transport::Channel};
+use tsoracle_core::{Clock as _, SystemClock};
 use tsoracle_proto::v1::{GetSeqRequest, GetSeqResponse, tso_service_client::TsoServiceClient};
 
-use crate::node::{Node, free_port, problem, shell, wait_until_sound};
+use crate::{
+    node::{MOST, Node, problem, shell, wait_until_sound},
+    ports::free_port,
+};
 
 async fn get(client: &mut TsoServiceClient<Channel>, key: &str) -> Result<GetSeqResponse, Status> {
     let request = GetSeqRequest { key: key.into(), count: 1, request_id: None };
@@ -33,8 +37,9 @@ async fn a_disk_that_fills_up_keeps_what_exists_going() {
     let disk = directory.path().canonicalize().unwrap().join("disk");
     let filler = root.join(disk.strip_prefix("/").unwrap()).join("filler");
     fs::write(&filler, vec![1; 128 << 20]).unwrap();
-    let mut number = 0;
+    let (mut number, until) = (0, SystemClock.now().boot + MOST);
     let refused = loop {
+        assert!(SystemClock.now().boot < until, "nothing is refused");
         number += 1;
         match get(&mut client, &format!("new-{number}")).await {
             Ok(_) => {}
@@ -54,7 +59,9 @@ async fn a_disk_that_fills_up_keeps_what_exists_going() {
     assert!(found["do"].as_str().unwrap().contains("make space there"), "{found}");
     fs::remove_file(&filler).unwrap();
     tokio::task::spawn_blocking(move || wait_until_sound(&admin)).await.unwrap();
+    let until = SystemClock.now().boot + MOST;
     while let Err(status) = get(&mut client, "after").await {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(SystemClock.now().boot < until, "nothing new is taken again: {status}");
     }
 }

@@ -5,7 +5,7 @@ use std::{os::unix::net::UnixDatagram, time::Duration};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::node::{Node, tsoracle};
+use crate::node::{Node, finished, tsoracle, until};
 
 /// A service manager, which wants a sign of life every second.
 struct Manager {
@@ -47,12 +47,13 @@ impl Manager {
 
     /// Reads on up to a message that holds `text`.
     fn until(&self, text: &str) -> String {
-        loop {
-            let told = self.next();
-            if told.contains(text) {
-                return told;
-            }
-        }
+        let mut told = String::new();
+        // There is always a sign of life.
+        until(text, || {
+            told = self.next();
+            told.contains(text)
+        });
+        told
     }
 }
 
@@ -91,7 +92,7 @@ fn a_server_that_fails_to_start_is_never_said_to_be_ready() {
     let serve = ["serve", "file:./occupied/data", "--listen", "127.0.0.1:0"];
     let mut command = tsoracle(manager.directory.path(), &serve);
     command.env("NOTIFY_SOCKET", manager.directory.path().join("notify"));
-    assert_eq!(command.output().unwrap().status.code(), Some(1));
+    assert_eq!(finished(&mut command).status.code(), Some(1));
     manager.socket.set_nonblocking(true).unwrap();
     let mut message = [0; 4096];
     while let Ok(length) = manager.socket.recv(&mut message) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use tsoracle_testbed::WallClock;
 
-use crate::node::{Node, tsoracle};
+use crate::node::{Node, finished, tsoracle};
 
 /// A directory for a state, and a clock that fails where it is told to.
 fn place() -> (TempDir, WallClock) {
@@ -26,7 +26,7 @@ fn command(directory: &Path, clock: &WallClock, driver: &str) -> std::process::C
 fn the_engine() {
     let (directory, clock) = place();
     clock.fail_once_in("tokio-rt-worker").unwrap();
-    let output = command(directory.path(), &clock, "file:./data").output().unwrap();
+    let output = finished(&mut command(directory.path(), &clock, "file:./data"));
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{log}");
     let last = log.trim_end().lines().last().unwrap_or_default();
@@ -47,6 +47,24 @@ fn a_task_of_openraft() {
 fn a_task_of_omnipaxos() {
     let peers = "1=127.0.0.1:1/127.0.0.1:2,2=127.0.0.1:3/127.0.0.1:4&peer_listen=127.0.0.1:0";
     ends_once_a_task_panics(&format!("omnipaxos:./data?node=1&peers={peers}"), "tsoracle-paxos");
+}
+
+/// What the server does besides the oracle is polled by the first thread: connections, policy, metrics, the service
+/// manager, the line that says where it serves.
+#[test]
+fn a_task_of_the_server() {
+    ends_once_a_task_panics("file:./data", "tsoracle");
+}
+
+#[test]
+fn a_command_that_panics_has_failed() {
+    let (directory, clock) = place();
+    clock.fail_once_in("tsoracle").unwrap();
+    let init = ["init", "file:./data", "--seed-physical-ms", "2026-11-30T12:00:00Z"];
+    let output = finished(tsoracle(directory.path(), &init).envs(clock.environment()));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("error: the task for this command has panicked"), "{log}");
 }
 
 fn ends_once_a_task_panics(driver: &str, thread: &str) {

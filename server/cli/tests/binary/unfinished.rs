@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A process that does not outlive the test.
-struct Ends(Child);
+pub(crate) struct Ends(pub(crate) Child);
 
 impl Drop for Ends {
     fn drop(&mut self) {
@@ -143,13 +143,9 @@ fn what_a_killed_migration_leaves_is_opened_by_nothing() {
 fn is_killed_before_it_leads(driver: &str) {
     let directory = prepared();
     let here = directory.path();
-    let held: Vec<_> =
-        (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let peers = held.iter().enumerate().map(|(index, held)| {
-        format!("{}={}/127.0.0.1:{}", index + 1, held.local_addr().unwrap(), index + 1)
-    });
+    let free = crate::ports::free_ports(3);
+    let peers = (1..).zip(&free).map(|(id, peer)| format!("{id}={peer}/127.0.0.1:{id}"));
     let peers = peers.collect::<Vec<_>>().join(",");
-    drop(held);
     let node = |id: u8| format!("{driver}:./n{id}?node={id}&peers={peers}");
     let lock = here.join("n1/state.journal");
     killed(here, &["restore", "copy", &node(1)], || lock.exists(), Duration::ZERO);

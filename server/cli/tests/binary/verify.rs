@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Output, Stdio},
 };
@@ -16,6 +16,7 @@ use tsoracle_core::Phase;
 use crate::{
     common::{Running, driver::Scripted},
     node::{Node, error_line, run, stdout, tsoracle},
+    ports::free_port,
 };
 
 /// What is promised for every history.
@@ -108,9 +109,7 @@ fn grants(metrics: &str) -> u64 {
 #[test]
 fn a_server_that_is_killed_and_started_again_keeps_its_promises() {
     let directory = TempDir::new().unwrap();
-    // Free a moment ago, and nobody else takes one of these by chance so soon.
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let (address, metrics) = (free(), free());
+    let (address, metrics) = (free_port(), free_port());
     let start = || {
         let arguments = ["serve", "--listen", &address, "--metrics-listen", &metrics];
         Node::spawn(tsoracle(directory.path(), &arguments))
@@ -139,7 +138,7 @@ fn a_server_that_is_killed_and_started_again_keeps_its_promises() {
 fn what_cannot_be_checked_is_an_error() {
     let directory = TempDir::new().unwrap();
     let run = |arguments: &[&str]| run(directory.path(), &[&["verify"], arguments].concat());
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = free_port();
     let line = error_line(&run(&["--endpoint", &nobody]), 1);
     assert!(line.contains(&nobody) && line.ends_with("is a server running there?"), "{line}");
     assert_eq!(run(&["--endpoint", "not an address"]).status.code(), Some(2));

@@ -15,8 +15,9 @@ use std::{
 use tempfile::TempDir;
 use tokio::net::TcpStream as Connection;
 
-use crate::node::{
-    Answer, Node, error_line, free_port, get, run, status, stdout, try_http, tsoracle, until,
+use crate::{
+    node::{Answer, Node, error_line, get, run, status, stdout, try_http, tsoracle, until},
+    ports::free_port,
 };
 
 struct Served {
@@ -153,6 +154,10 @@ fn names_that_nobody_has_given_the_node_are_refused() {
             refused.body.contains("\"evil.example:50552\" is no name of this node"),
             "{refused:?}"
         );
+    }
+    // Of several names each has to be one of the node's.
+    for hosts in ["localhost\r\nhost: evil.example", "evil.example\r\nhost: localhost"] {
+        assert_eq!(asked(hosts, "/status").code, 421, "{hosts}");
     }
     // Supervisors ask by whatever name.
     assert_eq!(asked("anything.example", "/livez").code, 200);

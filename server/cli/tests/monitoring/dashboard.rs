@@ -13,7 +13,8 @@ use crate::{
     documented::check_query,
     http::{self, ATTEMPTS, pause},
     node::{run, stdout},
-    scrape::{Ended, cluster, free_addresses},
+    ports::free_port,
+    scrape::{Ended, cluster},
 };
 
 const DASHBOARD: &str = include_str!("../../../../packaging/grafana/tsoracle.json");
@@ -71,7 +72,7 @@ impl Prometheus {
         );
         fs::write(directory.join("prometheus.yml"), config).unwrap();
         fs::write(directory.join("alerts.yml"), RULES).unwrap();
-        let address = free_addresses(1).remove(0);
+        let address = free_port();
         let mut prometheus = Command::new("prometheus");
         prometheus.args(["--config.file=prometheus.yml", "--storage.tsdb.path=series"]);
         prometheus.arg(format!("--web.listen-address={address}"));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tsoracle_testbed::WallClock;
 
-use crate::node::{Node, run, stdout, tsoracle};
+use crate::node::{Node, finished, run, stdout, tsoracle};
 
 /// The lines of a log, each of which is an object with what every line has.
 fn objects(log: &str) -> Vec<Value> {
@@ -44,6 +44,24 @@ fn each_line_is_an_object() {
 }
 
 #[test]
+fn an_entry_of_the_audit_log_is_an_object_within_the_line() {
+    let directory = TempDir::new().unwrap();
+    let arguments = ["file", "--log-format", "json"];
+    let node = Node::start(directory.path(), &arguments);
+    stdout(&node.ask(&["seq-seed", "orders", "7"]));
+    let lines = ended(node);
+    let entry = lines.iter().find(|line| line["target"] == "tsoracle::audit").expect("an entry");
+    let fields = ["event", "right", "object", "outcome"].map(|name| entry["audit"][name].clone());
+    assert_eq!(fields, ["done", "seed", "orders", "OK"].map(Value::from), "{entry}");
+    // The filter of the log is for it, too.
+    let directory = TempDir::new().unwrap();
+    let silent = [&arguments[..], &["--log", "info,tsoracle::audit=off"]].concat();
+    let node = Node::start(directory.path(), &silent);
+    stdout(&node.ask(&["seq-seed", "orders", "7"]));
+    assert!(ended(node).iter().all(|line| line["target"] != "tsoracle::audit"));
+}
+
+#[test]
 fn lines_that_were_lost_are_said_to_be_in_an_object() {
     let directory = TempDir::new().unwrap();
     let arguments = ["file", "--log-format", "json", "--log", "trace"];
@@ -67,7 +85,7 @@ fn why_a_server_has_failed_is_said_in_an_object() {
     };
     failed(run(directory.path(), &["serve", "file:taken", "--log-format", "json"]));
     let mut by_variable = tsoracle(directory.path(), &["serve", "file:taken"]);
-    failed(by_variable.env("TSORACLE_LOG_FORMAT", "json").output().unwrap());
+    failed(finished(by_variable.env("TSORACLE_LOG_FORMAT", "json")));
     let config = "driver = \"file:taken\"\nlog-format = \"json\"\n";
     fs::write(directory.path().join("tsoracle.toml"), config).unwrap();
     failed(run(directory.path(), &["serve", "--config", "tsoracle.toml"]));
@@ -97,7 +115,7 @@ fn a_panic_is_an_object_with_its_backtrace() {
     let serve = ["serve", "memory", "--listen", "127.0.0.1:0", "--log-format", "json"];
     let mut command = tsoracle(directory.path(), &serve);
     command.envs(clock.environment()).env("RUST_BACKTRACE", "1");
-    let ended = command.output().unwrap();
+    let ended = finished(&mut command);
     assert_eq!(ended.status.code(), Some(1));
     let lines = objects(&String::from_utf8(ended.stderr).unwrap());
     let panicked =

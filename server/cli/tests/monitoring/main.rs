@@ -10,6 +10,9 @@ mod logs;
 #[path = "../binary/node.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod node;
+#[path = "../binary/ports.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod ports;
 mod rules;
 mod scrape;
 mod series;

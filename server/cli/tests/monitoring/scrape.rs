@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write as _,
-    net::TcpListener,
     path::Path,
     process::{Command, Stdio},
 };
@@ -17,14 +16,9 @@ use tsoracle_proto::v1::{
 use crate::{
     http::{self, ATTEMPTS, pause},
     node::{Node, run, stdout},
+    ports::{free_port, free_ports},
     series::{Families, documented, scraped},
 };
-
-/// Ports that are free, all different.
-pub(crate) fn free_addresses(count: usize) -> Vec<String> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|held| held.local_addr().unwrap().to_string()).collect()
-}
 
 pub(crate) fn scrape(address: &str) -> String {
     http::get(address, "/metrics").unwrap()
@@ -44,7 +38,7 @@ pub(crate) fn scrape_until(address: &str, is_there: impl Fn(&str) -> bool) -> St
 
 /// A node with metrics, that was asked for some things, and where its metrics are.
 fn node(directory: &Path, driver: &str, more: &[&str]) -> (Node, String) {
-    let metrics = free_addresses(1).remove(0);
+    let metrics = free_port();
     let node = Node::start(directory, &[&[driver, "--metrics-listen", &metrics], more].concat());
     (node, metrics)
 }
@@ -123,7 +117,7 @@ pub(crate) fn cluster(
     prepare: impl Fn(&mut Command),
 ) -> Vec<(Node, String)> {
     use crate::node::tsoracle;
-    let free = free_addresses(9);
+    let free = free_ports(9);
     let places: Vec<_> = free.chunks(3).collect();
     let peers: Vec<_> =
         (1..).zip(&places).map(|(id, at)| format!("{id}={}/{}", at[0], at[1])).collect();
@@ -187,7 +181,7 @@ fn a_node_that_learns_is_shown_without_a_vote() {
     let directory = TempDir::new().unwrap();
     let nodes = cluster(directory.path(), "openraft", |_| {});
     let all: Vec<_> = nodes.iter().map(|(node, _)| node.address.as_str()).collect();
-    let free = free_addresses(2);
+    let free = free_ports(2);
     let driver = format!("openraft:./openraft-4?node=4&join=true&peers=4={}/{}", free[0], free[1]);
     let _learner =
         Node::spawn(tsoracle(directory.path(), &["serve", &driver, "--listen", &free[1]]));
@@ -259,7 +253,7 @@ fn what_nodes_of_omnipaxos_show() {
 #[test]
 fn what_a_node_over_etcd_shows() {
     let directory = TempDir::new().unwrap();
-    let urls: Vec<_> = free_addresses(2).iter().map(|at| format!("http://{at}")).collect();
+    let urls: Vec<_> = free_ports(2).iter().map(|at| format!("http://{at}")).collect();
     let mut etcd = Command::new("etcd");
     etcd.args(["--data-dir", "etcd", "--listen-client-urls", &urls[0]]);
     etcd.args(["--advertise-client-urls", &urls[0], "--listen-peer-urls", &urls[1]]);
@@ -342,7 +336,7 @@ async fn requests_of_streams_count_one_by_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_are_given_up_count_as_cancelled() {
     let directory = TempDir::new().unwrap();
-    let free = free_addresses(6);
+    let free = free_ports(6);
     let peers: Vec<_> =
         (1..).zip(free.chunks(2)).map(|(id, at)| format!("{id}={}/{}", at[0], at[1])).collect();
     let driver = format!("openraft:raft?node=1&peers={}", peers.join(","));

@@ -15,6 +15,7 @@ use tokio::{
     net::TcpListener,
     sync::{Mutex, mpsc},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
@@ -24,8 +25,9 @@ use tonic::{
 use tsoracle_proto::v1::{GetSeqRequest, GetTsRequest, tso_service_client::TsoServiceClient};
 
 use crate::{
-    node::{Node, error_line, run, stdout},
-    scrape::{free_addresses, scrape_until},
+    node::{MOST, Node, error_line, run, stdout},
+    ports::free_port,
+    scrape::scrape_until,
 };
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -73,7 +75,11 @@ impl Collected {
     async fn up_to(&self, name: &str) -> Vec<Span> {
         let mut spans = Vec::<Span>::new();
         while !spans.iter().any(|span| span.name == name) {
-            let request = self.came.lock().await.recv().await.unwrap();
+            let came = timeout(MOST, async { self.came.lock().await.recv().await }).await;
+            let names = || spans.iter().map(|span| &*span.name).collect::<Vec<_>>();
+            let request =
+                came.unwrap_or_else(|_| panic!("{name} never comes, after {:?}", names()));
+            let request = request.expect("the collector runs");
             for of_resource in request.resource_spans {
                 let resource = of_resource.resource.unwrap();
                 let service = resource.attributes.iter().find(|one| one.key == "service.name");
@@ -172,7 +178,7 @@ async fn requests_of_others_are_traced_in_their_share() {
 
 /// Many calls, none of which waits for whoever collects traces. Returns once some spans are counted as lost.
 async fn are_answered_without(endpoint: &str, calls: usize) {
-    let (directory, metrics) = (TempDir::new().unwrap(), free_addresses(1).remove(0));
+    let (directory, metrics) = (TempDir::new().unwrap(), free_port());
     let traced = ["--otlp-endpoint", endpoint, "--trace-ratio", "1", "--metrics-listen", &metrics];
     let node = Node::start(directory.path(), &[&["file"], &traced[..]].concat());
     let client = client(&node).await;

@@ -14,9 +14,10 @@ use tsoracle_testbed::{FaultyDisk, WallClock};
 use crate::{
     DESK,
     browser::{self, Browser},
-    cluster::{Cluster, free_ports, load},
+    cluster::{Cluster, load},
     node::{Node, run, shell, status, stdout, tsoracle},
     pictures,
+    ports::free_port,
 };
 
 const DAY: i64 = 24 * 3_600;
@@ -40,7 +41,7 @@ pub(crate) fn said(browser: &mut Browser, admin: &str, kind: &str, name: &str) -
 }
 
 fn serve(directory: &Path, arguments: &[&str]) -> (Command, String) {
-    let admin = free_ports(1).remove(0);
+    let admin = free_port();
     let always = ["serve", "--listen", "127.0.0.1:0", "--log", "off", "--admin-listen", &admin];
     (tsoracle(directory, &[&always, arguments].concat()), admin)
 }
@@ -126,7 +127,7 @@ fn a_disk_that_is_nearly_full() {
     const RESERVE: usize = 16 << 20;
     let directory = TempDir::new().unwrap();
     fs::create_dir(directory.path().join("disk")).unwrap();
-    let admin = free_ports(1).remove(0);
+    let admin = free_port();
     let line = "exec unshare -rm sh -c 'mount -t tmpfs -o size=32m none disk && exec \"$TSORACLE\" serve \
                 file:disk/state --listen 127.0.0.1:0 --admin-listen $ADMIN --reserve-bytes $RESERVE --log off'";
     let mut command = shell(directory.path(), line);

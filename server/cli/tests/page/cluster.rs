@@ -1,7 +1,6 @@
 //! Three nodes of openraft with their pages, and a client that keeps them busy.
 
 use std::{
-    net::TcpListener,
     path::Path,
     sync::{
         Arc,
@@ -15,14 +14,10 @@ use tempfile::TempDir;
 use tsoracle_client::Client;
 use tsoracle_testbed::WallClock;
 
-use crate::node::{Node, error_line, run, stdout, tsoracle};
-
-/// Addresses of this machine that nobody listens on.
-pub(crate) fn free_ports(count: usize) -> Vec<String> {
-    // All are held until each is known, so that none is given out twice.
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|held| held.local_addr().unwrap().to_string()).collect()
-}
+use crate::{
+    node::{Node, error_line, finished, run, stdout, tsoracle, until},
+    ports::free_ports,
+};
 
 pub(crate) struct Cluster {
     directory: TempDir,
@@ -60,7 +55,7 @@ impl Cluster {
 
     /// Tries to start a node that will not.
     pub(crate) fn fail_to_start(&self, node: usize) -> String {
-        error_line(&self.command(node).output().unwrap(), 2)
+        error_line(&finished(&mut self.command(node)), 2)
     }
 
     fn over(directory: TempDir, clock: Option<WallClock>) -> Self {
@@ -73,7 +68,7 @@ impl Cluster {
                 thread::spawn(move || Node::spawn(command))
             })
             .collect();
-        cluster.nodes = starting.into_iter().map(|node| node.join().ok()).collect();
+        cluster.nodes = starting.into_iter().map(|node| Some(node.join().unwrap())).collect();
         cluster
     }
 
@@ -102,14 +97,16 @@ impl Cluster {
 
     /// The one that leads, once one does.
     pub(crate) fn leader(&self) -> usize {
-        loop {
-            for (node, place) in self.places.iter().enumerate() {
-                let asked = run(self.directory.path(), &["status", "--endpoint", &place[1]]);
-                if String::from_utf8(asked.stdout).unwrap().contains("  leading") {
-                    return node;
-                }
-            }
-        }
+        let leads = |place: &Vec<String>| {
+            let asked = run(self.directory.path(), &["status", "--endpoint", &place[1]]);
+            String::from_utf8(asked.stdout).unwrap().contains("  leading")
+        };
+        let mut found = None;
+        until("no node leads", || {
+            found = self.places.iter().position(leads);
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     /// Where its page is.
@@ -140,7 +137,7 @@ fn certify(directory: &Path, clock: &WallClock, how: &[&str]) {
     for id in ["1", "2", "3"] {
         let node = ["cert", "node", id, "--address", "127.0.0.1"];
         let mut command = tsoracle(directory, &[&node, how].concat());
-        stdout(&command.envs(clock.environment()).output().unwrap());
+        stdout(&finished(command.envs(clock.environment())));
     }
 }
 

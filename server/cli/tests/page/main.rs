@@ -8,6 +8,9 @@ mod cluster;
 #[allow(dead_code, reason = "it is shared with other test programs")]
 #[path = "../binary/node.rs"]
 mod node;
+#[allow(dead_code, reason = "it is shared with other test programs")]
+#[path = "../binary/ports.rs"]
+mod ports;
 
 use browser::Browser;
 use cluster::Cluster;
@@ -93,7 +96,7 @@ fn it_shows_a_failover_a_lost_majority_and_the_end_of_its_node() {
 #[test]
 fn what_it_shows_is_text() {
     let directory = tempfile::tempdir().unwrap();
-    let admin = cluster::free_ports(1).remove(0);
+    let admin = ports::free_port();
     let serve = [
         "serve",
         "--listen",
@@ -123,7 +126,7 @@ fn it_asks_for_a_token_where_the_address_does() {
     run(&["cert", "ca"]);
     run(&["cert", "node", "1", "--address", "127.0.0.1"]);
     let token = run(&["token", "new", "reports", "--tokens", "tokens"]);
-    let admin = cluster::free_ports(1).remove(0).replace("127.0.0.1", "0.0.0.0");
+    let admin = ports::free_port().replace("127.0.0.1", "0.0.0.0");
     let config = format!(
         "listen = \"127.0.0.1:0\"\nadmin-listen = \"{admin}\"\ntokens = \"tokens\"\n\
          admin-tls-cert = \"tsoracle-certs/node-1.pem\"\nadmin-tls-key = \"tsoracle-certs/node-1.key\"\n\

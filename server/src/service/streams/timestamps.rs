@@ -15,7 +15,7 @@ use crate::{
     meters::CallMeters,
     method::Method,
     rights::{Client, Right},
-    service::convert,
+    service::{convert, denied},
     status::{self, Asked, Statuses},
 };
 
@@ -60,7 +60,10 @@ impl TsAnswers {
         if !self.client.is_current() {
             self.client = self.client.renewed()?;
         }
-        self.client.check(&[Right::Ts])?;
+        let checked = self.client.check(&[Right::Ts]);
+        checked.inspect_err(|error| {
+            drop(denied(&self.client, Right::Ts, Method::STREAM_TS.path(), error));
+        })?;
         self.client.count(1)
     }
 

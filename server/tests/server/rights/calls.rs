@@ -1,9 +1,11 @@
 //! Each call, and each sequence.
 
 use prost::Message;
+use serde_json::Value;
 use tonic::Code;
 use tsoracle_core::SeqKey;
 use tsoracle_proto::v1;
+use tsoracle_server::{Rules, Trust};
 
 use super::{World, acquire, reason, seed, token};
 use crate::common::raw::Connection;
@@ -175,6 +177,88 @@ async fn a_lease_is_its_owners() {
     assert_eq!(world.code(Some("billing"), renewal, &renew).await, Code::Ok);
     assert_eq!(world.code(Some("ops"), end, &release).await, Code::Ok, "an administrator's right");
     assert_ne!(world.code(Some("billing"), renewal, &renew).await, Code::Ok);
+    let refused: Vec<_> = world
+        .audited()
+        .into_iter()
+        .filter(|line| line["event"] == "refused")
+        .map(|line| ["identity", "right", "object"].map(|field| line[field].clone()))
+        .collect();
+    let of = |object: &str| ["shop", "lease", object].map(Value::from);
+    let (holder, id) = (of("lease of holder \"holder\""), of(&format!("lease {}", lease.lease_id)));
+    assert_eq!(refused, [holder.clone(), holder, id.clone(), id]);
+}
+
+#[tokio::test]
+async fn the_right_to_release_is_enough_to_release() {
+    let world = World::new().await;
+    let method = "TsoService/AcquireLease";
+    let lease: v1::AcquireLeaseResponse =
+        world.call(Some("billing"), method, &acquire("holder", 1)).await.message();
+    let release = v1::ReleaseLeaseRequest { lease_id: lease.lease_id };
+    let end = "TsoService/ReleaseLease";
+    assert_eq!(world.code(Some("watcher"), end, &release).await, Code::PermissionDenied);
+    assert_eq!(world.code(Some("janitor"), end, &release).await, Code::Ok);
+    assert_eq!(world.code(Some("janitor"), method, &acquire("a", 1)).await, Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn what_is_no_key_is_refused_as_such_and_fills_no_record() {
+    let world = World::new().await;
+    let key = "k".repeat(500_000);
+    assert_eq!(world.get_seq(Some("billing"), &key).await, Code::InvalidArgument);
+    let entries = vec![v1::SeqRequestEntry { key: key.clone(), count: 1 }];
+    let batch = v1::GetSeqBatchRequest { entries, request_id: None };
+    let code = world.code(Some("billing"), "TsoService/GetSeqBatch", &batch).await;
+    assert_eq!(code, Code::InvalidArgument);
+    let list = v1::ListSeqsRequest { prefix: key.clone(), ..Default::default() };
+    let code = world.code(Some("billing"), "SequenceService/ListSeqs", &list).await;
+    assert_eq!(code, Code::InvalidArgument);
+    let code = world.code(Some("keeper"), "SequenceService/SeedSeq", &seed(&key)).await;
+    assert_eq!(code, Code::InvalidArgument);
+    let recorded = world.audited();
+    assert!(recorded.is_empty(), "{}", recorded.len());
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_a_rate_is_let_once_a_second() {
+    let world = World::new().await;
+    let keys = (0..10).map(|key| v1::SeqRequestEntry { key: format!("{key}"), count: 1 });
+    let batch = v1::GetSeqBatchRequest { entries: keys.collect(), request_id: None };
+    let method = "TsoService/GetSeqBatch";
+    assert_eq!(world.code(Some("slow"), method, &batch).await, Code::Ok);
+    // However slow the machine is, some follow each other within a second.
+    let mut last = Code::Ok;
+    for _ in 0..100 {
+        last = world.code(Some("slow"), method, &batch).await;
+        if last != Code::Ok {
+            break;
+        }
+    }
+    assert_eq!(last, Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_path_that_is_nearly_one_is_no_call() {
+    let world = World::trusting(Trust::Open, Rules::default()).await;
+    for path in [
+        "tsoracle.v1.SequenceService/SeedSeq/",
+        "tsoracle.v1.SequenceService//SeedSeq",
+        "/tsoracle.v1.SequenceService/SeedSeq",
+        "tsoracle.v1.SequenceService/%53eedSeq",
+        "tsoracle.v1.SequenceService/seedseq",
+        "tsoracle.v1.SequenceService/x/../SeedSeq",
+        "TSORACLE.v1.SequenceService/SeedSeq",
+        "x/tsoracle.v1.SequenceService/SeedSeq",
+    ] {
+        let answer = world.connection.call(path, &[], &seed("orders")).await.unwrap();
+        assert_eq!(answer.grpc_status(), Some("12"), "{path}: {answer:?}");
+    }
+    assert_eq!(world.server.oracle.read_seq(SeqKey::new("orders").unwrap()).await.unwrap(), None);
+    // With a policy a query takes nothing away.
+    let world = World::new().await;
+    let path = "tsoracle.v1.SequenceService/SeedSeq?x=/tsoracle.v1.TsoService/GetTs";
+    let answer = world.connection.call(path, &[], &seed("orders")).await.unwrap();
+    assert_eq!(answer.grpc_status(), Some("16"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -211,4 +295,34 @@ async fn an_identity_has_no_more_than_its_limits() {
     assert_eq!(world.code(small, method, &acquire("a", 1)).await, Code::Ok);
     let answer = world.call(small, method, &acquire("b", 1)).await;
     assert!(reason(&answer).contains("1 stamping leases"), "{}", reason(&answer));
+}
+
+#[tokio::test]
+async fn an_identity_begins_no_more_sessions_and_names_than_its_limits() {
+    let world = World::new().await;
+    let session = |first: u8| v1::RequestId {
+        session: vec![first; 16].into(),
+        number: 1,
+        first_incomplete: 1,
+        ..v1::RequestId::default()
+    };
+    let named = |name: &str| v1::RequestId { name: name.into(), ..v1::RequestId::default() };
+    for (first, second, what) in [
+        (session(1), session(2), "1 sessions"),
+        (named("order-1"), named("order-2"), "1 named requests"),
+    ] {
+        let get_seq = |id: &v1::RequestId| v1::GetSeqRequest {
+            key: "a".into(),
+            count: 1,
+            request_id: Some(id.clone()),
+        };
+        let method = "TsoService/GetSeq";
+        assert_eq!(world.code(Some("small"), method, &get_seq(&first)).await, Code::Ok);
+        let refused = world.call(Some("small"), method, &get_seq(&second)).await;
+        assert_eq!(refused.grpc_status(), Some("8"), "{refused:?}");
+        assert!(reason(&refused).contains(what), "{}", reason(&refused));
+        let again = world.code(Some("small"), method, &get_seq(&first)).await;
+        assert_eq!(again, Code::Ok, "what it has goes on");
+        assert_eq!(world.code(Some("shop"), method, &get_seq(&second)).await, Code::Ok);
+    }
 }

@@ -29,7 +29,8 @@ const POLICY: &str = r#"{
         "ops": ["admin"],
         "slow": {"may": ["ts", "seq"], "rate": 5},
         "keeper": ["read:a/*", "seed:a/*", "delete:a/*"],
-        "small": {"may": ["seq", "lease"], "keys": 1, "leases": 1},
+        "janitor": ["release"],
+        "small": {"may": ["seq", "lease"], "keys": 1, "leases": 1, "sessions": 1, "named": 1},
         "anonymous": ["ts"]
     }
 }"#;
@@ -48,7 +49,8 @@ fn rules(policy: &str, names: &[&str]) -> Rules {
     Rules::new(Some(Policy::new(&config).unwrap()), Some(tokens)).unwrap()
 }
 
-const NAMES: [&str; 7] = ["billing", "shop", "watcher", "ops", "slow", "small", "keeper"];
+const NAMES: [&str; 8] =
+    ["billing", "shop", "watcher", "ops", "slow", "small", "keeper", "janitor"];
 
 struct World {
     server: Running,

@@ -1,5 +1,6 @@
 //! Streams, which last longer than what a client may do.
 
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request};
@@ -136,4 +137,9 @@ async fn a_stream_of_timestamps_counts_and_ends_with_the_right_to_it() {
     let narrower = POLICY.replace(r#""shop": ["client"]"#, r#""shop": ["seq"]"#);
     world.access.replace(rules(&narrower, &NAMES));
     assert_eq!(shop.ask().await, Err(Code::PermissionDenied));
+    let recorded = world.audited();
+    let denied = recorded.last().unwrap();
+    let fields = ["identity", "right", "object", "outcome"].map(|field| denied[field].clone());
+    let path = "tsoracle.v1.TsoService/StreamTs";
+    assert_eq!(fields, ["shop", "ts", path, "PERMISSION_DENIED"].map(Value::from));
 }
