@@ -60,7 +60,7 @@ async fn ask(endpoint: &str, dialer: &Dialer) -> Result<Vec<String>, String> {
     let mut cluster = ClusterServiceClient::new(dialer.dial(endpoint).await?);
     match cluster.reload(within(ReloadRequest {}, dialer.timeout)).await {
         Ok(answer) => Ok(answer.into_inner().next_start),
-        Err(status) => Err(format!("{}: {}", status.code(), said(&status))),
+        Err(status) => Err(said(&status)),
     }
 }
 
