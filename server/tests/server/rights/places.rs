@@ -5,11 +5,15 @@ use serde_json::Value;
 use tonic::{Code, Status};
 use tsoracle_core::{Phase, SeqKey};
 use tsoracle_proto::v1;
-use tsoracle_server::{Rules, Server, Trust};
+use tsoracle_server::{Access, Audit, Rules, Server, Trust};
 
-use crate::common::{Running, driver::Scripted, raw::Connection};
+use crate::common::{
+    Running,
+    driver::{Manner, Scripted},
+    raw::Connection,
+};
 
-use super::{NAMES, POLICY, World, reason, rules, seed};
+use super::{NAMES, POLICY, World, reason, rules, seed, token};
 
 #[tokio::test]
 async fn refusals_say_what_is_missing() {
@@ -158,5 +162,40 @@ async fn an_address_of_administrators_names_no_address_of_clients() {
         let hint = tsoracle_proto::metadata::leader_hint(status.metadata());
         let names_one = hint.is_some_and(|hint| hint.leader_endpoint.is_some());
         assert_eq!(names_one, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_identity_has_no_more_places_to_wait_in_than_its_limit() {
+    let driver = Scripted::leader();
+    let policy = POLICY.replace(r#""keys": 1"#, r#""waiting": 1"#);
+    let access = Access::new(rules(&policy, &NAMES), Audit::default());
+    let builder = Server::builder().driver(driver.clone()).access(access);
+    let server = Running::start(builder).await;
+    server.oracle.get_ts(1).await.unwrap();
+    driver.behave(Manner::Hang);
+    let ask = |name| async move {
+        let connection = Connection::open(server.address).await;
+        let header = format!("Bearer {}", token(name).0);
+        let request = v1::GetSeqRequest { key: "a".into(), count: 1, request_id: None };
+        let headers = [("authorization", &*header)];
+        let answer = connection.call("tsoracle.v1.TsoService/GetSeq", &headers, &request).await;
+        answer.unwrap().grpc_status().map(str::to_owned)
+    };
+    let waiting = || server.oracle.status().waiting;
+    // One is on its way to the driver, and another one waits behind it.
+    let begun = driver.begun();
+    let _first = tokio::spawn(ask("small"));
+    while driver.begun() == begun {
+        tokio::task::yield_now().await;
+    }
+    let _second = tokio::spawn(ask("small"));
+    while waiting() < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask("small").await.as_deref(), Some("8"));
+    let _other = tokio::spawn(ask("shop"));
+    while waiting() < 2 {
+        tokio::task::yield_now().await;
     }
 }
