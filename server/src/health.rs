@@ -29,8 +29,8 @@ const LEADER: [&str; 3] = [
     <SequenceServiceServer<Sequences> as NamedService>::NAME,
 ];
 
-/// The process is sound: one that is not ends by itself.
-const LIVE: &str = "tsoracle.v1.Live";
+/// The process is sound. What it is restarted for if it is not.
+const LIVE: [&str; 1] = ["tsoracle.v1.Live"];
 
 /// How long a check waits until the lease of an idle leader is renewed, or cannot be.
 const RENEWED: Duration = Duration::from_millis(500);
@@ -40,12 +40,17 @@ const RENEWED: Duration = Duration::from_millis(500);
 struct State {
     ready: bool,
     leads: bool,
+    lives: bool,
 }
 
 impl State {
     fn of(phase: &Phase) -> Self {
         let leads = matches!(phase, Phase::Serving { .. });
-        Self { leads, ready: leads || matches!(phase, Phase::Following(Some(_))) }
+        Self {
+            leads,
+            ready: leads || matches!(phase, Phase::Following(Some(_))),
+            lives: !matches!(phase, Phase::Failed(_)),
+        }
     }
 }
 
@@ -57,8 +62,7 @@ impl Health {
     /// Not serving, until [`follow`](Self::follow) knows better.
     pub(crate) async fn new() -> Self {
         let health = Self(HealthReporter::new());
-        health.0.set_service_status(LIVE, ServingStatus::Serving).await;
-        health.stop().await;
+        health.set(State { ready: false, leads: false, lives: true }).await;
         health
     }
 
@@ -69,11 +73,12 @@ impl Health {
 
     /// The node stops: it is to be asked for nothing more.
     pub(crate) async fn stop(&self) {
-        self.set(State { ready: false, leads: false }).await;
+        self.set(State { ready: false, leads: false, lives: true }).await;
     }
 
     async fn set(&self, state: State) {
-        for (services, serves) in [(&READY[..], state.ready), (&LEADER, state.leads)] {
+        let all = [(&READY[..], state.ready), (&LEADER, state.leads), (&LIVE, state.lives)];
+        for (services, serves) in all {
             let status = match serves {
                 true => ServingStatus::Serving,
                 false => ServingStatus::NotServing,
