@@ -224,9 +224,10 @@ impl Group {
         self.plan.is_empty()
     }
 
-    /// Whether one of the engine's own commands was worked out.
-    pub(crate) fn has_own(&self) -> bool {
-        !self.own.is_empty()
+    /// Whether the renewal, which is the first of the engine's own commands, was worked out: it may have had no room,
+    /// and what is behind it may.
+    pub(crate) fn has_renewal(&self) -> bool {
+        matches!(self.results[self.own.clone()].first(), Some(Ok(Reply::Extended { .. })))
     }
 
     pub(crate) fn commands(&self) -> usize {
@@ -274,5 +275,28 @@ impl Answers {
     /// Tells every caller the same error.
     pub(crate) fn fail(self, error: &Error) {
         self.waiters.into_iter().for_each(|waiter| waiter.fail(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The engine's own commands behind one of a caller's.
+    fn group(own: Vec<Reply>) -> Group {
+        let results = [Reply::Seeded(1)].into_iter().chain(own).map(Ok).collect::<Vec<_>>();
+        Group { own: 1..results.len(), results, ..Group::default() }
+    }
+
+    #[test]
+    fn a_lease_counts_as_renewed_by_its_renewal_alone() {
+        let (renewal, expiry) = (|| Reply::Extended { high_water_ms: 1 }, || Reply::Expired(0));
+        assert!(group(vec![renewal()]).has_renewal());
+        assert!(group(vec![renewal(), expiry()]).has_renewal());
+        assert!(!group(vec![]).has_renewal());
+        assert!(!group(vec![expiry()]).has_renewal(), "the renewal had no room, and this had");
+        let rejected =
+            Group { own: 0..1, results: vec![Err(Reject::NotEmpty)], ..Group::default() };
+        assert!(!rejected.has_renewal());
     }
 }

@@ -214,7 +214,7 @@ impl<'a> Service<'a> {
             return Err(Ended::Fenced);
         }
         self.renew_now |= renewal.is_some();
-        let renewal = renewal.filter(|_| group.has_own());
+        let renewal = renewal.filter(|_| group.has_renewal());
         if group.commands() == 0 {
             self.backlog.put_back(dealt);
             return Ok(());
